@@ -1,0 +1,1 @@
+"""Amalgam: serve many LoRA adapters from one base model, and merge them exactly while serving."""

@@ -1,0 +1,1 @@
+"""The embedded default: base model, tasks with exact metrics, training."""

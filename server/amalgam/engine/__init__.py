@@ -1,0 +1,1 @@
+"""Token generation: the only code that imports vLLM."""

@@ -1,0 +1,136 @@
+"""Errors of adapter folders, names, versions and sources."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from amalgam.errors import Conflict, InvalidRequest, NotFound
+from amalgam.errors.findings import Finding
+
+
+class InvalidAdapter(InvalidRequest):
+    """An adapter that must not reach the engine; carries every finding, the first of which names the ``code``."""
+
+    status = 422
+    type = "invalid_adapter"
+    param = "files"
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        self.code: str = self.findings[0].code  # type: ignore[misc]
+        lines = "; ".join(finding.message for finding in self.findings)
+        super().__init__(f"The adapter was refused: {lines}")
+
+
+class PathDenied(InvalidRequest):
+    """A source outside the configured roots, or one that leaves them by a link."""
+
+    status = 403
+    code = "path_denied"
+    param = "source"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The source was refused: {reason}. Put the adapter below a folder named in AMALGAM_SOURCE_ROOTS."
+        )
+
+
+class SourceNotFound(NotFound):
+    """A source that is allowed but holds nothing."""
+
+    code = "source_not_found"
+    param = "source"
+
+    def __init__(self) -> None:
+        super().__init__("The source holds no adapter folder. Check the path and send the request again.")
+
+
+class UnsupportedSource(InvalidRequest):
+    """A source scheme this server does not read."""
+
+    code = "unsupported_source"
+    param = "source"
+    schemes: ClassVar[tuple[str, ...]] = ("file",)
+
+    def __init__(self, scheme: str) -> None:
+        super().__init__(f"Sources of scheme {scheme!r} are not supported here; use one of: {', '.join(self.schemes)}.")
+
+
+class UploadTooLarge(InvalidRequest):
+    """An upload above the configured limit."""
+
+    status = 413
+    code = "upload_too_large"
+    param = "files"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The upload is larger than {limit_bytes} bytes. Shrink the adapter or raise AMALGAM_MAX_UPLOAD_BYTES."
+        )
+
+
+class InvalidName(InvalidRequest):
+    """A name outside the grammar of adapter names."""
+
+    code = "invalid_name"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        shown = name if len(name) <= 64 else name[:64] + "…"
+        super().__init__(
+            f"{shown!r} is not an adapter name. Use 1-128 characters of A-Z a-z 0-9 . _ - and begin with a letter or digit."
+        )
+
+
+class NameReserved(Conflict):
+    """A name that the server needs for itself, such as the base model's."""
+
+    code = "name_reserved"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The name {name!r} is reserved for the base model. Choose another name.")
+
+
+class NameTaken(Conflict):
+    """A name that exists already where a new one was asked for."""
+
+    code = "name_taken"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The name {name!r} is taken. Choose another name, or leave out if_absent to add a version.")
+
+
+class AdapterNotFound(NotFound):
+    """No adapter of that name."""
+
+    code = "adapter_not_found"
+    param = "name"
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        hint = f" Near names: {', '.join(near)}." if near else " GET /admin/v1/adapters lists what there is."
+        super().__init__(f"No adapter is named {name!r}.{hint}")
+
+
+class VersionNotFound(NotFound):
+    """An adapter of that name exists, but not that version."""
+
+    code = "version_not_found"
+    param = "version"
+
+    def __init__(self, name: str, number: int, known: Sequence[int] = ()) -> None:
+        have = ", ".join(str(n) for n in known) or "none"
+        super().__init__(f"{name!r} has no version {number}; it has: {have}.")
+
+
+class ArtifactDamaged(InvalidRequest):
+    """Stored bytes that no longer match their digest."""
+
+    status = 500
+    code = "artifact_damaged"
+    type = "server_error"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"The stored adapter {digest[:12]} does not match its digest. Upload it again; `amalgam doctor` checks the store."
+        )

@@ -1,0 +1,34 @@
+"""Errors of jobs and their leases."""
+
+from amalgam.errors import AmalgamError, NotFound
+
+
+class JobNotFound(NotFound):
+    """No job of that id."""
+
+    code = "job_not_found"
+    param = "job"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No job has the id {job_id!r}. GET /admin/v1/jobs lists them.")
+
+
+class LeaseLost(AmalgamError):
+    """A worker tried to write under a lease that another worker holds by now."""
+
+    status = 409
+    code = "lease_lost"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"The lease on job {job_id} was lost; its result was dropped.")
+
+
+class JobFailed(AmalgamError):
+    """A job that was waited for ended in failure; carries the job's own code and status."""
+
+    def __init__(self, job_id: str, code: str, status: int, message: str) -> None:
+        self.code: str = code  # type: ignore[misc]
+        self.status: int = status  # type: ignore[misc]
+        self.type: str = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
+        self.job_id = job_id
+        super().__init__(message)

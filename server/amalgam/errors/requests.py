@@ -1,0 +1,47 @@
+"""Errors of what a caller sent: keys, fields, model names, limits."""
+
+from collections.abc import Sequence
+
+from amalgam.errors import AmalgamError, InvalidRequest, NotFound
+
+
+class InvalidApiKey(AmalgamError):
+    """No key, or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "invalid_request_error"
+
+    def __init__(self, plane: str) -> None:
+        super().__init__(f"A valid key for the {plane} plane is needed. Send it as 'Authorization: Bearer <key>'.")
+
+
+class ModelNotFound(NotFound):
+    """The ``model`` of a request names nothing that can be served."""
+
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, model: str, near: Sequence[str] = ()) -> None:
+        shown = model if len(model) <= 128 else model[:128] + "…"
+        hint = f" Did you mean: {', '.join(near)}?" if near else " GET /v1/models lists what is served."
+        super().__init__(f"The model {shown!r} does not exist.{hint}")
+
+
+class FieldRefused(InvalidRequest):
+    """A field outside the bounds this server serves."""
+
+    code = "invalid_value"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}", param=field)
+
+
+class EndpointUnsupported(InvalidRequest):
+    """An endpoint the served model cannot answer."""
+
+    status = 404
+    code = "endpoint_unsupported"
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(f"The served model does not support {endpoint}.")

@@ -1,0 +1,1 @@
+"""Tensor in, tensor out; knows nothing of adapters."""

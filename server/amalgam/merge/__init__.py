@@ -1,0 +1,1 @@
+"""Adapters in, one adapter out: no SQL, no HTTP, no files."""

@@ -1,0 +1,55 @@
+"""The only reader of the environment. Every field has a unit and one line of help; the README's table is tested against it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _default_cache() -> Path:
+    return Path.home() / ".cache" / "amalgam"
+
+
+class Settings(BaseSettings):
+    """Configuration of one server process, read from ``AMALGAM_*`` variables; flags of the command line win."""
+
+    model_config = SettingsConfigDict(env_prefix="AMALGAM_", frozen=True, extra="ignore", populate_by_name=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs both keys")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one")
+    admin_key: SecretStr | None = Field(None, description="key of the admin plane; without keys: loopback only")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys of /v1, separated by commas")
+    metrics_open: bool = Field(True, description="whether /metrics answers without a key")
+    store: Path = Field(Path("adapters_store"), description="folder of adapter files and of the SQLite registry")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite inside the store folder")
+    cache_dir: Path = Field(default_factory=_default_cache, description="folder of the converted demo base model")
+    source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="folders that file:// sources may name, separated by commas; empty: none"
+    )
+    register_demo: bool = Field(True, description="register the demo adapters on the first start with the demo model")
+    max_upload_bytes: int = Field(2 << 30, ge=1, description="largest adapter upload, bytes")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="largest JSON body of any request, bytes")
+    max_lora_rank: int = Field(64, ge=1, le=512, description="largest rank an adapter may have; vLLM pads all to it")
+    max_loras: int = Field(4, ge=1, description="different adapters in one batch (engine slots)")
+    max_cpu_loras: int = Field(64, ge=1, description="adapters kept in memory by the engine")
+    max_model_len: int = Field(2048, ge=64, description="longest prompt plus answer of the demo model, tokens")
+    load_timeout_s: float = Field(60.0, gt=0, description="longest wait for an adapter to become resident, seconds")
+    drain_timeout_s: float = Field(30.0, ge=0, description="longest wait for running requests at shutdown, seconds")
+    worker_device: str = Field("cpu", description="device of the merge worker: cpu, cuda:0, …")
+    worker_threads: int = Field(1, ge=1, description="CPU threads of the merge worker")
+    merge_workspace_bytes: int = Field(1 << 30, ge=1 << 20, description="bound on the merge worker's workspace, bytes")
+    job_lease_s: float = Field(
+        30.0, gt=1, description="a merge job whose worker is silent this long is taken over, seconds"
+    )
+    job_max_attempts: int = Field(3, ge=1, description="how often a merge job is started before it fails")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
+    cpu_lora: Literal["amalgam", "stock"] = Field(
+        "amalgam", description="LoRA on CPU: ours, or vLLM's own (wrong in 0.32)"
+    )
+
+    @field_validator("api_keys", "source_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Read a comma-separated variable as a tuple."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

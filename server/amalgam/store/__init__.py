@@ -1,0 +1,1 @@
+"""Adapter files: the only code that touches the store."""
