@@ -1,4 +1,4 @@
-"""The only reader of the environment. Every field has a unit and one line of help; the README's table is tested against it."""
+"""The only reader of the environment. Every field has one line of help with its unit; the README is tested on it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
