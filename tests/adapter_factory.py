@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import safetensors
 
 Dtype = Literal["bfloat16", "float16", "float32"]
+
+_SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
@@ -52,15 +53,15 @@ def write_lora(
     if unknown:
         raise ValueError(f"unknown modules {unknown}; known: {', '.join(widths)}")
     rng = np.random.default_rng(seed)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for layer in range(layers):
         for name in modules:
             rows, columns = widths[name]
             prefix = f"base_model.model.model.layers.{layer}.{_block(name)}.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = _random(rng, (rank, columns), std, dtype)
-            tensors[f"{prefix}.lora_B.weight"] = _random(rng, (rows, rank), std, dtype)
+            tensors[f"{prefix}.lora_A.weight"] = _random(rng, (rank, columns), std)
+            tensors[f"{prefix}.lora_B.weight"] = _random(rng, (rows, rank), std)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_model.safetensors").write_bytes(safetensors.serialize(tensors, {"format": "pt"}))
+    (folder / "adapter_model.safetensors").write_bytes(encode_safetensors(tensors, dtype))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -92,14 +93,36 @@ def _block(module: str) -> str:
     return "self_attn" if module in ATTENTION_MODULES else "mlp"
 
 
-def _random(rng: np.random.Generator, shape: tuple[int, int], std: float, dtype: Dtype) -> dict[str, object]:
-    values = rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
-    return {"dtype": dtype, "shape": list(shape), "data": _encode(values, dtype)}
+def encode_safetensors(tensors: dict[str, np.ndarray], dtype: Dtype) -> bytes:
+    """One safetensors file: length of the header, the header as JSON, the tensors' bytes end to end.
+
+    Args:
+        tensors: float32 arrays by name; stored in this order, rounded to dtype.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    blobs = []
+    start = 0
+    for name, values in tensors.items():
+        blobs.append(_encode(values, dtype))
+        end = start + len(blobs[-1])
+        header[name] = {
+            "dtype": _SAFETENSORS_DTYPES[dtype],
+            "shape": list(values.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # readers map the file, so the data begins at a multiple of eight
+    return b"".join([len(text).to_bytes(8, "little"), text, *blobs])
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, int], std: float) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
 def _encode(values: np.ndarray, dtype: Dtype) -> bytes:
     if dtype == "bfloat16":
         # Round half to even on the upper 16 bits; the values are finite, so no NaN can be produced.
-        bits = values.view(np.uint32)
+        bits = np.ascontiguousarray(values).view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
     return values.astype("<f2" if dtype == "float16" else "<f4").tobytes()
