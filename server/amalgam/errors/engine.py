@@ -1,5 +1,7 @@
 """Errors of the engine: not ready, refused to load, gone."""
 
+from typing import ClassVar
+
 from amalgam.errors import AmalgamError, Unavailable
 
 
@@ -30,3 +32,21 @@ class SlotsBusy(Unavailable):
 
     def __init__(self, ref: str, waited_s: float) -> None:
         super().__init__(f"{ref} found no free slot in {waited_s:.0f} s. Try again, or raise --max-cpu-loras.")
+
+
+class EngineRefused(AmalgamError):
+    """An error that vLLM's handler answered with, in this server's shape."""
+
+    _CODES: ClassVar[dict[int, tuple[str, str]]] = {
+        400: ("invalid_request_error", "invalid_request"),
+        404: ("invalid_request_error", "model_not_found"),
+        422: ("invalid_request_error", "invalid_request"),
+        501: ("invalid_request_error", "endpoint_unsupported"),
+        503: ("server_error", "engine_not_ready"),
+    }
+
+    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+        # 422 is FastAPI's own habit; callers of this API meet one status for a malformed request.
+        self.status: int = 400 if status == 422 else status  # type: ignore[misc]
+        self.type, self.code = self._CODES.get(status, ("server_error", "internal_error"))  # type: ignore[misc]
+        super().__init__(message, param=param)

@@ -1,0 +1,96 @@
+"""The endpoints that vLLM's own handlers answer: request class and handler, one row each.
+
+Streaming, cancellation when the client leaves, tools, structured output, log-probs and usage are all theirs.
+Importing this module imports vLLM, so it is imported when the engine starts and not before.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from vllm.entrypoints.anthropic import api_router as anthropic
+from vllm.entrypoints.openai.chat_completion import api_router as chat
+from vllm.entrypoints.openai.completion import api_router as completion
+from vllm.entrypoints.openai.responses import api_router as responses
+from vllm.entrypoints.pooling.embed import api_router as embed
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.tokenize import api_router as tokenize
+from vllm.exceptions import VLLMError
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from amalgam.engine.protocol import Endpoint
+from amalgam.errors.engine import EngineNotReady, EngineRefused
+
+# What vLLM's own exception handlers turn into answers; anything else is a fault of the server and stays one.
+ANSWERED: Final = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One row: how a body is read, who answers, and which attribute of the app's state shows that someone does."""
+
+    request: TypeAdapter[Any]
+    handler: Callable[[Any, Any], Awaitable[Any]]
+    state_attribute: str
+
+
+def endpoint_table() -> Mapping[Endpoint, EndpointSpec]:
+    """All rows. Built on call, because the request classes are heavy to adapt."""
+    return {
+        "chat_completions": EndpointSpec(
+            TypeAdapter(chat.ChatCompletionRequest), chat.create_chat_completion, "openai_serving_chat"
+        ),
+        "completions": EndpointSpec(
+            TypeAdapter(completion.CompletionRequest), completion.create_completion, "openai_serving_completion"
+        ),
+        "responses": EndpointSpec(
+            TypeAdapter(responses.ResponsesRequest), responses.create_responses, "openai_serving_responses"
+        ),
+        "messages": EndpointSpec(
+            TypeAdapter(anthropic.AnthropicMessagesRequest), anthropic.create_messages, "anthropic_serving_messages"
+        ),
+        "tokenize": EndpointSpec(TypeAdapter(tokenize.TokenizeRequest), tokenize.tokenize, "serving_tokenization"),
+        "detokenize": EndpointSpec(
+            TypeAdapter(tokenize.DetokenizeRequest), tokenize.detokenize, "serving_tokenization"
+        ),
+        "embeddings": EndpointSpec(TypeAdapter(embed.EmbeddingRequest), embed.create_embedding, "serving_embedding"),
+    }
+
+
+async def answer(spec: EndpointSpec, body: dict[str, Any], raw_request: Any) -> Any:
+    """Read ``body`` with vLLM's request class and let vLLM's handler answer; see `Engine.call`."""
+    try:
+        request = spec.request.validate_python(body)
+    except ValidationError as error:
+        raise _refused_field(error) from None
+    except ANSWERED as error:
+        raise _refused(create_error_response(error).error) from None
+    try:
+        response = await spec.handler(request, raw_request)
+    except EngineDeadError:
+        raise EngineNotReady("restarting") from None
+    except ANSWERED as error:
+        raise _refused(create_error_response(error).error) from None
+    if response is not None and response.status_code >= 400:
+        raise _refused_body(response.status_code, response.body)
+    return response
+
+
+def _refused(info: Any) -> EngineRefused:
+    return EngineRefused(int(info.code), info.message, info.param)
+
+
+def _refused_body(status: int, body: bytes) -> EngineRefused:
+    error = json.loads(body).get("error") or {}
+    return EngineRefused(status, str(error.get("message", "The request was refused.")), error.get("param"))
+
+
+def _refused_field(error: ValidationError) -> EngineRefused:
+    """The first field at fault, by its name in the body; the value itself is not repeated."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    # Union members add class names to the location; a field of the body is written in lower case.
+    path = [str(part) for part in first["loc"] if isinstance(part, int) or str(part)[:1].islower()]
+    param = ".".join(path) or None
+    return EngineRefused(400, f"{param or 'body'}: {first['msg']}", param)

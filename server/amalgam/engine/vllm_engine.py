@@ -1,0 +1,255 @@
+"""vLLM behind the `Engine` protocol: one AsyncLLM in this process, its core in another, and vLLM's own handlers.
+
+vLLM is imported when the engine starts, in a thread, so that the server answers its probes meanwhile.
+"""
+
+import asyncio
+import logging
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
+from amalgam.engine.residency import Residency
+from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
+from amalgam.errors.requests import EndpointUnsupported
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_PERIOD_S = 0.2
+_RESTART_PAUSE_S = 1.0
+
+
+class VllmEngine:
+    """The embedded engine.
+
+    Args:
+        args: vLLM's parsed serve arguments, with LoRA enabled.
+        app_state: the Starlette application's state; vLLM's handlers live in it.
+        load_timeout_s: longest wait for an adapter to find a place.
+        on_phase: told in words what the start is doing.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        app_state: Any,
+        load_timeout_s: float,
+        on_phase: Callable[[str], None] = lambda phase: None,
+    ) -> None:
+        self._args = args
+        self._app_state = app_state
+        self._on_phase = on_phase
+        self._client: Any = None
+        self._endpoints: Mapping[Endpoint, Any] = {}
+        self._state: EngineState = "starting"
+        self._ready = asyncio.Event()
+        self._restarts = 0
+        self._startup_s: dict[str, float] = {}
+        self._supervisor: asyncio.Task[None] | None = None
+        self._start_error: BaseException | None = None
+        capacity = args.max_cpu_loras or args.max_loras
+        self._residency = Residency(capacity, self._add_lora, self._remove_lora, load_timeout_s)
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine is in its life; a dead core shows here within the health period."""
+        if self._state == "ready" and self._client.errored:
+            return "dead"
+        return self._state
+
+    def info(self) -> EngineInfo:
+        """A snapshot for operators."""
+        return EngineInfo(
+            state=self.state,
+            served_name=self._args.served_model_name[0],
+            slots=self._args.max_loras,
+            capacity=self._args.max_cpu_loras or self._args.max_loras,
+            max_rank=self._args.max_lora_rank,
+            restarts=self._restarts,
+            residents=self._residency.residents(),
+            startup_s=dict(self._startup_s),
+        )
+
+    async def start(self) -> None:
+        """Begin to start, under a supervisor that restarts a dead core."""
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Return when ready; raises EngineNotReady otherwise, and the start's own error where the start failed."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
+        except TimeoutError:
+            raise EngineNotReady(self._state) from None
+        if self._start_error is not None:
+            raise self._start_error
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                pinned = self._residency.pinned()
+                await self._boot()
+                for version in pinned:
+                    await self._residency_load_pinned(version)
+            except Exception as error:
+                logger.exception("the engine did not start")
+                if self._restarts == 0:
+                    # A first start that fails is a fault of the configuration; trying again would hide it.
+                    self._state, self._start_error = "stopped", error
+                    self._ready.set()
+                    return
+                await asyncio.sleep(_RESTART_PAUSE_S)
+                continue
+            while not self._client.errored:
+                await asyncio.sleep(_HEALTH_PERIOD_S)
+            logger.error("the engine's core died; restarting it")
+            self._ready.clear()
+            self._state = "restarting"
+            self._restarts += 1
+            self._residency.forget_all()
+            await asyncio.to_thread(self._client.shutdown, timeout=1.0)
+
+    async def _residency_load_pinned(self, version: LoadableVersion) -> None:
+        async with self._residency.hold(version):
+            self._residency.pin(version.lora_id, pinned=True)
+
+    async def _boot(self) -> None:
+        """Import vLLM, load the model, build vLLM's handlers."""
+        began = time.monotonic()
+        self._on_phase("importing vLLM")
+        await asyncio.to_thread(_import_vllm)
+        imported = time.monotonic()
+        self._on_phase("loading the base model")
+        self._client = await asyncio.to_thread(_build_client, self._args)
+        await self._client.reset_mm_cache()
+        loaded = time.monotonic()
+        self._on_phase("preparing the endpoints")
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+        from amalgam.engine.vllm_endpoints import endpoint_table
+
+        await init_app_state(self._client, self._app_state, self._args, await self._client.get_supported_tasks())
+        self._endpoints = endpoint_table()
+        ready = time.monotonic()
+        self._startup_s = {"import": imported - began, "load": loaded - imported, "handlers": ready - loaded}
+        self._state = "ready"
+        self._ready.set()
+
+    async def stop(self, drain_s: float) -> None:
+        """Let running requests end within ``drain_s`` seconds, then stop the core."""
+        deadline = time.monotonic() + drain_s
+        while self._residency.held and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._state = "stopped"
+        if self._client is not None:
+            await asyncio.to_thread(self._client.shutdown, timeout=5.0)
+
+    @asynccontextmanager
+    async def hold(self, version: LoadableVersion | None) -> AsyncIterator[None]:
+        """Keep ``version`` resident while the block runs; None is the base model."""
+        self._require_ready()
+        if version is None:
+            yield
+            return
+        async with self._residency.hold(version):
+            yield
+
+    async def load(self, version: LoadableVersion) -> None:
+        """Make ``version`` resident."""
+        async with self.hold(version):
+            return
+
+    async def probe(self, version: LoadableVersion) -> None:
+        """Generate one token with ``version``."""
+        from vllm import SamplingParams
+
+        async with self.hold(version):
+            params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+            request_id = f"probe-{version.engine_name}-{time.monotonic_ns()}"
+            stream = self._client.generate(
+                {"prompt_token_ids": [0, 1]}, params, request_id, lora_request=_lora_request(version)
+            )
+            async for _ in stream:
+                continue
+
+    async def unload(self, lora_id: int) -> bool:
+        """Wait until nobody holds the version, then free it."""
+        return await self._residency.unload(lora_id)
+
+    async def pin(self, lora_id: int, *, pinned: bool) -> bool:
+        """Exempt a resident version from eviction, or end that."""
+        return self._residency.pin(lora_id, pinned=pinned)
+
+    def supports(self, endpoint: Endpoint) -> bool:
+        """Whether vLLM built a handler for ``endpoint``."""
+        spec = self._endpoints.get(endpoint)
+        return spec is not None and getattr(self._app_state, spec.state_attribute, None) is not None
+
+    async def call(self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any) -> Any:
+        """Answer one request through vLLM's own handler."""
+        self._require_ready()
+        if not self.supports(endpoint):
+            raise EndpointUnsupported(endpoint)
+        from amalgam.engine.vllm_endpoints import answer
+
+        try:
+            return await answer(self._endpoints[endpoint], body, raw_request)
+        except EngineRefused as error:
+            # A core that dies under a request reads as an internal error there; the caller may try again here.
+            if error.status >= 500 and self.state != "ready":
+                raise EngineNotReady("restarting") from None
+            raise
+
+    def _require_ready(self) -> None:
+        if self.state != "ready":
+            raise EngineNotReady(self.state)
+
+    async def _add_lora(self, version: LoadableVersion) -> None:
+        request = _lora_request(version)
+        try:
+            await self._client.add_lora(request)
+        except Exception as error:
+            if self.state != "ready":
+                raise EngineNotReady("restarting") from error
+            logger.exception("vLLM refused %s", version.engine_name)
+            raise EngineLoadFailed(version.engine_name) from error
+        # vLLM's handlers find adapters here by name; this is its own table, so no resolver is needed.
+        self._app_state.openai_serving_models.lora_requests[version.engine_name] = request
+
+    async def _remove_lora(self, version: LoadableVersion) -> None:
+        self._app_state.openai_serving_models.lora_requests.pop(version.engine_name, None)
+        await self._client.remove_lora(version.lora_id)
+
+
+def _import_vllm() -> None:
+    import vllm.entrypoints.launchers.api_server.app_state
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def _build_client(args: Namespace) -> Any:
+    """Start the core process and connect to it; blocks until the model is loaded."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return AsyncLLM.from_vllm_config(
+        vllm_config=config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=engine_args.enable_log_requests,
+        disable_log_stats=engine_args.disable_log_stats,
+    )
+
+
+def _lora_request(version: LoadableVersion) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(
+        lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(version.folder)
+    )
