@@ -1,7 +1,6 @@
 """Errors of adapter folders, names, versions and sources."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from amalgam.errors import Conflict, InvalidRequest, NotFound
 from amalgam.errors.findings import Finding
@@ -19,6 +18,29 @@ class InvalidAdapter(InvalidRequest):
         self.code: str = self.findings[0].code  # type: ignore[misc]
         lines = "; ".join(finding.message for finding in self.findings)
         super().__init__(f"The adapter was refused: {lines}")
+
+
+class InvalidSafetensors(InvalidRequest):
+    """A safetensors file whose header does not add up; no tensor of it was read."""
+
+    status = 422
+    code = "invalid_header"
+    param = "files"
+
+    def __init__(self, file: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{file} has no valid safetensors header: {reason}. Save it again with safetensors.")
+
+
+class BaseModelUnreadable(InvalidRequest):
+    """A base model folder whose config or weight files cannot be read."""
+
+    status = 500
+    code = "base_model_unreadable"
+    type = "server_error"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The base model cannot be read: {reason}. `amalgam doctor` checks the model folder.")
 
 
 class PathDenied(InvalidRequest):
@@ -49,10 +71,9 @@ class UnsupportedSource(InvalidRequest):
 
     code = "unsupported_source"
     param = "source"
-    schemes: ClassVar[tuple[str, ...]] = ("file",)
 
-    def __init__(self, scheme: str) -> None:
-        super().__init__(f"Sources of scheme {scheme!r} are not supported here; use one of: {', '.join(self.schemes)}.")
+    def __init__(self, scheme: str, schemes: Sequence[str] = ("file",)) -> None:
+        super().__init__(f"Sources of scheme {scheme!r} are not supported here; use one of: {', '.join(schemes)}.")
 
 
 class UploadTooLarge(InvalidRequest):
@@ -77,7 +98,8 @@ class InvalidName(InvalidRequest):
     def __init__(self, name: str) -> None:
         shown = name if len(name) <= 64 else name[:64] + "…"
         super().__init__(
-            f"{shown!r} is not an adapter name. Use 1-128 characters of A-Z a-z 0-9 . _ - and begin with a letter or digit."
+            f"{shown!r} is not an adapter name. "
+            "Use 1-128 characters of A-Z a-z 0-9 . _ - and begin with a letter or digit."
         )
 
 
@@ -123,6 +145,19 @@ class VersionNotFound(NotFound):
         super().__init__(f"{name!r} has no version {number}; it has: {have}.")
 
 
+class DefaultVersionInUse(Conflict):
+    """The default version was to be deleted while the adapter has others that could take its place."""
+
+    code = "default_version_in_use"
+    param = "version"
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(
+            f"{name}@{number} is the default version of {name!r}. "
+            f"Make another version the default first, or delete {name!r}."
+        )
+
+
 class ArtifactDamaged(InvalidRequest):
     """Stored bytes that no longer match their digest."""
 
@@ -132,5 +167,6 @@ class ArtifactDamaged(InvalidRequest):
 
     def __init__(self, digest: str) -> None:
         super().__init__(
-            f"The stored adapter {digest[:12]} does not match its digest. Upload it again; `amalgam doctor` checks the store."
+            f"The stored adapter {digest[:12]} does not match its digest. "
+            "Upload it again; `amalgam doctor` checks the store."
         )

@@ -1,6 +1,6 @@
 """Errors of jobs and their leases."""
 
-from amalgam.errors import AmalgamError, NotFound
+from amalgam.errors import AmalgamError, Conflict, NotFound
 
 
 class JobNotFound(NotFound):
@@ -10,11 +10,26 @@ class JobNotFound(NotFound):
     param = "job"
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"No job has the id {job_id!r}. GET /admin/v1/jobs lists them.")
+        shown = job_id if len(job_id) <= 64 else job_id[:64] + "…"
+        super().__init__(f"No job has the id {shown!r}. GET /admin/v1/jobs lists them.")
+
+
+class JobStateConflict(Conflict):
+    """A job was asked to change its state in a way it cannot."""
+
+    code = "job_state_conflict"
+    param = "job"
+
+    def __init__(self, job_id: str, current: str, wanted: str) -> None:
+        self.current = current
+        self.wanted = wanted
+        super().__init__(
+            f"Job {job_id} is {current} and cannot become {wanted}. GET /admin/v1/jobs/{job_id} shows where it stands."
+        )
 
 
 class LeaseLost(AmalgamError):
-    """A worker tried to write under a lease that another worker holds by now."""
+    """A worker tried to write under a lease that ran out, or that another worker holds by now."""
 
     status = 409
     code = "lease_lost"

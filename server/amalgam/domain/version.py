@@ -1,0 +1,55 @@
+"""What the registry takes in and hands out around versions: drafts, pages, the catalog's rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amalgam.domain.adapter import Adapter, AdapterVersion
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDraft:
+    """A version before it has a number: durable, verified bytes and what their headers say."""
+
+    name: str
+    digest: str
+    """SHA-256 of the stored files, in hex."""
+    rank: int
+    size_bytes: int
+    module_count: int
+    base_fingerprint: str
+    source: str
+    """upload | file | demo | merge"""
+    recipe_digest: str | None = None
+    lineage: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedVersion:
+    """The answer to a draft."""
+
+    version: AdapterVersion
+    created: bool
+    """False where the default version already held these very bytes, so nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPage:
+    """One page of adapters in order of name."""
+
+    items: tuple[Adapter, ...]
+    next_cursor: str | None
+    """Pass it back for the next page; None on the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRows:
+    """Everything that can be served, read in one transaction."""
+
+    revision: int
+    """Grows with every change to adapters or versions; equal revisions mean equal rows."""
+    adapters: tuple[Adapter, ...]
+    """Every live adapter with its live versions, in order of name."""
+    versions: tuple[AdapterVersion, ...]
+    """The same versions, in order of id."""
