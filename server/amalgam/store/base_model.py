@@ -1,0 +1,107 @@
+"""Knows a base model from its config and its weight files' headers: which linear modules it has, and of what shapes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from amalgam.domain.adapter import BaseModelSpec
+from amalgam.errors.adapters import BaseModelUnreadable, InvalidSafetensors
+from amalgam.store.safetensors_header import TensorSpan, read_header
+
+_INDEX: Final = "model.safetensors.index.json"
+_SINGLE: Final = "model.safetensors"
+
+_CONFIG_FIELDS: Final = (
+    "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "vocab_size", "hidden_act", "tie_word_embeddings",
+)  # fmt: skip
+"""What makes two models of equal shapes different architectures. Fields that a re-save may spell anew stay out."""
+
+
+def base_spec(model_dir: Path, served_name: str, max_lora_rank: int) -> BaseModelSpec:
+    """Describe the base model in ``model_dir`` without reading a weight.
+
+    Its linear modules are the two-dimensional ``.weight`` tensors of its safetensors files: one file, or many and an
+    index.
+
+    Raises:
+        BaseModelUnreadable: no config, no safetensors files, or files that do not belong together.
+    """
+    config = _read_json(model_dir / "config.json")
+    spans = _read_tensors(model_dir)
+    return BaseModelSpec(
+        served_name=served_name,
+        fingerprint=fingerprint(config, {name: span.shape for name, span in spans.items()}),
+        linear_shapes=_linear_shapes(spans),
+        max_lora_rank=max_lora_rank,
+    )
+
+
+def fingerprint(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """SHA-256, in hex, over the architecture's fields of ``config`` and every tensor's name and shape.
+
+    Precision, file layout and the weights' values do not count: an adapter fits all models of one fingerprint.
+    """
+    described = {
+        "config": {field: config[field] for field in _CONFIG_FIELDS if config.get(field) is not None},
+        "tensors": [[name, list(shapes[name])] for name in sorted(shapes)],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _linear_shapes(spans: Mapping[str, TensorSpan]) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name, span in spans.items():
+        if name.endswith(".weight") and len(span.shape) == 2:
+            found[name.removesuffix(".weight")] = (span.shape[0], span.shape[1])
+    return found
+
+
+def _read_tensors(model_dir: Path) -> dict[str, TensorSpan]:
+    index = model_dir / _INDEX
+    if index.is_file():
+        return _read_shards(model_dir, _read_json(index))
+    if not (model_dir / _SINGLE).is_file():
+        raise BaseModelUnreadable(f"its folder holds neither {_SINGLE} nor {_INDEX}")
+    return _read(model_dir / _SINGLE)
+
+
+def _read_shards(model_dir: Path, index: Mapping[str, Any]) -> dict[str, TensorSpan]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(_is_file_name(file) for file in weight_map.values()):
+        raise BaseModelUnreadable(f"{_INDEX} does not map tensors to files")
+    spans: dict[str, TensorSpan] = {}
+    for file in sorted(set(weight_map.values())):
+        in_file = _read(model_dir / file)
+        spans |= {name: span for name, span in in_file.items() if weight_map.get(name) == file}
+    missing = sorted(weight_map.keys() - spans.keys())
+    if missing:
+        raise BaseModelUnreadable(f"{len(missing)} tensors of {_INDEX} are in no file, {missing[0]!r} first")
+    return spans
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".safetensors") and "/" not in value
+
+
+def _read(path: Path) -> dict[str, TensorSpan]:
+    try:
+        return read_header(path)
+    except InvalidSafetensors as error:
+        raise BaseModelUnreadable(f"{path.name}: {error.reason}") from error
+    except OSError as error:
+        raise BaseModelUnreadable(f"{path.name}: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BaseModelUnreadable(f"{path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise BaseModelUnreadable(f"{path.name} is not JSON") from error
+    if not isinstance(content, dict):
+        raise BaseModelUnreadable(f"{path.name} is not a JSON object")
+    return content

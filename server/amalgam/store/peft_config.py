@@ -1,0 +1,164 @@
+"""Reads ``adapter_config.json``: the rank and scale of every module, and what of PEFT cannot be served."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from amalgam.errors.findings import Finding
+from amalgam.store.file_rules import CONFIG_FILE, MAX_TEXT_BYTES, unsafe
+from amalgam.store.name_patterns import NamePatterns, PatternRefused
+
+_PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+"""Initialisations by name that leave the base weights as they are; the others subtract the start from them."""
+
+_VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRules:
+    """What the config says of ranks and scales, in PEFT's meaning."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    rank_pattern: NamePatterns[int]
+    alpha_pattern: NamePatterns[float]
+    base_model: str | None
+
+    def rank_of(self, module: str) -> int:
+        """Rank of the module of that name."""
+        return self.rank_pattern.get(module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """True scale of B·A of that module: alpha/r, or alpha/√r with rsLoRA."""
+        rank = self.rank_of(module)
+        return self.alpha_pattern.get(module, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank declared anywhere, used or not: the engine refuses by it."""
+        return max((self.rank, *self.rank_pattern.values()))
+
+
+def load_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """The config as written, and what keeps it from being read; empty where it cannot be."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}, [Finding(code="missing_file", message=f"{CONFIG_FILE} is missing. Save the adapter with PEFT.")]
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        message = f"{CONFIG_FILE} is larger than {MAX_TEXT_BYTES} bytes. It should be a page of settings."
+        return {}, [Finding(code="file_too_large", message=message)]
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}, [_invalid("is not JSON")]
+    if not isinstance(config, dict):
+        return {}, [_invalid("is not a JSON object")]
+    return config, []
+
+
+def read_rules(config: Mapping[str, Any]) -> tuple[LoraRules | None, list[Finding]]:
+    """The rules in ``config`` and everything that is wrong with it; no rules where ranks or scales are not clear."""
+    malformed = [_invalid(problem) for problem in _malformed(config)]
+    findings = [*malformed, *_unsupported(config)]
+    if malformed:
+        return None, findings
+    try:
+        rank_pattern = NamePatterns[int](config.get("rank_pattern") or {})
+        alpha_pattern = NamePatterns[float](config.get("alpha_pattern") or {})
+    except PatternRefused as refused:
+        return None, [_invalid(str(refused)), *findings]
+    rules = LoraRules(
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        rslora=bool(config.get("use_rslora")),
+        rank_pattern=rank_pattern,
+        alpha_pattern=alpha_pattern,
+        base_model=config.get("base_model_name_or_path") or None,
+    )
+    return rules, findings
+
+
+def _malformed(config: Mapping[str, Any]) -> Iterator[str]:
+    """What makes ranks, scales or the format itself unclear."""
+    if config.get("peft_type") != "LORA":
+        yield f"has peft_type {_brief(config.get('peft_type'))}; only 'LORA' can be served"
+    if not _is_rank(config.get("r")):
+        yield f"has r = {_brief(config.get('r'))}, which is not a positive integer"
+    if not _is_number(config.get("lora_alpha")):
+        yield f"has lora_alpha = {_brief(config.get('lora_alpha'))}, which is not a finite number"
+    yield from _malformed_pattern(config, "rank_pattern", _is_rank)
+    yield from _malformed_pattern(config, "alpha_pattern", _is_number)
+    # The tensors say which modules are adapted; the engine still wants the field.
+    targets = config.get("target_modules", 0)
+    if not (targets is None or isinstance(targets, str) or _are_strings(targets)):
+        yield "has no target_modules, or one that is neither a list of names nor an expression"
+    if not isinstance(config.get("base_model_name_or_path") or "", str):
+        yield "has a base_model_name_or_path that is not text"
+
+
+def _malformed_pattern(config: Mapping[str, Any], field: str, fits: Callable[[Any], bool]) -> Iterator[str]:
+    pattern = config.get(field) or {}
+    if not isinstance(pattern, dict):
+        yield f"has a {field} that is not a table by module name"
+    elif not all(fits(value) for value in pattern.values()):
+        yield f"has a {field} with a value that is no {'rank' if field == 'rank_pattern' else 'finite number'}"
+
+
+def _unsupported(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """What PEFT can do and the engine cannot."""
+    if config.get("auto_map"):
+        yield unsafe(CONFIG_FILE, "names code to import (auto_map), which is never done. Remove the field")
+    if config.get("use_dora"):
+        yield _refused(
+            "unsupported_dora", "use_dora", "Merge the adapter into the base model, or train it without DoRA"
+        )
+    for field in ("bias", "lora_bias"):
+        if config.get(field) not in (None, False, "none"):
+            yield _refused("unsupported_bias", field, "Train the adapter with bias='none' and lora_bias=False")
+    for field in ("modules_to_save", "trainable_token_indices", "target_parameters"):
+        if config.get(field):
+            yield _refused("unsupported_modules", field, "Train the adapter on linear modules only")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        yield _refused(
+            "unsupported_init",
+            f"init_lora_weights={_brief(init)}",
+            "It changed the base weights; save with path_initial_model_for_weight_conversion to get a plain adapter",
+        )
+    if config.get("alora_invocation_tokens"):
+        yield _refused("unsupported_alora", "alora_invocation_tokens", "Train a plain LoRA adapter")
+    if config.get("layer_replication"):
+        yield _refused("unsupported_layer_replication", "layer_replication", "Train on the base model as it is")
+    for field in _VARIANTS:
+        if config.get(field):
+            yield _refused("unsupported_variant", field, "Train a plain LoRA adapter")
+
+
+def _refused(code: str, what: str, step: str) -> Finding:
+    return Finding(code=code, message=f"The adapter uses {what}, which cannot be served. {step}.")
+
+
+def _invalid(problem: str) -> Finding:
+    return Finding(code="invalid_config", message=f"{CONFIG_FILE} {problem}. Save the adapter again with PEFT.")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else text[:64] + "…"
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    # Integers beyond a float's range would overflow when the scale is computed.
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
