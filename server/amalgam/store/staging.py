@@ -1,0 +1,153 @@
+"""A folder that an adapter is put together in, out of sight, before it is published."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from amalgam.domain.failpoints import Failpoints
+from amalgam.errors.adapters import UploadTooLarge
+from amalgam.errors.findings import Finding
+from amalgam.errors.registry import StoreUnavailable
+from amalgam.store.file_rules import KEPT_FILES, MAGIC_BYTES, MAX_TEXT_BYTES, WEIGHTS_FILE, ignored, refusal, shown
+
+_LONGEST_FILE_NAME: Final = 255
+
+
+class Staging:
+    """Takes in files; what an adapter does not consist of is refused or left out, and becomes a finding.
+
+    Files may also be written straight into ``folder`` under the names of `KEPT_FILES`. One thread at a time.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int | None, failpoints: Failpoints) -> None:
+        self.folder = folder
+        self.received: dict[str, str] = {}
+        """SHA-256, in hex, of each file as it came in; publishing compares what the disk gives back."""
+        self._max_bytes = max_bytes
+        self._failpoints = failpoints
+        self._received_bytes = 0
+        self._findings: list[Finding] = []
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was refused or left out so far; judge them together with those of `read_peft_folder`."""
+        return tuple(self._findings)
+
+    def receive(self, name: str, chunks: Iterable[bytes]) -> int:
+        """Write one file as it streams in; blocks.
+
+        Args:
+            name: A bare file name. One that is not kept, or not allowed, becomes a finding and its bytes are not read
+                beyond the first chunk.
+            chunks: Its bytes, in pieces of any size.
+
+        Returns: bytes written; 0 for a file that was not kept.
+
+        Raises:
+            UploadTooLarge: all files together exceed the limit.
+            StoreUnavailable: the disk is full or failing.
+        """
+        stream = _first_chunks(chunks)
+        finding = self._judge(name, next(stream))
+        if finding is None:
+            written, finding = self._write(name, stream)
+        if finding is not None:
+            self._findings.append(finding)
+            return 0
+        return written
+
+    def _write(self, name: str, stream: Iterator[bytes]) -> tuple[int, Finding | None]:
+        limit = None if name == WEIGHTS_FILE else MAX_TEXT_BYTES
+        written = 0
+        digest = hashlib.sha256()
+        with disk_errors(), (self.folder / name).open("xb") as file:
+            for chunk in stream:
+                written += len(chunk)
+                self._received_bytes += len(chunk)
+                if self._max_bytes is not None and self._received_bytes > self._max_bytes:
+                    raise UploadTooLarge(self._max_bytes)
+                if limit is not None and written > limit:
+                    (self.folder / name).unlink()
+                    return 0, Finding(
+                        code="file_too_large", message=f"{name} is larger than {limit} bytes. Shorten it."
+                    )
+                file.write(chunk)
+                digest.update(chunk)
+                self._failpoints.reach("store.receiving")
+        self.received[name] = digest.hexdigest()
+        return written, None
+
+    def note(self, finding: Finding) -> None:
+        """Add what was found about the files while they were fetched."""
+        self._findings.append(finding)
+
+    def _judge(self, name: str, beginning: bytes) -> Finding | None:
+        if not _is_bare(name):
+            message = f"{shown(name)} is not a bare file name. Send files without folders."
+            return Finding(code="path_denied", message=message)
+        if finding := refusal(name, beginning):
+            return finding
+        if name not in KEPT_FILES:
+            return ignored(name)
+        if (self.folder / name).exists():
+            return Finding(code="duplicate_file", message=f"{shown(name)} was sent twice. Send each file once.")
+        return None
+
+
+def _first_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """First the file's beginning, as long as its magic bytes at least; then all its chunks, that beginning included."""
+    source = iter(chunks)
+    beginning = b""
+    while len(beginning) < MAGIC_BYTES:
+        chunk = next(source, None)
+        if chunk is None:
+            break
+        beginning += chunk
+    yield beginning
+    yield beginning
+    yield from source
+
+
+def _is_bare(name: str) -> bool:
+    unsafe_letters = any(letter in "/\\" or not letter.isprintable() for letter in name)
+    return 0 < len(name) <= _LONGEST_FILE_NAME and not unsafe_letters and name not in (".", "..")
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn what a disk can do to us into one error, without the path in it.
+
+    Raises:
+        StoreUnavailable: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(error.strerror or "input/output error") from error
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of the file or folder ``path`` against other processes and threads; dies with its holder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether anyone holds the lock of ``path`` now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
