@@ -30,7 +30,7 @@ class _Frozen(BaseModel):
 class WeightRule(_Frozen):
     """One line of a filtered weight: the value, and the modules it is for."""
 
-    value: Finite | tuple[Finite, ...]
+    value: Finite | Annotated[tuple[Finite, ...], Field(min_length=1, max_length=1024)]
     filter: str | None = Field(default=None, max_length=256, description="substring of the module name")
     layers: str | None = Field(default=None, pattern=r"^\d{1,5}(-\d{1,5})?$", description="'7' or '0-15', inclusive")
 
@@ -46,7 +46,11 @@ class WeightRule(_Frozen):
         return layer is not None and first <= layer <= int(found[2] or first)
 
 
-Weight = Finite | Annotated[tuple[Finite, ...], Field(min_length=1, max_length=1024)] | tuple[WeightRule, ...]
+Weight = (
+    Finite
+    | Annotated[tuple[Finite, ...], Field(min_length=1, max_length=1024)]
+    | Annotated[tuple[WeightRule, ...], Field(min_length=1, max_length=1024)]
+)
 
 
 class RecipeInput(_Frozen):
@@ -59,7 +63,7 @@ class RecipeInput(_Frozen):
         """The weight for ``module`` of a model of ``layer_count`` layers; 0 where no filter matches."""
         layer = layer_of(module)
         weight: float | tuple[float, ...] | tuple[WeightRule, ...] = self.weight
-        if isinstance(weight, tuple) and weight and isinstance(weight[0], WeightRule):
+        if isinstance(weight, tuple) and isinstance(weight[0], WeightRule):
             rules = (rule for rule in weight if isinstance(rule, WeightRule))
             weight = next((rule.value for rule in rules if rule.matches(module, layer)), 0.0)
         if isinstance(weight, tuple):

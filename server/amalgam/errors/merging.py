@@ -171,7 +171,7 @@ class UnequalRanks(InvalidRequest):
     def __init__(self, module: str, ranks: Sequence[int]) -> None:
         shown = ", ".join(str(rank) for rank in ranks)
         super().__init__(
-            f"Space 'factor' needs every input to adapt {module} with one rank; found {shown} (0: absent). "
+            f"Space 'factor' needs equal ranks in {module}; found {shown}. "
             "Use space 'concat', 'knots' or 'core', which take any ranks."
         )
 

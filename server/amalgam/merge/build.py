@@ -1,0 +1,139 @@
+"""The one call that turns a recipe and opened inputs into a written adapter."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+import amalgam
+from amalgam.domain.recipe import Recipe
+from amalgam.errors.merging import EnergyTooLow
+from amalgam.merge.peft_config import peft_config
+from amalgam.merge.plan import MergePlan, plan
+from amalgam.merge.run import MergedModule, RunOptions, run
+from amalgam.merge.sources import AdapterSink, TensorSource
+
+ENERGY_WARNING: Final = 0.95
+"""Below this share of energy kept, a truncation is worth a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Bounds and circumstances of a build."""
+
+    max_rank: int
+    """Largest rank that serving allows."""
+    run: RunOptions = field(default_factory=RunOptions)
+    base_model: str | None = None
+    """``base_model_name_or_path`` of the result; None: that of the inputs."""
+    bases: Mapping[str, str | None] = field(default_factory=dict)
+    """Identity of each input's base model, where known; two that differ are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOutcome:
+    """What was built."""
+
+    recipe: Recipe
+    """Completed: nothing left to a default."""
+    rank: int
+    module_count: int
+    energy_kept: float | None
+    """Share of Σσ² over all modules; None where no spectrum was computed."""
+    warnings: tuple[str, ...]
+    config: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    """Where the time went; not in the lineage, so that equal recipes give equal bytes."""
+
+
+def build_adapter(
+    recipe: Recipe,
+    sources: Mapping[str, TensorSource],
+    sink: AdapterSink,
+    options: BuildOptions,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> MergeOutcome:
+    """Plan, compute and write a merge; nothing is written unless all of it succeeded.
+
+    Args:
+        recipe: With inputs spelled as in ``sources``.
+        sources: Every adapter of ``recipe.adapters``, opened.
+        sink: Takes the result once, at the end.
+        options: Bounds and circumstances.
+        on_progress: Told (modules done, modules in all).
+        is_cancelled: Asked between batches.
+        clock: Seconds, for ``MergeOutcome.seconds``.
+
+    Raises:
+        InvalidRequest: one of `amalgam.errors.merging`, mostly before a tensor is read.
+        MergeCancelled: ``is_cancelled`` said so.
+    """
+    started = clock()
+    layout = plan(
+        recipe,
+        {name: source.header for name, source in sources.items()},
+        max_rank=options.max_rank,
+        bases=options.bases,
+    )
+    merged = list(run(layout, sources, options.run, on_progress=on_progress, is_cancelled=is_cancelled))
+    computed = clock()
+    kept, warnings = _judge_energy(layout, merged)
+    ranks = {module.name: int(module.A.shape[0]) for module in merged}
+    config = peft_config(ranks, options.base_model or layout.base_model)
+    lineage = _lineage(layout, sources, options, ranks, kept, warnings)
+    sink.write({module.name: (module.A, module.B) for module in merged}, config, lineage)
+    seconds = {"compute": computed - started, "write": clock() - computed}
+    return MergeOutcome(layout.recipe, max(ranks.values()), len(ranks), kept, tuple(warnings), config, lineage, seconds)
+
+
+def _judge_energy(layout: MergePlan, merged: list[MergedModule]) -> tuple[float | None, list[str]]:
+    """The share of energy kept and what is to be said about it."""
+    warnings = list(layout.warnings)
+    if not any(module.spectrum for module in merged):
+        return None, warnings
+    total = sum(module.energy_total for module in merged)
+    # A result of zero loses nothing.
+    share = min(1.0, sum(module.energy_kept for module in merged) / total) if total > 0 else 1.0
+    wanted = layout.recipe.output.min_energy
+    if wanted is not None and share < wanted:
+        raise EnergyTooLow(share, wanted, layout.rank)
+    if share < ENERGY_WARNING:
+        warnings.append(f"rank {layout.rank} keeps {share:.4f} of the energy; a higher rank would keep more")
+    return share, warnings
+
+
+def _lineage(
+    layout: MergePlan,
+    sources: Mapping[str, TensorSource],
+    options: BuildOptions,
+    ranks: Mapping[str, int],
+    kept: float | None,
+    warnings: list[str],
+) -> dict[str, Any]:
+    recipe = layout.recipe
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest(),
+        "inputs": {name: sources[name].digest for name in recipe.adapters},
+        "seed": recipe.seed,
+        "computed_on": {"device": torch.device(options.run.device).type, "backend": options.run.backend},
+        "versions": {
+            "amalgam": amalgam.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "result": {
+            "modules": len(ranks),
+            "partial_modules": {name: list(absent) for name, absent in layout.partial.items()},
+            "rank": max(ranks.values()),
+            "energy_kept": kept,
+        },
+        "warnings": warnings,
+    }

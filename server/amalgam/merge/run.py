@@ -1,0 +1,123 @@
+"""Walks a plan: modules of one shape in batches, memory bounded, cancellable between batches, in a fixed order."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from amalgam.domain.recipe import EnergyRank
+from amalgam.errors.merging import MergeCancelled, NonFinite, WorkspaceTooSmall
+from amalgam.merge import linear
+from amalgam.merge.lowrank import Factors
+from amalgam.merge.plan import MergePlan, ModulePlan
+from amalgam.merge.sources import TensorSource
+from amalgam.merge.stack import Stack, load
+
+DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+"""What the result may be stored in."""
+
+_BATCH_BYTES: Final = 96 << 20
+"""Upper bound of one batch however large the workspace: beyond it batching saves nothing and caches are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to compute; nothing here changes what is computed."""
+
+    device: str = "cpu"
+    backend: str = "reference"
+    max_workspace_bytes: int = 1 << 30
+    diagnostics: bool = True
+    """Whether to look at the result's spectrum where nothing is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergedModule:
+    """One module of the result: Δ ≈ B·A, scale 1, in the recipe's dtype on the CPU."""
+
+    name: str
+    A: Tensor
+    B: Tensor
+    energy_kept: float
+    """Σσ² of what was kept; 0 where no spectrum was asked for."""
+    energy_total: float
+    spectrum: tuple[float, ...]
+    """Singular values, descending; empty where no spectrum was asked for."""
+
+
+def run(
+    plan: MergePlan,
+    sources: Mapping[str, TensorSource],
+    options: RunOptions,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+    on_batch: Callable[[Stack, Factors], None] | None = None,
+) -> Iterator[MergedModule]:
+    """Compute the plan's modules, batch after batch.
+
+    Args:
+        plan: What to compute.
+        sources: By the recipe's own spelling of the adapter.
+        options: Device, backend and bounds.
+        on_progress: Told (modules done, modules in all) after each batch.
+        is_cancelled: Asked before each batch.
+        on_batch: Shown each batch's inputs and result, for diagnostics.
+
+    Raises:
+        MergeCancelled: ``is_cancelled`` said so.
+        NonFinite, MergeUndefined, ShapeMismatch: what only tensors can tell.
+        WorkspaceTooSmall: one module does not fit into the workspace.
+    """
+    device = torch.device(options.device)
+    names = [entry.adapter for entry in plan.recipe.inputs]
+    opened = [sources[name] for name in names]
+    done, total = 0, len(plan.modules)
+    for modules in _batches(plan, options):
+        if is_cancelled is not None and is_cancelled():
+            raise MergeCancelled
+        stack = load(modules, opened, device, names=names)
+        factors = _merge(stack, plan, options)
+        yield from _cut(stack, factors, plan)
+        if on_batch is not None:
+            on_batch(stack, factors)
+        done += len(modules)
+        if on_progress is not None:
+            on_progress(done, total)
+
+
+def _merge(stack: Stack, plan: MergePlan, options: RunOptions) -> Factors:
+    rank = plan.recipe.output.rank
+    energy = rank.energy if isinstance(rank, EnergyRank) else None
+    return linear.merge(stack, plan.spec, plan.parameters, energy=energy, spectrum=options.diagnostics)
+
+
+def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePlan]]:
+    for group in plan.groups:
+        needed = module_bytes(group[0])
+        if needed > options.max_workspace_bytes:
+            raise WorkspaceTooSmall(group[0].name, needed, options.max_workspace_bytes)
+        size = max(1, min(options.max_workspace_bytes, _BATCH_BYTES) // needed)
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def module_bytes(module: ModulePlan) -> int:
+    """Workspace of one module in the factor spaces: inputs in float32 and float64, and the result."""
+    sides = module.in_features + module.out_features
+    return sides * (12 * module.stacked_rank + 8 * module.rank) + 64 * module.stacked_rank**2
+
+
+def _cut(stack: Stack, factors: Factors, plan: MergePlan) -> Iterator[MergedModule]:
+    """Each module's factors at its own rank, in the recipe's dtype, checked for overflow."""
+    dtype = DTYPES[plan.recipe.output.dtype]
+    kept, total = factors.kept.tolist(), factors.total.tolist()
+    spectra = factors.spectrum.tolist()
+    for row, (module, rank) in enumerate(zip(stack.modules, factors.ranks, strict=True)):
+        A = factors.A[row, :rank].to("cpu", dtype, copy=True)
+        B = factors.B[row, :, :rank].to("cpu", dtype, copy=True).contiguous()
+        if not (bool(torch.isfinite(A).all()) and bool(torch.isfinite(B).all())):
+            raise NonFinite("The result", module.name)
+        yield MergedModule(module.name, A, B, kept[row], total[row], tuple(spectra[row]))

@@ -1,0 +1,114 @@
+"""Reads and writes the tensors of PEFT folders. Reading maps the file; writing gives the same bytes every time."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from amalgam.domain.adapter import AdapterHeader
+from amalgam.errors.merging import MissingInput
+
+WEIGHTS: Final = "adapter_model.safetensors"
+CONFIG: Final = "adapter_config.json"
+LINEAGE: Final = "lineage.json"
+_PREFIX: Final = "base_model.model."
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class AdapterTensors:
+    """One adapter folder, mapped into memory: tensors are views of the file and are read when they are used.
+
+    The folder must have passed the check of its header; nothing here judges it.
+    """
+
+    def __init__(self, folder: Path, header: AdapterHeader, digest: str) -> None:
+        self._file = safe_open(folder / WEIGHTS, framework="pt", device="cpu")
+        keys: list[str] = self._file.keys()  # type: ignore[no-untyped-call]
+        self._keys = {key.removeprefix(_PREFIX).removesuffix(".weight"): key for key in keys}
+        self._header = header
+        self._digest = digest
+
+    @property
+    def header(self) -> AdapterHeader:
+        """As handed over on opening."""
+        return self._header
+
+    @property
+    def digest(self) -> str:
+        """As handed over on opening."""
+        return self._digest
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor]:
+        """``lora_A`` [rank, in_features] and ``lora_B`` [out_features, rank] of ``module``, in the stored dtype.
+
+        Raises:
+            MissingInput: the file has no such module.
+        """
+        try:
+            names = self._keys[f"{module}.lora_A"], self._keys[f"{module}.lora_B"]
+        except KeyError as error:
+            raise MissingInput(module) from error
+        a, b = (self._file.get_tensor(name) for name in names)  # type: ignore[no-untyped-call]
+        return a, b
+
+
+def open_tensors(folder: Path, header: AdapterHeader, *, digest: str | None = None) -> AdapterTensors:
+    """Map the tensors of an adapter folder.
+
+    Args:
+        folder: A checked PEFT folder.
+        header: What the check found.
+        digest: Of the version; None: that of the weights file, which is read once for it.
+    """
+    return AdapterTensors(folder, header, digest or file_digest(folder / WEIGHTS))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def write_adapter(
+    folder: Path, tensors: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, Any], lineage: Mapping[str, Any]
+) -> None:
+    """Write a PEFT folder: weights, config and lineage. Equal arguments give equal bytes.
+
+    Args:
+        folder: Created where absent; files in it are replaced.
+        tensors: Canonical module name -> (A [rank, in], B [out, rank]), on any device.
+        config: Of ``adapter_config.json``.
+        lineage: Of ``lineage.json``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = {}
+    for module, (a, b) in tensors.items():
+        flat[f"{_PREFIX}{module}.lora_A.weight"] = a.detach().to("cpu").contiguous()
+        flat[f"{_PREFIX}{module}.lora_B.weight"] = b.detach().to("cpu").contiguous()
+    save_file(dict(sorted(flat.items())), folder / WEIGHTS, metadata={"format": "pt"})
+    # The library creates the file for its owner alone, unlike the files beside it.
+    (folder / WEIGHTS).chmod(0o644)
+    for name, content in ((CONFIG, config), (LINEAGE, lineage)):
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+class FolderSink:
+    """Where a merge puts its result: a folder, written once at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(
+        self, tensors: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, Any], lineage: Mapping[str, Any]
+    ) -> None:
+        """Write the adapter; see ``write_adapter``."""
+        write_adapter(self.folder, tensors, config, lineage)
