@@ -38,3 +38,12 @@ class StoreUnavailable(Unavailable):
             f"The store cannot take files now ({reason}); nothing was published. "
             "Free space or check the disk, then retry."
         )
+
+
+class UnsupportedDatabase(AmalgamError):
+    """``AMALGAM_DATABASE_URL`` names a database that this installation cannot use."""
+
+    code = "unsupported_database"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The database URL cannot be used: {reason}. Set AMALGAM_DATABASE_URL, or leave it empty.")

@@ -1,0 +1,187 @@
+"""The registry of adapters: names, their immutable versions, and which version a bare name means."""
+
+import sqlalchemy as sa
+
+from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.clock import Clock
+from amalgam.domain.job import LIVE_STATES
+from amalgam.domain.version import AdapterPage, CatalogRows, CreatedVersion, VersionDraft
+from amalgam.errors.adapters import DefaultVersionInUse, NameTaken
+from amalgam.registry.database import Database
+from amalgam.registry.tables import adapters, jobs, versions
+from amalgam.registry.version_rows import (
+    adapter_of,
+    bump_revision,
+    by_name,
+    insert_version,
+    live_adapter,
+    live_version,
+    live_versions,
+    move_default,
+    read_revision,
+    remove_version,
+    version_of,
+)
+
+
+class AdapterRegistry:
+    """Every method is one transaction; every one may raise `RegistryUnavailable`, and then has changed nothing."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create_version(
+        self, draft: VersionDraft, *, set_default: bool = True, if_absent: bool = False
+    ) -> CreatedVersion:
+        """Write the draft as the next version of its name. The commit makes it visible: its bytes are durable before.
+
+        Where the default version already holds these bytes, that version is the answer and nothing is written: a
+        retried upload is no new version.
+
+        Args:
+            set_default: Whether the bare name means the new version from now on.
+            if_absent: Whether the name must be new.
+
+        Raises:
+            NameTaken: ``if_absent``, and the name has other versions.
+        """
+        async with self._database.write() as connection:
+            query = (
+                sa.select(versions)
+                .join(adapters, (adapters.c.name == versions.c.name) & adapters.c.deleted_at.is_(None))
+                .where(versions.c.name == draft.name, versions.c.deleted_at.is_(None))
+                .add_columns(adapters.c.default_version)
+            )
+            live = (await connection.execute(query)).mappings().all()
+            for row in live:
+                if row["number"] == row["default_version"] and row["digest"] == draft.digest:
+                    return CreatedVersion(version_of(row), created=False)
+            if live and if_absent:
+                raise NameTaken(draft.name)
+            version = await insert_version(connection, draft, now=self._clock(), set_default=set_default)
+        return CreatedVersion(version, created=True)
+
+    async def get_adapter(self, name: str) -> Adapter:
+        """A live adapter with its live versions.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        async with self._database.read() as connection:
+            row = await live_adapter(connection, name)
+            return adapter_of(row, await live_versions(connection, [name]))
+
+    async def get_version(self, name: str, number: int) -> AdapterVersion:
+        """A live version.
+
+        Raises:
+            AdapterNotFound, VersionNotFound: there is none.
+        """
+        async with self._database.read() as connection:
+            return await live_version(connection, name, number)
+
+    async def list_adapters(self, *, search: str = "", limit: int = 50, cursor: str | None = None) -> AdapterPage:
+        """Live adapters in order of name.
+
+        Args:
+            search: Part of the name, in any case; empty for all.
+            limit: Most items of a page, from 1.
+            cursor: ``next_cursor`` of the page before.
+        """
+        query = sa.select(adapters).where(adapters.c.deleted_at.is_(None)).order_by(adapters.c.name).limit(limit + 1)
+        if search:
+            query = query.where(adapters.c.name.icontains(search, autoescape=True))
+        if cursor is not None:
+            query = query.where(adapters.c.name > cursor)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+            names = [row["name"] for row in rows[:limit]]
+            grouped = by_name(await live_versions(connection, names))
+        items = tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows[:limit])
+        return AdapterPage(items, names[-1] if len(rows) > limit else None)
+
+    async def set_default(self, name: str, number: int) -> Adapter:
+        """Make ``name`` mean version ``number``.
+
+        Raises:
+            AdapterNotFound, VersionNotFound: there is no such version.
+        """
+        async with self._database.write() as connection:
+            await move_default(connection, await live_version(connection, name, number))
+            return adapter_of(await live_adapter(connection, name), await live_versions(connection, [name]))
+
+    async def set_description(self, name: str, description: str) -> Adapter:
+        """Describe an adapter to people.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        async with self._database.write() as connection:
+            await live_adapter(connection, name)
+            await connection.execute(adapters.update().where(adapters.c.name == name).values(description=description))
+            await bump_revision(connection)
+            return adapter_of(await live_adapter(connection, name), await live_versions(connection, [name]))
+
+    async def delete_version(self, name: str, number: int) -> AdapterVersion:
+        """Delete a version; its number is not used again. The adapter goes with its last version.
+
+        Raises:
+            AdapterNotFound, VersionNotFound: there is no such version.
+            DefaultVersionInUse: it is the default one and there are others: which should the name mean?
+        """
+        async with self._database.write() as connection:
+            version = await live_version(connection, name, number)
+            adapter = await live_adapter(connection, name)
+            if adapter["default_version"] == number and len(await live_versions(connection, [name])) > 1:
+                raise DefaultVersionInUse(name, number)
+            await remove_version(connection, version, now=self._clock())
+        return version
+
+    async def delete_adapter(self, name: str) -> tuple[AdapterVersion, ...]:
+        """Delete an adapter and all its versions; returns these. The name is free again, its old numbers are not.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        now = self._clock()
+        async with self._database.write() as connection:
+            await live_adapter(connection, name)
+            removed = await live_versions(connection, [name])
+            await connection.execute(
+                versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None)).values(deleted_at=now)
+            )
+            await connection.execute(
+                adapters.update().where(adapters.c.name == name).values(deleted_at=now, default_version=None)
+            )
+            await bump_revision(connection)
+        return tuple(removed)
+
+    async def load_catalog(self) -> CatalogRows:
+        """Everything live, as of one moment."""
+        query = sa.select(adapters).where(adapters.c.deleted_at.is_(None)).order_by(adapters.c.name)
+        async with self._database.read() as connection:
+            revision = await read_revision(connection)
+            rows = (await connection.execute(query)).mappings().all()
+            live = await live_versions(connection)
+        grouped = by_name(live)
+        return CatalogRows(
+            revision=revision,
+            adapters=tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows),
+            versions=tuple(sorted(live, key=lambda version: version.id)),
+        )
+
+    async def revision(self) -> int:
+        """A number that grows with every change to adapters or versions."""
+        async with self._database.read() as connection:
+            return await read_revision(connection)
+
+    async def digests_in_use(self) -> frozenset[str]:
+        """Digests whose files are still needed: of live versions, and of the inputs of live jobs."""
+        of_versions = sa.select(versions.c.digest).where(versions.c.deleted_at.is_(None))
+        of_jobs = sa.select(jobs.c.input_digests).where(jobs.c.state.in_(LIVE_STATES))
+        async with self._database.read() as connection:
+            digests = set((await connection.execute(of_versions)).scalars())
+            for inputs in (await connection.execute(of_jobs)).scalars():
+                digests.update(inputs)
+        return frozenset(digests)

@@ -1,0 +1,285 @@
+"""The registry of jobs: who builds what, under which lease, and what came of it."""
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.clock import Clock
+from amalgam.domain.job import LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
+from amalgam.domain.version import VersionDraft
+from amalgam.errors.adapters import VersionNotFound
+from amalgam.errors.jobs import LeaseLost
+from amalgam.registry.database import Database
+from amalgam.registry.job_rows import change_job, find_job, job_of, read_job, select_jobs, version_of_job
+from amalgam.registry.tables import adapters, jobs, versions
+from amalgam.registry.version_rows import insert_version, move_default, remove_version, version_of
+
+
+class JobRegistry:
+    """Every method is one transaction; every one may raise `RegistryUnavailable`, and then has changed nothing."""
+
+    def __init__(self, database: Database, clock: Clock, new_id: Callable[[], str]) -> None:
+        self._database = database
+        self._clock = clock
+        self._new_id = new_id
+
+    async def submit(self, request: JobRequest) -> Submission:
+        """Queue the request, unless it is being built or has been: the same recipe under the same name is built once.
+
+        A request for the default moves it: to the version that is there already, or when the live job publishes.
+        """
+        async with self._database.write() as connection:
+            same = (jobs.c.name == request.name, jobs.c.recipe_digest == request.recipe_digest)
+            job = await find_job(connection, *same, jobs.c.state.in_(LIVE_STATES))
+            if job is not None:
+                if request.set_default and not job.set_default:
+                    job = await change_job(connection, job.id, self._clock(), set_default=True)
+                return Submission(job, None, created=False)
+            version = await _made_before(connection, request)
+            if version is not None:
+                return Submission(None, version, created=False)
+            job = await self._insert(connection, request)
+        return Submission(job, None, created=True)
+
+    async def _insert(self, connection: AsyncConnection, request: JobRequest) -> Job:
+        now = self._clock()
+        row = {
+            "id": self._new_id(),
+            "kind": request.kind,
+            "name": request.name,
+            "recipe": dict(request.recipe),
+            "recipe_digest": request.recipe_digest,
+            "input_digests": list(request.input_digests),
+            "set_default": request.set_default,
+            "state": "queued",
+            "attempts": 0,
+            "fencing_token": 0,
+            "timings": {},
+            "created_at": now,
+            "updated_at": now,
+        }
+        await connection.execute(jobs.insert().values(**row))
+        return await read_job(connection, str(row["id"]))
+
+    async def claim(self, worker: str, *, lease_s: float, max_attempts: int) -> Job | None:
+        """Take the oldest job that nobody works on, under the next fencing token; None where there is none.
+
+        A job that was started ``max_attempts`` times without an end is failed on the way (``attempts_exhausted``).
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            free = (jobs.c.state == "queued") | ((jobs.c.state == "running") & (jobs.c.lease_expires_at <= now))
+            while True:
+                job = await find_job(connection, free)
+                if job is None:
+                    return None
+                if job.attempts < max_attempts:
+                    break
+                message = f"The job was started {job.attempts} times and its worker died or fell silent each time."
+                await _fail(connection, job, now, code="attempts_exhausted", status=500, message=message)
+            check_transition(job.id, job.state, "running")
+            return await change_job(
+                connection,
+                job.id,
+                now,
+                state="running",
+                worker=worker,
+                attempts=job.attempts + 1,
+                fencing_token=job.fencing_token + 1,
+                lease_expires_at=now + timedelta(seconds=lease_s),
+                progress=None,
+            )
+
+    async def heartbeat(
+        self, job_id: str, token: int, *, lease_s: float, progress: Mapping[str, Any] | None = None
+    ) -> Job:
+        """Extend the lease from now on, and say how far the work is.
+
+        Raises:
+            JobNotFound: no such job.
+            LeaseLost: the lease ran out or was taken, or the job was cancelled: stop working.
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            await _leased(connection, job_id, token, now)
+            fields: dict[str, Any] = {"lease_expires_at": now + timedelta(seconds=lease_s)}
+            if progress is not None:
+                fields["progress"] = dict(progress)
+            return await change_job(connection, job_id, now, **fields)
+
+    async def release(self, job_id: str, token: int) -> Job:
+        """Give the job back to the queue, uncounted: the worker stops for reasons of its own.
+
+        Raises:
+            JobNotFound, LeaseLost: as `heartbeat`.
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            job = await _leased(connection, job_id, token, now)
+            check_transition(job.id, job.state, "queued")
+            return await change_job(
+                connection, job_id, now, state="queued", attempts=job.attempts - 1, lease_expires_at=None, progress=None
+            )
+
+    async def finish_built(
+        self, job_id: str, token: int, draft: VersionDraft, timings: Mapping[str, float] | None = None
+    ) -> AdapterVersion:
+        """Record the result: version and job in one transaction. No default moves before `publish`.
+
+        Args:
+            draft: Its files are in the store already.
+            timings: Seconds by step, added to the job's.
+
+        Raises:
+            JobNotFound, LeaseLost: as `heartbeat`; nothing was written.
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            job = await _leased(connection, job_id, token, now)
+            check_transition(job.id, job.state, "built")
+            version = await insert_version(connection, draft, now=now, set_default=False)
+            await change_job(
+                connection,
+                job_id,
+                now,
+                state="built",
+                version_id=version.id,
+                lease_expires_at=None,
+                timings=job.timings | dict(timings or {}),
+            )
+        return version
+
+    async def publish(self, job_id: str, timings: Mapping[str, float] | None = None) -> Job:
+        """Let the built version serve: the default moves if the job asks for it. Repeating it changes nothing.
+
+        Raises:
+            JobNotFound: no such job.
+            JobStateConflict: it is not built.
+            VersionNotFound: its version was deleted meanwhile.
+        """
+        async with self._database.write() as connection:
+            job = await read_job(connection, job_id)
+            if job.state == "published":
+                return job
+            check_transition(job.id, job.state, "published")
+            version = await version_of_job(connection, job)
+            if version is None:
+                raise VersionNotFound(job.name, job.version_number or 0)
+            if job.set_default:
+                await move_default(connection, version)
+            return await change_job(
+                connection, job_id, self._clock(), state="published", timings=job.timings | dict(timings or {})
+            )
+
+    async def fail(self, job_id: str, *, code: str, status: int, message: str, token: int | None = None) -> Job:
+        """End a job with the error's own values. A version that it had built is deleted with it.
+
+        Args:
+            token: Of the worker that fails it; None for the server itself.
+
+        Raises:
+            JobNotFound, LeaseLost: as `heartbeat`.
+            JobStateConflict: it has ended already.
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            job = await (_leased(connection, job_id, token, now) if token is not None else read_job(connection, job_id))
+            return await _fail(connection, job, now, code=code, status=status, message=message)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job that is queued or running; its worker learns it from `LeaseLost`. Repeating it changes nothing.
+
+        Raises:
+            JobNotFound: no such job.
+            JobStateConflict: it has a result already, or failed.
+        """
+        async with self._database.write() as connection:
+            job = await read_job(connection, job_id)
+            if job.state == "cancelled":
+                return job
+            check_transition(job.id, job.state, "cancelled")
+            return await change_job(connection, job_id, self._clock(), state="cancelled", lease_expires_at=None)
+
+    async def get(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        async with self._database.read() as connection:
+            return await read_job(connection, job_id)
+
+    async def list(self, *, states: Collection[JobState] = (), limit: int = 50, cursor: str | None = None) -> JobPage:
+        """Jobs, newest first.
+
+        Args:
+            states: Which; empty for all.
+            limit: Most items of a page, from 1.
+            cursor: ``next_cursor`` of the page before.
+
+        Raises:
+            JobNotFound: no such cursor.
+        """
+        query = select_jobs().order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
+        if states:
+            query = query.where(jobs.c.state.in_(states))
+        async with self._database.read() as connection:
+            if cursor is not None:
+                last = await read_job(connection, cursor)
+                place = sa.tuple_(sa.literal(last.created_at, jobs.c.created_at.type), sa.literal(last.id))
+                query = query.where(sa.tuple_(jobs.c.created_at, jobs.c.id) < place)
+            rows = (await connection.execute(query)).mappings().all()
+        items = tuple(job_of(row) for row in rows[:limit])
+        return JobPage(items, items[-1].id if len(rows) > limit else None)
+
+
+async def _made_before(connection: AsyncConnection, request: JobRequest) -> AdapterVersion | None:
+    """The newest live version that this recipe made under this name; made the default where that is asked for."""
+    query = (
+        sa.select(versions, adapters.c.default_version)
+        .join(adapters)
+        .where(
+            versions.c.name == request.name,
+            versions.c.recipe_digest == request.recipe_digest,
+            versions.c.deleted_at.is_(None),
+        )
+        .order_by(versions.c.number.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        return None
+    version = version_of(row)
+    if request.set_default and row["default_version"] != version.number:
+        await move_default(connection, version)
+    return version
+
+
+async def _leased(connection: AsyncConnection, job_id: str, token: int, now: datetime) -> Job:
+    """The running job whose lease ``token`` is."""
+    job = await read_job(connection, job_id)
+    held = job.state == "running" and job.fencing_token == token
+    if not held or job.lease_expires_at is None or job.lease_expires_at <= now:
+        raise LeaseLost(job_id)
+    return job
+
+
+async def _fail(connection: AsyncConnection, job: Job, now: datetime, *, code: str, status: int, message: str) -> Job:
+    check_transition(job.id, job.state, "failed")
+    version = await version_of_job(connection, job)
+    if version is not None:
+        await remove_version(connection, version, now=now)
+    return await change_job(
+        connection,
+        job.id,
+        now,
+        state="failed",
+        lease_expires_at=None,
+        error_code=code[:64],
+        error_status=status,
+        error_message=message,
+    )

@@ -1,0 +1,119 @@
+"""The tables, in types that SQLite and PostgreSQL share. A change comes with a migration; a test compares the two."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import VARCHAR
+
+from amalgam.domain.job import LIVE_STATES
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware datetime. SQLite keeps no zone, so values go in as UTC and come out marked as such."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """To UTC."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a datetime without a zone means another moment on another machine")
+        return value if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """In UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# Pages go by name, so the order must be the same whatever the database's locale.
+_NAME: Final = sa.String(128).with_variant(VARCHAR(128, collation="C"), "postgresql")
+_DIGEST: Final = sa.String(64)
+_JSON: Final = sa.JSON(none_as_null=True)
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+registry_state: Final = sa.Table(
+    "registry_state",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    comment="one row; its revision grows with every change to adapters or versions",
+)
+
+adapters: Final = sa.Table(
+    "adapters",
+    METADATA,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("default_version", sa.Integer),
+    sa.Column("next_version", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("deleted_at", UtcDateTime),
+    comment="a deleted name keeps its row, so that its numbers are not used again",
+)
+
+versions: Final = sa.Table(
+    "versions",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", _NAME, sa.ForeignKey("adapters.name"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("digest", _DIGEST, nullable=False, index=True),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("module_count", sa.Integer, nullable=False),
+    sa.Column("base_fingerprint", _DIGEST, nullable=False),
+    sa.Column("source", sa.String(32), nullable=False),
+    sa.Column("recipe_digest", _DIGEST),
+    sa.Column("lineage", _JSON),
+    sa.Column("warnings", _JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("deleted_at", UtcDateTime),
+    sa.UniqueConstraint("name", "number"),
+    sa.Index(None, "name", "recipe_digest"),
+    # Without it SQLite would give the id of a removed last row to the next one.
+    sqlite_autoincrement=True,
+    comment="immutable but for deleted_at",
+)
+
+jobs: Final = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("name", _NAME, nullable=False),
+    sa.Column("recipe", _JSON, nullable=False),
+    sa.Column("recipe_digest", _DIGEST, nullable=False),
+    sa.Column("input_digests", _JSON, nullable=False),
+    sa.Column("set_default", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("worker", sa.String(128)),
+    sa.Column("fencing_token", sa.Integer, nullable=False),
+    sa.Column("lease_expires_at", UtcDateTime),
+    sa.Column("progress", _JSON),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_status", sa.Integer),
+    sa.Column("error_message", sa.Text),
+    sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id")),
+    sa.Column("timings", _JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index(None, "state", "created_at"),
+)
+
+_is_live: Final[sa.ColumnElement[Any]] = jobs.c.state.in_(LIVE_STATES)
+# The same recipe is never built twice at once under one name, even if two submissions slip past each other.
+sa.Index(
+    "uq_jobs_live", jobs.c.name, jobs.c.recipe_digest, unique=True, sqlite_where=_is_live, postgresql_where=_is_live
+)

@@ -1,0 +1,138 @@
+"""Adapters and versions within an open transaction: what the use cases of adapters and of jobs share."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.version import VersionDraft
+from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
+from amalgam.registry.tables import adapters, registry_state, versions
+
+
+def version_of(row: sa.RowMapping) -> AdapterVersion:
+    """The domain's version from a row of ``versions``."""
+    fields = {field: row[field] for field in AdapterVersion.model_fields}
+    return AdapterVersion.model_validate(fields)
+
+
+def adapter_of(row: sa.RowMapping, its_versions: Iterable[AdapterVersion]) -> Adapter:
+    """The domain's adapter from a row of ``adapters``."""
+    return Adapter(
+        name=row["name"],
+        default_version=row["default_version"],
+        description=row["description"],
+        created_at=row["created_at"],
+        versions=tuple(its_versions),
+    )
+
+
+async def live_adapter(connection: AsyncConnection, name: str) -> sa.RowMapping:
+    """The row of a live adapter.
+
+    Raises:
+        AdapterNotFound: there is none, or it was deleted.
+    """
+    query = sa.select(adapters).where(adapters.c.name == name, adapters.c.deleted_at.is_(None))
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise AdapterNotFound(name)
+    return row
+
+
+async def live_versions(connection: AsyncConnection, names: Sequence[str] | None = None) -> list[AdapterVersion]:
+    """Live versions in order of name and number, of all adapters or of those named."""
+    query = sa.select(versions).where(versions.c.deleted_at.is_(None)).order_by(versions.c.name, versions.c.number)
+    if names is not None:
+        query = query.where(versions.c.name.in_(names))
+    return [version_of(row) for row in (await connection.execute(query)).mappings()]
+
+
+def by_name(ordered: Iterable[AdapterVersion]) -> dict[str, tuple[AdapterVersion, ...]]:
+    """Versions in order of name, by name."""
+    return {name: tuple(group) for name, group in groupby(ordered, key=lambda version: version.name)}
+
+
+async def live_version(connection: AsyncConnection, name: str, number: int) -> AdapterVersion:
+    """One live version.
+
+    Raises:
+        AdapterNotFound, VersionNotFound: there is none, or it was deleted.
+    """
+    await live_adapter(connection, name)
+    known = await live_versions(connection, [name])
+    for version in known:
+        if version.number == number:
+            return version
+    raise VersionNotFound(name, number, [version.number for version in known])
+
+
+async def insert_version(
+    connection: AsyncConnection, draft: VersionDraft, *, now: datetime, set_default: bool
+) -> AdapterVersion:
+    """Give the draft the next number of its name and write it; a deleted name comes back to life with its count."""
+    query = sa.select(adapters).where(adapters.c.name == draft.name)
+    adapter = (await connection.execute(query)).mappings().one_or_none()
+    number = adapter["next_version"] if adapter is not None else 1
+    fields: dict[str, Any] = {"next_version": number + 1}
+    if adapter is None or adapter["deleted_at"] is not None:
+        fields |= {"description": "", "created_at": now, "deleted_at": None, "default_version": None}
+    if set_default:
+        fields["default_version"] = number
+    if adapter is None:
+        await connection.execute(adapters.insert().values(name=draft.name, **fields))
+    else:
+        await connection.execute(adapters.update().where(adapters.c.name == draft.name).values(**fields))
+    row = {
+        "name": draft.name,
+        "number": number,
+        "digest": draft.digest,
+        "rank": draft.rank,
+        "size_bytes": draft.size_bytes,
+        "module_count": draft.module_count,
+        "base_fingerprint": draft.base_fingerprint,
+        "source": draft.source,
+        "recipe_digest": draft.recipe_digest,
+        "lineage": dict(draft.lineage) if draft.lineage is not None else None,
+        "warnings": list(draft.warnings),
+        "created_at": now,
+    }
+    written = await connection.execute(versions.insert().values(**row).returning(versions))
+    await bump_revision(connection)
+    return version_of(written.mappings().one())
+
+
+async def remove_version(connection: AsyncConnection, version: AdapterVersion, *, now: datetime) -> None:
+    """Mark a live version deleted; its adapter too where it was the last, or loses the default that it was."""
+    await connection.execute(versions.update().where(versions.c.id == version.id).values(deleted_at=now))
+    left = await live_versions(connection, [version.name])
+    adapter = adapters.update().where(adapters.c.name == version.name)
+    if not left:
+        await connection.execute(adapter.values(default_version=None, deleted_at=now))
+    else:
+        await connection.execute(
+            adapter.where(adapters.c.default_version == version.number).values(default_version=None)
+        )
+    await bump_revision(connection)
+
+
+async def move_default(connection: AsyncConnection, version: AdapterVersion) -> None:
+    """Make a live version the default one."""
+    await connection.execute(
+        adapters.update().where(adapters.c.name == version.name).values(default_version=version.number)
+    )
+    await bump_revision(connection)
+
+
+async def bump_revision(connection: AsyncConnection) -> None:
+    """Tell every catalog that adapters or versions changed."""
+    await connection.execute(registry_state.update().values(revision=registry_state.c.revision + 1))
+
+
+async def read_revision(connection: AsyncConnection) -> int:
+    """The registry's revision."""
+    return int((await connection.execute(sa.select(registry_state.c.revision))).scalar_one())
