@@ -92,13 +92,14 @@ class AdapterStore:
         """
         with disk_errors():
             folder = Path(tempfile.mkdtemp(dir=self._staging))
+        staging = Staging(folder, max_bytes=max_bytes, failpoints=self._failpoints)
         try:
             # The lock tells a sweep that the writer is alive, however slow its upload.
             with locked(folder):
                 self._failpoints.reach("store.staged")
-                yield Staging(folder, max_bytes=max_bytes, failpoints=self._failpoints)
+                yield staging
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            staging.close()
 
     def publish(self, staging: Staging) -> StoredAdapter:
         """Make the staged files durable under their digest. Publishing the same bytes twice, at once or later, is fine.
@@ -110,8 +111,8 @@ class AdapterStore:
             StoreUnavailable: the disk is full or failing; nothing was published. Stage the files afresh to try again.
         """
         folder = staging.folder
-        _check_contents(folder)
-        with disk_errors():
+        with disk_errors(), staging.in_use():
+            _check_contents(folder)
             for name in sorted(os.listdir(folder)):
                 _make_durable(folder / name)
             _sync_folder(folder)

@@ -151,12 +151,11 @@ def _refuse_link(folder: int, name: str) -> None:
 
 def _copy(folder: int, name: str, staging: Staging) -> None:
     """Hand one entry of the open folder to ``staging``; subfolders are left out."""
-    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    if stat.S_ISDIR(mode):
-        staging.note(ignored(name))
-        return
-    _refuse_link(folder, name)
     with disk_errors():
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            staging.note(ignored(name))
+            return
+        _refuse_link(folder, name)
         descriptor = os.open(name, _FILE_FLAGS, dir_fd=folder)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -3,6 +3,8 @@
 import fcntl
 import hashlib
 import os
+import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,9 @@ class Staging:
         self.folder = folder
         self.received: dict[str, str] = {}
         """SHA-256, in hex, of each file as it came in; publishing compares what the disk gives back."""
+        self._guard = threading.Lock()
+        self._users = 0
+        self._closed = False
         self._max_bytes = max_bytes
         self._failpoints = failpoints
         self._received_bytes = 0
@@ -51,13 +56,14 @@ class Staging:
             UploadTooLarge: all files together exceed the limit.
             StoreUnavailable: the disk is full or failing.
         """
-        stream = _first_chunks(chunks)
-        finding = self._judge(name, next(stream))
-        if finding is None:
-            written, finding = self._write(name, stream)
-        if finding is not None:
-            self._findings.append(finding)
-            return 0
+        written = 0
+        with self.in_use():
+            stream = _first_chunks(chunks)
+            finding = self._judge(name, next(stream))
+            if finding is None:
+                written, finding = self._write(name, stream)
+            if finding is not None:
+                self._findings.append(finding)
         return written
 
     def _write(self, name: str, stream: Iterator[bytes]) -> tuple[int, Finding | None]:
@@ -80,6 +86,36 @@ class Staging:
                 self._failpoints.reach("store.receiving")
         self.received[name] = digest.hexdigest()
         return written, None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the folder while the block runs, even where the request that it runs for is abandoned meanwhile.
+
+        Raises:
+            StoreUnavailable: it was abandoned already.
+        """
+        with self._guard:
+            if self._closed:
+                raise StoreUnavailable("the upload was abandoned")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._users -= 1
+            self._remove_unused()
+
+    def close(self) -> None:
+        """Remove the folder, now or when the last user is done with it."""
+        with self._guard:
+            self._closed = True
+        self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        with self._guard:
+            unused = self._closed and self._users == 0
+        if unused:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def note(self, finding: Finding) -> None:
         """Add what was found about the files while they were fetched."""
