@@ -6,7 +6,7 @@ from amalgam.domain.adapter import Adapter, AdapterVersion
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import LIVE_STATES
 from amalgam.domain.version import AdapterPage, CatalogRows, CreatedVersion, VersionDraft
-from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound, VersionNotFound
+from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.database import Database
 from amalgam.registry.tables import adapters, jobs, versions
 from amalgam.registry.version_rows import (
@@ -80,19 +80,6 @@ class AdapterRegistry:
         """
         async with self._database.read() as connection:
             return await live_version(connection, name, number)
-
-    async def get_pinned(self, name: str, number: int) -> AdapterVersion:
-        """A version that a recipe has pinned, deleted since or not; a live job keeps its files.
-
-        Raises:
-            VersionNotFound: there never was one.
-        """
-        query = sa.select(versions).where(versions.c.name == name, versions.c.number == number)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise VersionNotFound(name, number)
-        return version_of(row)
 
     async def list_adapters(self, *, search: str = "", limit: int = 50, cursor: str | None = None) -> AdapterPage:
         """Live adapters in order of name.
