@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     register_demo: bool = Field(True, description="register the demo adapters on the first start with the demo model")
     max_upload_bytes: int = Field(2 << 30, ge=1, description="largest adapter upload, bytes")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest JSON body of any request, bytes")
-    max_lora_rank: int = Field(64, ge=1, le=512, description="largest rank an adapter may have; vLLM pads all to it")
+    max_lora_rank: int = Field(32, ge=1, le=512, description="largest rank an adapter may have; vLLM pads all to it")
     max_loras: int = Field(4, ge=1, description="different adapters in one batch (engine slots)")
     max_cpu_loras: int = Field(64, ge=1, description="adapters kept in memory by the engine")
     max_model_len: int = Field(2048, ge=64, description="longest prompt plus answer of the demo model, tokens")
@@ -53,3 +53,8 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         """Read a comma-separated variable as a tuple."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def registry_url(self) -> str:
+        """Where the registry is: ``database_url``, or SQLite inside the store folder."""
+        return self.database_url or f"sqlite:///{self.store.absolute() / 'registry.sqlite3'}"

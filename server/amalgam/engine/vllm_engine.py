@@ -102,7 +102,7 @@ class VllmEngine:
                     return
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 continue
-            while not self._client.errored:
+            while not self._client.errored:  # noqa: ASYNC110  (vLLM tells nobody when its core dies)
                 await asyncio.sleep(_HEALTH_PERIOD_S)
             logger.error("the engine's core died; restarting it")
             self._ready.clear()
@@ -140,7 +140,7 @@ class VllmEngine:
     async def stop(self, drain_s: float) -> None:
         """Let running requests end within ``drain_s`` seconds, then stop the core."""
         deadline = time.monotonic() + drain_s
-        while self._residency.held and time.monotonic() < deadline:
+        while self._residency.held and time.monotonic() < deadline:  # noqa: ASYNC110  (a wait with a limit, once)
             await asyncio.sleep(0.05)
         if self._supervisor is not None:
             self._supervisor.cancel()
@@ -250,6 +250,4 @@ def _build_client(args: Namespace) -> Any:
 def _lora_request(version: LoadableVersion) -> Any:
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest(
-        lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(version.folder)
-    )
+    return LoRARequest(lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(version.folder))

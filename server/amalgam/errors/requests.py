@@ -45,3 +45,36 @@ class EndpointUnsupported(InvalidRequest):
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(f"The served model does not support {endpoint}.")
+
+
+class PortTaken(AmalgamError):
+    """The address to listen on cannot be had."""
+
+    code = "port_taken"
+
+    def __init__(self, port: int, reason: str) -> None:
+        super().__init__(f"Port {port} cannot be used: {reason}. Stop what uses it, or choose another with --port.")
+
+
+class UnsafeBinding(AmalgamError):
+    """An address that others can reach, without keys."""
+
+    code = "unsafe_binding"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"Without AMALGAM_ADMIN_KEY and AMALGAM_API_KEYS this server listens on loopback only, not on {host}. "
+            "Set both keys, or use --host 127.0.0.1."
+        )
+
+
+class ModelUnreadable(AmalgamError):
+    """A base model that is neither a folder nor to be had from the hub."""
+
+    code = "model_unreadable"
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"The base model {model!r} cannot be read: {reason}. Give a folder with config.json and safetensors, or a "
+            "hub id; without an argument the demo model is served."
+        )

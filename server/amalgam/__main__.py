@@ -1,0 +1,34 @@
+"""The console script. Each verb lives in a file of its own; heavy imports happen inside the verbs."""
+
+import typer
+
+from amalgam import __version__
+from amalgam.cli import adapters, demo, doctor, serve, worker
+
+app = typer.Typer(
+    name="amalgam",
+    help="Serve many LoRA adapters from one base model, and merge them exactly while serving.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command(context_settings={"allow_extra_args": True})(serve.serve)
+app.command(hidden=True)(worker.worker)
+app.command()(doctor.doctor)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(demo.app, name="demo")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Merges and jobs on the admin plane."""
+
+from typing import Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse
+
+from amalgam.api.admin_models import JobView, MergeBody, VersionView
+from amalgam.api.state import services
+from amalgam.domain.expression import parse_expression
+from amalgam.domain.recipe import Recipe
+
+_MAX_WAIT_S = 600.0
+
+
+def _recipe(body: MergeBody) -> Recipe:
+    """The body's recipe; MergeBody holds exactly one of the two."""
+    if body.recipe is not None:
+        return body.recipe
+    assert body.expression is not None
+    return parse_expression(body.expression)
+
+
+def router() -> APIRouter:
+    """The routes of merges and jobs."""
+    routes = APIRouter(prefix="/admin/v1", tags=["Merges"])
+
+    @routes.post("/merges", status_code=202, summary="Build a merged adapter and put it into service")
+    async def create(
+        request: Request,
+        body: MergeBody,
+        wait_s: float = Query(0.0, ge=0, le=_MAX_WAIT_S, description="answer with the version if it is there in time"),
+    ) -> JSONResponse:
+        merges = services(request).merges
+        answer = await merges.submit(body.name, _recipe(body), set_default=body.set_default)
+        version, job = answer.version, answer.job
+        if version is None and job is not None and wait_s > 0:
+            job = await merges.wait(job.id, wait_s)
+            if not job.is_live:
+                version = await merges.version_of(job)
+        if version is not None:
+            return JSONResponse(VersionView.of(version).model_dump(), status_code=201 if job else 200)
+        assert job is not None
+        location = {"Location": f"/admin/v1/jobs/{job.id}"}
+        return JSONResponse({"job": JobView.of(job).model_dump()}, status_code=202, headers=location)
+
+    @routes.post("/merges:plan", summary="What a merge would do; build nothing")
+    async def plan(request: Request, body: MergeBody) -> dict[str, Any]:
+        found = await services(request).merges.plan(_recipe(body))
+        return {
+            "recipe": found.recipe.model_dump(mode="json"),
+            "recipe_digest": found.recipe.digest(),
+            "space": found.space,
+            "rank": found.rank,
+            "modules": len(found.modules),
+            "partial_modules": {module: list(missing) for module, missing in found.partial.items()},
+            "input_bytes": found.input_bytes,
+            "output_bytes": found.output_bytes,
+            "warnings": list(found.warnings),
+        }
+
+    @routes.get("/jobs", summary="List jobs, newest first")
+    async def list_jobs(
+        request: Request, limit: int = Query(50, ge=1, le=500), cursor: str | None = Query(None, max_length=256)
+    ) -> dict[str, Any]:
+        page = await services(request).merges.list(limit, cursor)
+        return {"data": [JobView.of(job).model_dump() for job in page.items], "next_cursor": page.next_cursor}
+
+    @routes.get("/jobs/{job_id}", summary="One job")
+    async def show(request: Request, job_id: str) -> JobView:
+        return JobView.of(await services(request).merges.get(job_id))
+
+    @routes.post("/jobs/{job_id}:cancel", summary="Cancel a job")
+    async def cancel(request: Request, job_id: str) -> JobView:
+        return JobView.of(await services(request).merges.cancel(job_id))
+
+    return routes

@@ -1,0 +1,80 @@
+"""Every error leaves in one shape: our classes, FastAPI's validation, Starlette's 404 and 405, and the unexpected."""
+
+import logging
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from amalgam.api.responses import error_response
+from amalgam.errors import AmalgamError, InvalidRequest, NotFound
+from amalgam.errors.requests import FieldRefused
+
+logger = logging.getLogger(__name__)
+
+
+class RouteNotFound(NotFound):
+    """No route at that path."""
+
+    code = "route_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such route. GET /openapi.json lists them.")
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The route exists for other methods."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("The route does not answer this method. GET /openapi.json says which.")
+
+
+class InternalError(AmalgamError):
+    """A fault of the server; the log has the trace under the request's id."""
+
+    def __init__(self) -> None:
+        super().__init__("The server failed on this request. Its log says why, under the request id of this answer.")
+
+
+def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AmalgamError)
+    if error.status >= 500 and error.status != 503:
+        logger.error("%s %s: %s", request.method, request.scope["path"], error, exc_info=error.__cause__)
+    return error_response(error, request)
+
+
+def _validation(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's 422 becomes 400 with ``param``; the refused value is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    return error_response(FieldRefused(".".join(path) or "body", first["msg"]), request)
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(RouteNotFound(), request)
+    if error.status_code == 405:
+        return error_response(MethodNotAllowed(), request)
+    if 400 <= error.status_code < 500:
+        return error_response(FieldRefused("body", str(error.detail)), request)
+    return error_response(InternalError(), request)
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+    return error_response(InternalError(), request)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Register all of the above."""
+    app.add_exception_handler(AmalgamError, _ours)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)

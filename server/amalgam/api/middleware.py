@@ -1,0 +1,85 @@
+"""What every request passes before its route: an id, a bound on its body, and no path for what is not HTTP."""
+
+import re
+import secrets
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from amalgam.api.responses import error_response
+from amalgam.errors import InvalidRequest
+
+_CLIENT_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ID_HEADER: Final = b"x-request-id"
+
+
+class BodyTooLarge(InvalidRequest):
+    """A request body above the configured limit."""
+
+    status = 413
+    code = "body_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body is larger than {limit_bytes} bytes. Send less.")
+
+
+class RequestId:
+    """Gives each request an id: the client's where it is harmless, else a new one; it is in every answer and log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Set the id and send it back."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((v for k, v in scope["headers"] if k == _ID_HEADER and _CLIENT_ID.fullmatch(v)), None)
+        request_id = given.decode() if given else f"req-{secrets.token_hex(12)}"
+        scope["amalgam.request_id"] = request_id
+        # vLLM names its work by this header; a client's repeated id must not collide there.
+        scope["headers"] = [(k, v) for k, v in scope["headers"] if k != _ID_HEADER]
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """Ends a request whose body grows beyond the limit of its path, by its header or while it arrives."""
+
+    def __init__(self, app: ASGIApp, json_bytes: int, upload_bytes: int, upload_paths: frozenset[str]) -> None:
+        self._app = app
+        self._json_bytes = json_bytes
+        self._upload_bytes = upload_bytes
+        self._upload_paths = upload_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what arrives."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_upload = scope["path"] in self._upload_paths and headers.get("content-type", "").startswith("multipart/")
+        limit = self._upload_bytes if is_upload else self._json_bytes
+        declared = headers.get("content-length", "0")
+        if not declared.isdigit() or int(declared) > limit:
+            await error_response(BodyTooLarge(limit), Request(scope))(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > limit:
+                    raise BodyTooLarge(limit)
+            return message
+
+        await self._app(scope, counted, send)

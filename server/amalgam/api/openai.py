@@ -1,0 +1,123 @@
+"""The OpenAI plane: read, check, resolve the model, and let vLLM's own handler answer."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from amalgam.api.fields import check_fields
+from amalgam.api.responses import HeldResponse
+from amalgam.api.state import services
+from amalgam.engine.protocol import Endpoint
+from amalgam.errors.requests import FieldRefused, ModelNotFound
+from amalgam.services.catalog import Catalog, Target
+
+_ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
+    ("/v1/chat/completions", "chat_completions", "Answer a chat"),
+    ("/v1/completions", "completions", "Continue a text"),
+    ("/v1/responses", "responses", "Answer in the Responses dialect"),
+    ("/v1/messages", "messages", "Answer in Anthropic's dialect"),
+    ("/v1/embeddings", "embeddings", "Embed texts, where the model can"),
+    ("/tokenize", "tokenize", "Text to token ids"),
+    ("/detokenize", "detokenize", "Token ids to text"),
+)
+_CLIENT_GONE = 499
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        FieldRefused: not JSON, or not an object.
+    """
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise FieldRefused("body", "must be a JSON object in UTF-8") from None
+    if not isinstance(body, dict):
+        raise FieldRefused("body", "must be a JSON object")
+    return body
+
+
+async def forward(endpoint: Endpoint, request: Request) -> Response:
+    """One request, from its body to a response that holds its version until the last byte."""
+    house = services(request)
+    body = await read_json(request)
+    check_fields(endpoint, body)
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(house.inference.admit(body.get("model")))
+        observed = stack.enter_context(house.metrics.observe(endpoint, target.engine_name))
+        response = await house.engine.call(endpoint, body | {"model": target.engine_name}, request)
+        if response is None:
+            observed.status = _CLIENT_GONE
+            return Response(status_code=_CLIENT_GONE)
+        observed.status = response.status_code
+        response.headers["x-amalgam-adapter"] = target.engine_name
+        return HeldResponse(response, stack.pop_all())
+
+
+def _endpoint(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    async def route(request: Request) -> Response:
+        return await forward(endpoint, request)
+
+    return route
+
+
+def model_card(target: Target, catalog: Catalog, created: int) -> dict[str, Any]:
+    """One entry of ``/v1/models``: ``root`` is the exact version, ``parent`` the base model."""
+    base = catalog.base.served_name
+    card: dict[str, Any] = {"id": target.engine_name, "object": "model", "created": created, "owned_by": "amalgam"}
+    if target.version is None:
+        return card | {"root": base, "parent": None, "permission": []}
+    return card | {"root": str(target.version.ref), "parent": base, "permission": []}
+
+
+def router(started_at: float) -> APIRouter:
+    """The routes; ``started_at`` (Unix seconds) is the base model's ``created``."""
+    routes = APIRouter()
+    for path, endpoint, summary in _ROUTES:
+        routes.add_api_route(
+            path,
+            _endpoint(endpoint),
+            methods=["POST"],
+            summary=summary,
+            operation_id=endpoint,
+            tags=["OpenAI plane"],
+            openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
+        )
+
+    @routes.get("/v1/models", summary="What can be asked for", tags=["OpenAI plane"])
+    async def list_models(
+        request: Request, limit: int = Query(1000, ge=1, le=10_000), after: str | None = Query(None, max_length=256)
+    ) -> JSONResponse:
+        catalog = services(request).catalog
+        snapshot = catalog.snapshot
+        names = sorted(snapshot.defaults)
+        if after is not None and after != catalog.base.served_name:
+            names = [name for name in names if name > after]
+        cards = [] if after is not None else [model_card(catalog.resolve(None), catalog, int(started_at))]
+        for name in names[: limit - len(cards)]:
+            version = snapshot.defaults[name]
+            cards.append(model_card(Target(name, version), catalog, int(version.created_at.timestamp())))
+        has_more = len(names) > limit - (0 if after is not None else 1)
+        return JSONResponse({"object": "list", "data": cards, "has_more": has_more})
+
+    @routes.get("/v1/models/{model:path}", summary="One model", tags=["OpenAI plane"])
+    async def show_model(request: Request, model: str) -> JSONResponse:
+        catalog = services(request).catalog
+        if not model.strip():
+            raise ModelNotFound(model)
+        target = catalog.resolve(model)
+        created = int(target.version.created_at.timestamp()) if target.version else int(started_at)
+        return JSONResponse(model_card(Target(model, target.version), catalog, created))
+
+    return routes
+
+
+def now() -> float:
+    """Unix seconds; the one clock of the HTTP layer."""
+    return time.time()

@@ -1,0 +1,56 @@
+"""Answers in one shape: OpenAI's error object with all four fields, and responses that keep a version held."""
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from amalgam.errors import AmalgamError
+from amalgam.errors.adapters import InvalidAdapter
+
+
+def error_body(error: AmalgamError, request_id: str | None = None) -> dict[str, Any]:
+    """``{"error": {"message", "type", "param", "code"}}``, with findings where an adapter was refused."""
+    content: dict[str, Any] = {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    if isinstance(error, InvalidAdapter):
+        content["findings"] = [finding.model_dump() for finding in error.findings]
+    if request_id is not None:
+        content["request_id"] = request_id
+    return {"error": content}
+
+
+def error_response(error: AmalgamError, request: Request | None = None) -> JSONResponse:
+    """The HTTP answer for ``error``; carries what a client library needs to decide on a retry."""
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 409:
+        # openai-python repeats every 409 by itself; these are permanent.
+        headers["x-should-retry"] = "false"
+    request_id = request.scope.get("amalgam.request_id") if request is not None else None
+    return JSONResponse(error_body(error, request_id), status_code=error.status, headers=headers)
+
+
+class HeldResponse(Response):
+    """Sends ``inner`` and then releases what the request holds, also when the client leaves or sending fails."""
+
+    def __init__(self, inner: Response, stack: AsyncExitStack) -> None:
+        self._inner = inner
+        self._stack = stack
+        self.status_code = inner.status_code
+        self.raw_headers = inner.raw_headers
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send, then release."""
+        async with self._stack:
+            await self._inner(scope, receive, send)

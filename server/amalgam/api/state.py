@@ -1,0 +1,34 @@
+"""What the routes are given: the services that `amalgam.app` built, under one attribute of the application's state."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from amalgam.engine.protocol import Engine
+from amalgam.services.adapters import AdapterService
+from amalgam.services.catalog import Catalog
+from amalgam.services.inference import Inference
+from amalgam.services.merges import MergeService
+from amalgam.services.worker_link import WorkerLink
+from amalgam.settings import Settings
+from amalgam.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may call."""
+
+    settings: Settings
+    engine: Engine
+    catalog: Catalog
+    inference: Inference
+    adapters: AdapterService
+    merges: MergeService
+    metrics: Metrics
+    worker: WorkerLink
+
+
+def services(request: Request) -> Services:
+    """The services behind ``request``."""
+    return cast(Services, request.app.state.amalgam)

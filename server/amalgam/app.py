@@ -1,0 +1,177 @@
+"""Builds every serving object once, in the lifespan, hands them down, and closes them in reverse."""
+
+import asyncio
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from amalgam import __version__
+from amalgam.api import admin_adapters, admin_engine, admin_merges, openai, operations
+from amalgam.api.auth import AuthMiddleware, KeyRing
+from amalgam.api.errors import install_error_handlers
+from amalgam.api.middleware import BodyLimit, RequestId
+from amalgam.api.state import Services
+from amalgam.domain.adapter import BaseModelSpec
+from amalgam.domain.clock import new_id, utc_now
+from amalgam.engine.protocol import Engine
+from amalgam.engine.vllm_engine import VllmEngine
+from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.database import Database
+from amalgam.registry.jobs import JobRegistry
+from amalgam.services.adapters import AdapterService
+from amalgam.services.catalog import Catalog
+from amalgam.services.demo_adapters import register_missing
+from amalgam.services.inference import Inference
+from amalgam.services.merges import MergeService
+from amalgam.services.publish import Publisher
+from amalgam.services.worker_link import WorkerLink
+from amalgam.settings import Settings
+from amalgam.store.adapter_store import AdapterStore
+from amalgam.store.base_model import base_spec
+from amalgam.store.sources import sources
+from amalgam.telemetry.metrics import Metrics
+
+_CATALOG_PERIOD_S = 1.0
+_ENGINE_START_TIMEOUT_S = 1800.0
+_UPLOAD_PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/adapters:validate"})
+
+EngineFactory = Callable[[Any], Engine]
+Ready = Callable[[dict[str, float]], None]
+
+
+def create_app(
+    settings: Settings,
+    args: Namespace,
+    *,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    on_ready: Ready = lambda startup_s: None,
+    demo_folders: dict[str, Path] | None = None,
+    engine_factory: EngineFactory | None = None,
+) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: of this process.
+        args: vLLM's parsed serve arguments.
+        on_phase: told what the engine's start is doing.
+        on_ready: told the seconds of the start by phase, once requests are answered.
+        demo_folders: adapters to register on the first start, by name.
+        engine_factory: makes the engine from the application's state; the embedded vLLM unless a test says otherwise.
+    """
+    make_engine = engine_factory or (lambda state: VllmEngine(args, state, settings.load_timeout_s, on_phase))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.amalgam = await _build(
+                stack, settings, args, make_engine(app.state), demo_folders or {}, on_ready
+            )
+            yield
+
+    app = FastAPI(
+        title="Amalgam",
+        version=__version__,
+        summary="Many LoRA adapters on one base model, and new ones merged while it serves",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    install_error_handlers(app)
+    app.include_router(openai.router(time.time()))
+    app.include_router(admin_adapters.router())
+    app.include_router(admin_merges.router())
+    app.include_router(admin_engine.router())
+    app.include_router(operations.router())
+    app.add_middleware(
+        BodyLimit,
+        json_bytes=settings.max_body_bytes,
+        upload_bytes=settings.max_upload_bytes,
+        upload_paths=_UPLOAD_PATHS,
+    )
+    app.add_middleware(AuthMiddleware, keys=KeyRing.of(settings))
+    app.add_middleware(RequestId)
+    return app
+
+
+async def _build(
+    stack: AsyncExitStack,
+    settings: Settings,
+    args: Namespace,
+    engine: Engine,
+    demo_folders: dict[str, Path],
+    on_ready: Ready,
+) -> Services:
+    """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
+    base = await asyncio.to_thread(base_spec, Path(args.model), args.served_model_name[0], args.max_lora_rank)
+    store = await asyncio.to_thread(AdapterStore.open, settings.store)
+    database = await stack.enter_async_context(Database.open(settings.registry_url))
+    registry, jobs = AdapterRegistry(database, utc_now), JobRegistry(database, utc_now, new_id)
+    catalog = Catalog(base, registry)
+    await catalog.refresh()
+    metrics = Metrics()
+    inference = Inference(catalog, engine, store)
+    publisher = Publisher(registry, jobs, store, catalog, engine)
+    merges = MergeService(registry, jobs, store, catalog, publisher)
+    adapters = AdapterService(
+        registry=registry,
+        store=store,
+        sources=sources(settings.source_roots),
+        catalog=catalog,
+        engine=engine,
+        inference=inference,
+        publisher=publisher,
+        max_upload_bytes=settings.max_upload_bytes,
+        clock=utc_now,
+    )
+    worker = WorkerLink(_worker_command(), _worker_environment(settings, base), merges.hear)
+    merges.attach(worker)
+    await engine.start()
+    stack.push_async_callback(engine.stop, settings.drain_timeout_s)
+    await register_missing(adapters, registry, demo_folders)
+    await worker.start()
+    stack.push_async_callback(worker.stop)
+    for loop in (merges.publish_loop(), _follow_catalog(catalog), _announce_ready(engine, on_ready)):
+        _run_until_closed(stack, loop)
+    return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker)
+
+
+def _run_until_closed(stack: AsyncExitStack, loop: Any) -> None:
+    task = asyncio.create_task(loop)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+
+
+async def _follow_catalog(catalog: Catalog) -> None:
+    """See what other replicas registered, within the period."""
+    while True:
+        await asyncio.sleep(_CATALOG_PERIOD_S)
+        await catalog.refresh()
+
+
+async def _announce_ready(engine: Engine, on_ready: Ready) -> None:
+    await engine.wait_ready(_ENGINE_START_TIMEOUT_S)
+    on_ready(dict(engine.info().startup_s))
+
+
+def _worker_command() -> tuple[str, ...]:
+    return (sys.executable, "-m", "amalgam", "worker")
+
+
+def _worker_environment(settings: Settings, base: BaseModelSpec) -> dict[str, str]:
+    """This process's environment with the settled settings; flags of the command line reach the worker this way."""
+    return dict(os.environ) | {
+        "AMALGAM_STORE": str(settings.store),
+        "AMALGAM_DATABASE_URL": settings.database_url,
+        "AMALGAM_MAX_LORA_RANK": str(base.max_lora_rank),
+        "OMP_NUM_THREADS": str(settings.worker_threads),
+    }

@@ -1,0 +1,89 @@
+"""`amalgam adapters`: push, list, show, remove and move the default version, on a running server."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, ERRORS, Key, Url, answer, client
+
+app = typer.Typer(help="Adapters of a running server.", no_args_is_help=True)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="PEFT folder")],
+    name: Annotated[str | None, typer.Option(help="adapter name; without it: the folder's")] = None,
+    keep_default: Annotated[bool, typer.Option("--keep-default", help="leave the default version where it is")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only report what would be found")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Upload an adapter folder as a new version."""
+    # Everything is offered, so that the server's check sees what is really there; it says what it leaves out.
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    with ExitStack() as stack, client(url, key) as session:
+        files = [("files", (path.name, stack.enter_context(path.open("rb")))) for path in paths]
+        data = {"name": name or folder.resolve().name, "set_default": "false" if keep_default else "true"}
+        if check:
+            report = answer(session.post("/admin/v1/adapters:validate", data=data, files=files))
+            for finding in report["findings"]:
+                CONSOLE.print(f"{finding['severity']}: {finding['code']}: {finding['message']}", markup=False)
+            CONSOLE.print("valid" if report["valid"] else "not valid")
+            raise typer.Exit(0 if report["valid"] else 1)
+        version = answer(session.post("/admin/v1/adapters", data=data, files=files))
+    CONSOLE.print(f"{version['model']}  rank {version['rank']}  {version['size_bytes'] / 1e6:.1f} MB")
+    for warning in version["warnings"]:
+        ERRORS.print(f"[yellow]warning[/yellow]: {warning}")
+
+
+@app.command("ls")
+def list_adapters(
+    search: Annotated[str, typer.Argument(help="part of the name")] = "", url: Url = DEFAULT_URL, key: Key = None
+) -> None:
+    """List adapters."""
+    table = Table("name", "default", "versions", "rank", "MB", "source")
+    cursor: str | None = None
+    with client(url, key) as session:
+        while True:
+            query = {"search": search, "limit": 200} | ({"cursor": cursor} if cursor else {})
+            page = answer(session.get("/admin/v1/adapters", params=query))
+            for adapter in page["data"]:
+                versions = adapter["versions"]
+                newest = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
+                default = str(adapter["default_version"] or "-")
+                size = f"{newest['size_bytes'] / 1e6:.1f}"
+                table.add_row(adapter["name"], default, str(len(versions)), str(newest["rank"]), size, newest["source"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+    CONSOLE.print(table)
+
+
+@app.command()
+def show(name: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Show one adapter with its versions, as JSON."""
+    with client(url, key) as session:
+        CONSOLE.print_json(data=answer(session.get(f"/admin/v1/adapters/{name}")))
+
+
+@app.command()
+def rm(
+    name: Annotated[str, typer.Argument(help="name, or name@version")], url: Url = DEFAULT_URL, key: Key = None
+) -> None:
+    """Delete an adapter, or one version of it; running requests finish."""
+    adapter, _, number = name.partition("@")
+    path = f"/admin/v1/adapters/{adapter}" + (f"/versions/{number}" if number else "")
+    with client(url, key) as session:
+        for ref in answer(session.delete(path))["deleted"]:
+            CONSOLE.print(f"deleted {ref}")
+
+
+@app.command("default")
+def set_default(name: str, version: int, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Make a version the one that the bare name means."""
+    with client(url, key) as session:
+        body = answer(session.patch(f"/admin/v1/adapters/{name}", json={"default_version": version}))
+    CONSOLE.print(f"{body['name']} -> {body['name']}@{body['default_version']}")

@@ -1,0 +1,172 @@
+"""`amalgam serve`: the server with an embedded engine, on the demo model or on any other."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from amalgam.errors import AmalgamError
+from amalgam.settings import Settings
+
+DEMO_NAME = "smollm2"
+_CONSOLE = Console(stderr=True, highlight=False)
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="folder or hub id of the base model; without it: the demo model")
+    ] = None,
+    vllm_flags: Annotated[list[str] | None, typer.Argument(help="after --: any flag of vLLM's server")] = None,
+    store: Annotated[Path | None, typer.Option(help="folder of adapters and registry")] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="name of the base model in requests")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on; 0 picks one")] = None,
+) -> None:
+    """Serve the base model and its adapters."""
+    given: dict[str, Any] = {"store": store, "host": host, "port": port}
+    settings = Settings(**{key: value for key, value in given.items() if value is not None})
+    flags = list(vllm_flags or [])
+    if model is not None and model.startswith("-"):
+        # typer hands over what stands behind `--` as arguments in order, the model's place included.
+        flags, model = [model, *flags], None
+    try:
+        run(settings, model, served_model_name, flags)
+    except AmalgamError as error:
+        _CONSOLE.print(f"[red]{error.message}[/red]")
+        raise typer.Exit(1) from None
+
+
+def run(settings: Settings, model: str | None, served_model_name: str | None, flags: list[str]) -> None:
+    """Everything between the command line and uvicorn."""
+    from amalgam.api.auth import require_safe_binding
+    from amalgam.engine.environment import prepare_environment
+    from amalgam.store.hub import local_model
+
+    require_safe_binding(settings)
+    is_demo = model is None
+    default_name = DEMO_NAME if model is None else Path(model).name.lower()
+    began = time.monotonic()
+    prepare_environment(os.cpu_count() or 1)
+    if model is None:
+        from amalgam.demo.base_model import ensure_base_model
+
+        with _CONSOLE.status("Preparing the demo model") as status:
+            model = str(ensure_base_model(settings.cache_dir, lambda text: status.update(text)))
+    else:
+        model = str(local_model(model))
+    name = served_model_name or default_name
+    args = vllm_arguments(settings, model, name, flags, is_demo=is_demo)
+    listener = _listen(settings)
+    _serve(settings, args, listener, began, is_demo=is_demo)
+
+
+def vllm_arguments(settings: Settings, model: str, name: str, flags: list[str], *, is_demo: bool) -> Namespace:
+    """VLLM's own parser over our defaults; what the user gives after ``--`` wins, because it comes last."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    ours = ["--model", model, "--served-model-name", name, "--enable-lora"]
+    ours += ["--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_cpu_loras)]
+    ours += ["--max-lora-rank", str(settings.max_lora_rank)]
+    if current_platform.is_cpu():
+        ours += ["--enforce-eager"]
+    if is_demo:
+        ours += ["--max-model-len", str(settings.max_model_len), "--max-num-seqs", "64"]
+        ours += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args([*ours, *flags])
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind before the engine starts, so that a taken port is known at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        from amalgam.errors.requests import PortTaken
+
+        raise PortTaken(settings.port, error.strerror or "cannot bind") from None
+    return listener
+
+
+def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: float, *, is_demo: bool) -> None:
+    import uvicorn
+
+    from amalgam.app import create_app
+    from amalgam.demo.adapters import demo_adapter_folders
+    from amalgam.telemetry.logs import configure_logging
+
+    configure_logging(settings.log_format)
+    port = listener.getsockname()[1]
+    url = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{port}"
+    phases = _Phases(sys.stderr.isatty())
+
+    def ready(startup_s: dict[str, float]) -> None:
+        phases.end()
+        split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in startup_s.items())
+        took_s = time.monotonic() - began
+        _CONSOLE.print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {url}", soft_wrap=True)
+        if is_demo:
+            _print_examples(url)
+
+    folders = demo_adapter_folders() if is_demo and settings.register_demo else {}
+    app = create_app(settings, args, on_phase=phases.show, on_ready=ready, demo_folders=folders)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
+        h11_max_incomplete_event_size=64 * 1024,
+        server_header=False,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+class _Phases:
+    """What the start is doing: a moving line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        self._status: Any = _CONSOLE.status("Starting") if is_terminal else None
+        self._lock = threading.Lock()
+        if self._status is not None:
+            self._status.start()
+
+    def show(self, phase: str) -> None:
+        """Say ``phase``."""
+        with self._lock:
+            if self._status is not None:
+                self._status.update(f"{phase} …")
+            else:
+                _CONSOLE.print(f"{phase} …")
+
+    def end(self) -> None:
+        """Stop moving."""
+        with self._lock:
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+
+
+def _print_examples(url: str) -> None:
+    """Three lines that work when pasted."""
+    json_header = "-H 'Content-Type: application/json'"
+    chat = (
+        '{"model": "%s", "messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 32}'
+    )
+    _CONSOLE.print(f"\ncurl {url}/v1/models", soft_wrap=True, markup=False)
+    _CONSOLE.print(
+        f"curl {url}/v1/chat/completions {json_header} -d '{chat % DEMO_NAME}'", soft_wrap=True, markup=False
+    )
+    merge = '{"name": "sql-json", "expression": "sql + 0.5*json"}'
+    _CONSOLE.print(f"curl '{url}/admin/v1/merges?wait_s=60' {json_header} -d '{merge}'", soft_wrap=True, markup=False)

@@ -1,0 +1,96 @@
+"""What serving can see right now: a snapshot of the registry in memory, and the meaning of `model`.
+
+No SQL on the way of a request. A snapshot is replaced whole, so a request sees one state of the world.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
+from amalgam.domain.version import CatalogRows
+from amalgam.errors.requests import ModelNotFound
+from amalgam.registry.adapters import AdapterRegistry
+
+_NEAR_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request's ``model`` resolved to, at admission and for good."""
+
+    engine_name: str
+    """What the engine is asked for and what the answer's ``model`` says: ``sql@3``, or the base model's name."""
+    version: AdapterVersion | None
+    """None: the base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One state of the registry, indexed for resolving."""
+
+    revision: int = -1
+    defaults: Mapping[str, AdapterVersion] = field(default_factory=dict)
+    """Adapter name -> its default version; adapters without one are absent."""
+    versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
+    """``name@number`` -> version."""
+
+    @classmethod
+    def of(cls, rows: CatalogRows) -> "Snapshot":
+        """Index the registry's rows."""
+        versions = {str(version.ref): version for version in rows.versions}
+        defaults = {
+            adapter.name: versions[str(VersionRef(adapter.name, adapter.default_version))]
+            for adapter in rows.adapters
+            if adapter.default_version is not None
+        }
+        return cls(rows.revision, defaults, versions)
+
+
+class Catalog:
+    """Resolves names. `refresh` after every change, and from time to time for those of other replicas."""
+
+    def __init__(self, base: BaseModelSpec, registry: AdapterRegistry) -> None:
+        self.base = base
+        self._registry = registry
+        self._snapshot = Snapshot()
+        self._base_target = Target(base.served_name, None)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state that requests are resolved against."""
+        return self._snapshot
+
+    async def refresh(self) -> None:
+        """Read the registry where its revision moved."""
+        if await self._registry.revision() != self._snapshot.revision:
+            rows = await self._registry.load_catalog()
+            # Two refreshes may overlap; the older answer must not win.
+            if rows.revision >= self._snapshot.revision:
+                self._snapshot = Snapshot.of(rows)
+
+    def resolve(self, model: str | None) -> Target:
+        """The version that ``model`` means now.
+
+        Args:
+            model: ``sql``, ``sql@3``, ``base:sql``, ``base:sql@3``, the base model's served name, empty or None.
+
+        Raises:
+            ModelNotFound: with near names.
+        """
+        name = (model or "").strip()
+        if not name or name == self.base.served_name:
+            return self._base_target
+        snapshot = self._snapshot
+        short = name.removeprefix(f"{self.base.served_name}:")
+        version = snapshot.defaults.get(short) or snapshot.versions.get(short)
+        if version is None:
+            raise ModelNotFound(name, self._near(short))
+        return Target(str(version.ref), version)
+
+    def _near(self, name: str) -> list[str]:
+        bare = name.split("@", 1)[0][:128]
+        known: Iterable[str] = (*self._snapshot.defaults, self.base.served_name)
+        if bare in self._snapshot.defaults:
+            return sorted(ref for ref, v in self._snapshot.versions.items() if v.name == bare)[-_NEAR_NAMES:]
+        return difflib.get_close_matches(bare, list(known), n=_NEAR_NAMES, cutoff=0.6)

@@ -1,0 +1,89 @@
+"""From stored bytes to an answering name: load, probe with one token, then move the pointer. In that order."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.job import Job, JobState
+from amalgam.engine.protocol import Engine
+from amalgam.errors import AmalgamError
+from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.jobs import JobRegistry
+from amalgam.services.catalog import Catalog
+from amalgam.services.inference import loadable
+from amalgam.store.adapter_store import AdapterStore
+
+logger = logging.getLogger(__name__)
+
+_BUILT: Final[tuple[JobState, ...]] = ("built",)
+
+
+class Publisher:
+    """Puts versions into service. A version that fails its probe moves no pointer."""
+
+    def __init__(
+        self,
+        registry: AdapterRegistry,
+        jobs: JobRegistry,
+        store: AdapterStore,
+        catalog: Catalog,
+        engine: Engine,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry = registry
+        self._jobs = jobs
+        self._store = store
+        self._catalog = catalog
+        self._engine = engine
+        self._clock = clock
+
+    async def prove(self, version: AdapterVersion) -> dict[str, float]:
+        """Load ``version`` and generate one token with it; seconds by step, empty where the engine is not up yet.
+
+        Raises:
+            EngineLoadFailed, SlotsBusy: the engine did not take it.
+        """
+        if self._engine.state != "ready":
+            # The engine is a cache: a version registered while it starts is loaded by its first request.
+            return {}
+        target = loadable(version, self._store.path(version.digest))
+        began = self._clock()
+        await self._engine.load(target)
+        loaded = self._clock()
+        await self._engine.probe(target)
+        return {"register": loaded - began, "probe": self._clock() - loaded}
+
+    async def put_in_service(self, version: AdapterVersion, *, set_default: bool) -> None:
+        """`prove`, then make it the default version where asked; takes it back where it fails."""
+        try:
+            await self.prove(version)
+        except AmalgamError:
+            await self._registry.delete_version(version.name, version.number)
+            raise
+        if set_default:
+            await self._registry.set_default(version.name, version.number)
+        await self._catalog.refresh()
+
+    async def publish_job(self, job: Job) -> None:
+        """Finish a built job: its version into service, the job to published or failed. No pointer moves on failure."""
+        assert job.version_number is not None
+        try:
+            version = await self._registry.get_version(job.name, job.version_number)
+            timings = await self.prove(version)
+            await self._jobs.publish(job.id, timings)
+        except AmalgamError as error:
+            logger.error("job %s: %s", job.id, error)
+            await self._jobs.fail(job.id, code=error.code, status=error.status, message=error.message)
+        await self._catalog.refresh()
+
+    async def publish_built(self) -> None:
+        """Finish every job that a worker built, also those of an earlier life of this server.
+
+        While the engine is not ready they stay built: a merge is published only after its probe.
+        """
+        if self._engine.state != "ready":
+            return
+        for job in (await self._jobs.list(states=_BUILT, limit=100)).items:
+            await self.publish_job(job)
