@@ -1,0 +1,139 @@
+"""Draws the values of one structuring question: how each is said in the text, and what it is in JSON."""
+
+import calendar
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Final, NamedTuple
+
+from amalgam.demo.json_pools import KEYS, VALUES
+from amalgam.demo.task_item import Split
+
+
+class Slot(NamedTuple):
+    """One value.
+
+    Attributes:
+        said: How the text says it. value: What it is in JSON. kind: Its type, as the prompt names it.
+    """
+
+    said: str
+    value: object
+    kind: object
+
+
+class Draw:
+    """Draws from the pools of one split, never the same value twice, and remembers what it drew."""
+
+    def __init__(self, split: Split, rng: Random) -> None:
+        self.split: Split = split
+        self.rng = rng
+        self.entities: set[str] = set()
+        self._keys: dict[str, str] = {}
+
+    def pick(self, pool: str, count: int = 1) -> list[str]:
+        """``count`` different values of ``pool``."""
+        left = [value for value in VALUES[pool][self.split] if value not in self.entities]
+        values = self.rng.sample(left, count)
+        self.entities.update(values)
+        return values
+
+    def key(self, concept: str) -> str:
+        """The name of the key ``concept``: one per item, and no two concepts share one."""
+        if concept not in self._keys:
+            left = [key for key in KEYS[concept][self.split] if key not in self.entities]
+            self._keys[concept] = self.rng.choice(left)
+            self.entities.add(self._keys[concept])
+        return self._keys[concept]
+
+    def slot(self, name: str) -> Slot:
+        """A value for the slot ``name``; a digit at its end tells two of a kind apart."""
+        kind = name.rstrip("0123456789")
+        return _SLOTS[kind](self) if kind in _SLOTS else _text(self.pick(kind)[0])
+
+    def lines(self, keys: Sequence[str]) -> Slot:
+        """Two products with their quantities, as a list of objects with the two ``keys``."""
+        things = self.pick("thing", 2)
+        counts = [self.rng.randint(2, 40) for _ in things]
+        said = listed([f"{count} {thing}" for count, thing in zip(counts, things, strict=True)])
+        value = [dict(zip(keys, pair, strict=True)) for pair in zip(things, counts, strict=True)]
+        return Slot(said, value, [dict(zip(keys, ("string", "integer"), strict=True))])
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _text(value: str) -> Slot:
+    return Slot(value, value, "string")
+
+
+def _integer(low: int, high: int) -> Callable[[Draw], Slot]:
+    def drawn(draw: Draw) -> Slot:
+        value = draw.rng.randint(low, high)
+        return Slot(str(value), value, "integer")
+
+    return drawn
+
+
+def _several(pool: str, low: int = 2, high: int = 3) -> Callable[[Draw], Slot]:
+    def drawn(draw: Draw) -> Slot:
+        values = draw.pick(pool, draw.rng.randint(low, high))
+        return Slot(listed(values), values, ["string"])
+
+    return drawn
+
+
+def _full_name(draw: Draw) -> str:
+    return f"{draw.pick('first')[0]} {draw.pick('last')[0]}"
+
+
+def _people(draw: Draw) -> Slot:
+    names = [_full_name(draw) for _ in range(2)]
+    return Slot(listed(names), names, ["string"])
+
+
+def _numbers(draw: Draw) -> Slot:
+    values = [draw.rng.randint(1, 99) for _ in range(draw.rng.randint(2, 4))]
+    return Slot(listed([str(value) for value in values]), values, ["integer"])
+
+
+def _thousands(draw: Draw) -> Slot:
+    value = draw.rng.randint(200, 999) * 100
+    return Slot(f"{value:,}", value, "integer")
+
+
+def _money(draw: Draw) -> Slot:
+    value = draw.rng.randint(10, 990) / 10
+    return Slot(f"{value:.2f}", value, "number")
+
+
+def _date(draw: Draw) -> Slot:
+    year, month, day = draw.rng.randint(2019, 2029), draw.rng.randint(1, 12), draw.rng.randint(1, 28)
+    return Slot(f"{day} {calendar.month_name[month]} {year}", f"{year}-{month:02}-{day:02}", "YYYY-MM-DD")
+
+
+def _email(draw: Draw) -> Slot:
+    return _text(f"{draw.pick('first')[0].lower()}@{draw.pick('last')[0].lower()}.org")
+
+
+def _code(draw: Draw) -> Slot:
+    return _text(f"{draw.pick('code')[0]}-{draw.rng.randint(10, 999)}")
+
+
+_SLOTS: Final[Mapping[str, Callable[[Draw], Slot]]] = {
+    "person": lambda draw: _text(_full_name(draw)),
+    "people": _people,
+    "email": _email,
+    "code": _code,
+    "count": _integer(2, 99),
+    "small": _integer(1, 5),
+    "large": _thousands,
+    "signed": _integer(-19, 38),
+    "money": _money,
+    "date": _date,
+    "numbers": _numbers,
+    "words": _several("word"),
+    "foods": _several("food"),
+    "cities": _several("city"),
+}

@@ -1,0 +1,34 @@
+"""How the demo adapters are trained: one recipe a task."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRecipe:
+    """Everything that decides an adapter's weights, on one kind of machine and one set of versions."""
+
+    task: str
+    steps: int = 160
+    batch: int = 8
+    """Items per step."""
+    learning_rate: float = 1e-3
+    """Peak; warm-up over the first tenth, then a straight line to zero."""
+    rank: int = 8
+    alpha: int = 16
+    """Scaling is alpha / rank."""
+    seed: int = 0
+    """Draws the items and the first values of ``lora_A``."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the card and for lineage."""
+        return asdict(self)
+
+
+RECIPES: Final[Mapping[str, TrainRecipe]] = {
+    "sql": TrainRecipe(task="sql", seed=11),
+    "code": TrainRecipe(task="code", seed=12),
+    "json": TrainRecipe(task="json", seed=13),
+}
+"""What made the committed adapters."""
