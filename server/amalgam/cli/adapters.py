@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -48,11 +48,11 @@ def list_adapters(
     cursor: str | None = None
     with client(url, key) as session:
         while True:
-            query = {"search": search, "limit": 200} | ({"cursor": cursor} if cursor else {})
+            query: dict[str, str | int] = {"search": search, "limit": 200} | ({"cursor": cursor} if cursor else {})
             page = answer(session.get("/admin/v1/adapters", params=query))
             for adapter in page["data"]:
                 versions = adapter["versions"]
-                newest = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
+                newest: dict[str, Any] = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
                 default = str(adapter["default_version"] or "-")
                 size = f"{newest['size_bytes'] / 1e6:.1f}"
                 table.add_row(adapter["name"], default, str(len(versions)), str(newest["rank"]), size, newest["source"])

@@ -1,5 +1,6 @@
-"""Time as an argument: what reads the clock is handed one."""
+"""Time and fresh ids as arguments: what needs them is handed a source of them."""
 
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -10,3 +11,8 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The wall clock in UTC: what the roots of the program pass down as their `Clock`."""
     return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A fresh identifier: what the roots of the program pass down for jobs."""
+    return f"job-{uuid.uuid4().hex}"
