@@ -17,7 +17,8 @@ _TAME: Final = re.compile(r"(?>\((?:\?:)?|[$^|)]|(?:[A-Za-z0-9_\-.]|\\[.dw]|\[\^
 this check itself reads a key once."""
 _MAX_KEY_LENGTH: Final = 512
 _MAX_EXPRESSIONS: Final = 16
-_MAX_REPEATS: Final = 2
+_LIMITS: Final = {"(": 2, "|": 16, "*": 2, "+": 2, "?": 4}
+"""How often each sign may occur in one key: each adds choices, and their product is what a match can cost."""
 
 
 class PatternRefused(ValueError):
@@ -64,7 +65,8 @@ def _ends(module: str) -> Iterable[str]:
 
 def _compile(key: str) -> re.Pattern[str]:
     shown = repr(key if len(key) <= 64 else key[:64] + "…")
-    if len(key) > _MAX_KEY_LENGTH or not _TAME.fullmatch(key) or len(re.findall(r"[*+]", key)) > _MAX_REPEATS:
+    wild = len(key) > _MAX_KEY_LENGTH or not _TAME.fullmatch(key)
+    if wild or any(key.count(sign) > limit for sign, limit in _LIMITS.items()):
         raise PatternRefused(f"has the pattern {shown}, which is more than a module name with a few wildcards")
     try:
         return re.compile(rf"(?:.*\.)?(?:{key})$")

@@ -1,0 +1,179 @@
+"""``file://`` reads below its roots and nowhere else, whatever the path is made of."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.unit.store.tiny_base import fitting_adapter
+
+from amalgam.errors.adapters import PathDenied, SourceNotFound, UnsupportedSource, UploadTooLarge
+from amalgam.store.adapter_store import AdapterStore
+from amalgam.store.sources import sources
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with one adapter, and a secret beside it."""
+    root = tmp_path / "root"
+    fitting_adapter(root / "sql")
+    fitting_adapter(tmp_path / "secret")
+    fitting_adapter(tmp_path / "root-twin")
+    return root
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore.open(tmp_path / "store")
+
+
+def fetch(store: AdapterStore, root: Path, source: str, max_bytes: int | None = None) -> tuple[list[str], list[str]]:
+    """Names fetched and codes found."""
+    with store.stage(max_bytes=max_bytes) as staging:
+        assert sources([root]).fetch(source, staging) == "file"
+        return sorted(os.listdir(staging.folder)), [finding.code for finding in staging.findings]
+
+
+BOTH = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+class TestAllowed:
+    @pytest.mark.parametrize("form", ["file://{}/sql", "file://{}/sql/", "file://localhost{}/sql", "file://{}/%73ql"])
+    def test_a_folder_below_the_root(self, form: str, root: Path, store: AdapterStore) -> None:
+        assert fetch(store, root, form.format(root)) == (BOTH, [])
+
+    def test_the_root_itself(self, root: Path, store: AdapterStore) -> None:
+        assert fetch(store, root / "sql", f"file://{root}/sql") == (BOTH, [])
+
+    def test_bytes_are_copied_exactly(self, root: Path, store: AdapterStore) -> None:
+        with store.stage() as staging:
+            sources([root]).fetch(f"file://{root}/sql", staging)
+            for name in BOTH:
+                assert (staging.folder / name).read_bytes() == (root / "sql" / name).read_bytes()
+
+    def test_blanks_and_letters_of_any_script(self, root: Path, store: AdapterStore) -> None:
+        fitting_adapter(root / "mein Lora" / "größe.v1")
+        assert fetch(store, root, f"file://{root}/mein%20Lora/größe.v1") == (BOTH, [])
+        assert fetch(store, root, f"file://{root}/mein Lora/gr%C3%B6%C3%9Fe.v1") == (BOTH, [])
+
+    def test_a_root_that_is_a_link_was_configured_so(self, root: Path, store: AdapterStore, tmp_path: Path) -> None:
+        (tmp_path / "alias").symlink_to(root)
+        assert fetch(store, tmp_path / "alias", f"file://{tmp_path}/alias/sql") == (BOTH, [])
+        assert fetch(store, tmp_path / "alias", f"file://{root}/sql") == (BOTH, [])
+
+    def test_other_files_and_folders_are_findings(self, root: Path, store: AdapterStore) -> None:
+        (root / "sql" / "checkpoint-1").mkdir()
+        (root / "sql" / "tokenizer.json").write_text("{}")
+        (root / "sql" / "train.py").write_text("")
+        assert fetch(store, root, f"file://{root}/sql") == (BOTH, ["file_ignored", "file_ignored", "unsafe_format"])
+
+
+class TestDenied:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/../secret",
+            "/sql/../../secret",
+            "/./sql",
+            "//sql",
+            "/%2e%2e/secret",
+            "/%2E%2E/secret",
+            "/.%2e/secret",
+            "/..%2fsecret",
+            "/sql%2f..%2f..%2fsecret",
+            "/%252e%252e/secret",
+            "/..%5csecret",
+            "/..\\secret",
+            "/sql\0",
+            "/sql%00",
+            "/sql%0a",
+            "/sql\n",
+            "/\u2024\u2024/secret",
+            "/\u2025/secret",
+            "/\uff0e\uff0e/secret",
+            "/sql\uff0f..",
+            "/\u2026",
+            "/\u202e/sql",
+            "/%ff%fe",
+            "-twin",
+            "/" + "x" * 4096,
+        ],
+    )
+    def test_paths_that_lead_or_pretend_to_lead_out(self, path: str, root: Path, store: AdapterStore) -> None:
+        with pytest.raises(PathDenied) as caught:
+            fetch(store, root, f"file://{root}{path}")
+        assert caught.value.status == 403
+        assert caught.value.code == "path_denied"
+        assert str(root) not in caught.value.message
+
+    @pytest.mark.parametrize(
+        "source", ["file:///", "file:///etc", "file://", "file://etc", "file://host/etc", "file://.."]
+    )
+    def test_other_places(self, source: str, root: Path, store: AdapterStore) -> None:
+        with pytest.raises(PathDenied):
+            fetch(store, root, source)
+
+    def test_outside_the_root_existing_and_missing_look_the_same(self, root: Path, store: AdapterStore) -> None:
+        messages = set()
+        for name in ("secret", "nothing"):
+            with pytest.raises(PathDenied) as caught:
+                fetch(store, root, f"file://{root.parent}/{name}")
+            messages.add(caught.value.message)
+        assert len(messages) == 1
+
+    def test_without_roots_nothing_is_allowed(self, root: Path, store: AdapterStore) -> None:
+        with store.stage() as staging, pytest.raises(PathDenied):
+            sources([]).fetch(f"file://{root}/sql", staging)
+
+    @pytest.mark.parametrize("link", ["sql2", "sql/adapter_model.safetensors", "sql/notes"])
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_links_anywhere(self, link: str, inside: bool, root: Path, store: AdapterStore) -> None:
+        target = (
+            (root / "sql" if inside else root.parent / "secret").rename(root.parent / "moved")
+            if link == "sql2"
+            else None
+        )
+        if target is None:
+            fitting_adapter(root / "other")
+            target = (root / "other" if inside else root.parent / "secret") / Path(link).name
+            target.touch()
+            (root / link).unlink(missing_ok=True)
+        (root / link).symlink_to(target)
+        with pytest.raises(PathDenied, match="symbolic link"):
+            fetch(store, root, f"file://{root}/{link.split('/')[0]}")
+
+    def test_a_folder_that_becomes_a_link_while_it_is_opened(
+        self, root: Path, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The check and the opening are two steps; the opening itself must refuse a link too."""
+        monkeypatch.setattr("amalgam.store.sources._refuse_link", lambda *_: None)
+        (root / "sql2").symlink_to(root.parent / "secret")
+        with pytest.raises(SourceNotFound):
+            fetch(store, root, f"file://{root}/sql2")
+
+    def test_a_named_pipe_does_not_hang_the_server(self, root: Path, store: AdapterStore) -> None:
+        (root / "sql" / "README.md").unlink(missing_ok=True)
+        os.mkfifo(root / "sql" / "README.md")
+        with pytest.raises(PathDenied, match="regular file"):
+            fetch(store, root, f"file://{root}/sql")
+
+
+def test_a_folder_that_is_not_there(root: Path, store: AdapterStore) -> None:
+    for name in ("nothing", "sql/nothing", "sql/adapter_config.json"):
+        with pytest.raises(SourceNotFound) as caught:
+            fetch(store, root, f"file://{root}/{name}")
+        assert caught.value.status == 404
+
+
+def test_the_size_limit_holds(root: Path, store: AdapterStore) -> None:
+    with pytest.raises(UploadTooLarge):
+        fetch(store, root, f"file://{root}/sql", max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    "source", ["s3://bucket/x", "http://x/y", "/srv/adapters/x", "", "FILE:///x", "file:/x", "x" * 9999]
+)
+def test_schemes_that_are_not_in_the_table(source: str, root: Path, store: AdapterStore) -> None:
+    with store.stage() as staging, pytest.raises(UnsupportedSource) as caught:
+        sources([root]).fetch(source, staging)
+    assert "file" in caught.value.message
+    assert len(caught.value.message) < 200

@@ -1,0 +1,474 @@
+"""Every reason to refuse an adapter, each with a folder that really has the fault."""
+
+import json
+import math
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.adapter_factory import encode_safetensors
+from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter, tiny_spec
+
+from amalgam.domain.adapter import BaseModelSpec
+from amalgam.errors.adapters import InvalidAdapter
+from amalgam.store.file_rules import MAX_TEXT_BYTES
+from amalgam.store.peft_folder import PeftFolder, read_peft_folder
+
+Q0 = "model.layers.0.self_attn.q_proj"
+PREFIX = "base_model.model."
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelSpec:
+    return tiny_spec(tmp_path_factory.mktemp("base"))
+
+
+def reconfigure(folder: Path, **changes: Any) -> Path:
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({field: value for field, value in config.items() if value is not ...}))
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], Any], dtype: Any = "float32") -> Path:
+    """Store other tensors: ``change`` edits those of a fitting adapter in place."""
+    tensors = {}
+    for layer in range(2):
+        for module in ("q_proj", "o_proj"):
+            name = f"{PREFIX}model.layers.{layer}.self_attn.{module}"
+            tensors[f"{name}.lora_A.weight"] = np.full((4, HIDDEN), 0.5, np.float32)
+            tensors[f"{name}.lora_B.weight"] = np.full((HIDDEN, 4), 0.25, np.float32)
+    change(tensors)
+    (folder / "adapter_model.safetensors").write_bytes(encode_safetensors(tensors, dtype))
+    return folder
+
+
+def codes(found: PeftFolder) -> list[str]:
+    return [finding.code for finding in found.findings]
+
+
+def only(found: PeftFolder, code: str) -> None:
+    assert set(codes(found)) == {code}, found.findings
+
+
+def test_a_fitting_adapter_has_no_findings(base: BaseModelSpec, tmp_path: Path) -> None:
+    found = read_peft_folder(fitting_adapter(tmp_path), base)
+    assert found.findings == ()
+    header = found.require()
+    assert len(header.modules) == 14
+    assert header.rank == 4
+    down = header.modules["model.layers.1.mlp.down_proj"]
+    assert (down.in_features, down.out_features, down.rank, down.scaling, down.dtype) == (24, 16, 4, 2.0, "BF16")
+    assert header.weight_bytes == sum(2 * m.rank * (m.in_features + m.out_features) for m in header.modules.values())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_other_precisions_are_fine(dtype: str, base: BaseModelSpec, tmp_path: Path) -> None:
+    assert read_peft_folder(fitting_adapter(tmp_path, dtype=dtype), base).findings == ()
+
+
+@pytest.mark.parametrize("targets", [["nonsense"], "all-linear", r".*\.q_proj", None])
+def test_the_tensors_say_what_is_adapted(targets: Any, base: BaseModelSpec, tmp_path: Path) -> None:
+    found = read_peft_folder(reconfigure(fitting_adapter(tmp_path), target_modules=targets), base)
+    assert found.findings == ()
+    assert len(found.require().modules) == 14
+
+
+def test_keys_without_peft_prefix_are_fine(base: BaseModelSpec, tmp_path: Path) -> None:
+    def strip(tensors: dict[str, np.ndarray]) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix(PREFIX)] = tensors.pop(name)
+
+    assert Q0 in read_peft_folder(rewrite(fitting_adapter(tmp_path), strip), base).require().modules
+
+
+class TestScaling:
+    def test_rslora(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        header = read_peft_folder(reconfigure(fitting_adapter(tmp_path), use_rslora=True), base).require()
+        assert header.modules[Q0].scaling == 8 / math.sqrt(4)
+
+    def test_patterns(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        """q_proj of layer 0 has rank 2 and alpha 3; every o_proj has alpha 5."""
+
+        def shrink(tensors: dict[str, np.ndarray]) -> None:
+            tensors[f"{PREFIX}{Q0}.lora_A.weight"] = np.ones((2, HIDDEN), np.float32)
+            tensors[f"{PREFIX}{Q0}.lora_B.weight"] = np.ones((HIDDEN, 2), np.float32)
+
+        folder = reconfigure(
+            rewrite(fitting_adapter(tmp_path), shrink),
+            rank_pattern={"layers.0.self_attn.q_proj": 2},
+            alpha_pattern={f"^{re.escape(Q0)}": 3, "o_proj": 5.0},
+        )
+        modules = read_peft_folder(folder, base).require().modules
+        assert (modules[Q0].rank, modules[Q0].scaling) == (2, 1.5)
+        assert modules["model.layers.0.self_attn.o_proj"].scaling == 5 / 4
+        assert modules["model.layers.1.self_attn.q_proj"].scaling == 8 / 4
+
+    def test_a_rank_that_config_and_tensors_disagree_on(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), r=8), base), "shape_mismatch")
+
+
+class TestRank:
+    def test_too_large(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        found = read_peft_folder(fitting_adapter(tmp_path, rank=17), base)
+        only(found, "rank_too_large")
+        assert "17" in found.findings[0].message
+        assert "16" in found.findings[0].message
+
+    def test_at_the_limit(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        assert read_peft_folder(fitting_adapter(tmp_path, rank=16), base).findings == ()
+
+    def test_too_large_in_a_pattern_that_nothing_uses(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        """The engine refuses by what is declared."""
+        only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), rank_pattern={"x": 99}), base), "rank_too_large")
+
+    def test_without_a_base_model_there_is_no_limit(self, tmp_path: Path) -> None:
+        assert read_peft_folder(fitting_adapter(tmp_path, rank=99), None).require().rank == 99
+
+
+UNSUPPORTED_CONFIG = [
+    ({"use_dora": True}, "unsupported_dora"),
+    ({"bias": "lora_only"}, "unsupported_bias"),
+    ({"lora_bias": True}, "unsupported_bias"),
+    ({"modules_to_save": ["lm_head"]}, "unsupported_modules"),
+    ({"trainable_token_indices": [1]}, "unsupported_modules"),
+    ({"target_parameters": ["experts.gate_up_proj"]}, "unsupported_modules"),
+    ({"init_lora_weights": "pissa"}, "unsupported_init"),
+    ({"init_lora_weights": "pissa_niter_16"}, "unsupported_init"),
+    ({"init_lora_weights": "OLoRA"}, "unsupported_init"),
+    ({"init_lora_weights": "corda"}, "unsupported_init"),
+    ({"init_lora_weights": "loftq"}, "unsupported_init"),
+    ({"alora_invocation_tokens": [1, 2]}, "unsupported_alora"),
+    ({"layer_replication": [[0, 1]]}, "unsupported_layer_replication"),
+    ({"use_qalora": True}, "unsupported_variant"),
+    ({"kasa_config": {"x": 1}}, "unsupported_variant"),
+    ({"auto_map": {"AutoModel": "evil.Model"}}, "unsafe_format"),
+]
+
+
+@pytest.mark.parametrize(("change", "code"), UNSUPPORTED_CONFIG, ids=str)
+def test_what_the_engine_cannot_serve(change: dict[str, Any], code: str, base: BaseModelSpec, tmp_path: Path) -> None:
+    only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), **change), base), code)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"init_lora_weights": init} for init in (True, False, "gaussian", "eva", "orthogonal", "MiCA", "lora_ga", None)]
+    + [
+        {"bias": None},
+        {"modules_to_save": []},
+        {"lora_bias": False},
+        {"layer_replication": None},
+        {"unknown": {"x": 1}},
+    ],
+    ids=str,
+)
+def test_what_the_engine_can_serve(change: dict[str, Any], base: BaseModelSpec, tmp_path: Path) -> None:
+    assert read_peft_folder(reconfigure(fitting_adapter(tmp_path), **change), base).findings == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"peft_type": "IA3"},
+        {"peft_type": ...},
+        {"r": 0},
+        {"r": "4"},
+        {"r": True},
+        {"r": ...},
+        {"lora_alpha": "8"},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": float("inf")},
+        {"lora_alpha": 10**400},
+        {"lora_alpha": ...},
+        {"rank_pattern": {"q_proj": 0}},
+        {"rank_pattern": ["q_proj"]},
+        {"rank_pattern": {"(a+)+$": 4}},
+        {"alpha_pattern": {"q_proj": "1"}},
+        {"target_modules": ...},
+        {"target_modules": [1]},
+        {"base_model_name_or_path": 7},
+    ],
+    ids=str,
+)
+def test_a_config_that_is_not_clear(change: dict[str, Any], base: BaseModelSpec, tmp_path: Path) -> None:
+    found = read_peft_folder(reconfigure(fitting_adapter(tmp_path), **change), base)
+    only(found, "invalid_config")
+    assert found.header is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000])
+def test_a_config_that_is_no_object(text: str, base: BaseModelSpec, tmp_path: Path) -> None:
+    (fitting_adapter(tmp_path) / "adapter_config.json").write_text(text)
+    only(read_peft_folder(tmp_path, base), "invalid_config")
+
+
+def test_a_config_of_megabytes(base: BaseModelSpec, tmp_path: Path) -> None:
+    reconfigure(fitting_adapter(tmp_path), padding="x" * MAX_TEXT_BYTES)
+    only(read_peft_folder(tmp_path, base), "file_too_large")
+
+
+class TestModules:
+    def test_names_that_the_base_model_lacks(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        found = read_peft_folder(fitting_adapter(tmp_path, layers=3), base)
+        only(found, "unknown_modules")
+        assert {finding.module for finding in found.findings} == {
+            f"model.layers.2.{part}"
+            for part in (
+                *(f"self_attn.{m}_proj" for m in "qkvo"),
+                *(f"mlp.{m}_proj" for m in ("gate", "up", "down")),
+            )
+        }
+
+    def test_shapes_of_another_base_model(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        found = read_peft_folder(fitting_adapter(tmp_path, heads_kv_dim=12), base)
+        only(found, "shape_mismatch")
+        assert {finding.module for finding in found.findings} == {
+            f"model.layers.{layer}.self_attn.{m}_proj" for layer in range(2) for m in "kv"
+        }
+        assert "[12, 16]" in found.findings[0].message
+        assert "[8, 16]" in found.findings[0].message
+
+    @pytest.mark.parametrize(
+        ("factor", "shape"),
+        [
+            ("lora_A", (3, HIDDEN)),
+            ("lora_A", (4, HIDDEN, 1)),
+            ("lora_A", (HIDDEN,)),
+            ("lora_A", ()),
+            ("lora_B", (HIDDEN, 5)),
+            ("lora_B", (0, 4)),
+        ],
+    )
+    def test_factors_that_do_not_multiply(
+        self, factor: str, shape: tuple[int, ...], base: BaseModelSpec, tmp_path: Path
+    ) -> None:
+        def change(tensors: dict[str, np.ndarray]) -> None:
+            tensors[f"{PREFIX}{Q0}.{factor}.weight"] = np.ones(shape, np.float32)
+
+        found = read_peft_folder(rewrite(fitting_adapter(tmp_path), change), base)
+        only(found, "shape_mismatch")
+        assert [finding.module for finding in found.findings] == [Q0]
+
+    @pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+    def test_a_factor_without_its_partner(self, factor: str, base: BaseModelSpec, tmp_path: Path) -> None:
+        folder = rewrite(fitting_adapter(tmp_path), lambda tensors: tensors.pop(f"{PREFIX}{Q0}.{factor}.weight"))
+        found = read_peft_folder(folder, base)
+        only(found, "incomplete_pair")
+        assert factor in found.findings[0].message
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "code"),
+        [
+            (f"{PREFIX}{Q0}.lora_magnitude_vector", (HIDDEN,), "unsupported_dora"),
+            (f"{PREFIX}{Q0}.lora_magnitude_vector.weight", (HIDDEN,), "unsupported_dora"),
+            (f"{PREFIX}{Q0}.bias", (HIDDEN,), "unsupported_bias"),
+            (f"{PREFIX}{Q0}.lora_B.bias", (HIDDEN,), "unsupported_bias"),
+            (f"{PREFIX}lm_head.weight", (VOCABULARY, HIDDEN), "unsupported_modules"),
+            (f"{PREFIX}model.embed_tokens.lora_embedding_A", (4, VOCABULARY), "unsupported_modules"),
+            (f"{PREFIX}model.embed_tokens.base_layer.weight", (VOCABULARY + 1, HIDDEN), "unsupported_modules"),
+            (f"{PREFIX}{Q0}.base_layer.weight", (HIDDEN, HIDDEN), "unsupported_modules"),
+            (f"{PREFIX}{Q0}.lora_A.default.weight", (4, HIDDEN), "unknown_tensors"),
+            (f"{Q0}.lora_A.weight", (4, HIDDEN), "unknown_tensors"),
+            ("lora_A.weight", (4, HIDDEN), "unknown_tensors"),
+            ("x" * 600 + ".lora_A.weight", (4, HIDDEN), "unknown_tensors"),
+        ],
+    )
+    def test_tensors_that_do_not_belong(
+        self, name: str, shape: tuple[int, ...], code: str, base: BaseModelSpec, tmp_path: Path
+    ) -> None:
+        folder = rewrite(fitting_adapter(tmp_path), lambda tensors: tensors.update({name: np.ones(shape, np.float32)}))
+        found = read_peft_folder(folder, base)
+        only(found, code)
+        assert all(len(finding.message) < 400 for finding in found.findings)
+
+    def test_a_copy_of_the_embedding_is_only_a_warning(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        name = f"{PREFIX}model.embed_tokens.base_layer.weight"
+        copy = np.ones((VOCABULARY, HIDDEN), np.float32)
+        found = read_peft_folder(rewrite(fitting_adapter(tmp_path), lambda tensors: tensors.update({name: copy})), base)
+        only(found, "base_weights_ignored")
+        assert len(found.require().modules) == 4
+
+    def test_factors_on_an_embedding(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        def change(tensors: dict[str, np.ndarray]) -> None:
+            tensors[f"{PREFIX}model.embed_tokens.lora_A.weight"] = np.ones((4, HIDDEN), np.float32)
+            tensors[f"{PREFIX}model.embed_tokens.lora_B.weight"] = np.ones((VOCABULARY, 4), np.float32)
+
+        only(read_peft_folder(rewrite(fitting_adapter(tmp_path), change), base), "unsupported_modules")
+
+    def test_long_reports_are_cut_and_counted(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        found = read_peft_folder(fitting_adapter(tmp_path, layers=12), base)
+        assert len(found.findings) == 9
+        assert "62 more" in found.findings[-1].message
+
+
+class TestValues:
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    def test_one_value_that_is_not_finite(self, value: float, dtype: str, base: BaseModelSpec, tmp_path: Path) -> None:
+        def change(tensors: dict[str, np.ndarray]) -> None:
+            tensors[f"{PREFIX}{Q0}.lora_B.weight"][HIDDEN - 1, 3] = value
+
+        folder = rewrite(fitting_adapter(tmp_path), change, dtype)
+        found = read_peft_folder(folder, base)
+        only(found, "non_finite")
+        assert [finding.module for finding in found.findings] == [Q0]
+        assert read_peft_folder(folder, base, scan_values=False).findings == ()
+
+    @pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+    def test_no_effect_where_every_module_has_a_zero_factor(
+        self, factor: str, base: BaseModelSpec, tmp_path: Path
+    ) -> None:
+        def change(tensors: dict[str, np.ndarray]) -> None:
+            for name in tensors:
+                if factor in name:
+                    tensors[name] *= -0.0
+
+        only(read_peft_folder(rewrite(fitting_adapter(tmp_path), change), base), "no_effect")
+
+    def test_one_module_with_effect_is_enough(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        def change(tensors: dict[str, np.ndarray]) -> None:
+            for name in tensors:
+                if Q0 not in name and "lora_B" in name:
+                    tensors[name] *= 0
+
+        assert read_peft_folder(rewrite(fitting_adapter(tmp_path), change), base).findings == ()
+
+    def test_no_effect_where_the_scale_is_zero(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), lora_alpha=0), base), "no_effect")
+
+    @pytest.mark.parametrize("scan_values", [True, False])
+    def test_no_effect_without_factors(self, scan_values: bool, base: BaseModelSpec, tmp_path: Path) -> None:
+        folder = rewrite(fitting_adapter(tmp_path), dict.clear)
+        only(read_peft_folder(folder, base, scan_values=scan_values), "no_effect")
+
+    def test_stored_types_that_are_not_served(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        path = fitting_adapter(tmp_path, modules=("q_proj",)) / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes().replace(b'"BF16"', b'"I16" '))
+        only(read_peft_folder(tmp_path, base), "unsupported_dtype")
+
+    def test_two_types_in_one_module(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        path = fitting_adapter(tmp_path, modules=("q_proj",)) / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes().replace(b'"BF16"', b'"F16" ', 1))
+        only(read_peft_folder(tmp_path, base), "unsupported_dtype")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+    def test_missing(self, name: str, base: BaseModelSpec, tmp_path: Path) -> None:
+        (fitting_adapter(tmp_path) / name).unlink()
+        only(read_peft_folder(tmp_path, base), "missing_file")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "adapter_model.bin",
+            "optimizer.pt",
+            "x.pth",
+            "X.PKL",
+            "a.pickle",
+            "run.py",
+            "m.so",
+            "checkpoint-1/optimizer.pt",
+        ],
+    )
+    def test_pickles_and_code_by_name(self, name: str, base: BaseModelSpec, tmp_path: Path) -> None:
+        path = fitting_adapter(tmp_path) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        found = read_peft_folder(tmp_path, base)
+        only(found, "unsafe_format")
+        assert name in found.findings[0].message
+
+    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+    def test_pickles_under_an_innocent_name(self, protocol: int, base: BaseModelSpec, tmp_path: Path) -> None:
+        (fitting_adapter(tmp_path) / "notes.txt").write_bytes(pickle.dumps({"a": 1}, protocol=protocol))
+        only(read_peft_folder(tmp_path, base), "unsafe_format")
+
+    @pytest.mark.parametrize("content", [pickle.dumps([1], protocol=4), b"PK\x03\x04" + b"\0" * 99])
+    def test_a_pickle_called_safetensors(self, content: bytes, base: BaseModelSpec, tmp_path: Path) -> None:
+        (fitting_adapter(tmp_path) / "adapter_model.safetensors").write_bytes(content)
+        only(read_peft_folder(tmp_path, base), "unsafe_format")
+
+    def test_a_header_whose_length_looks_like_a_pickle(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        """Padded to 0x..0280 bytes, the file begins like a pickle of protocol 2, and is still an adapter."""
+        path = fitting_adapter(tmp_path) / "adapter_model.safetensors"
+        raw = path.read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        padded = length + (0x0280 - length) % 0x10000
+        path.write_bytes(
+            padded.to_bytes(8, "little") + raw[8 : 8 + length] + b" " * (padded - length) + raw[8 + length :]
+        )
+        assert path.read_bytes()[:2] == b"\x80\x02"
+        assert read_peft_folder(tmp_path, base).findings == ()
+
+    def test_a_broken_header(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        path = fitting_adapter(tmp_path) / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-2])
+        only(read_peft_folder(tmp_path, base), "invalid_header")
+
+
+class TestBaseName:
+    @pytest.mark.parametrize("name", ["", None, "tiny", "org/Tiny-135M-Instruct", "/models/TINY/"])
+    def test_names_that_agree_loosely(self, name: Any, base: BaseModelSpec, tmp_path: Path) -> None:
+        folder = reconfigure(fitting_adapter(tmp_path), base_model_name_or_path=name)
+        assert read_peft_folder(folder, base).findings == ()
+
+    def test_another_name_with_the_same_shapes_is_a_warning(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        found = read_peft_folder(reconfigure(fitting_adapter(tmp_path), base_model_name_or_path="org/other"), base)
+        only(found, "base_unverified")
+        assert found.errors == ()
+        assert found.require().base_model == "org/other"
+
+    def test_where_shapes_differ_the_name_is_no_news(self, base: BaseModelSpec, tmp_path: Path) -> None:
+        folder = reconfigure(fitting_adapter(tmp_path, layers=3), base_model_name_or_path="org/other")
+        only(read_peft_folder(folder, base), "unknown_modules")
+
+
+def test_all_findings_at_once_errors_first(base: BaseModelSpec, tmp_path: Path) -> None:
+    """A DoRA adapter of rank 32 with a bias, a bad shape, a NaN and a pickle beside it: one report."""
+    folder = reconfigure(fitting_adapter(tmp_path), use_dora=True, r=32, base_model_name_or_path="other")
+
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        for name in list(tensors):
+            rank_first = "lora_A" in name
+            tensors[name] = np.ones((32, HIDDEN) if rank_first else (HIDDEN, 32), np.float32)
+        tensors[f"{PREFIX}{Q0}.lora_B.weight"] = np.ones((HIDDEN + 1, 32), np.float32)
+        tensors[f"{PREFIX}{Q0}.lora_B.weight"][0, 0] = np.nan
+        tensors[f"{PREFIX}{Q0}.bias"] = np.ones(HIDDEN, np.float32)
+
+    rewrite(folder, spoil)
+    (folder / "adapter_model.bin").write_bytes(b"")
+    found = read_peft_folder(folder, base)
+    assert set(codes(found)) == {
+        "unsafe_format",
+        "unsupported_dora",
+        "rank_too_large",
+        "unsupported_bias",
+        "shape_mismatch",
+        "non_finite",
+    }
+    with pytest.raises(InvalidAdapter) as caught:
+        found.require()
+    assert caught.value.code == "unsafe_format"
+    assert caught.value.findings == found.errors
+
+
+def test_findings_from_elsewhere_count_the_same(base: BaseModelSpec, tmp_path: Path) -> None:
+    found = read_peft_folder(fitting_adapter(tmp_path), base)
+    bad = read_peft_folder(tmp_path / "nowhere", base).findings
+    with pytest.raises(InvalidAdapter) as caught:
+        found.require(also=bad)
+    assert {finding.code for finding in caught.value.findings} == {"missing_file"}
+
+
+def test_the_check_needs_no_tensor_library() -> None:
+    import subprocess
+
+    code = "import amalgam.store.peft_folder, amalgam.store.adapter_store, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
