@@ -4,20 +4,26 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.responses import JSONResponse
 
+from amalgam.api.admin_answers import ADMIN_KEY, AdapterPageView, DeletedView, ReportView
 from amalgam.api.admin_models import AdapterView, PatchBody, SourceBody, VersionBody, VersionView
+from amalgam.api.error_document import ERRORS
 from amalgam.api.openai import read_json
 from amalgam.api.state import services
 from amalgam.errors.requests import FieldRefused
-from amalgam.services.adapters import NewVersion, Report, UploadedFile
+from amalgam.services.adapters import NewVersion, UploadedFile
 
 _CHUNK_BYTES = 1 << 20
 _MAX_FILES = 64
+_CREATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": VersionView, "description": "The default version holds these very bytes already; nothing is new"},
+    201: {"model": VersionView, "description": "The new version, answering"},
+}
 _UPLOAD_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -108,19 +114,9 @@ async def _source(request: Request) -> SourceBody:
         raise FieldRefused(".".join(map(str, first["loc"])) or "body", first["msg"]) from None
 
 
-def _report(report: Report) -> dict[str, Any]:
-    return {
-        "valid": report.valid,
-        "rank": report.rank,
-        "module_count": report.module_count,
-        "size_bytes": report.size_bytes,
-        "findings": [finding.model_dump() for finding in report.findings],
-    }
-
-
 def router() -> APIRouter:
     """The routes below ``/admin/v1/adapters``."""
-    routes = APIRouter(prefix="/admin/v1", tags=["Adapters"])
+    routes = APIRouter(prefix="/admin/v1", tags=["Adapters"], responses=ERRORS, dependencies=[Depends(ADMIN_KEY)])
     _add_writing(routes)
     _add_reading(routes)
     _add_residency(routes)
@@ -128,7 +124,13 @@ def router() -> APIRouter:
 
 
 def _add_writing(routes: APIRouter) -> None:
-    @routes.post("/adapters", status_code=201, summary="Register a new version", openapi_extra=_UPLOAD_SCHEMA)
+    @routes.post(
+        "/adapters",
+        status_code=201,
+        summary="Register a new version",
+        responses=_CREATED,
+        openapi_extra=_UPLOAD_SCHEMA,
+    )
     async def create(request: Request) -> JSONResponse:
         adapters = services(request).adapters
         if _is_multipart(request):
@@ -141,12 +143,12 @@ def _add_writing(routes: APIRouter) -> None:
         return JSONResponse(VersionView.of(version).model_dump(), status_code=201 if created else 200)
 
     @routes.post("/adapters:validate", summary="Report every finding; change nothing", openapi_extra=_UPLOAD_SCHEMA)
-    async def validate(request: Request) -> JSONResponse:
+    async def validate(request: Request) -> ReportView:
         adapters = services(request).adapters
         if _is_multipart(request):
             async with _form(request) as form:
-                return JSONResponse(_report(await adapters.validate_upload(_files(form))))
-        return JSONResponse(_report(await adapters.validate_source((await _source(request)).source)))
+                return ReportView.of(await adapters.validate_upload(_files(form)))
+        return ReportView.of(await adapters.validate_source((await _source(request)).source))
 
     @routes.patch("/adapters/{name}", summary="Move the default version, or describe")
     async def patch(request: Request, name: str, body: PatchBody) -> AdapterView:
@@ -158,14 +160,14 @@ def _add_writing(routes: APIRouter) -> None:
         return AdapterView.of(await adapters.get(name))
 
     @routes.delete("/adapters/{name}", summary="Delete an adapter; running requests finish")
-    async def delete(request: Request, name: str) -> dict[str, Any]:
+    async def delete(request: Request, name: str) -> DeletedView:
         gone = await services(request).adapters.delete(name)
-        return {"deleted": [str(version.ref) for version in gone]}
+        return DeletedView(deleted=tuple(str(version.ref) for version in gone))
 
     @routes.delete("/adapters/{name}/versions/{number}", summary="Delete one version; running requests finish")
-    async def delete_version(request: Request, name: str, number: int) -> dict[str, Any]:
+    async def delete_version(request: Request, name: str, number: int) -> DeletedView:
         gone = await services(request).adapters.delete(name, number)
-        return {"deleted": [str(version.ref) for version in gone]}
+        return DeletedView(deleted=tuple(str(version.ref) for version in gone))
 
 
 def _add_reading(routes: APIRouter) -> None:
@@ -175,10 +177,10 @@ def _add_reading(routes: APIRouter) -> None:
         search: str = Query("", max_length=128),
         limit: int = Query(100, ge=1, le=1000),
         cursor: str | None = Query(None, max_length=256),
-    ) -> dict[str, Any]:
+    ) -> AdapterPageView:
         page = await services(request).adapters.list(search, limit, cursor)
-        data = [AdapterView.of(adapter).model_dump() for adapter in page.items]
-        return {"data": data, "next_cursor": page.next_cursor}
+        data = tuple(AdapterView.of(adapter) for adapter in page.items)
+        return AdapterPageView(data=data, next_cursor=page.next_cursor)
 
     @routes.get("/adapters/{name}", summary="One adapter")
     async def show(request: Request, name: str) -> AdapterView:

@@ -1,24 +1,19 @@
 """The engine on the admin plane: what is resident, pinned and held."""
 
-from dataclasses import asdict
-from typing import Any
+from fastapi import APIRouter, Depends, Request
 
-from fastapi import APIRouter, Request
-
+from amalgam.api.admin_answers import ADMIN_KEY, EngineView
+from amalgam.api.error_document import ERRORS
 from amalgam.api.state import services
 
 
 def router() -> APIRouter:
     """The routes of the engine."""
-    routes = APIRouter(prefix="/admin/v1", tags=["Engine"])
+    routes = APIRouter(prefix="/admin/v1", tags=["Engine"], responses=ERRORS, dependencies=[Depends(ADMIN_KEY)])
 
     @routes.get("/engine", summary="State, slots and residents")
-    async def show(request: Request) -> dict[str, Any]:
+    async def show(request: Request) -> EngineView:
         house = services(request)
-        shown = asdict(house.engine.info())
-        for resident in shown["residents"]:
-            resident["model"] = resident.pop("engine_name")
-            del resident["lora_id"]
-        return shown | {"base_fingerprint": house.catalog.base.fingerprint, "worker_alive": house.worker.alive}
+        return EngineView.of(house.engine.info(), house.catalog.base.fingerprint, worker_alive=house.worker.alive)
 
     return routes

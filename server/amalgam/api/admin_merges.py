@@ -2,15 +2,22 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse
 
+from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted, JobPageView, PlanView
 from amalgam.api.admin_models import JobView, MergeBody, VersionView
+from amalgam.api.error_document import ERRORS
 from amalgam.api.state import services
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.recipe import Recipe
 
 _MAX_WAIT_S = 600.0
+_SUBMITTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": VersionView, "description": "This recipe was built under this name before; nothing is new"},
+    201: {"model": VersionView, "description": "Built within wait_s, and answering"},
+    202: {"model": JobAccepted, "description": "Queued, or being built"},
+}
 
 
 def _recipe(body: MergeBody) -> Recipe:
@@ -23,9 +30,11 @@ def _recipe(body: MergeBody) -> Recipe:
 
 def router() -> APIRouter:
     """The routes of merges and jobs."""
-    routes = APIRouter(prefix="/admin/v1", tags=["Merges"])
+    routes = APIRouter(prefix="/admin/v1", tags=["Merges"], responses=ERRORS, dependencies=[Depends(ADMIN_KEY)])
 
-    @routes.post("/merges", status_code=202, summary="Build a merged adapter and put it into service")
+    @routes.post(
+        "/merges", status_code=202, summary="Build a merged adapter and put it into service", responses=_SUBMITTED
+    )
     async def create(
         request: Request,
         body: MergeBody,
@@ -45,26 +54,15 @@ def router() -> APIRouter:
         return JSONResponse({"job": JobView.of(job).model_dump()}, status_code=202, headers=location)
 
     @routes.post("/merges:plan", summary="What a merge would do; build nothing")
-    async def plan(request: Request, body: MergeBody) -> dict[str, Any]:
-        found = await services(request).merges.plan(_recipe(body))
-        return {
-            "recipe": found.recipe.model_dump(mode="json"),
-            "recipe_digest": found.recipe.digest(),
-            "space": found.space,
-            "rank": found.rank,
-            "modules": len(found.modules),
-            "partial_modules": {module: list(missing) for module, missing in found.partial.items()},
-            "input_bytes": found.input_bytes,
-            "output_bytes": found.output_bytes,
-            "warnings": list(found.warnings),
-        }
+    async def plan(request: Request, body: MergeBody) -> PlanView:
+        return PlanView.of(await services(request).merges.plan(_recipe(body)))
 
     @routes.get("/jobs", summary="List jobs, newest first")
     async def list_jobs(
         request: Request, limit: int = Query(50, ge=1, le=500), cursor: str | None = Query(None, max_length=256)
-    ) -> dict[str, Any]:
+    ) -> JobPageView:
         page = await services(request).merges.list(limit, cursor)
-        return {"data": [JobView.of(job).model_dump() for job in page.items], "next_cursor": page.next_cursor}
+        return JobPageView(data=tuple(JobView.of(job) for job in page.items), next_cursor=page.next_cursor)
 
     @routes.get("/jobs/{job_id}", summary="One job")
     async def show(request: Request, job_id: str) -> JobView:

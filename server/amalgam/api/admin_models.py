@@ -18,6 +18,12 @@ class _Body(BaseModel):
 class SourceBody(_Body):
     """Register or validate an adapter from a configured source."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"name": "sql", "source": "file:///srv/adapters/sql"}]},
+    )
+
     name: str = Field(default="unnamed", max_length=256, description="adapter name", examples=["sql"])
     source: str = Field(max_length=4096, description="where the folder lies", examples=["file:///srv/adapters/sql"])
     description: str | None = Field(default=None, max_length=4096)
@@ -28,14 +34,14 @@ class SourceBody(_Body):
 class PatchBody(_Body):
     """Change an adapter's pointer or its description."""
 
-    default_version: int | None = Field(default=None, ge=1)
-    description: str | None = Field(default=None, max_length=4096)
+    default_version: int | None = Field(default=None, ge=1, examples=[1])
+    description: str | None = Field(default=None, max_length=4096, examples=["questions to SQL"])
 
 
 class VersionBody(_Body):
     """Which version to load, unload or pin; the default one where it is left out."""
 
-    version: int | None = Field(default=None, ge=1)
+    version: int | None = Field(default=None, ge=1, examples=[1])
 
 
 class MergeBody(_Body):
@@ -44,7 +50,19 @@ class MergeBody(_Body):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        json_schema_extra={"examples": [{"name": "sql-json", "expression": "sql + 0.5*json"}]},
+        json_schema_extra={
+            "examples": [
+                {"name": "sql-json", "expression": "sql + 0.5*json"},
+                {
+                    "name": "sql-json",
+                    "recipe": {
+                        "method": "task_arithmetic",
+                        "inputs": [{"adapter": "sql@1", "weight": 1.0}, {"adapter": "json", "weight": 0.5}],
+                        "output": {"rank": 16},
+                    },
+                },
+            ]
+        },
     )
 
     name: str = _NAME
@@ -62,18 +80,18 @@ class MergeBody(_Body):
 class VersionView(BaseModel):
     """A version as the API shows it: without the engine's id, and without the store's paths."""
 
-    name: str
-    version: int
-    model: str = Field(description="what to put into a request's model for exactly this version")
-    digest: str
-    rank: int
-    size_bytes: int
-    module_count: int
-    source: str
-    created_at: str
-    recipe_digest: str | None
-    lineage: dict[str, Any] | None
-    warnings: tuple[str, ...]
+    name: str = Field(examples=["sql"])
+    version: int = Field(examples=[1])
+    model: str = Field(description="what to put into a request's model for exactly this version", examples=["sql@1"])
+    digest: str = Field(description="SHA-256 of config and weights, in hex", examples=["9c56cc51b374…"])
+    rank: int = Field(description="largest rank of its modules", examples=[8])
+    size_bytes: int = Field(examples=[4902000])
+    module_count: int = Field(examples=[210])
+    source: str = Field(description="upload | file | merge", examples=["upload"])
+    created_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
+    recipe_digest: str | None = Field(description="of a merge: what was built", examples=[None])
+    lineage: dict[str, Any] | None = Field(description="of a merge: recipe, inputs, versions", examples=[None])
+    warnings: tuple[str, ...] = Field(examples=[[]])
 
     @classmethod
     def of(cls, version: AdapterVersion) -> "VersionView":
@@ -101,10 +119,10 @@ class VersionView(BaseModel):
 class AdapterView(BaseModel):
     """An adapter and its live versions."""
 
-    name: str
-    default_version: int | None
-    description: str
-    created_at: str
+    name: str = Field(examples=["sql"])
+    default_version: int | None = Field(description="what the bare name means", examples=[1])
+    description: str = Field(examples=["questions to SQL"])
+    created_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
     versions: tuple[VersionView, ...]
 
     @classmethod
@@ -122,19 +140,22 @@ class AdapterView(BaseModel):
 class JobView(BaseModel):
     """A job as the API shows it."""
 
-    id: str
-    kind: str
-    name: str
-    state: str
-    recipe: dict[str, Any]
-    recipe_digest: str
-    progress: dict[str, Any] | None
-    error: dict[str, Any] | None
-    version: str | None = Field(description="what it made, as name@number")
-    timings_s: dict[str, float]
-    attempts: int
-    created_at: str
-    updated_at: str
+    id: str = Field(examples=["job-8f14e45fceea4e6f9d5c1f6a2b7c3d90"])
+    kind: str = Field(examples=["merge"])
+    name: str = Field(description="adapter that the result becomes a version of", examples=["sql-json"])
+    state: str = Field(description="queued | running | built | published | failed | cancelled", examples=["published"])
+    recipe: dict[str, Any] = Field(
+        description="completed, inputs pinned",
+        examples=[{"method": "task_arithmetic", "inputs": [{"adapter": "sql@1"}, {"adapter": "json@1"}]}],
+    )
+    recipe_digest: str = Field(examples=["5b0c…"])
+    progress: dict[str, Any] | None = Field(examples=[{"modules_done": 210, "modules_total": 210}])
+    error: dict[str, Any] | None = Field(description="code, status and message of a failed job", examples=[None])
+    version: str | None = Field(description="what it made, as name@number", examples=["sql-json@1"])
+    timings_s: dict[str, float] = Field(description="seconds by step", examples=[{"merge": 0.41, "probe": 0.05}])
+    attempts: int = Field(examples=[1])
+    created_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
+    updated_at: str = Field(examples=["2030-01-31T12:00:02+00:00"])
 
     @classmethod
     def of(cls, job: Job) -> "JobView":

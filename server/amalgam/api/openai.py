@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from amalgam.api.error_document import ERRORS
 from amalgam.api.fields import check_fields
 from amalgam.api.responses import HeldResponse
 from amalgam.api.state import services
@@ -78,7 +79,7 @@ def model_card(target: Target, catalog: Catalog, created: int) -> dict[str, Any]
 
 def router(started_at: float) -> APIRouter:
     """The routes; ``started_at`` (Unix seconds) is the base model's ``created``."""
-    routes = APIRouter()
+    routes = APIRouter(responses=ERRORS)
     for path, endpoint, summary in _ROUTES:
         routes.add_api_route(
             path,

@@ -7,12 +7,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from amalgam import __version__
+from amalgam.api.error_document import ERRORS
 from amalgam.api.state import services
 
 
 def router() -> APIRouter:
     """``/livez``, ``/readyz``, ``/metrics``, ``/version``."""
-    routes = APIRouter(tags=["Operations"])
+    routes = APIRouter(tags=["Operations"], responses=ERRORS)
 
     @routes.get("/livez", summary="Whether the process answers")
     async def livez() -> dict[str, str]:
