@@ -65,7 +65,9 @@ def create_app(
         demo_folders: adapters to register on the first start, by name.
         engine_factory: makes the engine from the application's state; the embedded vLLM unless a test says otherwise.
     """
-    make_engine = engine_factory or (lambda state: VllmEngine(args, state, settings.load_timeout_s, on_phase))
+    make_engine = engine_factory or (
+        lambda state: VllmEngine(args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase)
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

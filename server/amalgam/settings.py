@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     max_cpu_loras: int = Field(64, ge=1, description="adapters kept in memory by the engine")
     max_model_len: int = Field(2048, ge=64, description="longest prompt plus answer of the demo model, tokens")
     load_timeout_s: float = Field(60.0, gt=0, description="longest wait for an adapter to become resident, seconds")
+    engine_hang_s: float = Field(60.0, gt=1, description="an engine silent for so long is restarted, seconds")
     drain_timeout_s: float = Field(30.0, ge=0, description="longest wait for running requests at shutdown, seconds")
     worker_device: str = Field("cpu", description="device of the merge worker: cpu, cuda:0, …")
     worker_threads: int = Field(1, ge=1, description="CPU threads of the merge worker")

@@ -54,6 +54,7 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         "AMALGAM_SOURCE_ROOTS": str(sources),
         "AMALGAM_MAX_LORAS": "3",
         "AMALGAM_MAX_CPU_LORAS": "6",
+        "AMALGAM_ENGINE_HANG_S": "30",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "NO_COLOR": "1",
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Endpoint = Literal["chat_completions", "completions", "responses", "messages", "tokenize", "detokenize", "embeddings"]
-EngineState = Literal["starting", "ready", "dead", "restarting", "stopped"]
+EngineState = Literal["starting", "ready", "dead", "hung", "restarting", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)

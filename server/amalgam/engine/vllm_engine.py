@@ -5,6 +5,7 @@ vLLM is imported when the engine starts, in a thread, so that the server answers
 
 import asyncio
 import logging
+import multiprocessing
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,7 @@ from amalgam.errors.requests import EndpointUnsupported
 logger = logging.getLogger(__name__)
 
 _HEALTH_PERIOD_S = 0.2
+_PING_PERIOD_S = 1.0
 _RESTART_PAUSE_S = 1.0
 
 
@@ -29,6 +31,7 @@ class VllmEngine:
         args: vLLM's parsed serve arguments, with LoRA enabled.
         app_state: the Starlette application's state; vLLM's handlers live in it.
         load_timeout_s: longest wait for an adapter to find a place.
+        hang_limit_s: a core that is silent for so long is taken for hung, and restarted.
         on_phase: told in words what the start is doing.
     """
 
@@ -37,12 +40,15 @@ class VllmEngine:
         args: Namespace,
         app_state: Any,
         load_timeout_s: float,
+        hang_limit_s: float = 60.0,
         on_phase: Callable[[str], None] = lambda phase: None,
     ) -> None:
         self._args = args
         self._app_state = app_state
         self._on_phase = on_phase
+        self._hang_limit_s = hang_limit_s
         self._client: Any = None
+        self._booting: asyncio.Future[Any] | None = None
         self._endpoints: Mapping[Endpoint, Any] = {}
         self._state: EngineState = "starting"
         self._ready = asyncio.Event()
@@ -102,14 +108,39 @@ class VllmEngine:
                     return
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 continue
-            while not self._client.errored:  # noqa: ASYNC110  (vLLM tells nobody when its core dies)
-                await asyncio.sleep(_HEALTH_PERIOD_S)
-            logger.error("the engine's core died; restarting it")
+            await self._watch()
+            logger.error("the engine's core %s; restarting it", "hangs" if self._state == "hung" else "died")
             self._ready.clear()
             self._state = "restarting"
             self._restarts += 1
             self._residency.forget_all()
-            await asyncio.to_thread(self._client.shutdown, timeout=1.0)
+            await self._bury()
+
+    async def _watch(self) -> None:
+        """Return when the core is dead, or silent for longer than the limit.
+
+        A ping is a question that the core's own loop answers between two steps, so a core that hangs does not.
+        """
+        ping: asyncio.Task[Any] | None = None
+        asked_at = time.monotonic()
+        while not self._client.errored:
+            now = time.monotonic()
+            if ping is None or (ping.done() and now - asked_at >= _PING_PERIOD_S):
+                ping, asked_at = asyncio.create_task(self._client.list_loras()), now
+                ping.add_done_callback(_observe)
+            elif not ping.done() and now - asked_at > self._hang_limit_s:
+                self._state = "hung"
+                break
+            await asyncio.sleep(_HEALTH_PERIOD_S)
+        if ping is not None:
+            ping.cancel()
+
+    async def _bury(self) -> None:
+        """End the old core for good, and the requests that wait for it."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._client.output_processor.propagate_error(EngineDeadError())
+        await asyncio.to_thread(self._client.shutdown, timeout=1.0)
 
     async def _residency_load_pinned(self, version: LoadableVersion) -> None:
         async with self._residency.hold(version):
@@ -122,7 +153,8 @@ class VllmEngine:
         await asyncio.to_thread(_import_vllm)
         imported = time.monotonic()
         self._on_phase("loading the base model")
-        self._client = await asyncio.to_thread(_build_client, self._args)
+        self._booting = asyncio.ensure_future(asyncio.to_thread(_build_client, self._args))
+        self._client = await asyncio.shield(self._booting)
         await self._client.reset_mm_cache()
         loaded = time.monotonic()
         self._on_phase("preparing the endpoints")
@@ -146,6 +178,11 @@ class VllmEngine:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._state = "stopped"
+        if self._booting is not None and not self._booting.done():
+            # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself.
+            for child in multiprocessing.active_children():
+                child.kill()
+            await asyncio.wait([self._booting])
         if self._client is not None:
             await asyncio.to_thread(self._client.shutdown, timeout=5.0)
 
@@ -251,3 +288,9 @@ def _lora_request(version: LoadableVersion) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(version.folder))
+
+
+def _observe(task: asyncio.Task[Any]) -> None:
+    """Read a ping's outcome: a core that dies under it is seen by other means, and asyncio need not report it too."""
+    if not task.cancelled():
+        task.exception()
