@@ -26,6 +26,12 @@ _DRIVERS: Final = {
 _BEGIN: Final = "amalgam_begin"
 """Name of the execution option that says how SQLite begins a transaction."""
 _RETRY_S: Final = 0.02
+_REASONS: Final = {
+    "locked": "it is locked",
+    "lock timeout": "it is locked",
+    "full": "its disk is full",
+    "readonly": "it is read-only",
+}
 
 
 def sqlite_url(path: Path) -> str:
@@ -154,10 +160,7 @@ def _translated() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """A word that says what is wrong and gives away neither host nor path."""
     text = str(error).lower()
-    for sign, reason in (("locked", "it is locked"), ("full", "its disk is full"), ("readonly", "it is read-only")):
-        if sign in text:
-            return reason
-    return "it cannot be reached"
+    return next((reason for sign, reason in _REASONS.items() if sign in text), "it cannot be reached")
 
 
 def _create_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
@@ -171,6 +174,8 @@ def _create_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
     parsed = parsed.set(drivername=driver)
     try:
         if driver == "postgresql+psycopg":
+            options = f"{parsed.query.get('options', '')} -c lock_timeout={round(busy_timeout_s * 1000)}"
+            parsed = parsed.update_query_dict({"options": options.strip()})
             return create_async_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
         if not parsed.database or parsed.database == ":memory:":
             raise UnsupportedDatabase("a database in memory cannot be shared; name a file")
