@@ -5,14 +5,18 @@ import logging
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from amalgam.api.responses import error_response
 from amalgam.errors import AmalgamError, InvalidRequest, NotFound
+from amalgam.errors.engine import EngineRefused
 from amalgam.errors.requests import FieldRefused
 
 logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""For logs and metrics; nobody is there to read it."""
 
 
 class RouteNotFound(NotFound):
@@ -45,6 +49,9 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AmalgamError)
     if error.status >= 500 and error.status != 503:
         logger.error("%s %s: %s", request.method, request.scope["path"], error, exc_info=error.__cause__)
+        if isinstance(error, EngineRefused):
+            # The engine's words for a fault of its own are for the log.
+            return error_response(InternalError(), request)
     return error_response(error, request)
 
 
@@ -58,13 +65,22 @@ def _validation(request: Request, error: Exception) -> JSONResponse:
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, AmalgamError):
+        # FastAPI wraps what a body raises while it is read.
+        return error_response(error.__cause__, request)
     if error.status_code == 404:
         return error_response(RouteNotFound(), request)
     if error.status_code == 405:
-        return error_response(MethodNotAllowed(), request)
+        return error_response(MethodNotAllowed(), request, error.headers)
     if 400 <= error.status_code < 500:
         return error_response(FieldRefused("body", str(error.detail)), request)
     return error_response(InternalError(), request)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    """The client left while its body was read; whatever was begun has been undone on the way here."""
+    logger.info("%s %s: the client left", request.method, request.scope["path"])
+    return Response(status_code=CLIENT_GONE)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -77,4 +93,5 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(AmalgamError, _ours)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)

@@ -1,4 +1,4 @@
-"""What every request passes before its route: an id, a bound on its body, and no path for what is not HTTP."""
+"""What every request passes before its route: an id, and bounds on its headers and its body."""
 
 import re
 import secrets
@@ -9,10 +9,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from amalgam.api.responses import error_response
-from amalgam.errors import InvalidRequest
+from amalgam.errors import AmalgamError, InvalidRequest
+from amalgam.errors.doors import HeadersTooLarge, MalformedRequest
 
+MAX_HEADER_BYTES: Final = 64 << 10
 _CLIENT_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ID_HEADER: Final = b"x-request-id"
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
 class BodyTooLarge(InvalidRequest):
@@ -50,6 +53,23 @@ class RequestId:
         await self._app(scope, receive, send_with_id)
 
 
+class HeaderLimit:
+    """Ends a request whose headers are larger than `MAX_HEADER_BYTES`; the path and the query count with them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add up what came."""
+        if scope["type"] == "http":
+            size = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+            size += sum(len(name) + len(value) for name, value in scope["headers"])
+            if size > MAX_HEADER_BYTES:
+                await _refuse(HeadersTooLarge(MAX_HEADER_BYTES), scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class BodyLimit:
     """Ends a request whose body grows beyond the limit of its path, by its header or while it arrives."""
 
@@ -65,11 +85,15 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_upload = scope["path"] in self._upload_paths and headers.get("content-type", "").startswith("multipart/")
+        is_multipart = headers.get("content-type", "").lower().startswith("multipart/")
+        is_upload = is_multipart and scope["path"] in self._upload_paths
         limit = self._upload_bytes if is_upload else self._json_bytes
         declared = headers.get("content-length", "0")
-        if not declared.isdigit() or int(declared) > limit:
-            await error_response(BodyTooLarge(limit), Request(scope))(scope, receive, send)
+        if not _LENGTH.fullmatch(declared):
+            await _refuse(MalformedRequest("its Content-Length is no number"), scope, receive, send)
+            return
+        if int(declared) > limit:
+            await _refuse(BodyTooLarge(limit), scope, receive, send)
             return
         seen = 0
 
@@ -83,3 +107,7 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+async def _refuse(error: AmalgamError, scope: Scope, receive: Receive, send: Send) -> None:
+    await error_response(error, Request(scope))(scope, receive, send)
