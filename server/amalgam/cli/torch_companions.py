@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 COMPANIONS: Final = ("torchvision", "torchaudio", "torchcodec")
-_ABSENT: Final = 3
-_PROBE: Final = (
-    "import importlib, importlib.util, sys\n"
-    "name = sys.argv[1]\n"
-    f"sys.exit({_ABSENT}) if importlib.util.find_spec(name) is None else importlib.import_module(name)\n"
-)
+_PROBE: Final = """
+import importlib, importlib.util, sys
+if importlib.util.find_spec(sys.argv[1]) is not None:
+    importlib.import_module(sys.argv[1])
+print("fine")
+"""
 
 Runner = Callable[[Sequence[str]], int]
 """Runs a command and gives its exit status."""
@@ -29,11 +29,17 @@ def broken_companions(names: Sequence[str] = COMPANIONS) -> list[str]:
     """
     probes = {
         name: subprocess.Popen(  # noqa: S603 -- this interpreter and a fixed program
-            [sys.executable, "-c", _PROBE, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", _PROBE, name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         for name in names
     }
-    return [name for name, probe in probes.items() if probe.wait() not in (0, _ABSENT)]
+    return [name for name, probe in probes.items() if not _fine(probe)]
+
+
+def _fine(probe: subprocess.Popen[bytes]) -> bool:
+    """Whether the probe came to its end: its last word counts, since an import may exit with any status."""
+    said, _ = probe.communicate()
+    return probe.returncode == 0 and said.endswith(b"fine\n")
 
 
 def remove_broken(names: Sequence[str], run: Runner | None = None) -> None:

@@ -5,11 +5,10 @@ In bodies and wordings ``{p}`` is the parameter: a list of integers, of words, o
 naming field, ``{c}`` the category, ``{n}`` an integer field and ``{v}`` a category's value.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from amalgam.demo.task_item import Split
+from amalgam.demo.wordings import Wordings, wordings
 
 Kind = Literal["numbers", "words", "text", "records"]
 
@@ -29,15 +28,10 @@ class CodeTemplate:
     name: str
     kind: Kind
     body: str
-    wordings: Mapping[Split, tuple[str, ...]]
+    wordings: Wordings
     empty: bool
 
 
 def row(name: str, kind: Kind, body: str, train: str, dev: str, test: str, *, empty: bool = True) -> CodeTemplate:
     """A template whose wordings stand on one line each."""
-    pools = {"train": _lines(train), "dev": _lines(dev), "test": _lines(test)}
-    return CodeTemplate(name, kind, body, pools, empty)  # type: ignore[arg-type]
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
+    return CodeTemplate(name, kind, body, wordings(train, dev, test), empty)

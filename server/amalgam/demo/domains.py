@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
+from amalgam.demo import domain_words
 from amalgam.demo.task_item import Split
+
+MIXED_SHARE: Final = 0.75
+"""Share of training items whose domain is mixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ _TRAIN: Final = """
 """
 
 _DEV: Final = """
-    cheeses | cheese | milk | fat aging_weeks | 2 90 | tastings cheese_id votes
+    cheeses | cheese | milk | fat aging_weeks | 2 90 | tastings cheese_id tasters
         Goat, Sheep, Buffalo, Cow
     castles | castle | duchy | towers built | 1 1700 | sieges castle_id soldiers
         Bavaria, Savoy, Lorraine, Tuscany
@@ -139,3 +144,32 @@ DOMAINS: Final[Mapping[Split, tuple[Domain, ...]]] = {
     "dev": _domains(_DEV),
     "test": _domains(_TEST),
 }
+
+
+def draw_domain(split: Split, rng: Random) -> Domain:
+    """A domain of ``split``: for training one of its own or, more often, one mixed from single words."""
+    if split == "train" and rng.random() < MIXED_SHARE:
+        return _mixed(rng)
+    return rng.choice(DOMAINS[split])
+
+
+def _mixed(rng: Random) -> Domain:
+    """A domain of words that were drawn one by one; its sentences can be odd, which makes them hard to guess."""
+    table, child = rng.sample(domain_words.TABLES, 2)
+    first, second, amount = rng.sample(domain_words.NUMBERS, 3)
+    singular = table.removesuffix("s")
+    label = singular if rng.random() < 0.5 else rng.choice(domain_words.LABELS)
+    low = rng.randint(1, 60)
+    return Domain(
+        table=table,
+        label=label,
+        category=rng.choice(domain_words.CATEGORIES),
+        values=tuple(value.replace("_", " ") for value in rng.sample(domain_words.VALUES, 4)),
+        first=first,
+        second=second,
+        low=low,
+        high=low + rng.choice((60, 400, 3000, 9000)),
+        child=child,
+        key=f"{singular}_id",
+        amount=amount,
+    )

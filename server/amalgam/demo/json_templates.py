@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from amalgam.demo.task_item import Split
+from amalgam.demo.wordings import Wordings, wordings
 
 Shape = Mapping[str, "str | Shape | list[Shape]"]
 
@@ -20,16 +20,12 @@ class JsonTemplate:
 
     name: str
     shape: Shape
-    wordings: Mapping[Split, tuple[str, ...]]
+    wordings: Wordings
 
 
 def _row(name: str, shape: Shape, train: str, dev: str, test: str) -> JsonTemplate:
     """A template whose wordings stand on one line each."""
-    return JsonTemplate(name, shape, {"train": _lines(train), "dev": _lines(dev), "test": _lines(test)})
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
+    return JsonTemplate(name, shape, wordings(train, dev, test))
 
 
 JSON_TEMPLATES: Final[tuple[JsonTemplate, ...]] = (

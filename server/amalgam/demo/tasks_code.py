@@ -10,7 +10,7 @@ from typing import Final
 
 from amalgam.demo.code_template import CodeTemplate
 from amalgam.demo.code_templates import CODE_TEMPLATES
-from amalgam.demo.domains import DOMAINS, Domain
+from amalgam.demo.domains import Domain, draw_domain
 from amalgam.demo.json_equality import same_json
 from amalgam.demo.sandbox import run_function
 from amalgam.demo.task_item import Split, TaskItem, bare_answer
@@ -54,7 +54,7 @@ def _function_name(reference: str) -> str:
 
 
 def _item(template: CodeTemplate, split: Split, rng: Random) -> TaskItem:
-    domain = rng.choice(DOMAINS[split])
+    domain = draw_domain(split, rng)
     wording = rng.choice(template.wordings[split])
     handle = rng.choice(HANDLES[split])
     number, other = rng.sample((domain.first, domain.second), 2)

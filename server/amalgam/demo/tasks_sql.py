@@ -10,8 +10,9 @@ from collections import Counter
 from random import Random
 from typing import Final
 
-from amalgam.demo.domains import DOMAINS, Domain
-from amalgam.demo.sql_templates import SQL_TEMPLATES, SqlTemplate
+from amalgam.demo.domains import Domain, draw_domain
+from amalgam.demo.sql_template import SqlTemplate
+from amalgam.demo.sql_templates import SQL_TEMPLATES
 from amalgam.demo.task_item import Split, TaskItem, bare_answer
 
 DATABASES: Final = 2
@@ -83,7 +84,7 @@ def _rows(connection: sqlite3.Connection, query: str) -> list[Row]:
 
 
 def _item(template: SqlTemplate, split: Split, rng: Random) -> TaskItem:
-    domain = rng.choice(DOMAINS[split])
+    domain = draw_domain(split, rng)
     wording = rng.choice(template.wordings[split])
     value, other = rng.sample(domain.values, 2)
     column, second = rng.sample((domain.first, domain.second), 2)
@@ -106,7 +107,7 @@ def _item(template: SqlTemplate, split: Split, rng: Random) -> TaskItem:
         entities=domain.entities,
         prompt=f"{schema}\nQuestion: {wording.format(**words)}\nAnswer with one SQL query only.",
         reference=template.query.format(**names),
-        evidence=tuple(_fill(schema, domain, (low, high), rng) for _ in range(DATABASES)),
+        evidence=tuple(_fill(schema, domain, value, (low, high), rng) for _ in range(DATABASES)),
     )
 
 
@@ -120,19 +121,23 @@ def _schema(domain: Domain, with_child: bool) -> str:
     return f"{parent}\nCREATE TABLE {d.child} ({d.key} INTEGER, {d.amount} INTEGER);"
 
 
-def _fill(schema: str, domain: Domain, bounds: tuple[int, int], rng: Random) -> str:
-    """A script that makes the tables of ``schema`` and fills them; ``bounds`` occur, so that > is not >=."""
+def _fill(schema: str, domain: Domain, value: str, bounds: tuple[int, int], rng: Random) -> str:
+    """A script that makes the tables of ``schema`` and fills them, in an order that means nothing.
+
+    Both ``bounds`` occur with the category ``value``, so that > is not >=. Every category occurs; the other rows draw
+    theirs, so that the groups differ in size. No number occurs twice in a column, so that an order has no ties.
+    """
     d = domain
-    script = [schema]
-    columns = [_numbers(d.low, d.high, bounds, rng) for _ in range(2)]
-    ids = rng.sample(range(10, 99), PARENT_ROWS)
     with_child = d.key in schema
-    for index, numbers in enumerate(zip(*columns, strict=True)):
-        # Every category occurs; the rest is drawn, so that the groups differ in size.
-        category = d.values[index] if index < len(d.values) else rng.choice(d.values)
-        name = f"{d.label[0].upper()}{rng.randrange(1000, 9999)}{index}"
-        row = (ids[index], name, category) if with_child else (name, category, *numbers)
-        script.append(_insert(d.table, row))
+    ids = rng.sample(range(10, 99), PARENT_ROWS)
+    categories = [value, value, *d.values, *(rng.choice(d.values) for _ in range(PARENT_ROWS - 2 - len(d.values)))]
+    firsts, seconds = (_numbers(d.low, d.high, bounds, rng) for _ in range(2))
+    rows: list[tuple[int | str, ...]] = []
+    for identity, category, first, second in zip(ids, categories, firsts, seconds, strict=True):
+        name = f"{d.label[0].upper()}{rng.randrange(1000, 9999)}-{identity}"
+        rows.append((identity, name, category) if with_child else (name, category, first, second))
+    rng.shuffle(rows)
+    script = [schema, *(_insert(d.table, row) for row in rows)]
     if with_child:
         script += [_insert(d.child, (rng.choice(ids), rng.randint(1, 500))) for _ in range(CHILD_ROWS)]
     return "\n".join(script)
@@ -144,8 +149,6 @@ def _insert(table: str, row: tuple[int | str, ...]) -> str:
 
 
 def _numbers(low: int, high: int, bounds: tuple[int, int], rng: Random) -> list[int]:
-    """Distinct numbers in [low, high], so that an order has no ties; among them both bounds."""
-    others = rng.sample([n for n in range(low, high + 1) if n not in bounds], PARENT_ROWS - 2)
-    numbers = [*bounds, *others]
-    rng.shuffle(numbers)
-    return numbers
+    """Distinct numbers in [low, high]: first the bounds, then others in random order."""
+    drawn = [number for number in rng.sample(range(low, high + 1), PARENT_ROWS) if number not in bounds]
+    return [*bounds, *drawn[: PARENT_ROWS - 2]]

@@ -1,0 +1,28 @@
+"""Where the demo adapters are looked for."""
+
+from amalgam.demo.adapters import demo_adapter_folders
+
+
+def adapter(folder):
+    folder.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
+def test_a_wheel_goes_before_a_checkout(tmp_path):
+    packaged, checkout = tmp_path / "adapters", tmp_path / "demo"
+    inside, outside = adapter(packaged / "sql"), adapter(checkout / "json")
+    assert demo_adapter_folders(packaged, checkout) == {"sql": inside}
+    assert demo_adapter_folders(tmp_path / "none", checkout) == {"json": outside}
+
+
+def test_neither_means_no_adapters(tmp_path):
+    assert demo_adapter_folders(tmp_path / "a", tmp_path / "b") == {}
+
+
+def test_folders_that_are_no_adapters_are_left_out(tmp_path):
+    adapter(tmp_path / "code")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "README.md").touch()
+    assert list(demo_adapter_folders(tmp_path, tmp_path)) == ["code"]
