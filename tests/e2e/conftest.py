@@ -56,6 +56,8 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         "AMALGAM_MAX_CPU_LORAS": "6",
         "AMALGAM_ENGINE_HANG_S": "30",
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        # Threads that spin while they wait for each other stand still on a machine that is busy with other work.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "NO_COLOR": "1",
     }
     process = subprocess.Popen(

@@ -16,6 +16,7 @@ from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableV
 from amalgam.engine.residency import Residency
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
 from amalgam.errors.requests import EndpointUnsupported
+from amalgam.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class VllmEngine:
         load_timeout_s: longest wait for an adapter to find a place.
         hang_limit_s: a core that is silent for so long is taken for hung, and restarted.
         on_phase: told in words what the start is doing.
+        metrics: told of loads, evictions and waits.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class VllmEngine:
         load_timeout_s: float,
         hang_limit_s: float = 60.0,
         on_phase: Callable[[str], None] = lambda phase: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._args = args
         self._app_state = app_state
@@ -57,7 +60,7 @@ class VllmEngine:
         self._supervisor: asyncio.Task[None] | None = None
         self._start_error: BaseException | None = None
         capacity = args.max_cpu_loras or args.max_loras
-        self._residency = Residency(capacity, self._add_lora, self._remove_lora, load_timeout_s)
+        self._residency = Residency(capacity, self._add_lora, self._remove_lora, load_timeout_s, metrics=metrics)
 
     @property
     def state(self) -> EngineState:
@@ -178,11 +181,14 @@ class VllmEngine:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._state = "stopped"
-        if self._booting is not None and not self._booting.done():
-            # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself.
-            for child in multiprocessing.active_children():
-                child.kill()
+        if self._booting is not None:
+            if not self._booting.done():
+                # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself.
+                for child in multiprocessing.active_children():
+                    child.kill()
             await asyncio.wait([self._booting])
+            if self._booting.exception() is None:
+                self._client = self._booting.result()
         if self._client is not None:
             await asyncio.to_thread(self._client.shutdown, timeout=5.0)
 

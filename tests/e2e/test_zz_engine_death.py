@@ -1,0 +1,114 @@
+"""The engine's core dies or hangs under requests; last of all, because the session's server restarts its engine here."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.conftest import RunningServer
+from tests.e2e.test_adapter_lifecycle import logprobs
+
+PROMPT: Any = [{"role": "user", "content": "Count from one to one thousand in words."}]
+RESTART_LIMIT_S = 240
+
+
+def core_pid(server: RunningServer) -> int:
+    """The engine's core among the server's descendants, by the title vLLM gives it."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(entry.parent.name)] = int(fields[1])
+    family = {server.process.pid}
+    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= grown
+    for pid in family:
+        if "EngineCore" in (Path("/proc") / str(pid) / "cmdline").read_text(errors="replace"):
+            return pid
+    raise AssertionError("no engine core among the server's processes")
+
+
+def wait_until(server: RunningServer, ready: bool, limit_s: float) -> float:
+    """Seconds until /readyz says so."""
+    began = time.monotonic()
+    while time.monotonic() - began < limit_s:
+        if (httpx.get(f"{server.url}/readyz", timeout=30).status_code == 200) is ready:
+            return time.monotonic() - began
+        time.sleep(0.05)
+    pytest.fail(f"/readyz did not become {ready} within {limit_s} s")
+
+
+async def stream_until_end(client: openai.AsyncOpenAI, started: asyncio.Event) -> str:
+    """How a stream that is cut by the engine's death ends."""
+    try:
+        stream = await client.chat.completions.create(
+            model="sql", messages=PROMPT, max_tokens=1800, stream=True, extra_body={"ignore_eos": True}
+        )
+        async for _ in stream:
+            started.set()
+    except openai.APIStatusError as error:
+        return f"status {error.status_code}"
+    except openai.APIError:
+        # An SSE event `data: {"error": …}` is this exception in the client.
+        return "error event"
+    return "ended as if all were well"
+
+
+async def whole_answer(client: openai.AsyncOpenAI) -> int:
+    try:
+        await client.chat.completions.create(
+            model="json", messages=PROMPT, max_tokens=1800, extra_body={"ignore_eos": True}
+        )
+    except openai.APIStatusError as error:
+        assert error.response.headers["retry-after"]
+        return error.status_code
+    return 200
+
+
+@pytest.mark.parametrize(("blow", "noticed_s"), [(signal.SIGKILL, 1.5), (signal.SIGSTOP, 45.0)], ids=["dies", "hangs"])
+async def test_the_engine_comes_back_and_nobody_is_left_waiting(
+    server: RunningServer,
+    client: openai.OpenAI,
+    async_client: openai.AsyncOpenAI,
+    admin: httpx.Client,
+    blow: signal.Signals,
+    noticed_s: float,
+) -> None:
+    expected = logprobs(client, "sql")
+    assert admin.post("/admin/v1/adapters/code:pin").status_code == 200
+    restarts = admin.get("/admin/v1/engine").json()["restarts"]
+    started = asyncio.Event()
+    streaming = asyncio.create_task(stream_until_end(async_client, started))
+    waiting = asyncio.create_task(whole_answer(async_client))
+    await asyncio.wait_for(started.wait(), 60)
+    os.kill(core_pid(server), blow)
+    noticed = await asyncio.to_thread(wait_until, server, False, noticed_s)
+    assert noticed <= noticed_s
+    refused = await asyncio.to_thread(
+        httpx.post,
+        f"{server.url}/v1/chat/completions",
+        json={"model": "sql", "messages": PROMPT},
+        headers={"Authorization": f"Bearer {client.api_key}"},
+        timeout=30,
+    )
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "engine_not_ready"
+    assert refused.headers["retry-after"]
+    assert httpx.get(f"{server.url}/livez", timeout=30).status_code == 200
+    assert await asyncio.wait_for(streaming, 60) in ("error event", "status 503")
+    assert await asyncio.wait_for(waiting, 60) == 503
+    await asyncio.to_thread(wait_until, server, True, RESTART_LIMIT_S)
+    engine = admin.get("/admin/v1/engine").json()
+    assert engine["restarts"] == restarts + 1
+    assert [r["model"] for r in engine["residents"] if r["pinned"]] == ["code@1"]
+    assert all(r["held"] == 0 for r in engine["residents"])
+    assert logprobs(client, "sql") == pytest.approx(expected, abs=0.02)
+    admin.post("/admin/v1/adapters/code:unpin")
