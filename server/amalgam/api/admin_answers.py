@@ -149,7 +149,7 @@ class EngineView(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    state: str = Field(description="starting | ready | dead | restarting | stopped", examples=["ready"])
+    state: str = Field(description="starting | ready | dead | hung | restarting | stopped", examples=["ready"])
     served_name: str = Field(examples=["smollm2"])
     slots: int = Field(description="different adapters in one batch", examples=[4])
     capacity: int = Field(description="adapters kept in memory", examples=[64])
