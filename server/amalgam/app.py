@@ -1,6 +1,7 @@
 """Builds every serving object once, in the lifespan, hands them down, and closes them in reverse."""
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -16,12 +17,14 @@ from amalgam import __version__
 from amalgam.api import admin_adapters, admin_engine, admin_merges, openai, operations
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
-from amalgam.api.middleware import BodyLimit, RequestId
+from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
+from amalgam.api.observed import Observed
 from amalgam.api.state import Services
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.clock import new_id, utc_now
 from amalgam.engine.protocol import Engine
 from amalgam.engine.vllm_engine import VllmEngine
+from amalgam.errors import AmalgamError
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
@@ -36,7 +39,10 @@ from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
 from amalgam.store.sources import sources
+from amalgam.telemetry.build import build_versions
 from amalgam.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 _CATALOG_PERIOD_S = 1.0
 _ENGINE_START_TIMEOUT_S = 1800.0
@@ -65,15 +71,16 @@ def create_app(
         demo_folders: adapters to register on the first start, by name.
         engine_factory: makes the engine from the application's state; the embedded vLLM unless a test says otherwise.
     """
+    metrics = Metrics(build=build_versions())
     make_engine = engine_factory or (
-        lambda state: VllmEngine(args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase)
+        lambda state: VllmEngine(args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase, metrics)
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.amalgam = await _build(
-                stack, settings, args, make_engine(app.state), demo_folders or {}, on_ready
+                stack, settings, args, make_engine(app.state), demo_folders or {}, on_ready, metrics
             )
             yield
 
@@ -83,6 +90,9 @@ def create_app(
         summary="Many LoRA adapters on one base model, and new ones merged while it serves",
         lifespan=lifespan,
         redirect_slashes=False,
+        # The pages of documentation load scripts from elsewhere; the document itself is enough.
+        docs_url=None,
+        redoc_url=None,
     )
     install_error_handlers(app)
     app.include_router(openai.router(time.time()))
@@ -97,6 +107,10 @@ def create_app(
         upload_paths=_UPLOAD_PATHS,
     )
     app.add_middleware(AuthMiddleware, keys=KeyRing.of(settings))
+    app.add_middleware(HeaderLimit)
+    app.add_middleware(
+        Observed, metrics=metrics, endpoints=openai.ENDPOINT_PATHS, access_log=settings.access_log_enabled
+    )
     app.add_middleware(RequestId)
     return app
 
@@ -108,6 +122,7 @@ async def _build(
     engine: Engine,
     demo_folders: dict[str, Path],
     on_ready: Ready,
+    metrics: Metrics,
 ) -> Services:
     """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
     base = await asyncio.to_thread(base_spec, Path(args.model), args.served_model_name[0], args.max_lora_rank)
@@ -116,10 +131,10 @@ async def _build(
     registry, jobs = AdapterRegistry(database, utc_now), JobRegistry(database, utc_now, new_id)
     catalog = Catalog(base, registry)
     await catalog.refresh()
-    metrics = Metrics()
+    metrics.registry_read()
     inference = Inference(catalog, engine, store)
-    publisher = Publisher(registry, jobs, store, catalog, engine)
-    merges = MergeService(registry, jobs, store, catalog, publisher)
+    publisher = Publisher(registry, jobs, store, catalog, engine, metrics=metrics)
+    merges = MergeService(registry, jobs, store, catalog, publisher, metrics=metrics)
     adapters = AdapterService(
         registry=registry,
         store=store,
@@ -138,7 +153,7 @@ async def _build(
     await register_missing(adapters, registry, demo_folders)
     await worker.start()
     stack.push_async_callback(worker.stop)
-    for loop in (merges.publish_loop(), _follow_catalog(catalog), _announce_ready(engine, on_ready)):
+    for loop in (merges.publish_loop(), _follow_catalog(catalog, metrics), _announce_ready(engine, on_ready)):
         _run_until_closed(stack, loop)
     return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker)
 
@@ -153,11 +168,16 @@ def _run_until_closed(stack: AsyncExitStack, loop: Any) -> None:
     stack.push_async_callback(end)
 
 
-async def _follow_catalog(catalog: Catalog) -> None:
-    """See what other replicas registered, within the period."""
+async def _follow_catalog(catalog: Catalog, metrics: Metrics) -> None:
+    """See what other replicas registered, within the period; without the registry, serve on from what is known."""
     while True:
         await asyncio.sleep(_CATALOG_PERIOD_S)
-        await catalog.refresh()
+        try:
+            await catalog.refresh()
+        except AmalgamError as error:
+            logger.warning("the registry does not answer: %s", error)
+        else:
+            metrics.registry_read()
 
 
 async def _announce_ready(engine: Engine, on_ready: Ready) -> None:

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     )
     job_max_attempts: int = Field(3, ge=1, description="how often a merge job is started before it fails")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
+    access_log: bool | None = Field(None, description="one log line for each request; unset: with log_format json only")
     cpu_lora: Literal["amalgam", "stock"] = Field(
         "amalgam", description="LoRA on CPU: ours, or vLLM's own (wrong in 0.32)"
     )
@@ -54,6 +55,11 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         """Read a comma-separated variable as a tuple."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def access_log_enabled(self) -> bool:
+        """Whether each request is logged."""
+        return self.log_format == "json" if self.access_log is None else self.access_log
 
     @property
     def registry_url(self) -> str:

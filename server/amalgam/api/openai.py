@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +16,8 @@ from amalgam.api.state import services
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused, ModelNotFound
 from amalgam.services.catalog import Catalog, Target
+from amalgam.telemetry.context import note_adapter
+from amalgam.telemetry.request_watch import CLIENT_GONE
 
 _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
     ("/v1/chat/completions", "chat_completions", "Answer a chat"),
@@ -26,7 +28,8 @@ _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
     ("/tokenize", "tokenize", "Text to token ids"),
     ("/detokenize", "detokenize", "Token ids to text"),
 )
-_CLIENT_GONE = 499
+ENDPOINT_PATHS: Final[Mapping[str, Endpoint]] = {path: endpoint for path, endpoint, _ in _ROUTES}
+"""The paths of inference."""
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -51,12 +54,10 @@ async def forward(endpoint: Endpoint, request: Request) -> Response:
     check_fields(endpoint, body)
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(house.inference.admit(body.get("model")))
-        observed = stack.enter_context(house.metrics.observe(endpoint, target.engine_name))
+        note_adapter(target.engine_name)
         response = await house.engine.call(endpoint, body | {"model": target.engine_name}, request)
         if response is None:
-            observed.status = _CLIENT_GONE
-            return Response(status_code=_CLIENT_GONE)
-        observed.status = response.status_code
+            return Response(status_code=CLIENT_GONE)
         response.headers["x-amalgam-adapter"] = target.engine_name
         return HeldResponse(response, stack.pop_all())
 

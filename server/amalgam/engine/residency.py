@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from amalgam.engine.protocol import LoadableVersion, Resident
 from amalgam.errors.engine import SlotsBusy
+from amalgam.telemetry.context import note_adapter
+from amalgam.telemetry.metrics import Metrics
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Residency:
         free: takes it out again.
         load_timeout_s: longest wait for a place.
         clock: monotonic seconds.
+        metrics: told of loads, evictions and waits.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class Residency:
         free: Callable[[LoadableVersion], Awaitable[None]],
         load_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         self._capacity = capacity
         self._load = load
         self._free = free
         self._load_timeout_s = load_timeout_s
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._changed = asyncio.Condition()
         self.evictions = 0
@@ -55,6 +60,8 @@ class Residency:
     @asynccontextmanager
     async def hold(self, version: LoadableVersion) -> AsyncIterator[None]:
         """Resident and counted while the block runs; concurrent first uses load once."""
+        # Said before the wait, so that a request that finds no place is counted as its adapter's.
+        note_adapter(version.engine_name)
         entry = await self._acquire(version)
         try:
             yield
@@ -93,10 +100,12 @@ class Residency:
                 if victim is not None:
                     await self._drop(victim)
                     self.evictions += 1
+                    self._metrics.adapter_evicted()
                     continue
                 left_s = deadline - self._clock()
                 try:
-                    await asyncio.wait_for(self._changed.wait(), timeout=max(left_s, 0))
+                    with self._metrics.adapter_waiting():
+                        await asyncio.wait_for(self._changed.wait(), timeout=max(left_s, 0))
                 except TimeoutError:
                     raise SlotsBusy(version.engine_name, self._load_timeout_s) from None
             if version.lora_id in self._entries:
@@ -113,9 +122,11 @@ class Residency:
         try:
             await self._load(entry.version)
             entry.load_s = self._clock() - began
+            self._metrics.adapter_loaded(entry.load_s)
         except BaseException as error:
             entry.failed = error
             self._entries.pop(entry.version.lora_id, None)
+            self._metrics.adapter_loaded(None)
             if not isinstance(error, Exception):
                 raise
         finally:

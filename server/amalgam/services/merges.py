@@ -1,13 +1,17 @@
 """Merges: from a recipe to a version. Names are pinned at submission, refusals come before anything is queued."""
 
 import asyncio
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from amalgam.domain.adapter import AdapterHeader, AdapterVersion, VersionRef, is_name
-from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobRequest
+from amalgam.domain.job import FINAL_STATES, LIVE_STATES, Job, JobPage, JobRequest
 from amalgam.domain.recipe import Recipe
+from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
 from amalgam.errors.jobs import JobFailed
 from amalgam.errors.merging import MissingInput
@@ -21,6 +25,12 @@ from amalgam.services.publish import Publisher
 from amalgam.services.worker_link import WorkerLink
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.peft_folder import read_peft_folder
+from amalgam.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_LOOK_TIMEOUT_S: Final = 1.0
+_LIVE_COUNTED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class MergeService:
         catalog: Catalog,
         publisher: Publisher,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         self._registry = registry
         self._jobs = jobs
@@ -49,6 +60,7 @@ class MergeService:
         self._catalog = catalog
         self._publisher = publisher
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._changed = asyncio.Condition()
         self._built = asyncio.Event()
         self._worker: WorkerLink | None = None
@@ -134,19 +146,35 @@ class MergeService:
     async def cancel(self, job_id: str) -> Job:
         """Stop a queued or running job; the worker notices at its next module group."""
         job = await self._jobs.cancel(job_id)
+        self._metrics.job_ended("cancelled")
         await self._announce()
         return job
 
     def hear(self, job_id: str, state: str) -> None:
         """The worker's word: something changed. The registry says what."""
-        del job_id, state
+        del job_id
+        if state == "failed":
+            self._metrics.job_ended("failed")
         self._built.set()
+
+    async def live_jobs(self) -> dict[str, int] | None:
+        """How many of the newest unfinished jobs are in each state; None where the registry does not answer in time."""
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                page = await self._jobs.list(states=LIVE_STATES, limit=_LIVE_COUNTED)
+        except (AmalgamError, TimeoutError):
+            return None
+        counts = Counter(job.state for job in page.items)
+        return {state: counts[state] for state in LIVE_STATES}
 
     async def publish_loop(self, period_s: float = 1.0) -> None:
         """Publish what is built, when told and every ``period_s`` seconds; runs until it is cancelled."""
         while True:
             self._built.clear()
-            await self._publisher.publish_built()
+            try:
+                await self._publisher.publish_built()
+            except AmalgamError as error:
+                logger.warning("what is built stays built for now: %s", error)
             await self._announce()
             try:
                 await asyncio.wait_for(self._built.wait(), period_s)

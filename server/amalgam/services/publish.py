@@ -14,6 +14,7 @@ from amalgam.registry.jobs import JobRegistry
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import loadable
 from amalgam.store.adapter_store import AdapterStore
+from amalgam.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Publisher:
         catalog: Catalog,
         engine: Engine,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         self._registry = registry
         self._jobs = jobs
@@ -38,6 +40,7 @@ class Publisher:
         self._catalog = catalog
         self._engine = engine
         self._clock = clock
+        self._metrics = metrics or Metrics()
 
     async def prove(self, version: AdapterVersion) -> dict[str, float]:
         """Load ``version`` and generate one token with it; seconds by step, empty where the engine is not up yet.
@@ -73,9 +76,11 @@ class Publisher:
             version = await self._registry.get_version(job.name, job.version_number)
             timings = await self.prove(version)
             await self._jobs.publish(job.id, timings)
+            self._metrics.job_ended("published", {**job.timings, **timings})
         except AmalgamError as error:
             logger.error("job %s: %s", job.id, error)
             await self._jobs.fail(job.id, code=error.code, status=error.status, message=error.message)
+            self._metrics.job_ended("failed")
         await self._catalog.refresh()
 
     async def publish_built(self) -> None:

@@ -1,33 +1,74 @@
-"""Log lines: text for people, one JSON object a line for machines. No key, path or prompt is logged by us."""
+"""Log lines: text for people, one JSON object a line for machines. No key, path or prompt is logged by us.
+
+A line that is written for a request carries its id and the version that answers it.
+"""
 
 import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
+
+from amalgam.telemetry.context import RequestContext, current
+
+FIELDS: Final = "amalgam_fields"
+"""The attribute of a record that holds further fields of its JSON line."""
+
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {10: "\\n", 13: "\\r"}
+_SEPARATORS: Final = {0x2028: "\\u2028", 0x2029: "\\u2029"}
+_ESCAPES: Final = _CONTROL | _SEPARATORS
+
+
+def _about(context: RequestContext) -> dict[str, str | int]:
+    """``request_id``, and where they are known ``adapter``, ``version`` and ``trace_id``."""
+    fields: dict[str, str | int] = {"request_id": context.request_id}
+    if context.adapter is not None:
+        name, _, number = context.adapter.rpartition("@")
+        fields["adapter"] = name or context.adapter
+        if name and number.isdigit():
+            fields["version"] = int(number)
+    if context.trace_id is not None:
+        fields["trace_id"] = context.trace_id
+    return fields
 
 
 class JsonLines(logging.Formatter):
-    """``{"time", "level", "logger", "message"}``, with ``exception`` where there is one."""
+    """``{"time", "level", "logger", "message"}``, the request it belongs to, and ``exception`` where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the message holds."""
-        line: dict[str, str] = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        context = current()
+        if context is not None:
+            line |= _about(context)
+        line |= getattr(record, FIELDS, {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(line, default=str)
+
+
+class TextLines(logging.Formatter):
+    """``time level logger: message [request id]``; a message cannot forge a second line, only a traceback has more."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (the name is the base class's)
+        """The line before a traceback."""
+        line = super().formatMessage(record).translate(_ESCAPES)
+        context = current()
+        return line if context is None else f"{line} [{context.request_id}]"
 
 
 def configure_logging(log_format: Literal["text", "json"], level: int = logging.INFO) -> None:
     """Send our logs to standard error; the roots of the program call this once."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonLines() if log_format == "json" else text)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     ours = logging.getLogger("amalgam")
     ours.handlers[:] = [handler]
     ours.setLevel(level)

@@ -1,92 +1,219 @@
-"""Every metric of ours: name, label and unit. vLLM's own stand beside them on the same page.
+"""All metrics of one server: counted here, declared in `metric_table`, rendered beside vLLM's own on one page.
 
-Label values that come from users are capped: after `MAX_ADAPTER_LABELS` names, further ones count as ``other``.
+Everything but `Scrape.text` belongs to the event loop's thread.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-MAX_ADAPTER_LABELS: Final = 512
-_LATENCY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+from amalgam.telemetry import metric_table as table
+from amalgam.telemetry.context import RequestContext
+from amalgam.telemetry.metric_table import METRICS, MetricSpec
+from amalgam.telemetry.request_watch import GENERATING, RequestWatch
+from amalgam.telemetry.series import Distribution, Frozen, Page, Values
+
+MAX_ADAPTER_LABELS: Final = 256
+"""Versions with numbers of their own; further ones are counted together as ``other``."""
+OTHER: Final = "other"
+NONE: Final = "none"
+_STEPS: Final = frozenset({"read", "merge", "write", "register", "probe"})
 
 
-@dataclass(slots=True)
-class Observed:
-    """What a request says of itself when it ends."""
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """What is true at the moment of a scrape."""
 
-    status: int = 500
+    engine_ready: bool = False
+    engine_restarts: int = 0
+    engine_start_s: Mapping[str, float] = field(default_factory=dict)
+    registered: int = 0
+    resident: int = 0
+    pinned: int = 0
+    held: int = 0
+    """Versions that a request uses."""
+    capacity: int = 0
+    slots: int = 0
+    revision: int = 0
+    worker_alive: bool = False
+    worker_restarts: int = 0
+    live_jobs: Mapping[str, int] | None = None
+    """Unfinished merge jobs by state; None where the registry did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of one answered request."""
+
+    prompt: int
+    completion: int
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own."""
+    """The numbers, and the page.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        clock: monotonic seconds.
+        wall_clock: Unix seconds.
+        build: versions, for ``amalgam_build_info``: of this server, of vLLM, of Python.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        build: tuple[str, str, str] = ("", "", ""),
+    ) -> None:
         self._clock = clock
-        self._registry = CollectorRegistry()
-        self._labels: set[str] = set()
-        self.requests = Counter(
-            "amalgam_requests_total",
-            "Requests answered, by endpoint, adapter version and HTTP status",
-            ("endpoint", "adapter", "code"),
-            registry=self._registry,
-        )
-        self.request_seconds = Histogram(
-            "amalgam_request_duration_seconds",
-            "Seconds from admission to the last byte",
-            ("endpoint", "adapter"),
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self._registry,
-        )
-        self.running = Gauge(
-            "amalgam_requests_running", "Requests being answered", ("endpoint",), registry=self._registry
-        )
-        self.resident = Gauge(
-            "amalgam_adapters_resident", "Adapter versions in the engine's memory", registry=self._registry
-        )
-        self.registered = Gauge(
-            "amalgam_adapter_versions_registered", "Adapter versions that can be served", registry=self._registry
-        )
-        self.revision = Gauge(
-            "amalgam_registry_revision", "Revision of the registry that requests are resolved against",
-            registry=self._registry,
-        )  # fmt: skip
-        self.engine_ready = Gauge("amalgam_engine_ready", "1 while the engine answers", registry=self._registry)
-        self.engine_restarts = Gauge(
-            "amalgam_engine_restarts", "Times the engine was restarted after its core died", registry=self._registry
-        )
-        self.jobs = Counter("amalgam_jobs_total", "Merge jobs by final state", ("state",), registry=self._registry)
+        self._wall_clock = wall_clock
+        self._adapters: set[str] = set()
+        self._values = {spec: Values(spec) for spec in METRICS if spec.kind != "histogram"}
+        self._distributions = {spec: Distribution(spec) for spec in METRICS if spec.kind == "histogram"}
+        for spec in METRICS:
+            if spec.kind == "counter" and not spec.labels:
+                # So that a rate is known from the first event on.
+                self._values[spec].put(0)
+        self.values(table.BUILD).put(1, build)
 
-    def adapter_label(self, name: str) -> str:
-        """``name``, or ``other`` once the cap is reached."""
-        if name in self._labels:
-            return name
-        if len(self._labels) >= MAX_ADAPTER_LABELS:
-            return "other"
-        self._labels.add(name)
-        return name
+    def values(self, spec: MetricSpec) -> Values:
+        """The counter or gauge of ``spec``."""
+        return self._values[spec]
+
+    def distribution(self, spec: MetricSpec) -> Distribution:
+        """The histogram of ``spec``."""
+        return self._distributions[spec]
+
+    def begin(self, endpoint: str | None, context: RequestContext) -> RequestWatch:
+        """A request arrived; one of inference, with an ``endpoint``, must come to `end`."""
+        if endpoint is not None:
+            self._values[table.RUNNING].add((endpoint,))
+        return RequestWatch(endpoint, context, self._clock)
+
+    def end(self, watch: RequestWatch, code: int, seconds: float, usage: TokenUsage | None) -> None:
+        """An inference request ended: count and time it.
+
+        Args:
+            watch: from `begin`, with an endpoint.
+            code: see `RequestWatch.code`.
+            seconds: from its arrival to its last byte.
+            usage: exact, where the answer was complete; without it a stream's steps are its tokens.
+        """
+        assert watch.endpoint is not None
+        endpoint, adapter = watch.endpoint, self.adapter_label(watch.context.adapter)
+        self._values[table.RUNNING].add((endpoint,), -1)
+        self._values[table.REQUESTS].add((endpoint, adapter, str(code)))
+        self._distributions[table.REQUEST_SECONDS].observe(seconds, (endpoint, adapter))
+        if endpoint not in GENERATING:
+            return
+        first_s = seconds if watch.first_s is None and code == 200 else watch.first_s
+        if first_s is not None:
+            self._distributions[table.FIRST_TOKEN].observe(first_s, (adapter,))
+        if watch.gap_counts is not None and watch.steps > 1:
+            self._distributions[table.INTER_TOKEN].add(watch.gap_counts, watch.gap_sum_s, (adapter,))
+        if usage is not None:
+            self._values[table.PROMPT_TOKENS].add((adapter,), usage.prompt)
+        completion = watch.steps if usage is None else usage.completion
+        if completion:
+            self._values[table.COMPLETION_TOKENS].add((adapter,), completion)
+
+    def end_http(self, method: str, route: str, code: int) -> None:
+        """A request beside inference ended; ``route`` is its template."""
+        self._values[table.HTTP_REQUESTS].add((method, route, str(code)))
+
+    def adapter_label(self, engine_name: str | None) -> str:
+        """The label of a version: its name, ``none`` without one, ``other`` beyond the limit."""
+        if engine_name is None:
+            return NONE
+        if engine_name in self._adapters:
+            return engine_name
+        if len(self._adapters) >= MAX_ADAPTER_LABELS:
+            return OTHER
+        self._adapters.add(engine_name)
+        return engine_name
+
+    def make_room(self, alive: Container[str]) -> None:
+        """Once the labels are full, forget the numbers of versions that no longer exist."""
+        if len(self._adapters) < MAX_ADAPTER_LABELS:
+            return
+        for gone in [name for name in self._adapters if name not in alive]:
+            self._adapters.discard(gone)
+            for values in self._values.values():
+                values.drop("adapter", gone)
+            for distribution in self._distributions.values():
+                distribution.drop("adapter", gone)
+
+    def adapter_loaded(self, seconds: float | None) -> None:
+        """A load ended, after ``seconds``; None: the engine refused it."""
+        if seconds is None:
+            self._values[table.LOAD_FAILURES].add()
+        else:
+            self._distributions[table.ADAPTER_LOAD].observe(seconds)
+
+    def adapter_evicted(self) -> None:
+        """An adapter left the engine's memory for another."""
+        self._values[table.EVICTIONS].add()
 
     @contextmanager
-    def observe(self, endpoint: str, adapter: str) -> Iterator[Observed]:
-        """Count and time one request; an exception's ``status`` attribute is its code."""
-        began = self._clock()
-        observed = Observed()
-        label = self.adapter_label(adapter)
-        self.running.labels(endpoint).inc()
+    def adapter_waiting(self) -> Iterator[None]:
+        """A request waits for a place while the block runs."""
+        self._values[table.ADAPTER_WAITING].add()
         try:
-            yield observed
-        except BaseException as error:
-            observed.status = getattr(error, "status", 500)
-            raise
+            yield
         finally:
-            self.running.labels(endpoint).dec()
-            self.requests.labels(endpoint, label, str(observed.status)).inc()
-            self.request_seconds.labels(endpoint, label).observe(self._clock() - began)
+            self._values[table.ADAPTER_WAITING].add(amount=-1)
 
-    def page(self) -> bytes:
-        """The text exposition of ours and of everything in the process's default registry, where vLLM's are."""
-        return generate_latest(self._registry) + generate_latest(REGISTRY)
+    def job_ended(self, state: str, timings_s: Mapping[str, float] | None = None) -> None:
+        """A merge job came to a final state; seconds by step where it was published."""
+        self._values[table.MERGE_FINISHED].add((state,))
+        for step, seconds in (timings_s or {}).items():
+            self._distributions[table.MERGE_STEP].observe(seconds, (step if step in _STEPS else OTHER,))
+
+    def registry_read(self) -> None:
+        """The registry answered a look for changes."""
+        self._values[table.REGISTRY_READ].put(self._wall_clock())
+
+    def scrape(self, state: ServerState) -> "Scrape":
+        """A copy of everything as it is now, with ``state``; `Scrape.text` renders it, in any thread."""
+        self._note(state)
+        return Scrape(
+            [*(v.frozen() for v in self._values.values()), *(d.frozen() for d in self._distributions.values())]
+        )
+
+    def _note(self, state: ServerState) -> None:
+        numbers: dict[MetricSpec, float] = {
+            table.ENGINE_READY: state.engine_ready,
+            table.ENGINE_RESTARTS: state.engine_restarts,
+            table.ADAPTER_CAPACITY: state.capacity,
+            table.ADAPTER_SLOTS: state.slots,
+            table.REGISTRY_REVISION: state.revision,
+            table.REGISTRY_UP: state.live_jobs is not None,
+            table.WORKER_UP: state.worker_alive,
+            table.WORKER_RESTARTS: state.worker_restarts,
+        }
+        for spec, number in numbers.items():
+            self._values[spec].put(float(number))
+        tiers = {"registered": state.registered, "resident": state.resident, "pinned": state.pinned, "held": state.held}
+        for spec, rows in (
+            (table.ADAPTER_VERSIONS, tiers),
+            (table.ENGINE_START, state.engine_start_s),
+            (table.MERGE_JOBS, state.live_jobs or {}),
+        ):
+            self._values[spec].clear()
+            for label, number in rows.items():
+                self._values[spec].put(number, (label,))
+
+
+class Scrape:
+    """One page, not yet written."""
+
+    def __init__(self, series: Sequence[Frozen]) -> None:
+        self._page = CollectorRegistry(auto_describe=False)
+        self._page.register(Page(series))
+
+    def text(self, beside: CollectorRegistry = REGISTRY) -> bytes:
+        """Prometheus' text format: ours, then the process's default registry, where vLLM's are."""
+        return generate_latest(self._page) + generate_latest(beside)

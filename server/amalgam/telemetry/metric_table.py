@@ -1,0 +1,166 @@
+"""Every metric of ours: its name, what it says, its labels, and the bounds of its histogram.
+
+Units are in the names: seconds, Unix seconds for timestamps, plain counts elsewhere. The label ``adapter`` holds the
+exact version (``sql@3``), the base model's served name, ``none`` where a request never came to a version, or ``other``
+beyond the limit of `amalgam.telemetry.metrics`. No label holds anything a client wrote.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+_LATENCY_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_FIRST_TOKEN_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_INTER_TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_LOAD_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_MERGE_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric family.
+
+    Attributes:
+        name: as it is scraped; counters end in ``_total``.
+        kind: Prometheus' type.
+        help: one sentence, with the unit.
+        labels: names of the labels, in the order their values are given.
+        bounds: upper bounds of a histogram's buckets, ascending, without infinity.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+def _counter(name: str, text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name, "counter", text, labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name, "gauge", text, labels)
+
+
+def _histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> MetricSpec:
+    return MetricSpec(name, "histogram", text, labels, bounds)
+
+
+REQUESTS: Final = _counter(
+    "amalgam_requests_total",
+    "Inference requests that ended, by endpoint, adapter version and HTTP status; 499: the client left; "
+    "a stream that breaks after its first byte counts as 500",
+    "endpoint",
+    "adapter",
+    "code",
+)
+REQUEST_SECONDS: Final = _histogram(
+    "amalgam_request_duration_seconds",
+    "Seconds from a request's arrival to the last byte of its answer",
+    _LATENCY_S,
+    "endpoint",
+    "adapter",
+)
+RUNNING: Final = _gauge("amalgam_requests_running", "Inference requests being answered", "endpoint")
+FIRST_TOKEN: Final = _histogram(
+    "amalgam_time_to_first_token_seconds",
+    "Seconds from a request's arrival to its first token; without streaming, to its whole answer",
+    _FIRST_TOKEN_S,
+    "adapter",
+)
+INTER_TOKEN: Final = _histogram(
+    "amalgam_inter_token_seconds", "Seconds between the tokens of a stream", _INTER_TOKEN_S, "adapter"
+)
+PROMPT_TOKENS: Final = _counter(
+    "amalgam_prompt_tokens_total", "Prompt tokens of requests that were answered to their end", "adapter"
+)
+COMPLETION_TOKENS: Final = _counter(
+    "amalgam_completion_tokens_total", "Tokens generated; a stream that broke off counts its parts", "adapter"
+)
+HTTP_REQUESTS: Final = _counter(
+    "amalgam_http_requests_total",
+    "Requests beside inference that ended, by method, route template and HTTP status",
+    "method",
+    "route",
+    "code",
+)
+
+ADAPTER_VERSIONS: Final = _gauge(
+    "amalgam_adapter_versions",
+    "Adapter versions by tier: registered can be served, resident are in the engine's memory, pinned stay there, "
+    "held are in use by a request",
+    "tier",
+)
+ADAPTER_CAPACITY: Final = _gauge("amalgam_adapter_capacity", "Adapter versions that the engine's memory has places for")
+ADAPTER_SLOTS: Final = _gauge("amalgam_adapter_slots", "Different adapters that one batch of the engine may hold")
+ADAPTER_WAITING: Final = _gauge(
+    "amalgam_adapter_waiting_requests", "Requests that wait for a place in the engine's memory for their adapter"
+)
+ADAPTER_LOAD: Final = _histogram(
+    "amalgam_adapter_load_seconds", "Seconds that loads of adapters into the engine took", _LOAD_S
+)
+LOAD_FAILURES: Final = _counter("amalgam_adapter_load_failures_total", "Loads of adapters that the engine refused")
+EVICTIONS: Final = _counter(
+    "amalgam_adapter_evictions_total", "Adapters taken out of the engine's memory to make room for others"
+)
+
+REGISTRY_UP: Final = _gauge("amalgam_registry_up", "1 where the registry answered this scrape")
+REGISTRY_REVISION: Final = _gauge(
+    "amalgam_registry_revision", "Revision of the registry that requests are resolved against"
+)
+REGISTRY_READ: Final = _gauge(
+    "amalgam_registry_last_read_timestamp_seconds", "Unix seconds of the last successful look at the registry"
+)
+
+MERGE_JOBS: Final = _gauge(
+    "amalgam_merge_jobs", "Merge jobs of this registry that are not finished, by state; the newest 100 count", "state"
+)
+MERGE_FINISHED: Final = _counter(
+    "amalgam_merge_jobs_finished_total", "Merge jobs that this server saw end, by final state", "state"
+)
+MERGE_STEP: Final = _histogram(
+    "amalgam_merge_step_seconds", "Seconds of published merges by step", _MERGE_S, "step"
+)  # fmt: skip
+WORKER_UP: Final = _gauge("amalgam_worker_up", "1 while the merge worker runs")
+WORKER_RESTARTS: Final = _counter("amalgam_worker_restarts_total", "Times the merge worker ended and was started again")
+
+ENGINE_READY: Final = _gauge("amalgam_engine_ready", "1 while the engine answers")
+ENGINE_RESTARTS: Final = _counter("amalgam_engine_restarts_total", "Times the engine was restarted after its core died")
+ENGINE_START: Final = _gauge("amalgam_engine_start_seconds", "Seconds of the engine's last start, by phase", "phase")
+BUILD: Final = _gauge(
+    "amalgam_build_info", "1; the versions of this server, of vLLM and of Python are its labels", "version", "vllm",
+    "python",
+)  # fmt: skip
+
+METRICS: Final[tuple[MetricSpec, ...]] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    RUNNING,
+    FIRST_TOKEN,
+    INTER_TOKEN,
+    PROMPT_TOKENS,
+    COMPLETION_TOKENS,
+    HTTP_REQUESTS,
+    ADAPTER_VERSIONS,
+    ADAPTER_CAPACITY,
+    ADAPTER_SLOTS,
+    ADAPTER_WAITING,
+    ADAPTER_LOAD,
+    LOAD_FAILURES,
+    EVICTIONS,
+    REGISTRY_UP,
+    REGISTRY_REVISION,
+    REGISTRY_READ,
+    MERGE_JOBS,
+    MERGE_FINISHED,
+    MERGE_STEP,
+    WORKER_UP,
+    WORKER_RESTARTS,
+    ENGINE_READY,
+    ENGINE_RESTARTS,
+    ENGINE_START,
+    BUILD,
+)
+"""All of them, in the order of the page."""
