@@ -4,237 +4,162 @@ vLLM ignores what it does not know and trusts the rest; one request with an unbo
 everybody. A field that is not in these tables is refused by name, so that nothing is dropped in silence.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
+from amalgam.api.constraint_fields import response_format, structured_outputs
+from amalgam.api.content_fields import messages, response_input, system, tools
+from amalgam.api.field_checks import (
+    MAX_PROMPTS,
+    Check,
+    array,
+    boolean,
+    integer,
+    logit_bias,
+    mapping,
+    number,
+    prompt_count,
+    prompts,
+    shallow,
+    stops,
+    stream_options,
+    text,
+    token_ids,
+    tokens_of,
+)
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 
-Check = Callable[[str, Any], None]
-
 MAX_CHOICES: Final = 16
 MAX_LOGPROBS: Final = 20
-MAX_PROMPTS: Final = 64
-MAX_MESSAGES: Final = 1024
-MAX_TOOLS: Final = 128
-MAX_STOPS: Final = 16
-MAX_NESTING: Final = 32
 
 
-def _number(low: float, high: float) -> Check:
-    def check(name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise FieldRefused(name, "must be a finite number")
-        if not low <= value <= high:
-            raise FieldRefused(name, f"must be between {low:g} and {high:g}")
-
-    return check
+def _text_options(name: str, value: Any) -> None:
+    """The Responses dialect's ``text``: the format of the answer, and how wordy it is."""
+    shallow(name, value)
+    if mapping(name, value).get("format") is not None:
+        response_format(name, value["format"])
 
 
-def _integer(low: int, high: int) -> Check:
-    def check(name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise FieldRefused(name, "must be an integer")
-        if not low <= value <= high:
-            raise FieldRefused(name, f"must be between {low} and {high}")
-
-    return check
-
-
-def _text(limit: int) -> Check:
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, str):
-            raise FieldRefused(name, "must be a string")
-        if len(value) > limit:
-            raise FieldRefused(name, f"must have at most {limit} characters")
-
-    return check
-
-
-def _boolean(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise FieldRefused(name, "must be true or false")
-
-
-def _array(limit: int) -> Check:
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, list):
-            raise FieldRefused(name, "must be a list")
-        if len(value) > limit:
-            raise FieldRefused(name, f"must have at most {limit} entries")
-
-    return check
-
-
-def _shallow(name: str, value: Any) -> None:
-    """Any JSON that is not nested so deeply that walking it is an attack."""
-    level = [value]
-    for _ in range(MAX_NESTING):
-        level = [c for v in level for c in (v.values() if isinstance(v, dict) else v if isinstance(v, list) else ())]
-        if not level:
-            return
-    raise FieldRefused(name, f"must not be nested deeper than {MAX_NESTING}")
-
-
-def _shallow_array(limit: int) -> Check:
-    def check(name: str, value: Any) -> None:
-        _array(limit)(name, value)
-        _shallow(name, value)
-
-    return check
-
-
-def _stops(name: str, value: Any) -> None:
-    values = value if isinstance(value, list) else [value]
-    _array(MAX_STOPS)(name, values)
-    for stop in values:
-        _text(256)(name, stop)
-
-
-def _token_ids(limit: int) -> Check:
-    def check(name: str, value: Any) -> None:
-        _array(limit)(name, value)
-        for token in value:
-            _integer(0, (1 << 31) - 1)(name, token)
-
-    return check
-
-
-def _logit_bias(name: str, value: Any) -> None:
-    if not isinstance(value, dict) or len(value) > 1024:
-        raise FieldRefused(name, "must map at most 1024 token ids to numbers")
-    for token, bias in value.items():
-        if not token.isascii() or not token.isdigit():
-            raise FieldRefused(name, "keys must be token ids")
-        _number(-100, 100)(name, bias)
-
-
-def _prompts(name: str, value: Any) -> None:
-    if isinstance(value, str):
-        return
-    _array(1 << 20)(name, value)
-    if value and isinstance(value[0], int):
-        return
-    _array(MAX_PROMPTS)(name, value)
-
-
-def _stream_options(name: str, value: Any) -> None:
-    if not isinstance(value, dict) or not value.keys() <= {
-        "include_usage",
-        "continuous_usage_stats",
-        "include_obfuscation",
-    }:
-        raise FieldRefused(name, "may hold include_usage and continuous_usage_stats")
-
-
-_TOKENS: Final = _integer(1, 1 << 20)
+_TOKENS: Final = integer(1, 1 << 20)
 _SAMPLING: Final[Mapping[str, Check]] = {
-    "model": _text(4096),
-    "user": _text(256),
-    "metadata": _shallow,
-    "stream": _boolean,
-    "stream_options": _stream_options,
-    "temperature": _number(0, 2),
-    "top_p": _number(0, 1),
-    "top_k": _integer(-1, 1 << 20),
-    "min_p": _number(0, 1),
-    "seed": _integer(-(1 << 63), (1 << 63) - 1),
+    "model": text(4096),
+    "stream": boolean,
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "top_k": integer(-1, 1 << 20),
+}
+_SEEDED: Final[Mapping[str, Check]] = {
+    "user": text(256),
+    "min_p": number(0, 1),
+    "seed": integer(-(1 << 63), (1 << 63) - 1),
 }
 _OPENAI: Final[Mapping[str, Check]] = {
     **_SAMPLING,
-    "n": _integer(1, MAX_CHOICES),
-    "stop": _stops,
-    "stop_token_ids": _token_ids(64),
-    "frequency_penalty": _number(-2, 2),
-    "presence_penalty": _number(-2, 2),
-    "repetition_penalty": _number(0.01, 10),
-    "logit_bias": _logit_bias,
+    **_SEEDED,
+    "stream_options": stream_options,
+    "n": integer(1, MAX_CHOICES),
+    "stop": stops,
+    "stop_token_ids": token_ids(64),
+    "frequency_penalty": number(-2, 2),
+    "presence_penalty": number(-2, 2),
+    "repetition_penalty": number(0.01, 10),
+    "logit_bias": logit_bias,
     "max_tokens": _TOKENS,
-    "min_tokens": _integer(0, 1 << 20),
-    "ignore_eos": _boolean,
-    "skip_special_tokens": _boolean,
-    "include_stop_str_in_output": _boolean,
-    "response_format": _shallow,
-    "structured_outputs": _shallow,
-    "add_special_tokens": _boolean,
-    "prompt_logprobs": _integer(0, MAX_LOGPROBS),
-    "return_token_ids": _boolean,
+    "min_tokens": integer(0, 1 << 20),
+    "ignore_eos": boolean,
+    "skip_special_tokens": boolean,
+    "include_stop_str_in_output": boolean,
+    "response_format": response_format,
+    "structured_outputs": structured_outputs,
+    "add_special_tokens": boolean,
+    "prompt_logprobs": integer(0, MAX_LOGPROBS),
+    "return_token_ids": boolean,
 }
 _TOOLS: Final[Mapping[str, Check]] = {
-    "tools": _shallow_array(MAX_TOOLS),
-    "tool_choice": _shallow,
-    "parallel_tool_calls": _boolean,
+    "tools": tools,
+    "tool_choice": shallow,
+}
+_KEPT_BY_OPENAI: Final[Mapping[str, Check]] = {
+    # What OpenAI's own service files an answer under; its clients send them, and here they change nothing.
+    "metadata": shallow,
+    "store": boolean,
+    "service_tier": text(32),
 }
 
 FIELDS: Final[Mapping[Endpoint, Mapping[str, Check]]] = {
     "chat_completions": {
         **_OPENAI,
         **_TOOLS,
-        "messages": _shallow_array(MAX_MESSAGES),
+        **_KEPT_BY_OPENAI,
+        "messages": messages,
+        "parallel_tool_calls": boolean,
         "max_completion_tokens": _TOKENS,
-        "logprobs": _boolean,
-        "top_logprobs": _integer(0, MAX_LOGPROBS),
-        "reasoning_effort": _text(16),
-        "store": _boolean,
-        "service_tier": _text(32),
-        "add_generation_prompt": _boolean,
-        "continue_final_message": _boolean,
+        "logprobs": boolean,
+        "top_logprobs": integer(0, MAX_LOGPROBS),
+        "reasoning_effort": text(16),
+        "add_generation_prompt": boolean,
+        "continue_final_message": boolean,
     },
     "completions": {
         **_OPENAI,
-        "prompt": _prompts,
-        "suffix": _text(1 << 16),
-        "echo": _boolean,
-        "best_of": _integer(1, MAX_CHOICES),
-        "logprobs": _integer(0, MAX_LOGPROBS),
+        "prompt": prompts,
+        "suffix": text(1 << 16),
+        "echo": boolean,
+        "logprobs": integer(0, MAX_LOGPROBS),
     },
     "responses": {
         **_SAMPLING,
+        **_SEEDED,
         **_TOOLS,
-        "input": _shallow,
-        "instructions": _text(1 << 20),
+        **_KEPT_BY_OPENAI,
+        "input": response_input,
+        "parallel_tool_calls": boolean,
+        "instructions": text(1 << 20),
         "max_output_tokens": _TOKENS,
-        "max_tool_calls": _integer(0, 128),
-        "text": _shallow,
-        "reasoning": _shallow,
-        "include": _array(16),
-        "store": _boolean,
-        "service_tier": _text(32),
-        "truncation": _text(16),
-        "top_logprobs": _integer(0, MAX_LOGPROBS),
+        "max_tool_calls": integer(0, 128),
+        "text": _text_options,
+        "reasoning": shallow,
+        "include": array(16, text(64)),
+        "truncation": text(16),
+        "top_logprobs": integer(0, MAX_LOGPROBS),
     },
     "messages": {
         **_SAMPLING,
         **_TOOLS,
-        "messages": _shallow_array(MAX_MESSAGES),
-        "system": _shallow,
+        "metadata": shallow,
+        "messages": messages,
+        "system": system,
         "max_tokens": _TOKENS,
-        "stop_sequences": _stops,
+        "stop_sequences": stops,
     },
     "tokenize": {
-        "model": _text(4096),
-        "prompt": _text(1 << 22),
-        "messages": _shallow_array(MAX_MESSAGES),
-        "add_special_tokens": _boolean,
-        "add_generation_prompt": _boolean,
-        "continue_final_message": _boolean,
-        "return_token_strs": _boolean,
-        "tools": _TOOLS["tools"],
+        "model": text(4096),
+        "prompt": text(1 << 22),
+        "messages": messages,
+        "add_special_tokens": boolean,
+        "add_generation_prompt": boolean,
+        "continue_final_message": boolean,
+        "return_token_strs": boolean,
+        "tools": tools,
     },
-    "detokenize": {"model": _text(4096), "tokens": _token_ids(1 << 20)},
+    "detokenize": {"model": text(4096), "tokens": token_ids(1 << 20)},
     "embeddings": {
-        "model": _text(4096),
-        "user": _text(256),
-        "input": _prompts,
-        "encoding_format": _text(16),
-        "dimensions": _integer(1, 1 << 16),
+        "model": text(4096),
+        "user": text(256),
+        "input": prompts,
+        "encoding_format": text(16),
+        "dimensions": integer(1, 1 << 16),
     },
 }
+_OF_TOKENS: Final = ("prompt", "input", "tokens", "stop_token_ids", "logit_bias")
 
 
-def check_fields(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+def check_fields(endpoint: Endpoint, body: Mapping[str, Any], vocabulary_size: int | None = None) -> None:
     """Refuse the first field that is unknown or out of bounds; null means absent.
+
+    Args:
+        vocabulary_size: Token ids are below it; None where it is not known.
 
     Raises:
         FieldRefused: names the field and its bounds, never its value.
@@ -247,8 +172,27 @@ def check_fields(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
             raise FieldRefused(shown, "is not a field this server accepts; remove it and send the request again")
         if value is not None:
             check(name, value)
-    choices = body.get("n") or 1
-    prompts = body.get("prompt")
-    count = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-    if choices * count > MAX_PROMPTS:
+    if vocabulary_size is not None and endpoint != "responses":
+        _check_vocabulary(body, vocabulary_size)
+    _check_together(body)
+
+
+def _check_vocabulary(body: Mapping[str, Any], size: int) -> None:
+    for name in _OF_TOKENS:
+        if max(tokens_of(body.get(name)), default=0) >= size:
+            raise FieldRefused(name, f"token ids must be below {size}, the size of the vocabulary")
+
+
+def _check_together(body: Mapping[str, Any]) -> None:
+    """Bounds on what several fields ask for together."""
+    prompt = body.get("prompt")
+    choices: int = body.get("n") or 1
+    if prompt is not None and choices * prompt_count(prompt) > MAX_PROMPTS:
         raise FieldRefused("n", f"prompts times n must be at most {MAX_PROMPTS}")
+    if body.get("stream_options") is not None and not body.get("stream"):
+        raise FieldRefused("stream_options", "needs stream to be true")
+    longest = body.get("max_completion_tokens") or body.get("max_tokens")
+    if longest is not None and (body.get("min_tokens") or 0) > longest:
+        raise FieldRefused("min_tokens", "must not be larger than max_tokens")
+    if body.get("top_logprobs") and body.get("logprobs") is False:
+        raise FieldRefused("top_logprobs", "needs logprobs to be true")

@@ -1,6 +1,5 @@
 """The OpenAI plane: read, check, resolve the model, and let vLLM's own handler answer."""
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -13,8 +12,9 @@ from amalgam.api.error_document import ERRORS
 from amalgam.api.fields import check_fields
 from amalgam.api.responses import HeldResponse
 from amalgam.api.state import services
+from amalgam.api.strict_json import parse_object, require_json
 from amalgam.engine.protocol import Endpoint
-from amalgam.errors.requests import FieldRefused, ModelNotFound
+from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Target
 from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.request_watch import CLIENT_GONE
@@ -36,22 +36,18 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        FieldRefused: not JSON, or not an object.
+        UnsupportedMediaType: not sent as JSON.
+        FieldRefused: not JSON as `parse_json` reads it, or not an object.
     """
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise FieldRefused("body", "must be a JSON object in UTF-8") from None
-    if not isinstance(body, dict):
-        raise FieldRefused("body", "must be a JSON object")
-    return body
+    require_json(request)
+    return parse_object(await request.body())
 
 
 async def forward(endpoint: Endpoint, request: Request) -> Response:
     """One request, from its body to a response that holds its version until the last byte."""
     house = services(request)
     body = await read_json(request)
-    check_fields(endpoint, body)
+    check_fields(endpoint, body, house.catalog.base.vocabulary_size)
     async with AsyncExitStack() as stack:
         target = await stack.enter_async_context(house.inference.admit(body.get("model")))
         note_adapter(target.engine_name)

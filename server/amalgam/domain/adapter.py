@@ -76,6 +76,8 @@ class BaseModelSpec:
     linear_shapes: Mapping[str, tuple[int, int]]
     """Canonical module name -> (out_features, in_features) of every two-dimensional ``.weight``."""
     max_lora_rank: int
+    vocabulary_size: int | None = None
+    """Token ids are below it; None where the config does not say."""
 
 
 class AdapterVersion(BaseModel):

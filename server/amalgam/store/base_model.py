@@ -36,6 +36,7 @@ def base_spec(model_dir: Path, served_name: str, max_lora_rank: int) -> BaseMode
         fingerprint=fingerprint(config, {name: span.shape for name, span in spans.items()}),
         linear_shapes=_linear_shapes(spans),
         max_lora_rank=max_lora_rank,
+        vocabulary_size=_vocabulary_size(config),
     )
 
 
@@ -49,6 +50,16 @@ def fingerprint(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
         "tensors": [[name, list(shapes[name])] for name in sorted(shapes)],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """Of the model, or of the part of it that reads text."""
+    inner = config.get("text_config")
+    for section in (config, inner if isinstance(inner, dict) else {}):
+        size = section.get("vocab_size")
+        if isinstance(size, int) and size > 0:
+            return size
+    return None
 
 
 def _linear_shapes(spans: Mapping[str, TensorSpan]) -> dict[str, tuple[int, int]]:
