@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from amalgam import __version__
-from amalgam.api import admin_adapters, admin_engine, admin_merges, openai, operations
+from amalgam.api import admin_adapters, admin_engine, admin_merges, lora_compat, openai, operations
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
 from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
@@ -96,6 +96,7 @@ def create_app(
     )
     install_error_handlers(app)
     app.include_router(openai.router(time.time()))
+    app.include_router(lora_compat.router())
     app.include_router(admin_adapters.router())
     app.include_router(admin_merges.router())
     app.include_router(admin_engine.router())

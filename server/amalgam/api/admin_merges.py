@@ -1,18 +1,21 @@
 """Merges and jobs on the admin plane."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
 from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted, JobPageView, PlanView
 from amalgam.api.admin_models import JobView, MergeBody, VersionView
 from amalgam.api.error_document import ERRORS
 from amalgam.api.state import services
+from amalgam.api.strict_json import StrictRoute
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.recipe import Recipe
 
 _MAX_WAIT_S = 600.0
+_JOB_ID = r"^[A-Za-z0-9._-]{1,64}$"
+_JobId = Annotated[str, Path(pattern=_JOB_ID, description="job id")]
 _SUBMITTED: dict[int | str, dict[str, Any]] = {
     200: {"model": VersionView, "description": "This recipe was built under this name before; nothing is new"},
     201: {"model": VersionView, "description": "Built within wait_s, and answering"},
@@ -30,7 +33,13 @@ def _recipe(body: MergeBody) -> Recipe:
 
 def router() -> APIRouter:
     """The routes of merges and jobs."""
-    routes = APIRouter(prefix="/admin/v1", tags=["Merges"], responses=ERRORS, dependencies=[Depends(ADMIN_KEY)])
+    routes = APIRouter(
+        prefix="/admin/v1",
+        tags=["Merges"],
+        responses=ERRORS,
+        dependencies=[Depends(ADMIN_KEY)],
+        route_class=StrictRoute,
+    )
 
     @routes.post(
         "/merges", status_code=202, summary="Build a merged adapter and put it into service", responses=_SUBMITTED
@@ -59,17 +68,17 @@ def router() -> APIRouter:
 
     @routes.get("/jobs", summary="List jobs, newest first")
     async def list_jobs(
-        request: Request, limit: int = Query(50, ge=1, le=500), cursor: str | None = Query(None, max_length=256)
+        request: Request, limit: int = Query(50, ge=1, le=500), cursor: str | None = Query(None, pattern=_JOB_ID)
     ) -> JobPageView:
         page = await services(request).merges.list(limit, cursor)
         return JobPageView(data=tuple(JobView.of(job) for job in page.items), next_cursor=page.next_cursor)
 
     @routes.get("/jobs/{job_id}", summary="One job")
-    async def show(request: Request, job_id: str) -> JobView:
+    async def show(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.get(job_id))
 
     @routes.post("/jobs/{job_id}:cancel", summary="Cancel a job")
-    async def cancel(request: Request, job_id: str) -> JobView:
+    async def cancel(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.cancel(job_id))
 
     return routes

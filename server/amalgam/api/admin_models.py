@@ -4,10 +4,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from amalgam.domain.adapter import NAME_PATTERN, Adapter, AdapterVersion
+from amalgam.domain.adapter import MAX_VERSION, NAME_PATTERN, Adapter, AdapterVersion
 from amalgam.domain.job import Job
 from amalgam.domain.recipe import Recipe
 
+_NO_NUL = r"^[^\x00]*$"
+"""No database and no file system takes a NUL."""
 _NAME = Field(max_length=128, pattern=rf"^{NAME_PATTERN}$", description="adapter name", examples=["sql"])
 
 
@@ -25,8 +27,10 @@ class SourceBody(_Body):
     )
 
     name: str = Field(default="unnamed", max_length=256, description="adapter name", examples=["sql"])
-    source: str = Field(max_length=4096, description="where the folder lies", examples=["file:///srv/adapters/sql"])
-    description: str | None = Field(default=None, max_length=4096)
+    source: str = Field(
+        max_length=4096, pattern=_NO_NUL, description="where the folder lies", examples=["file:///srv/adapters/sql"]
+    )
+    description: str | None = Field(default=None, max_length=4096, pattern=_NO_NUL)
     set_default: bool = True
     if_absent: bool = Field(default=False, description="refuse where the adapter exists")
 
@@ -34,14 +38,14 @@ class SourceBody(_Body):
 class PatchBody(_Body):
     """Change an adapter's pointer or its description."""
 
-    default_version: int | None = Field(default=None, ge=1, examples=[1])
-    description: str | None = Field(default=None, max_length=4096, examples=["questions to SQL"])
+    default_version: int | None = Field(default=None, ge=1, le=MAX_VERSION, examples=[1])
+    description: str | None = Field(default=None, max_length=4096, pattern=_NO_NUL, examples=["questions to SQL"])
 
 
 class VersionBody(_Body):
     """Which version to load, unload or pin; the default one where it is left out."""
 
-    version: int | None = Field(default=None, ge=1, examples=[1])
+    version: int | None = Field(default=None, ge=1, le=MAX_VERSION, examples=[1])
 
 
 class MergeBody(_Body):

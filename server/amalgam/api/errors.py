@@ -1,6 +1,8 @@
 """Every error leaves in one shape: our classes, FastAPI's validation, Starlette's 404 and 405, and the unexpected."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -12,11 +14,12 @@ from amalgam.api.responses import error_response
 from amalgam.errors import AmalgamError, InvalidRequest, NotFound
 from amalgam.errors.engine import EngineRefused
 from amalgam.errors.requests import FieldRefused
+from amalgam.telemetry.request_watch import CLIENT_GONE
 
 logger = logging.getLogger(__name__)
 
-CLIENT_GONE = 499
-"""For logs and metrics; nobody is there to read it."""
+_MAX_PLACE: Final = 128
+_MAX_REASON: Final = 400
 
 
 class RouteNotFound(NotFound):
@@ -55,12 +58,19 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     return error_response(error, request)
 
 
+def refused_field(errors: Sequence[Any]) -> FieldRefused:
+    """Pydantic's first finding, by the field's place in the body; the refused value is not repeated."""
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    # Names of fields are a client's own text.
+    shown = place[:_MAX_PLACE].encode("unicode_escape").decode() or "body"
+    return FieldRefused(shown, str(first["msg"])[:_MAX_REASON])
+
+
 def _validation(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI's 422 becomes 400 with ``param``; the refused value is not repeated."""
+    """FastAPI's 422 becomes 400 with ``param``."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    return error_response(FieldRefused(".".join(path) or "body", first["msg"]), request)
+    return error_response(refused_field(error.errors()), request)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+MAX_VERSION: Final = 999_999_999
 _NAME: Final = re.compile(NAME_PATTERN)
 _REF: Final = re.compile(rf"({NAME_PATTERN})@([1-9][0-9]{{0,8}})")
 

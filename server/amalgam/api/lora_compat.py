@@ -1,0 +1,109 @@
+"""``/v1/load_lora_adapter`` and ``/v1/unload_lora_adapter`` as vLLM's server has them, for tools written for it.
+
+The same bodies and the same words of success, over our own rules: the admin key, confined sources, validation before
+the engine, and a new version where vLLM would change weights in place under running requests.
+"""
+
+import re
+from typing import Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import PlainTextResponse
+
+from amalgam.api.admin_answers import ADMIN_KEY
+from amalgam.api.error_document import ERRORS
+from amalgam.api.state import services
+from amalgam.api.strict_json import StrictRoute
+from amalgam.domain.adapter import is_name
+from amalgam.errors.adapters import AdapterNotFound, NameTaken
+from amalgam.errors.doors import LoraAlreadyLoaded
+from amalgam.errors.requests import FieldRefused
+from amalgam.services.adapters import NewVersion
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "vLLM's words of success"}
+}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lora_name: str = Field(min_length=1, max_length=256, description="adapter name", examples=["sql"])
+
+
+class LoadBody(_Body):
+    """What vLLM's clients send to load an adapter."""
+
+    lora_path: str = Field(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00]*$",
+        description="a folder below AMALGAM_SOURCE_ROOTS, a hub id, or any source of the admin plane",
+        examples=["/srv/adapters/sql"],
+    )
+    load_inplace: bool = Field(default=False, description="add a version where the adapter exists")
+    is_3d_lora_weight: bool = Field(default=False, description="only false is served")
+    base_model_name: str | None = Field(
+        default=None, max_length=4096, description="informative: the adapter's shapes are compared with the base model"
+    )
+
+
+class UnloadBody(_Body):
+    """What vLLM's clients send to unload an adapter."""
+
+    lora_int_id: int | None = Field(default=None, description="informative: the name decides, as in vLLM")
+
+
+def source_of(lora_path: str) -> str:
+    """The source that ``lora_path`` means: it may be one, be a hub id, or be a folder of this machine."""
+    if "://" in lora_path:
+        return lora_path
+    if _HUB_ID.fullmatch(lora_path):
+        return f"hf://{lora_path}"
+    return f"file://{quote(lora_path)}"
+
+
+def router() -> APIRouter:
+    """The two routes."""
+    routes = APIRouter(
+        prefix="/v1",
+        tags=["vLLM's adapter routes"],
+        responses=ERRORS,
+        dependencies=[Depends(ADMIN_KEY)],
+        route_class=StrictRoute,
+    )
+
+    @routes.post(
+        "/load_lora_adapter",
+        summary="Register an adapter from a source",
+        response_class=PlainTextResponse,
+        responses=_TEXT,
+    )
+    async def load(request: Request, body: LoadBody) -> PlainTextResponse:
+        if body.is_3d_lora_weight:
+            raise FieldRefused("is_3d_lora_weight", "must be false; LoRA on three-dimensional weights is not served")
+        new = NewVersion(body.lora_name, if_absent=not body.load_inplace)
+        try:
+            _, created = await services(request).adapters.take_source(new, source_of(body.lora_path))
+        except NameTaken:
+            raise LoraAlreadyLoaded(body.lora_name) from None
+        if not created and not body.load_inplace:
+            raise LoraAlreadyLoaded(body.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    @routes.post(
+        "/unload_lora_adapter",
+        summary="Delete an adapter; running requests finish",
+        response_class=PlainTextResponse,
+        responses=_TEXT,
+    )
+    async def unload(request: Request, body: UnloadBody) -> PlainTextResponse:
+        if not is_name(body.lora_name):
+            raise AdapterNotFound(body.lora_name)
+        await services(request).adapters.delete(body.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    return routes
