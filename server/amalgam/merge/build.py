@@ -98,6 +98,9 @@ def _judge_energy(layout: MergePlan, merged: list[MergedModule]) -> tuple[float 
     warnings = list(layout.warnings)
     if not any(module.spectrum for module in merged):
         return None, warnings
+    empty = sum(1 for module in merged if module.energy_total == 0)
+    if empty:
+        warnings.append(f"{empty} modules of the result are zero")
     total = sum(module.energy_total for module in merged)
     # A result of zero loses nothing.
     share = min(1.0, sum(module.energy_kept for module in merged) / total) if total > 0 else 1.0

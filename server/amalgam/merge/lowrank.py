@@ -63,57 +63,97 @@ def product_svd(gram_b: Tensor, gram_a: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return P, squares.sqrt(), X.mT @ half
 
 
-def choose_ranks(spectrum: Tensor, limit: int, energy: float | None) -> tuple[int, ...]:
-    """Per module, ``limit``, or the smallest rank at most ``limit`` that keeps ``energy`` of Σσ²; at least 1."""
+def choose_ranks(spectrum: Tensor, limit: int, energy: float | None, total: Tensor | None = None) -> tuple[int, ...]:
+    """Per module, ``limit``, or the smallest rank at most ``limit`` that keeps ``energy`` of Σσ²; at least 1.
+
+    Args:
+        spectrum: [n, s], descending. limit: Largest rank. energy: Share to keep.
+        total: Σσ² [n], where the spectrum does not show all of it.
+    """
     limit = min(limit, spectrum.shape[-1])
     if energy is None:
         return (limit,) * spectrum.shape[0]
     squares = spectrum.square()
+    whole = squares.sum(dim=-1) if total is None else total
     # The slack of 1e-12 keeps energy=1 from asking for directions that are rounding noise.
-    wanted = squares.sum(dim=-1, keepdim=True) * (energy - 1e-12)
-    needed = (squares.cumsum(dim=-1) < wanted).sum(dim=-1) + 1
+    needed = (squares.cumsum(dim=-1) < whole.unsqueeze(-1) * (energy - 1e-12)).sum(dim=-1) + 1
     return tuple(int(rank) for rank in needed.clamp(max=limit))
 
 
-def recompress(
-    B: Tensor, A: Tensor, gram_b: Tensor, gram_a: Tensor, coefficients: Tensor, limit: int, energy: float | None = None
+def finish(
+    B: Tensor,
+    A: Tensor,
+    gram_b: Tensor,
+    gram_a: Tensor,
+    *,
+    left: Tensor,
+    right: Tensor,
+    limit: int,
+    energy: float | None,
+    spectrum: bool,
 ) -> Factors:
-    """The best approximation of B·diag(c)·A at a rank, its singular values split evenly over both factors.
+    """B·left·right·A as factors of at most ``limit`` columns.
+
+    Where nothing has to be cut the factors pass on, each column balanced against its row; else they are recompressed
+    into the best approximation at that rank, singular values split evenly.
 
     Args:
-        B: [n, out, R], float32. A: [n, R, in], float32.
-        gram_b: BᵀB and gram_a: AAᵀ, [n, R, R], float64.
-        coefficients: c, [n, R], signed.
-        limit: Largest rank. energy: Per module the smallest rank that keeps this share, at most ``limit``.
+        B: [n, out, R]. A: [n, S, in]; float32.
+        gram_b: BᵀB. gram_a: AAᵀ; float64.
+        left: [n, R, p], or [n, R] for a diagonal; float64.
+        right: [n, p, S], or [n, S] for a diagonal; float64.
+        limit: Largest rank.
+        energy: Where set, per module the smallest rank that keeps this share, at most ``limit``.
+        spectrum: Whether singular values are wanted even where nothing is cut.
     """
-    on_b, on_a = balanced_split(coefficients, gram_b, gram_a)
-    scaled_b = gram_b * on_b.unsqueeze(-1) * on_b.unsqueeze(-2)
-    scaled_a = gram_a * on_a.unsqueeze(-1) * on_a.unsqueeze(-2)
-    P, spectrum, W = product_svd(scaled_b, scaled_a)
-    ranks = choose_ranks(spectrum, limit, energy)
-    q = max(ranks)
-    balance = spectrum[:, :q].sqrt()
+    mapped_b, mapped_a = _congruent(gram_b, left), _congruent(gram_a, right.mT if right.dim() == 3 else right)
+    on_b, on_a = balanced_split(mapped_b, mapped_a)
+    mapped_b = mapped_b * on_b.unsqueeze(-1) * on_b.unsqueeze(-2)
+    mapped_a = mapped_a * on_a.unsqueeze(-1) * on_a.unsqueeze(-2)
+    left = left * (on_b if left.dim() == 2 else on_b.unsqueeze(-2))
+    right = right * (on_a if right.dim() == 2 else on_a.unsqueeze(-1))
+    count, width = mapped_b.shape[:2]
+    if limit >= width and energy is None:
+        values = product_svd(mapped_b, mapped_a)[1] if spectrum else mapped_b.new_zeros((count, 0))
+        return Factors(_right_of(B, left), _left_of(right, A), (width,) * count, values, values.square().sum(dim=-1))
+    P, values, W = product_svd(mapped_b, mapped_a)
+    ranks = choose_ranks(values, limit, energy)
+    balance = values[:, : max(ranks)].sqrt()
     # W's rows carry σ; where σ vanishes the row does too, and stays zero.
     unbalance = torch.where(balance > 0, 1 / balance.clamp_min(torch.finfo(balance.dtype).tiny), 0.0)
-    left = on_b.unsqueeze(-1) * P[:, :, :q] * balance.unsqueeze(-2)
-    right = unbalance.unsqueeze(-1) * W[:, :q] * on_a.unsqueeze(-2)
-    return Factors(B @ left.float(), right.float() @ A, ranks, spectrum, spectrum.square().sum(dim=-1))
+    cut_left = _right_of(left.diag_embed() if left.dim() == 2 else left, P[:, :, : max(ranks)] * balance.unsqueeze(-2))
+    cut_right = unbalance.unsqueeze(-1) * W[:, : max(ranks)]
+    cut_right = cut_right * right.unsqueeze(-2) if right.dim() == 2 else cut_right @ right
+    return Factors(_right_of(B, cut_left), _left_of(cut_right, A), ranks, values, values.square().sum(dim=-1))
 
 
-def balanced_split(coefficients: Tensor, gram_b: Tensor, gram_a: Tensor) -> tuple[Tensor, Tensor]:
-    """Split each column's coefficient over B and A so that both columns get nearly the same norm.
+def balanced_split(gram_b: Tensor, gram_a: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales (on_b, on_a) [n, p], on_b · on_a = 1, that bring each column of B and row of A near one norm.
 
-    A's part is a power of two, so that A passes unrounded through any storage type and B is rounded once.
-
-    Args:
-        coefficients: c, [n, R], signed. gram_b, gram_a: [n, R, R].
-
-    Returns:
-        (on_b, on_a), [n, R]; on_b * on_a = c.
+    They are powers of two, so that nothing is rounded.
     """
-    norm_b = torch.diagonal(gram_b, dim1=1, dim2=2).sqrt()
-    norm_a = torch.diagonal(gram_a, dim1=1, dim2=2).sqrt()
-    ratio = coefficients.abs() * norm_b / norm_a.clamp_min(torch.finfo(norm_a.dtype).tiny)
-    usable = (ratio > 0) & (norm_a > 0) & torch.isfinite(ratio)
-    on_a = torch.exp2(torch.round(torch.log2(torch.where(usable, ratio, 1.0)) / 2))
-    return coefficients / on_a, on_a
+    norm_b = torch.diagonal(gram_b, dim1=1, dim2=2).clamp_min(0).sqrt()
+    norm_a = torch.diagonal(gram_a, dim1=1, dim2=2).clamp_min(0).sqrt()
+    usable = (norm_b > 0) & (norm_a > 0)
+    ratio = torch.where(usable, norm_b, 1.0) / torch.where(usable, norm_a, 1.0)
+    on_a = torch.exp2(torch.round(torch.log2(ratio) / 2))
+    return 1 / on_a, on_a
+
+
+def _congruent(gram: Tensor, matrix: Tensor) -> Tensor:
+    """MᵀGM, for a matrix M [n, R, p] or a diagonal [n, R]."""
+    if matrix.dim() == 2:
+        return gram * matrix.unsqueeze(-1) * matrix.unsqueeze(-2)
+    return matrix.mT @ gram @ matrix
+
+
+def _right_of(B: Tensor, matrix: Tensor) -> Tensor:
+    """B·M in B's dtype, for a matrix or a diagonal M."""
+    matrix = matrix.to(B.dtype)
+    return B * matrix.unsqueeze(-2) if matrix.dim() == 2 else B @ matrix
+
+
+def _left_of(matrix: Tensor, A: Tensor) -> Tensor:
+    """M·A in A's dtype, for a matrix or a diagonal M."""
+    matrix = matrix.to(A.dtype)
+    return matrix.unsqueeze(-1) * A if matrix.dim() == 2 else matrix @ A

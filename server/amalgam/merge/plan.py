@@ -194,6 +194,9 @@ class _Layout:
         )
         if not parts:
             return None
+        if self.spec.consensus is not Consensus.SLERP:
+            # Sums are taken in one order whatever the recipe's, so that results agree to the last bit.
+            parts = tuple(sorted(parts, key=lambda part: self.adapters[part.index]))
         absent = [self.adapters[i] for i, header in enumerate(self.headers) if wanted[i] and name not in header.modules]
         if absent:
             self.partial[name] = tuple(absent)

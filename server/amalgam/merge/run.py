@@ -1,19 +1,23 @@
 """Walks a plan: modules of one shape in batches, memory bounded, cancellable between batches, in a fixed order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from amalgam.domain.recipe import EnergyRank
 from amalgam.errors.merging import MergeCancelled, NonFinite, WorkspaceTooSmall
-from amalgam.merge import linear
+from amalgam.kernels.philox import stable_id
 from amalgam.merge.lowrank import Factors
+from amalgam.merge.methods import Space
 from amalgam.merge.plan import MergePlan, ModulePlan
+from amalgam.merge.presteps import prepare
 from amalgam.merge.sources import TensorSource
-from amalgam.merge.stack import Stack, load
+from amalgam.merge.spaces import Circumstances, merge_stack
+from amalgam.merge.stack import Stack, load, load_references
+from amalgam.merge.thresholds import GlobalThresholds, is_global
 
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 """What the result may be stored in."""
@@ -27,7 +31,7 @@ class RunOptions:
     """How to compute; nothing here changes what is computed."""
 
     device: str = "cpu"
-    backend: str = "reference"
+    backend: str = "auto"
     max_workspace_bytes: int = 1 << 30
     diagnostics: bool = True
     """Whether to look at the result's spectrum where nothing is cut."""
@@ -71,32 +75,60 @@ def run(
         NonFinite, MergeUndefined, ShapeMismatch: what only tensors can tell.
         WorkspaceTooSmall: one module does not fit into the workspace.
     """
-    device = torch.device(options.device)
-    names = [entry.adapter for entry in plan.recipe.inputs]
-    opened = [sources[name] for name in names]
+    around = Circumstances(
+        plan=plan,
+        adapter_ids=tuple(stable_id(sources[entry.adapter].digest) for entry in plan.recipe.inputs),
+        device=torch.device(options.device),
+        backend=options.backend,
+        max_workspace_bytes=options.max_workspace_bytes,
+        spectrum=options.diagnostics,
+    )
+    stacks = partial(_stacks, plan, sources, options, around.device, is_cancelled)
+    if is_global(plan.parameters):
+        around = replace(around, thresholds=_global_thresholds(plan, around, stacks))
     done, total = 0, len(plan.modules)
-    for modules in _batches(plan, options):
-        if is_cancelled is not None and is_cancelled():
-            raise MergeCancelled
-        stack = load(modules, opened, device, names=names)
-        factors = _merge(stack, plan, options)
+    for stack in stacks():
+        factors = merge_stack(stack, around)
         yield from _cut(stack, factors, plan)
         if on_batch is not None:
             on_batch(stack, factors)
-        done += len(modules)
+        done += len(stack.modules)
         if on_progress is not None:
             on_progress(done, total)
 
 
-def _merge(stack: Stack, plan: MergePlan, options: RunOptions) -> Factors:
-    rank = plan.recipe.output.rank
-    energy = rank.energy if isinstance(rank, EnergyRank) else None
-    return linear.merge(stack, plan.spec, plan.parameters, energy=energy, spectrum=options.diagnostics)
+def _stacks(
+    plan: MergePlan,
+    sources: Mapping[str, TensorSource],
+    options: RunOptions,
+    device: torch.device,
+    is_cancelled: Callable[[], bool] | None,
+) -> Iterator[Stack]:
+    """The inputs after their pre-steps, batch after batch."""
+    names = [entry.adapter for entry in plan.recipe.inputs]
+    opened = [sources[name] for name in names]
+    references = [sources[name] for name in plan.recipe.orthogonalize_against]
+    for modules in _batches(plan, options):
+        if is_cancelled is not None and is_cancelled():
+            raise MergeCancelled
+        stack = load(modules, opened, device, names=names)
+        yield prepare(stack, plan.recipe, load_references(modules, references, device))
+
+
+def _global_thresholds(
+    plan: MergePlan, around: Circumstances, stacks: Callable[[], Iterator[Stack]]
+) -> tuple[float, ...]:
+    thresholds = GlobalThresholds(plan)
+    for _ in range(2):
+        for stack in stacks():
+            thresholds.observe(stack, around)
+        thresholds.advance()
+    return thresholds.values
 
 
 def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePlan]]:
     for group in plan.groups:
-        needed = module_bytes(group[0])
+        needed = module_bytes(group[0], plan.space)
         if needed > options.max_workspace_bytes:
             raise WorkspaceTooSmall(group[0].name, needed, options.max_workspace_bytes)
         size = max(1, min(options.max_workspace_bytes, _BATCH_BYTES) // needed)
@@ -104,10 +136,17 @@ def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePl
             yield group[start : start + size]
 
 
-def module_bytes(module: ModulePlan) -> int:
-    """Workspace of one module in the factor spaces: inputs in float32 and float64, and the result."""
+def module_bytes(module: ModulePlan, space: Space) -> int:
+    """Least workspace of one module: its inputs in float32 and float64, the result, and what the space adds.
+
+    Delta space needs no more than tiles beyond that; it takes more where it may.
+    """
     sides = module.in_features + module.out_features
-    return sides * (12 * module.stacked_rank + 8 * module.rank) + 64 * module.stacked_rank**2
+    count, total = len(module.inputs), module.stacked_rank
+    needed = sides * (12 * total + 8 * (module.rank + 16)) + 64 * total**2
+    if space is Space.KNOTS:
+        needed += (12 * count + 8) * total * module.in_features
+    return needed
 
 
 def _cut(stack: Stack, factors: Factors, plan: MergePlan) -> Iterator[MergedModule]:

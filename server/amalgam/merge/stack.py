@@ -63,11 +63,16 @@ class Stack:
 
     def with_b(self, B: Tensor) -> "Stack":
         """The same stack with other B factors."""
-        return replace(self, B=B)
+        return self._carry(replace(self, B=B), "gram_a")
 
     def with_scaling(self, scaling: Tensor) -> "Stack":
         """The same stack with other scales."""
-        return replace(self, scaling=scaling)
+        return self._carry(replace(self, scaling=scaling), "gram_a", "gram_b")
+
+    def _carry(self, other: "Stack", *names: str) -> "Stack":
+        """``other`` with the Gram matrices that it shares with this stack, where they are known already."""
+        other.__dict__.update({name: self.__dict__[name] for name in names if name in self.__dict__})
+        return other
 
     def check_finite(self, names: Sequence[str]) -> None:
         """Raise NonFinite for the first module and input that holds NaN or infinity; ``names`` are the recipe's."""

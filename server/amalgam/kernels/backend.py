@@ -1,0 +1,48 @@
+"""Chooses the implementation that runs, once and by name; what cannot be honoured is refused, never replaced."""
+
+import importlib.util
+from typing import Final
+
+import torch
+
+from amalgam.errors.merging import BackendUnavailable
+from amalgam.kernels.cpu_tiles import CpuTiles
+from amalgam.kernels.tiles import ReferenceTiles, TileBackend, TileRule
+
+BACKENDS: Final = ("auto", "reference", "cpu", "triton")
+"""``auto`` is cpu on a processor, and on a CUDA device triton for what it implements and reference for the rest; what
+was chosen is recorded in the lineage."""
+
+
+def select_backend(requested: str, device: torch.device, rule: TileRule) -> TileBackend:
+    """The implementation named ``requested``.
+
+    Raises:
+        BackendUnavailable: unknown, not made for the device, or without the rule.
+    """
+    name = _automatic(device, rule) if requested == "auto" else requested
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(name, str(device), "torch sees no CUDA device")
+    if name == "reference":
+        return ReferenceTiles()
+    if name == "cpu":
+        if device.type != "cpu":
+            raise BackendUnavailable(name, str(device), "it is written for processors")
+        return CpuTiles()
+    if name != "triton":
+        raise BackendUnavailable(name[:32], str(device), f"there is none of that name, only {', '.join(BACKENDS)}")
+    if device.type != "cuda":
+        raise BackendUnavailable(name, str(device), "it needs a CUDA device")
+    if importlib.util.find_spec("triton") is None:
+        raise BackendUnavailable(name, str(device), "the package triton is not installed")
+    from amalgam.kernels.triton_tiles import SUPPORTED, TritonTiles
+
+    if rule.sparsify not in SUPPORTED:
+        raise BackendUnavailable(name, str(device), f"it does not implement {rule.sparsify!r}; use reference")
+    return TritonTiles()
+
+
+def _automatic(device: torch.device, rule: TileRule) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return "reference" if rule.sparsify == "della" else "triton"

@@ -1,0 +1,220 @@
+"""Delta space: the papers' rules on the full matrices, computed from the factors tile by tile.
+
+A merged matrix has full rank and is cut by a randomised range finder (Halko, Martinsson and Tropp, 2011) with one power
+iteration. At most one module's merged matrix is held; where even that does not fit, tiles are recomputed in every pass.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from amalgam.errors.merging import NonFinite
+from amalgam.kernels import reference
+from amalgam.kernels.selection import blocks, select
+from amalgam.kernels.tiles import TileBackend, TileInput, TileRule
+from amalgam.merge.lowrank import Factors, choose_ranks
+from amalgam.merge.methods import (
+    BreadcrumbsParameters,
+    Consensus,
+    DellaParameters,
+    DropElectParameters,
+    DropParameters,
+    ElectParameters,
+    LambdaParameters,
+    MethodSpec,
+    Parameters,
+    SceParameters,
+    Sparsify,
+    TiesParameters,
+    TrimParameters,
+)
+from amalgam.merge.rules import Randomness, crumb_ranks
+from amalgam.merge.stack import Stack
+
+OVERSAMPLING: Final = 16
+"""Columns of the range finder beyond the rank."""
+
+_SKETCH_SEED: Final = 0x5EED
+
+Tiles = Callable[[], Iterator[tuple[slice, Tensor]]]
+"""Yields the merged matrix block by block; may be called again and yields the same."""
+
+
+def tile_rule(spec: MethodSpec, parameters: Parameters) -> TileRule:
+    """The method as flags of the tile operation."""
+    drops = isinstance(parameters, (DropParameters, DropElectParameters, DellaParameters))
+    return TileRule(
+        sparsify=str(spec.sparsify),  # type: ignore[arg-type]
+        consensus="elect" if spec.consensus in (Consensus.ELECT, Consensus.SCE) else "sum",
+        scale=parameters.lambda_ if isinstance(parameters, LambdaParameters) else 1.0,
+        frequency=isinstance(parameters, ElectParameters) and parameters.election == "frequency",
+        density=parameters.density if drops else 1.0,  # type: ignore[attr-defined]
+        epsilon=parameters.epsilon if isinstance(parameters, DellaParameters) else 0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaMerge:
+    """A delta-space method, ready for modules."""
+
+    spec: MethodSpec
+    parameters: Parameters
+    rule: TileRule
+    backend: TileBackend
+    energy: float | None
+    max_workspace_bytes: int
+    thresholds: Sequence[float] | None = None
+    """Per input of the recipe, where one threshold holds for the whole adapter."""
+
+    def merge(self, stack: Stack, row: int, randomness: Randomness) -> Factors:
+        """One module of a stack, as factors of batch size 1.
+
+        Raises:
+            NonFinite: the rule produced NaN or infinity.
+        """
+        inputs = module_inputs(stack, row, randomness)
+        module = stack.modules[row]
+        shape = (module.out_features, module.in_features)
+        buffered = buffered_bytes(*shape) <= self.max_workspace_bytes
+        inputs = self._with_thresholds(inputs, stack.inputs, shape, buffered)
+        inputs, gate = self._selected(inputs, shape, buffered)
+
+        def computed() -> Iterator[tuple[slice, Tensor]]:
+            for block in blocks(shape, inputs[0].B.device):
+                passed = gate(block) if gate is not None else None
+                yield block, self.backend.merge_rows(inputs, self.rule, block.start, block.stop, passed)
+
+        tiles = _held(computed, shape, inputs[0].B.device) if buffered else computed
+        factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
+        if not bool(torch.isfinite(factors.total).all()):
+            raise NonFinite("The result", module.name)
+        return factors
+
+    def _with_thresholds(
+        self, inputs: list[TileInput], positions: Sequence[int], shape: tuple[int, int], buffered: bool
+    ) -> list[TileInput]:
+        """The inputs with the magnitudes between which an entry stays."""
+        parameters, entries = self.parameters, shape[0] * shape[1]
+        if self.thresholds is not None:
+            return [replace(part, low=self.thresholds[at]) for part, at in zip(inputs, positions, strict=True)]
+        if isinstance(parameters, BreadcrumbsParameters):
+            top, last = crumb_ranks(parameters, entries)
+            whole, ks = TileRule("none", "sum"), (last, top + 1)
+            found = [self.backend.order_statistics(part, whole, shape, ks, buffered) for part in inputs]
+            return [replace(part, low=low, high=high) for part, (low, high) in zip(inputs, found, strict=True)]
+        density, rule = trim_density(parameters), replace(self.rule, sparsify="none")
+        if density is None:
+            return inputs
+        if self.spec.sparsify is Sparsify.DROP:
+            rule = replace(self.rule, sparsify="drop")
+        k = reference.kept_count(density, entries)
+        return [
+            replace(part, low=self.backend.order_statistics(part, rule, shape, (k,), buffered)[0]) for part in inputs
+        ]
+
+    def _selected(
+        self, inputs: list[TileInput], shape: tuple[int, int], buffered: bool
+    ) -> tuple[list[TileInput], Callable[[slice], Tensor] | None]:
+        """For SCE: weights times the share of energy, and which positions of a block are selected."""
+        if not isinstance(self.parameters, SceParameters):
+            return inputs, None
+
+        def spread(block: slice) -> Tensor:
+            parts = [reference.delta_tile(part.B[block], part.A) for part in inputs]
+            return reference.variance(torch.stack(parts))
+
+        gate = None
+        device = inputs[0].B.device
+        if self.parameters.density < 1:
+            k = reference.kept_count(self.parameters.density, shape[0] * shape[1])
+            least = select((lambda: (spread(block) for block in blocks(shape, device))), shape, (k,), buffered, device)[
+                0
+            ]
+
+            def gate(block: slice) -> Tensor:
+                return spread(block) >= least
+
+        energies = [0.0] * len(inputs)
+        for block in blocks(shape, device):
+            passed = gate(block) if gate is not None else None
+            for t, part in enumerate(inputs):
+                x = reference.delta_tile(part.B[block], part.A)
+                energies[t] += float((x if passed is None else x * passed).square().sum(dtype=torch.float64))
+        total = sum(energies) or 1.0
+        return [replace(p, weight=p.weight * e / total) for p, e in zip(inputs, energies, strict=True)], gate
+
+
+def trim_density(parameters: Parameters) -> float | None:
+    """The density a method trims to; None where it does not trim."""
+    if isinstance(parameters, (TiesParameters, TrimParameters)) and parameters.density < 1:
+        return parameters.density
+    if isinstance(parameters, DropElectParameters) and parameters.trim_after and parameters.trim_density < 1:
+        return parameters.trim_density
+    return None
+
+
+def module_inputs(stack: Stack, row: int, randomness: Randomness) -> list[TileInput]:
+    """One module's inputs with their scales in B."""
+    return [
+        TileInput(
+            B=(B[row] * float(stack.scaling[row, t])).contiguous(),
+            A=A[row].contiguous(),
+            weight=float(stack.weights[row, t]),
+            stream=randomness.stream(t, row),
+        )
+        for t, (B, A) in enumerate(stack.parts())
+    ]
+
+
+def buffered_bytes(out_features: int, in_features: int) -> int:
+    """Workspace of one module with its merged matrix and one input's magnitudes held."""
+    return 8 * out_features * in_features
+
+
+def _held(computed: Tiles, shape: tuple[int, int], device: torch.device) -> Tiles:
+    """The same tiles, computed once and kept."""
+    buffer = torch.empty(shape, dtype=torch.float32, device=device)
+    for block, tile in computed():
+        buffer[block] = tile
+    return lambda: iter([(slice(0, shape[0]), buffer)])
+
+
+def truncate(tiles: Tiles, shape: tuple[int, int], limit: int, energy: float | None, device: torch.device) -> Factors:
+    """The best approximation of the tiled matrix at a rank, nearly: see the module's text.
+
+    Where the sketch is as wide as the matrix it is exact.
+    """
+    out_features, in_features = shape
+    width = min(limit + OVERSAMPLING, out_features, in_features)
+    generator = torch.Generator().manual_seed(_SKETCH_SEED)
+    sketch = torch.randn((in_features, width), generator=generator).to(device)
+    image = torch.empty((out_features, width), device=device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for block, tile in tiles():
+        torch.mm(tile, sketch, out=image[block])
+        total += torch.linalg.vector_norm(tile).double().square()
+    back = _transposed_product(tiles, torch.linalg.qr(image).Q, in_features)
+    rows = torch.linalg.qr(back).Q
+    for block, tile in tiles():
+        torch.mm(tile, rows, out=image[block])
+    basis = torch.linalg.qr(image).Q
+    # D ≈ basis·backᵀ with back = Dᵀ·basis = Q·R, so the singular values are those of the small R.
+    Q, R = torch.linalg.qr(_transposed_product(tiles, basis, in_features))
+    V, values, Uh = torch.linalg.svd(R.double(), full_matrices=False)
+    ranks = choose_ranks(values[None], limit, energy, total[None])
+    root = values[: ranks[0]].sqrt()
+    B = basis @ (Uh.mT[:, : ranks[0]] * root).float()
+    A = (Q @ (V[:, : ranks[0]] * root).float()).mT
+    # Rounding must not make what is kept larger than the whole.
+    return Factors(B[None], A[None], ranks, values[None], torch.maximum(total, values.square().sum())[None])
+
+
+def _transposed_product(tiles: Tiles, left: Tensor, in_features: int) -> Tensor:
+    """Dᵀ·left, [in, width]."""
+    product = torch.zeros((in_features, left.shape[1]), device=left.device)
+    for block, tile in tiles():
+        product.addmm_(tile.mT, left[block])
+    return product

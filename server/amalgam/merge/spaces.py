@@ -1,0 +1,140 @@
+"""From a method and a space to the function that merges a stack: the only place that knows all spaces."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from amalgam.domain.recipe import EnergyRank
+from amalgam.kernels.backend import select_backend
+from amalgam.kernels.philox import stable_id
+from amalgam.merge import core, delta, factor, knots, linear
+from amalgam.merge.coefficients import COEFFICIENTS
+from amalgam.merge.lowrank import Factors
+from amalgam.merge.methods import Consensus, LambdaParameters, Space, Sparsify
+from amalgam.merge.plan import MergePlan
+from amalgam.merge.rules import Randomness, apply
+from amalgam.merge.stack import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a merge depends on besides its inputs and its recipe."""
+
+    plan: MergePlan
+    adapter_ids: tuple[int, ...]
+    """Stable id of each input of the recipe."""
+    device: torch.device
+    backend: str
+    max_workspace_bytes: int
+    spectrum: bool
+    thresholds: tuple[float, ...] | None = None
+    """Per input of the recipe, of a method with one threshold for the whole adapter."""
+
+    @property
+    def energy(self) -> float | None:
+        """The share of energy the output rank asks for."""
+        rank = self.plan.recipe.output.rank
+        return rank.energy if isinstance(rank, EnergyRank) else None
+
+    def randomness(self, stack: Stack, suffix: str = "") -> Randomness:
+        """The streams of a stack's inputs and modules."""
+        adapters = tuple(self.adapter_ids[index] for index in stack.inputs)
+        tensors = tuple(stable_id(module.name + suffix) for module in stack.modules)
+        return Randomness(self.plan.recipe.seed, adapters, tensors)
+
+    def thresholds_of(self, stack: Stack) -> list[float] | None:
+        """The whole-adapter thresholds of a stack's inputs."""
+        return None if self.thresholds is None else [self.thresholds[index] for index in stack.inputs]
+
+
+def merge_stack(stack: Stack, around: Circumstances) -> Factors:
+    """Merge one batch of modules as the plan says."""
+    return _SPACES[around.plan.space](stack, around)
+
+
+def _concat(stack: Stack, around: Circumstances) -> Factors:
+    plan = around.plan
+    return linear.merge(stack, plan.spec, plan.parameters, energy=around.energy, spectrum=around.spectrum)
+
+
+def _rule(around: Circumstances, stack: Stack, x: Tensor, weights: Tensor) -> Tensor:
+    plan = around.plan
+    return apply(x, weights, plan.spec, plan.parameters, around.randomness(stack), around.thresholds_of(stack))
+
+
+def _knots(stack: Stack, around: Circumstances) -> Factors:
+    return knots.merge(stack, partial(_rule, around, stack), energy=around.energy, spectrum=around.spectrum)
+
+
+def _core(stack: Stack, around: Circumstances) -> Factors:
+    return core.merge(stack, partial(_core_rule, around), energy=around.energy, spectrum=around.spectrum)
+
+
+def _core_rule(around: Circumstances, inputs: core.Core, stack: Stack) -> Tensor:
+    plan = around.plan
+    if isinstance(plan.parameters, LambdaParameters) and plan.spec.consensus in _SPECTRAL:
+        return _SPECTRAL[plan.spec.consensus](inputs, stack, plan.parameters.lambda_)
+    if plan.spec.consensus in COEFFICIENTS and plan.spec.sparsify is Sparsify.NONE:
+        weights = stack.columns(stack.weights)
+        return (inputs.columns * weights.unsqueeze(-2)) @ inputs.rows
+    return _rule(around, stack, inputs.matrices(stack.ranks), stack.weights.T)
+
+
+def _factor(stack: Stack, around: Circumstances) -> Factors:
+    plan = around.plan
+    streams = around.randomness(stack, ".lora_A"), around.randomness(stack, ".lora_B")
+    return factor.merge(stack, plan.spec, plan.parameters, streams, energy=around.energy, spectrum=around.spectrum)
+
+
+def _delta(stack: Stack, around: Circumstances) -> Factors:
+    """Module by module; on a processor several at once, since each runs best on one thread."""
+    plan, count = around.plan, len(stack.modules)
+    rule = delta.tile_rule(plan.spec, plan.parameters)
+    threads = torch.get_num_threads() if around.device.type == "cpu" else 1
+    needed = delta.buffered_bytes(stack.modules[0].out_features, stack.modules[0].in_features)
+    workers = max(1, min(threads, count, around.max_workspace_bytes // needed))
+    work = delta.DeltaMerge(
+        plan.spec, plan.parameters, rule, select_backend(around.backend, around.device, rule),
+        around.energy, around.max_workspace_bytes // workers, around.thresholds,
+    )  # fmt: skip
+    randomness = around.randomness(stack)
+    if workers == 1:
+        return _joined([work.merge(stack, row, randomness) for row in range(count)])
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return _joined(list(pool.map(lambda row: work.merge(stack, row, randomness), range(count))))
+    finally:
+        # The setting reaches parts of torch that threads share.
+        torch.set_num_threads(threads)
+
+
+def _joined(results: Sequence[Factors]) -> Factors:
+    """Batches of size 1 as one batch, padded with zeros to the largest rank."""
+    q = max(result.ranks[0] for result in results)
+    return Factors(
+        B=torch.cat([functional.pad(result.B, (0, q - result.B.shape[2])) for result in results]),
+        A=torch.cat([functional.pad(result.A, (0, 0, 0, q - result.A.shape[1])) for result in results]),
+        ranks=tuple(result.ranks[0] for result in results),
+        spectrum=torch.cat([result.spectrum for result in results]),
+        total=torch.cat([result.total for result in results]),
+    )
+
+
+_SPACES: Final[Mapping[Space, Callable[[Stack, Circumstances], Factors]]] = {
+    Space.CONCAT: _concat,
+    Space.KNOTS: _knots,
+    Space.CORE: _core,
+    Space.DELTA: _delta,
+    Space.FACTOR: _factor,
+}
+
+_SPECTRAL: Final[Mapping[Consensus, Callable[[core.Core, Stack, float], Tensor]]] = {
+    Consensus.TSV: core.tsv,
+    Consensus.ISO_C: core.iso_c,
+}

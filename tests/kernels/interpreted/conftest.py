@@ -1,0 +1,15 @@
+"""Triton decides on import whether kernels are interpreted, so these tests run in a process of their own."""
+
+import importlib
+import os
+
+import pytest
+
+collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def triton_tiles():
+    """The module of Triton kernels, interpreted: the same code, on a processor."""
+    pytest.importorskip("triton")
+    return importlib.import_module("amalgam.kernels.triton_tiles")
