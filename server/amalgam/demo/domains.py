@@ -6,10 +6,13 @@ from random import Random
 from typing import Final
 
 from amalgam.demo import domain_words
+from amalgam.demo.invented import invented_word
 from amalgam.demo.task_item import Split
 
 MIXED_SHARE: Final = 0.75
 """Share of training items whose domain is mixed."""
+INVENTED_SHARE: Final = 0.25
+"""Share of a mixed domain's words that mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,9 @@ DOMAINS: Final[Mapping[Split, tuple[Domain, ...]]] = {
 }
 
 
+_TABOO: Final = frozenset().union(*(domain.entities for split in ("dev", "test") for domain in DOMAINS[split]))
+
+
 def draw_domain(split: Split, rng: Random) -> Domain:
     """A domain of ``split``: for training one of its own or, more often, one mixed from single words."""
     if split == "train" and rng.random() < MIXED_SHARE:
@@ -156,15 +162,16 @@ def draw_domain(split: Split, rng: Random) -> Domain:
 def _mixed(rng: Random) -> Domain:
     """A domain of words that were drawn one by one; its sentences can be odd, which makes them hard to guess."""
     table, child = rng.sample(domain_words.TABLES, 2)
-    first, second, amount = rng.sample(domain_words.NUMBERS, 3)
+    first, second, amount = (_or_invented(word, rng) for word in rng.sample(domain_words.NUMBERS, 3))
     singular = table.removesuffix("s")
-    label = singular if rng.random() < 0.5 else rng.choice(domain_words.LABELS)
+    label = singular if rng.random() < 0.5 else _or_invented(rng.choice(domain_words.LABELS), rng)
+    values = (_or_invented(value.replace("_", " "), rng) for value in rng.sample(domain_words.VALUES, 4))
     low = rng.randint(1, 60)
     return Domain(
         table=table,
         label=label,
-        category=rng.choice(domain_words.CATEGORIES),
-        values=tuple(value.replace("_", " ") for value in rng.sample(domain_words.VALUES, 4)),
+        category=_or_invented(rng.choice(domain_words.CATEGORIES), rng),
+        values=tuple(values),
         first=first,
         second=second,
         low=low,
@@ -173,3 +180,10 @@ def _mixed(rng: Random) -> Domain:
         key=f"{singular}_id",
         amount=amount,
     )
+
+
+def _or_invented(word: str, rng: Random) -> str:
+    """``word``, or now and then an invented one in its place."""
+    if rng.random() >= INVENTED_SHARE:
+        return word
+    return invented_word(rng, _TABOO, capital=word[0].isupper())

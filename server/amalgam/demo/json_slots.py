@@ -1,12 +1,24 @@
 """Draws the values of one structuring question: how each is said in the text, and what it is in JSON."""
 
 import calendar
+import itertools
+import string
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final, NamedTuple
 
+from amalgam.demo.invented import invented_word
 from amalgam.demo.json_pools import KEYS, VALUES
 from amalgam.demo.task_item import Split
+
+INVENTED_SHARE: Final = 0.3
+"""Share of training's values that are invented; of its keys, half as many get an invented ending."""
+_TABOO: Final = frozenset(
+    value for pools in (KEYS, VALUES) for pool in pools.values() for split in ("dev", "test") for value in pool[split]
+)
+_FREE_CODES: Final = tuple(
+    code for code in map("".join, itertools.product(string.ascii_uppercase, repeat=2)) if code not in _TABOO
+)
 
 
 class Slot(NamedTuple):
@@ -33,15 +45,27 @@ class Draw:
     def pick(self, pool: str, count: int = 1) -> list[str]:
         """``count`` different values of ``pool``."""
         left = [value for value in VALUES[pool][self.split] if value not in self.entities]
-        values = self.rng.sample(left, count)
+        values = [self._or_invented(value, pool) for value in self.rng.sample(left, count)]
         self.entities.update(values)
         return values
+
+    def _or_invented(self, value: str, pool: str) -> str:
+        """``value``, or in training now and then an invented one of its look."""
+        if self.split != "train" or self.rng.random() >= INVENTED_SHARE:
+            return value
+        if pool == "code":
+            return self.rng.choice(_FREE_CODES)
+        word = invented_word(self.rng, _TABOO, capital=value[0].isupper())
+        return f"{word}s" if pool == "thing" else word
 
     def key(self, concept: str) -> str:
         """The name of the key ``concept``: one per item, and no two concepts share one."""
         if concept not in self._keys:
             left = [key for key in KEYS[concept][self.split] if key not in self.entities]
-            self._keys[concept] = self.rng.choice(left)
+            key = self.rng.choice(left)
+            if self.split == "train" and self.rng.random() < INVENTED_SHARE / 2:
+                key = f"{key}_{invented_word(self.rng, _TABOO)}"
+            self._keys[concept] = key
             self.entities.add(self._keys[concept])
         return self._keys[concept]
 

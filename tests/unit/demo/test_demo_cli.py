@@ -1,0 +1,80 @@
+"""The verbs of ``amalgam demo``: what they refuse, and that a score ends in a table and in the card."""
+
+from importlib.metadata import version
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from amalgam.cli import demo
+from amalgam.demo.card import Card, read_card, write_card
+from amalgam.demo.recipes import RECIPES
+from amalgam.demo.tasks import generate
+
+RUN = CliRunner()
+REFERENCES = {item.prompt: item.reference for item in generate("json", "test", 16, seed=0)}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server whose adapter is always right and whose base model never is."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(
+                200, json={"data": [{"id": "tiny", "parent": None}, {"id": "json", "parent": "tiny"}]}
+            )
+        import json
+
+        body = json.loads(request.content)
+        text = REFERENCES[body["messages"][0]["content"]] if body["model"] == "json" else "Sure!"
+        return httpx.Response(200, json={"choices": [{"message": {"content": text}}]})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr(demo, "connect", lambda url, key: httpx.AsyncClient(base_url=url, transport=transport))
+
+
+def test_a_score_is_a_table_with_a_row_per_skill_and_a_sum(server):
+    result = RUN.invoke(demo.app, ["score", "json", "--items", "16"])
+    assert result.exit_code == 0, result.output
+    assert "16 of 16 = 100.0 %" in result.output
+    assert "0 of 16 = 0.0 %" in result.output
+    assert "weather" in result.output
+
+
+def test_a_score_goes_into_the_card_only_when_asked(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "CHECKOUT", tmp_path)
+    folder = tmp_path / "json"
+    folder.mkdir()
+    write_card(Card(recipe=RECIPES["json"], versions={}, final_loss=0.0), folder)
+    RUN.invoke(demo.app, ["score", "json", "--items", "16"])
+    assert read_card(folder).scores == {}
+    RUN.invoke(demo.app, ["score", "json", "--items", "16", "--card"])
+    scores = read_card(folder).scores
+    assert (scores["adapter"].right, scores["base"].right, scores["base"].total) == (16, 0, 16)
+    assert scores["adapter"].through == f"amalgam {version('amalgam')}"
+
+
+def test_misses_are_shown_when_asked(server):
+    result = RUN.invoke(demo.app, ["score", "json", "--items", "4", "--model", "tiny", "--no-base", "--misses", "1"])
+    assert "got:    Sure!" in result.output
+    assert result.output.count("wanted:") == 1
+
+
+@pytest.mark.parametrize("verb", ["train", "score"])
+def test_an_unknown_task_is_refused_with_the_known_ones(verb):
+    result = RUN.invoke(demo.app, [verb, "poetry"])
+    assert result.exit_code == 1
+    assert "unknown_demo_task" in result.output
+    assert "code, json, sql" in result.output
+
+
+def test_an_unknown_split_is_refused():
+    result = RUN.invoke(demo.app, ["score", "sql", "--split", "final"])
+    assert result.exit_code == 2
+    assert "final" in result.output
+
+
+def test_a_changed_rank_keeps_the_scaling():
+    changed = demo._changed(RECIPES["sql"], rank=32, steps=None, seed=3)
+    assert (changed.rank, changed.alpha, changed.seed, changed.steps) == (32, 64, 3, RECIPES["sql"].steps)
