@@ -120,6 +120,35 @@ class TestPublish:
                 store.publish(staging)
         assert store.digests() == frozenset()
 
+    def test_everything_is_durable_before_the_rename_and_the_rename_before_the_answer(
+        self, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No kill can show a missing fsync, only a power cut could; so the calls themselves are checked."""
+        calls: list[str] = []
+        real_fsync, real_rename = os.fsync, Path.rename
+
+        def fsync(descriptor: int) -> None:
+            calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+            real_fsync(descriptor)
+
+        def rename(path: Path, target: Path) -> Path:
+            calls.append("rename")
+            return real_rename(path, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(Path, "rename", rename)
+        with store.stage() as staging:
+            staging.receive(WEIGHTS, [b"weights"])
+            staging.receive(CONFIG, [b"{}"])
+            name = staging.folder.name
+            digest = store.publish(staging).digest
+        assert calls == [
+            *(f"fsync {entry}" for entry in (CONFIG, WEIGHTS, name)),
+            "rename",
+            f"fsync {digest[:2]}",
+            "fsync objects",
+        ]
+
 
 class TestDamage:
     def test_sound_files_verify(self, store: AdapterStore) -> None:
