@@ -98,8 +98,15 @@ async def server_answers(
         on_answer()
         return str(reply["choices"][0]["message"]["content"] or "")
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(answer(item)) for item in items]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(item)) for item in items]
+    except ExceptionGroup as failures:
+        # One refusal says it all; the others were cancelled or say the same.
+        refused = failures.subgroup(DemoServerFailed)
+        if refused is None:
+            raise
+        raise refused.exceptions[0] from failures
     return [task.result() for task in tasks]
 
 

@@ -1,5 +1,6 @@
 """The verbs of ``amalgam demo``: what they refuse, and that a score ends in a table and in the card."""
 
+import json
 from importlib.metadata import version
 
 import httpx
@@ -24,8 +25,6 @@ def server(monkeypatch):
             return httpx.Response(
                 200, json={"data": [{"id": "tiny", "parent": None}, {"id": "json", "parent": "tiny"}]}
             )
-        import json
-
         body = json.loads(request.content)
         text = REFERENCES[body["messages"][0]["content"]] if body["model"] == "json" else "Sure!"
         return httpx.Response(200, json={"choices": [{"message": {"content": text}}]})
@@ -59,6 +58,13 @@ def test_misses_are_shown_when_asked(server):
     result = RUN.invoke(demo.app, ["score", "json", "--items", "4", "--model", "tiny", "--no-base", "--misses", "1"])
     assert "got:    Sure!" in result.output
     assert result.output.count("wanted:") == 1
+
+
+def test_a_server_that_is_not_there_ends_in_one_line():
+    result = RUN.invoke(demo.app, ["score", "json", "--items", "2", "--no-base", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "demo_server_failed" in result.output
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("verb", ["train", "score"])
