@@ -20,8 +20,9 @@ from amalgam.domain.failpoints import NO_FAILPOINTS, Failpoints
 from amalgam.errors.adapters import ArtifactDamaged, InvalidAdapter
 from amalgam.errors.findings import Finding
 from amalgam.errors.registry import StoreUnavailable
+from amalgam.store.disk import disk_errors, is_held, locked, make_durable, sync_folder
 from amalgam.store.file_rules import CONTENT_FILES, KEPT_FILES, shown
-from amalgam.store.staging import Staging, disk_errors, is_held, locked
+from amalgam.store.staging import Staging
 
 PUBLISH_STEPS: Final = (
     "store.staged",
@@ -56,6 +57,18 @@ class SweepReport:
     """Digests that no row named."""
     staging: int
     """Folders left by writers that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """How the files stand against the rows."""
+
+    sound: tuple[str, ...]
+    """Digests that rows name and whose files are as published."""
+    damaged: tuple[str, ...]
+    """Digests that rows name and whose files are missing or changed."""
+    unnamed: tuple[str, ...]
+    """Digests that have files and no row: uploads under way, or left by writers that died."""
 
 
 class AdapterStore:
@@ -114,8 +127,8 @@ class AdapterStore:
         with disk_errors(), staging.in_use():
             _check_contents(folder)
             for name in sorted(os.listdir(folder)):
-                _make_durable(folder / name)
-            _sync_folder(folder)
+                make_durable(folder / name)
+            sync_folder(folder)
             self._failpoints.reach("store.synced")
             digest, size_bytes = _digest(folder, staging)
             self._failpoints.reach("store.verified")
@@ -149,8 +162,8 @@ class AdapterStore:
 
     def _sync_entry(self, target: Path) -> None:
         try:
-            _sync_folder(target.parent)
-            _sync_folder(self._objects)
+            sync_folder(target.parent)
+            sync_folder(self._objects)
         except OSError:
             # A second fsync may claim success for what the first one lost, so nothing stays that could be found again.
             self._discard(target)
@@ -183,6 +196,22 @@ class AdapterStore:
     def digests(self) -> frozenset[str]:
         """Every digest that has files."""
         return frozenset(path.name for path in self._objects.glob("??/*") if _DIGEST.fullmatch(path.name))
+
+    def audit(self, known_digests: Collection[str]) -> Audit:
+        """Read every file that a row names, and compare; changes nothing.
+
+        Args:
+            known_digests: What rows name.
+        """
+        sound, damaged = [], []
+        for digest in sorted(known_digests):
+            try:
+                self.verify(digest)
+            except ArtifactDamaged:
+                damaged.append(digest)
+            else:
+                sound.append(digest)
+        return Audit(tuple(sound), tuple(damaged), tuple(sorted(self.digests() - frozenset(known_digests))))
 
     def remove(self, digest: str, *, now: float, grace_s: float = 0.0) -> bool:
         """Remove the files of a digest that no row names any more.
@@ -263,26 +292,6 @@ def _digest(folder: Path, staging: Staging | None = None) -> tuple[str, int]:
         size_bytes += size
     described = json.dumps({"format": 1, "files": manifest}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(described.encode()).hexdigest(), size_bytes
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, 0o444)
-        os.fsync(descriptor)
-        if hasattr(os, "posix_fadvise"):
-            # Verifying next should read the disk, not the memory that was just written.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_stale(folder: Path, now: float, grace_s: float) -> bool:

@@ -11,8 +11,9 @@ from typing import Final, Protocol
 from urllib.parse import unquote
 
 from amalgam.errors.adapters import PathDenied, SourceNotFound, UnsupportedSource
+from amalgam.store.disk import disk_errors
 from amalgam.store.file_rules import ignored
-from amalgam.store.staging import Staging, disk_errors
+from amalgam.store.staging import Staging
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,15})://(.*)", re.DOTALL)
 _HIDDEN: Final = re.compile(r"%(?:2e|2f|5c|25|7f|[01][0-9a-f])", re.IGNORECASE)

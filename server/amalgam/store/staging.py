@@ -1,8 +1,6 @@
 """A folder that an adapter is put together in, out of sight, before it is published."""
 
-import fcntl
 import hashlib
-import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,6 +12,7 @@ from amalgam.domain.failpoints import Failpoints
 from amalgam.errors.adapters import UploadTooLarge
 from amalgam.errors.findings import Finding
 from amalgam.errors.registry import StoreUnavailable
+from amalgam.store.disk import disk_errors
 from amalgam.store.file_rules import KEPT_FILES, MAGIC_BYTES, MAX_TEXT_BYTES, WEIGHTS_FILE, ignored, refusal, shown
 
 _LONGEST_FILE_NAME: Final = 255
@@ -151,39 +150,3 @@ def _first_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _is_bare(name: str) -> bool:
     unsafe_letters = any(letter in "/\\" or not letter.isprintable() for letter in name)
     return 0 < len(name) <= _LONGEST_FILE_NAME and not unsafe_letters and name not in (".", "..")
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn what a disk can do to us into one error, without the path in it.
-
-    Raises:
-        StoreUnavailable: the block raised OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(error.strerror or "input/output error") from error
-
-
-@contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of the file or folder ``path`` against other processes and threads; dies with its holder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def is_held(path: Path) -> bool:
-    """Whether anyone holds the lock of ``path`` now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
