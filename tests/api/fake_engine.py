@@ -1,0 +1,142 @@
+"""An engine without a model, for tests: the real residency, canned answers, and switches for what can go wrong."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import JSONResponse, StreamingResponse
+
+from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
+from amalgam.engine.residency import Residency
+from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
+from amalgam.errors.requests import EndpointUnsupported
+
+
+@dataclass
+class FakeEngine:
+    """Turn the switches at any time; read what it was asked in ``calls``."""
+
+    capacity: int = 4
+    load_timeout_s: float = 0.2
+    current: EngineState = "ready"
+    refuse_load: set[str] = field(default_factory=set)
+    """Engine names whose load fails."""
+    refuse_probe: set[str] = field(default_factory=set)
+    failure: BaseException | None = None
+    """Raised by `call` instead of an answer."""
+    chunk_pause_s: float = 0.0
+    """Between two pieces of a stream, and before a whole answer."""
+    chunks: int = 3
+    stream_failure: BaseException | None = None
+    """Raised in the middle of a stream."""
+    unsupported: frozenset[str] = frozenset({"embeddings"})
+
+    def __post_init__(self) -> None:
+        self.calls: list[tuple[Endpoint, dict[str, Any]]] = []
+        self.loaded: list[str] = []
+        self.freed: list[str] = []
+        self.probed: list[str] = []
+        self.streams_ended = 0
+        self.residency = Residency(self.capacity, self._load, self._free, self.load_timeout_s)
+
+    async def _load(self, version: LoadableVersion) -> None:
+        if version.engine_name in self.refuse_load:
+            raise EngineLoadFailed(version.engine_name)
+        self.loaded.append(version.engine_name)
+
+    async def _free(self, version: LoadableVersion) -> None:
+        self.freed.append(version.engine_name)
+
+    @property
+    def state(self) -> EngineState:
+        return self.current
+
+    def info(self) -> EngineInfo:
+        residents = self.residency.residents()
+        return EngineInfo(self.current, "tiny", 2, self.capacity, 16, 0, residents, {"load": 0.0})
+
+    async def start(self) -> None:
+        return
+
+    async def stop(self, drain_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + drain_s
+        while self.residency.held and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        self.current = "stopped"
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        self._require_ready()
+
+    @asynccontextmanager
+    async def hold(self, version: LoadableVersion | None) -> AsyncIterator[None]:
+        self._require_ready()
+        if version is None:
+            yield
+            return
+        async with self.residency.hold(version):
+            yield
+
+    async def load(self, version: LoadableVersion) -> None:
+        async with self.hold(version):
+            return
+
+    async def probe(self, version: LoadableVersion) -> None:
+        async with self.hold(version):
+            self.probed.append(version.engine_name)
+            if version.engine_name in self.refuse_probe:
+                raise EngineLoadFailed(version.engine_name)
+
+    async def unload(self, lora_id: int) -> bool:
+        return await self.residency.unload(lora_id)
+
+    async def pin(self, lora_id: int, *, pinned: bool) -> bool:
+        return self.residency.pin(lora_id, pinned=pinned)
+
+    def supports(self, endpoint: Endpoint) -> bool:
+        return endpoint not in self.unsupported
+
+    async def call(self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any) -> Any:
+        self._require_ready()
+        if not self.supports(endpoint):
+            raise EndpointUnsupported(endpoint)
+        self.calls.append((endpoint, body))
+        if self.failure is not None:
+            raise self.failure
+        if body.get("stream"):
+            return StreamingResponse(self._stream(body), media_type="text/event-stream")
+        await asyncio.sleep(self.chunk_pause_s)
+        if await raw_request.is_disconnected():
+            return None
+        return JSONResponse(answer_to(endpoint, body))
+
+    async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        try:
+            for index in range(self.chunks):
+                choice = {"index": 0, "delta": {"content": f"word{index} "}, "finish_reason": None}
+                chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+                yield f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n"
+                await asyncio.sleep(self.chunk_pause_s)
+                if self.stream_failure is not None:
+                    raise self.stream_failure
+            yield "data: [DONE]\n\n"
+        finally:
+            self.streams_ended += 1
+
+    def _require_ready(self) -> None:
+        if self.current != "ready":
+            raise EngineNotReady(self.current)
+
+
+def answer_to(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole answer; of the right shape for chat, and for the others just something."""
+    answer: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"]}
+    message = {"role": "assistant", "content": "words"}
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    return answer | {
+        "endpoint": endpoint,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
+        "usage": usage,
+    }

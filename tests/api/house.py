@@ -1,0 +1,183 @@
+"""The real application on a base model of a few kilobytes: real registry, store and worker; only the engine is fake."""
+
+import asyncio
+import json
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message
+from tests.adapter_factory import ATTENTION_MODULES, encode_safetensors, module_widths, write_lora
+from tests.api.fake_engine import FakeEngine
+
+import amalgam.app
+from amalgam.api.state import Services
+from amalgam.settings import Settings
+
+ADMIN_KEY = "ak_root_admin-secret-4711"
+API_KEY = "ak_me_client-secret-0815"
+VOCABULARY = 32
+_SHAPE = {"hidden": 16, "heads_kv_dim": 8, "intermediate": 24}
+_LAYERS = 2
+
+
+def write_base(folder: Path) -> Path:
+    """A Llama of two tiny layers."""
+    import numpy as np
+
+    tensors = {"model.embed_tokens.weight": np.ones((VOCABULARY, _SHAPE["hidden"]), np.float32)}
+    for layer in range(_LAYERS):
+        for module, shape in module_widths(**_SHAPE).items():
+            block = "self_attn" if module in ATTENTION_MODULES else "mlp"
+            tensors[f"model.layers.{layer}.{block}.{module}.weight"] = np.ones(shape, np.float32)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 16}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(encode_safetensors(tensors, "bfloat16"))
+    return folder
+
+
+def write_adapter(folder: Path, *, seed: int = 0, rank: int = 2, **changes: Any) -> Path:
+    """An adapter that fits `write_base`."""
+    return write_lora(folder, layers=_LAYERS, rank=rank, seed=seed, **(_SHAPE | changes))
+
+
+@dataclass
+class House:
+    """A running application and how to reach it."""
+
+    app: FastAPI
+    engine: FakeEngine
+    folder: Path
+    settings: Settings
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.amalgam
+        return services
+
+    @property
+    def sources(self) -> Path:
+        return self.folder / "sources"
+
+    def http(self, key: str | None = None, host: str = "localhost") -> httpx.AsyncClient:
+        """A client in this process; what the application raises becomes the answer a server would send."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers, timeout=30)
+
+    def staged(self) -> list[Path]:
+        """What uploads left behind."""
+        return list((self.folder / "store" / "staging").iterdir())
+
+
+@asynccontextmanager
+async def open_house(
+    folder: Path, engine: FakeEngine | None = None, *, worker: bool = False, **changes: Any
+) -> AsyncIterator[House]:
+    """Build and start the application; it is stopped at the end.
+
+    Args:
+        folder: for the base model, the store and sources.
+        worker: whether the real merge process runs; else one that reads its input and does nothing.
+        changes: of the settings.
+    """
+    (folder / "sources").mkdir(parents=True, exist_ok=True)
+    base = write_base(folder / "base")
+    given = {
+        "store": folder / "store",
+        "admin_key": ADMIN_KEY,
+        "api_keys": API_KEY,
+        "source_roots": str(folder / "sources"),
+        "drain_timeout_s": 1.0,
+        "max_body_bytes": 1 << 20,
+        "max_upload_bytes": 1 << 20,
+    }
+    settings = Settings(**(given | changes))
+    engine = engine or FakeEngine()
+    args = Namespace(model=str(base), served_model_name=["tiny"], max_lora_rank=16, max_loras=2, max_cpu_loras=4)
+    with _worker(worker):
+        app = amalgam.app.create_app(settings, args, engine_factory=lambda state: engine)
+        async with running(app):
+            yield House(app, engine, folder, settings)
+
+
+@contextmanager
+def _worker(real: bool) -> Iterator[None]:
+    """The worker's command, which the application reads when it starts."""
+    if real:
+        yield
+        return
+    kept = amalgam.app._worker_command
+    amalgam.app._worker_command = lambda: ("cat",)
+    try:
+        yield
+    finally:
+        amalgam.app._worker_command = kept
+
+
+@asynccontextmanager
+async def running(app: ASGIApp) -> AsyncIterator[None]:
+    """Run the application's lifespan, in a task of its own as servers do."""
+    to_app: asyncio.Queue[Message] = asyncio.Queue()
+    from_app: asyncio.Queue[Message] = asyncio.Queue()
+    task = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    started = asyncio.create_task(from_app.get())
+    await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+    if not started.done() or started.result()["type"] != "lifespan.startup.complete":
+        started.cancel()
+        await task
+        raise AssertionError(f"the application did not start: {started}")
+    try:
+        yield
+    finally:
+        await to_app.put({"type": "lifespan.shutdown"})
+        assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
+        await task
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[str]:
+    """The same application behind a real uvicorn on loopback; yields its URL. Its lifespan runs elsewhere."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", access_log=False)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextmanager
+def files_of(folder: Path) -> Iterator[list[tuple[str, tuple[str, Any]]]]:
+    """The files of a folder as httpx sends them."""
+    with ExitStack() as stack:
+        yield [("files", (path.name, stack.enter_context(path.open("rb")))) for path in sorted(folder.iterdir())]
+
+
+async def push(http: httpx.AsyncClient, name: str, folder: Path, **form: str) -> httpx.Response:
+    """Upload a folder as a new version of ``name``."""
+    files = [("files", (path.name, path.read_bytes())) for path in sorted(folder.iterdir())]
+    return await http.post("/admin/v1/adapters", data={"name": name} | form, files=files)
+
+
+def assert_error(answer: httpx.Response, status: int, code: str) -> Mapping[str, Any]:
+    """The one shape of every error: four fields and the request's id, and nothing that the server keeps to itself."""
+    assert answer.status_code == status, answer.text
+    error: Mapping[str, Any] = answer.json()["error"]
+    assert error.keys() - {"findings"} == {"message", "type", "param", "code", "request_id"}, answer.text
+    assert error["code"] == code, answer.text
+    assert error["request_id"] == answer.headers["x-request-id"]
+    for private in ("Traceback", 'File "', "0x7f", "/tmp/", "/root/", "site-packages", "object at"):
+        assert private not in answer.text
+    return error
