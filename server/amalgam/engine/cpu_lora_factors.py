@@ -65,6 +65,11 @@ class ModuleFactors:
             self._copy()
             self._version = version
 
+    @property
+    def empty(self) -> bool:
+        """Whether no slot changes this module."""
+        return not any(self._slots)
+
     def slot(self, slot: int) -> SlotFactors | None:
         """Factors of one slot; None where its adapter does not change this module."""
         return self._slots[slot]
@@ -74,7 +79,7 @@ class ModuleFactors:
 
         The rank is the module's largest; smaller adapters are filled with zeros.
         """
-        if all(factors is None for factors in self._slots[first:stop]):
+        if not any(self._slots[first:stop]):
             return None
         return self._down[first:stop].transpose(1, 2), self._up[first:stop]
 

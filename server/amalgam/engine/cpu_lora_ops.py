@@ -64,7 +64,7 @@ def _add_batch_(y: Tensor, x: Tensor, factors: ModuleFactors, batch: Batch, scal
         return
     down, up = pair
     rows = x.index_select(0, batch.gather).to(down.dtype).view(len(down), -1, x.shape[1])
-    delta = rows.bmm(down).bmm(up).flatten(0, 1)
+    delta = rows.bmm(down).bmm(up).view(-1, up.shape[2])
     if batch.kept is not None:
         delta = delta.index_select(0, batch.kept)
     y.index_add_(0, batch.rows, delta[:, : y.shape[1]].to(y.dtype), alpha=scale)

@@ -57,10 +57,12 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     def add_lora_logits(
         self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
     ) -> None:
-        """Add scale · x @ Aᵀ @ Bᵀ to y over the rows that are sampled from."""
-        if self._samples:
+        """Add scale · x @ Aᵀ @ Bᵀ to y over the rows that logits are computed for."""
+        if self._tokens:
             factors = self._factors.get((lora_a_stacked,), (lora_b_stacked,))
-            add_low_rank_(_flat(y), _flat(x), factors, self._samples, scale)
+            if not factors.empty:
+                x = _flat(x)
+                add_low_rank_(_flat(y), x, factors, self._logits_plan(x), scale)
 
     def add_lora_embedding(
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
@@ -102,6 +104,17 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         expand_(y, x, weight_stacked, rows_by_slot, add_inputs=False)
         for slot, rows in rows_by_slot.items():
             y[rows] += bias_stacked[slot].to(y.dtype)
+
+    def _logits_plan(self, x: Tensor) -> RowPlan:
+        """The plan of the rows of x: those sampled from, or a prompt's.
+
+        For log-probabilities of a prompt vLLM slices its rows out of the step's hidden states; the slice tells which.
+        """
+        rows_in_memory = x.untyped_storage().nbytes() // (x.shape[1] * x.element_size())
+        if len(x) == len(self.sampler_indices) and len(x) == rows_in_memory:
+            return self._samples
+        first = x.storage_offset() // x.shape[1]
+        return plan_rows(self.token_lora_indices[first : first + len(x)])
 
 
 def _flat(tensor: Tensor) -> Tensor:

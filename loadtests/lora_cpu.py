@@ -1,0 +1,267 @@
+"""What LoRA costs on CPU: time with adapters over time without, for vLLM's own path and for ours.
+
+Two engines run side by side, one with ``AMALGAM_CPU_LORA=stock`` and one with ``amalgam``, and take turns, with and
+without adapters, so that a change of the machine's load meets all four alike. Prompts are random tokens; adapters are
+random, of rank 8 on all linear modules.
+
+    python loadtests/lora_cpu.py --model FOLDER [--dtype float32] [--repeats 5] [--only decode-16x3 …]
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+SIDES = ("amalgam", "stock")
+ADAPTERS = 16
+RANK = 8
+REPLY = "@answer "
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One batch: prompts of so many tokens, adapters taken in turn; steps of decoding, or 0 to time the prompts."""
+
+    name: str
+    sequences: int
+    prompt_tokens: int
+    adapters: int
+    steps: int
+    target: float
+
+
+SCENARIOS = (
+    Scenario("prefill-8x512-3", 8, 512, 3, 0, 1.10),
+    Scenario("prefill-4x512-3", 4, 512, 3, 0, 1.10),
+    Scenario("prefill-1x512-1", 1, 512, 1, 0, 1.10),
+    Scenario("decode-16x3", 16, 32, 3, 24, 1.25),
+    Scenario("decode-1x1", 1, 32, 1, 24, 1.25),
+    Scenario("decode-16x16", 16, 32, 16, 24, 1.50),
+)
+
+
+class Side:
+    """One engine in a process of its own; it measures when asked, and sleeps otherwise."""
+
+    def __init__(self, side: str, model: str, dtype: str, adapters: Path, cores: str) -> None:
+        environment = os.environ | {
+            "AMALGAM_CPU_LORA": side,
+            "VLLM_CPU_OMP_THREADS_BIND": cores,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--engine", "--model", model, "--dtype", dtype, "--adapters", str(adapters)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.versions = self._answer()
+
+    def measure(self, scenario: Scenario, *, with_adapters: bool, seed: int) -> float:
+        """Seconds of the prompts, or of the median step of decoding."""
+        assert self._process.stdin is not None
+        print(json.dumps([scenario.name, with_adapters, seed]), file=self._process.stdin, flush=True)
+        return float(self._answer()["seconds"])
+
+    def close(self) -> None:
+        """Let the engine end, and wait for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(REPLY):
+                return dict(json.loads(line.removeprefix(REPLY)))
+        raise SystemExit(f"the engine ended with {self._process.wait()}")
+
+
+def serve_engine(model: str, dtype: str, adapters: Path) -> None:
+    """Be one side: answer each line of standard input with a measurement."""
+    import torch
+    import vllm
+    from vllm.lora.request import LoRARequest
+
+    llm = vllm.LLM(
+        model,
+        dtype=dtype,
+        enforce_eager=True,
+        enable_lora=True,
+        max_loras=ADAPTERS,
+        max_lora_rank=RANK,
+        max_model_len=1024,
+        max_num_seqs=16,
+        max_num_batched_tokens=8192,
+        enable_prefix_caching=False,
+    )
+    requests = [LoRARequest(f"a{n}", n + 1, str(adapters / f"a{n}")) for n in range(ADAPTERS)]
+    print(REPLY + json.dumps({"vllm": vllm.__version__, "torch": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        name, with_adapters, seed = json.loads(line)
+        scenario = next(s for s in SCENARIOS if s.name == name)
+        seconds = run_batch(llm, scenario, requests if with_adapters else None, seed)
+        print(REPLY + json.dumps({"seconds": seconds}), flush=True)
+
+
+def run_batch(llm: Any, scenario: Scenario, adapters: list[Any] | None, seed: int) -> float:
+    """Send the scenario's batch and time its one prompt step, or the median of its later steps."""
+    from vllm import SamplingParams
+
+    engine = llm.llm_engine
+    words = random.Random(seed)
+    sampling = SamplingParams(temperature=0, max_tokens=scenario.steps + 2 if scenario.steps else 1, ignore_eos=True)
+    for n in range(scenario.sequences):
+        tokens = [words.randrange(100, 40_000) for _ in range(scenario.prompt_tokens)]
+        adapter = adapters[n % scenario.adapters] if adapters else None
+        engine.add_request(f"{seed}-{n}", {"prompt_token_ids": tokens}, sampling, lora_request=adapter)
+    started = time.perf_counter()
+    marks = [started]
+    while engine.has_unfinished_requests():
+        engine.step()
+        marks.append(time.perf_counter())
+    if not scenario.steps:
+        return marks[-1] - started
+    # The first steps hold prompts, the last may be short.
+    steps = [after - before for before, after in itertools.pairwise(marks[2:-1])]
+    return statistics.median(steps)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.engine:
+        serve_engine(arguments.model, arguments.dtype, arguments.adapters)
+        return
+    scenarios = [s for s in SCENARIOS if not arguments.only or s.name in arguments.only]
+    with tempfile.TemporaryDirectory() as folder:
+        sys.path.insert(0, str(REPOSITORY))
+        from tests.adapter_factory import write_lora
+
+        for n in range(ADAPTERS):
+            write_lora(Path(folder) / f"a{n}", rank=RANK, seed=n)
+        sides = {name: Side(name, arguments.model, arguments.dtype, Path(folder), arguments.cores) for name in SIDES}
+        load_before = os.getloadavg()
+        samples = take_turns(sides, scenarios, arguments.repeats)
+        versions = sides["amalgam"].versions
+        for side in sides.values():
+            side.close()
+    rows = [summarise(s, samples[s.name]) for s in scenarios]
+    report = {
+        "machine": machine(),
+        "versions": versions | {"python": sys.version.split()[0]},
+        "date": time.strftime("%Y-%m-%d"),
+        "dtype": arguments.dtype,
+        "repeats": arguments.repeats,
+        "load_average_before": [round(x, 2) for x in load_before],
+        "command": "python " + " ".join(["loadtests/lora_cpu.py", "--model FOLDER", *shown(sys.argv[1:])]),
+        "note": arguments.note,
+        "rows": rows,
+    }
+    print(markdown(report))
+    if arguments.out:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{arguments.out}.json").write_text(json.dumps(report, indent=2) + "\n")
+        (RESULTS / f"{arguments.out}.md").write_text(markdown(report))
+
+
+def take_turns(sides: dict[str, Side], scenarios: list[Scenario], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """{scenario: {"amalgam base": seconds, …}}; the first round warms up and is dropped."""
+    samples: dict[str, dict[str, list[float]]] = {s.name: {} for s in scenarios}
+    for repeat in range(repeats + 1):
+        for scenario in scenarios:
+            for with_adapters in (False, True):
+                for name, side in sides.items():
+                    seed = hash((repeat, scenario.name)) & 0xFFFFFF | with_adapters << 30
+                    seconds = side.measure(scenario, with_adapters=with_adapters, seed=seed)
+                    if repeat:
+                        key = f"{name} {'adapters' if with_adapters else 'base'}"
+                        samples[scenario.name].setdefault(key, []).append(seconds)
+            print(f"round {repeat} {scenario.name}", file=sys.stderr)
+    return samples
+
+
+def summarise(scenario: Scenario, samples: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians and spreads in milliseconds, and the ratios of medians."""
+    row: dict[str, Any] = {"scenario": scenario.name, "target": scenario.target}
+    for key, seconds in samples.items():
+        row[key] = {
+            "median_ms": round(statistics.median(seconds) * 1e3, 2),
+            "spread_ms": [round(min(seconds) * 1e3, 2), round(max(seconds) * 1e3, 2)],
+        }
+    for side in SIDES:
+        row[f"{side} ratio"] = round(row[f"{side} adapters"]["median_ms"] / row[f"{side} base"]["median_ms"], 3)
+    return row
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    lines = [
+        f"# LoRA on CPU, {report['dtype']}, rank {RANK} on all linear modules",
+        "",
+        f"{report['machine']}; vLLM {report['versions']['vllm']}, torch {report['versions']['torch']}; "
+        f"{report['date']}; median of {report['repeats']} (least to greatest), milliseconds; "
+        f"load average before: {report['load_average_before'][0]}.",
+        "",
+        f"`{report['command']}`",
+        *(["", report["note"]] if report["note"] else []),
+        "",
+        "| scenario | base | amalgam, adapters | stock, adapters | amalgam / base | stock / base | target |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        cells = [cell(row[key]) for key in ("amalgam base", "amalgam adapters", "stock adapters")]
+        ratios = [f"**{row['amalgam ratio']:.2f}**", f"{row['stock ratio']:.2f}", f"{row['target']:.2f}"]
+        lines.append(f"| {' | '.join([row['scenario'], *cells, *ratios])} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: dict[str, Any]) -> str:
+    low, high = value["spread_ms"]
+    return f"{value['median_ms']:.1f} ({low:.1f}-{high:.1f})"
+
+
+def machine() -> str:
+    """Processor, cores and what they multiply in hardware."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    units = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if has.get(name)]
+    return f"{has.get('cpu_name', 'CPU')}, {os.cpu_count()} cores ({', '.join(units)})"
+
+
+def shown(arguments: list[str]) -> list[str]:
+    """The arguments without the folder, which is this machine's."""
+    skip = arguments.index("--model")
+    return arguments[:skip] + arguments[skip + 2 :]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of SmolLM2-135M")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--cores", default=f"0-{(os.cpu_count() or 1) - 1}", help="cores that engines are bound to")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=[s.name for s in SCENARIOS])
+    parser.add_argument("--out", default="", help="name of the files under loadtests/results")
+    parser.add_argument("--note", default="", help="a line for the report, such as what else ran on the machine")
+    parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--adapters", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

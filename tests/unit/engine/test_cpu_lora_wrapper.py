@@ -1,0 +1,110 @@
+"""Our wrapper driven as vLLM drives it: with its mappings and its stacked tensors."""
+
+import pytest
+import torch
+from tests.unit.engine.test_cpu_lora_ops import FLOAT32_TOLERANCE, SLICES, SLOTS, random_factors, random_rows, reference
+
+SLOT_IDS = [31, 7, None, 12, 99]
+"""Adapter ids by slot; slot 2 is free."""
+TOKENS = [7] * 5 + [0] * 3 + [99] * 4 + [31] + [0]
+TOKEN_SLOTS = [1] * 5 + [-1] * 3 + [4] * 4 + [0] + [-1]
+SAMPLES = [7, 0, 99, 31, 0]
+SAMPLE_SLOTS = [1, -1, 4, 0, -1]
+
+
+@pytest.fixture(scope="module")
+def wrapper():
+    from vllm.lora.layers import LoRAMapping
+
+    from amalgam.engine.cpu_lora_wrapper import GroupedPunicaWrapper
+
+    made = GroupedPunicaWrapper(256, 16, torch.device("cpu"), max_loras=SLOTS)
+    made.update_metadata(LoRAMapping(tuple(TOKENS), tuple(SAMPLES), is_prefill=True), SLOT_IDS, SLOTS + 1, 1000)
+    return made
+
+
+def close(got, want):
+    torch.testing.assert_close(got.double(), want.double(), rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
+
+
+def test_linear(wrapper):
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 1, 0, 3, 16))
+    x, y = random_rows(TOKEN_SLOTS, SLICES["qkv"])
+    got = y.clone()
+    wrapper.add_lora_linear(got, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
+    close(got, reference(y, x, a_stacked, b_stacked, TOKEN_SLOTS))
+    assert got[torch.tensor(TOKEN_SLOTS) < 0].equal(y[torch.tensor(TOKEN_SLOTS) < 0])
+
+
+def test_halves_give_the_whole(wrapper):
+    """Layers with sharded factors call shrink and expand apart."""
+    a_stacked, b_stacked = random_factors(SLICES["gate_up"], ranks=(8, 1, 0, 3, 16))
+    x, y = random_rows(TOKEN_SLOTS, SLICES["gate_up"])
+    hidden = torch.zeros(2, len(x), 64)
+    got = y.clone()
+    wrapper.add_shrink(hidden, x, a_stacked, 1.0)
+    wrapper.add_expand(got, hidden, b_stacked, SLICES["gate_up"], offset_start=0, add_input=True)
+    close(got, reference(y, x, a_stacked, b_stacked, TOKEN_SLOTS))
+
+
+def test_logits_use_the_sampled_rows(wrapper):
+    (a,), (b,) = random_factors((72,), ranks=(8,) * SLOTS)
+    x, y = random_rows(SAMPLE_SLOTS, (72,))
+    got = y.clone()
+    wrapper.add_lora_logits(got, x, a, b, 1.0)
+    close(got, reference(y, x, (a,), (b,), SAMPLE_SLOTS))
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 4), (5, 8), (8, 13), (0, len(TOKENS))])
+def test_logits_of_a_prompt_use_the_prompts_rows(wrapper, first, stop):
+    """(8, 13) has as many rows as are sampled from."""
+    (a,), (b,) = random_factors((72,), ranks=(8,) * SLOTS)
+    states, logits = random_rows(TOKEN_SLOTS, (72,))
+    y = logits[first:stop]
+    got = y.clone()
+    wrapper.add_lora_logits(got, states[first:stop], a, b, 1.0)
+    close(got, reference(y, states[first:stop], (a,), (b,), TOKEN_SLOTS[first:stop]))
+
+
+def test_logits_stay_as_they_are_without_head_weights(wrapper):
+    (a,), (b,) = random_factors((72,), ranks=(0,) * SLOTS)
+    x, y = random_rows([0] * 9, (72,))
+    got = y.clone()
+    wrapper.add_lora_logits(got, x, a, b, 1.0)
+    assert got.equal(y)
+
+
+def test_embedding(wrapper):
+    _, (b,) = random_factors((40,), ranks=(8,) * SLOTS)
+    x = torch.randn(len(TOKENS), 64, generator=torch.Generator().manual_seed(5))
+    y = torch.ones(len(TOKENS), 40)
+    wrapper.add_lora_embedding(y, x, b, add_input=True)
+    for row, slot in enumerate(TOKEN_SLOTS):
+        close(y[row], 1 + b[slot, 0].double() @ x[row].double() if slot >= 0 else torch.ones(40))
+
+
+def test_whole_heads_replace_the_base_head_where_an_adapter_has_one(wrapper):
+    (weight,), _ = random_factors((8,), ranks=(8,) * SLOTS)
+    weight = weight[:, :, :8]
+    bias = torch.arange(SLOTS * 8.0).view(SLOTS, 8)
+    enabled = torch.tensor([True, False, False, False, True])
+    x, y = random_rows(SAMPLE_SLOTS, (8,))
+    got = y.clone()
+    wrapper.apply_lora_full_linear(got, x, weight, bias, enabled)
+    for row, slot in enumerate(SAMPLE_SLOTS):
+        replaced = slot >= 0 and bool(enabled[slot])
+        close(got[row], weight[slot, 0].double() @ x[row].double() + bias[slot] if replaced else y[row])
+
+
+def test_a_step_of_the_base_model_alone_multiplies_nothing(wrapper):
+    from vllm.lora.layers import LoRAMapping
+
+    from amalgam.engine.cpu_lora_wrapper import GroupedPunicaWrapper
+
+    alone = GroupedPunicaWrapper(256, 16, torch.device("cpu"), max_loras=SLOTS)
+    alone.update_metadata(LoRAMapping((0,) * 6, (0,) * 2, is_prefill=True), SLOT_IDS, SLOTS + 1, 1000)
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
+    x, y = random_rows([-1] * 6, SLICES["qkv"])
+    got = y.clone()
+    alone.add_lora_linear(got, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
+    assert got.equal(y)
