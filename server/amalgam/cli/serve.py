@@ -1,6 +1,7 @@
 """`amalgam serve`: the server with an embedded engine, on the demo model or on any other."""
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -130,6 +131,9 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
+    # Having stopped in good order, uvicorn raises the signal again; with its default handler that would be a death.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 
