@@ -27,7 +27,7 @@ class CpuTiles:
             weighted.append(x if part.weight == 1.0 else x.mul_(part.weight))
         if rule.consensus == "sum":
             return _total(weighted)
-        return _elect(weighted, [abs(part.weight) for part in inputs], rule)
+        return elect_in_place(weighted, [abs(part.weight) for part in inputs], rule.scale, rule.frequency)
 
     def order_statistics(
         self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffered: bool
@@ -54,10 +54,14 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _elect(weighted: Sequence[Tensor], masses: Sequence[float], rule: TileRule) -> Tensor:
-    """γ first; then γ·u is positive exactly where an input agrees, so a rectifier does the masking."""
-    ballot = _total([part.sign() for part in weighted] if rule.frequency else weighted)
-    elected = torch.where(ballot >= 0, 1.0, -1.0)
+def elect_in_place(weighted: Sequence[Tensor], masses: Sequence[float], scale: float, frequency: bool) -> Tensor:
+    """``reference.elect`` of the weighted inputs u, which are overwritten; ``masses`` are the |w|.
+
+    γ first; then γ·u is positive exactly where an input agrees, so a rectifier does the masking.
+    """
+    ballot = _total([part.sign() for part in weighted] if frequency else weighted)
+    # A ballot of -0 means that all votes are zeros, and then the sign does not matter.
+    elected = torch.copysign(torch.ones(()), ballot)
     total, mass = torch.zeros_like(ballot), torch.zeros_like(ballot)
     for part, weight in zip(weighted, masses, strict=True):
         agreeing = part.mul_(elected).relu_()
@@ -65,4 +69,4 @@ def _elect(weighted: Sequence[Tensor], masses: Sequence[float], rule: TileRule) 
         mass.add_(agreeing.sign_(), alpha=weight)
     # Where nobody agrees the total is 0 and stays it.
     total.mul_(elected).div_(mass.clamp_min_(torch.finfo(mass.dtype).tiny))
-    return total if rule.scale == 1.0 else total.mul_(rule.scale)
+    return total if scale == 1.0 else total.mul_(scale)

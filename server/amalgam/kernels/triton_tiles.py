@@ -207,7 +207,7 @@ class TritonTiles:
             RP=_padded(part.A.shape[0]), BF16=_bf16_exact(part.B, part.A), DROP=rule.sparsify == "drop",
             BM=_BLOCK_ROWS, BN=_BLOCK_COLUMNS,
         )  # fmt: skip
-        counts = torch.stack([above.sum(dtype=torch.int64), cursor[0]]).tolist()
+        counts: list[int] = torch.stack([above.sum(dtype=torch.int64), cursor[0]]).tolist()
         return counts[0], counts[1], found
 
 
@@ -237,7 +237,7 @@ def _bf16_exact(B: Tensor, A: Tensor) -> bool:
 
 
 def _padded(rank: int) -> int:
-    return max(16, triton.next_power_of_2(rank))
+    return max(16, 1 << (rank - 1).bit_length())
 
 
 def _floats(values: Sequence[float], device: torch.device) -> Any:

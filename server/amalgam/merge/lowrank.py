@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from amalgam.errors.merging import NonFinite
+
 TINY_EIGENVALUE = 1e-13
 """Relative to the largest. Gram matrices are kept in float64, so this drops only directions below 3e-7 of the norm,
 which float32 factors cannot hold."""
@@ -105,8 +107,13 @@ def finish(
         limit: Largest rank.
         energy: Where set, per module the smallest rank that keeps this share, at most ``limit``.
         spectrum: Whether singular values are wanted even where nothing is cut.
+
+    Raises:
+        NonFinite: the product has overflowed.
     """
     mapped_b, mapped_a = _congruent(gram_b, left), _congruent(gram_a, right.mT if right.dim() == 3 else right)
+    if not bool(torch.isfinite(mapped_a.sum() + mapped_b.sum())):
+        raise NonFinite("The result", "the modules of one shape")
     on_b, on_a = balanced_split(mapped_b, mapped_a)
     mapped_b = mapped_b * on_b.unsqueeze(-1) * on_b.unsqueeze(-2)
     mapped_a = mapped_a * on_a.unsqueeze(-1) * on_a.unsqueeze(-2)

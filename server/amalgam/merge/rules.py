@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from amalgam.errors.merging import NonFinite
 from amalgam.kernels import reference
+from amalgam.kernels.cpu_tiles import elect_in_place
 from amalgam.kernels.philox import Stream
 from amalgam.merge.methods import (
     BreadcrumbsParameters,
@@ -61,15 +61,9 @@ def apply(
         thresholds: Per input, where one threshold holds for the whole adapter.
 
     Returns: [n, rows, columns], in x's dtype.
-
-    Raises:
-        NonFinite: the rule produced NaN or infinity.
     """
     thinned = sparsify(x, spec, parameters, randomness, thresholds)
-    merged = _CONSENSUS[spec.consensus](thinned, weights[:, :, None, None].to(x.dtype), parameters)
-    if not bool(torch.isfinite(merged).all()):
-        raise NonFinite("The result", "a merged module")
-    return merged
+    return _CONSENSUS[spec.consensus](thinned, weights[:, :, None, None].to(x.dtype), parameters)
 
 
 def sparsify(
@@ -145,7 +139,19 @@ def _sum(x: Tensor, weights: Tensor, _: Parameters) -> Tensor:
 
 def _elect(x: Tensor, weights: Tensor, parameters: Parameters) -> Tensor:
     assert isinstance(parameters, ElectParameters)
-    return reference.elect(x, weights, parameters.lambda_, parameters.election == "frequency")
+    return _elected(x, weights, parameters.lambda_, parameters.election == "frequency")
+
+
+def _elected(x: Tensor, weights: Tensor, scale: float, frequency: bool) -> Tensor:
+    """``reference.elect``; on a processor module by module, which stays in the cache."""
+    if x.device.type != "cpu":
+        return reference.elect(x, weights, scale, frequency)
+    merged = []
+    for n in range(x.shape[1]):
+        factors = [float(weight) for weight in weights[:, n, 0, 0]]
+        parts = [x[t, n] * weight for t, weight in enumerate(factors)]
+        merged.append(elect_in_place(parts, [abs(weight) for weight in factors], scale, frequency))
+    return torch.stack(merged)
 
 
 def _sce(x: Tensor, weights: Tensor, parameters: Parameters) -> Tensor:

@@ -154,9 +154,14 @@ def _cut(stack: Stack, factors: Factors, plan: MergePlan) -> Iterator[MergedModu
     dtype = DTYPES[plan.recipe.output.dtype]
     kept, total = factors.kept.tolist(), factors.total.tolist()
     spectra = factors.spectrum.tolist()
+    A, B = factors.A.to("cpu", dtype), factors.B.to("cpu", dtype)
     for row, (module, rank) in enumerate(zip(stack.modules, factors.ranks, strict=True)):
-        A = factors.A[row, :rank].to("cpu", dtype, copy=True)
-        B = factors.B[row, :, :rank].to("cpu", dtype, copy=True).contiguous()
-        if not (bool(torch.isfinite(A).all()) and bool(torch.isfinite(B).all())):
+        a, b = A[row, :rank].clone(), B[row, :, :rank].clone(memory_format=torch.contiguous_format)
+        if not (_finite(a) and _finite(b)):
             raise NonFinite("The result", module.name)
-        yield MergedModule(module.name, A, B, kept[row], total[row], tuple(spectra[row]))
+        yield MergedModule(module.name, a, b, kept[row], total[row], tuple(spectra[row]))
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all entries are finite; a finite sum shows it in one cheap pass."""
+    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())

@@ -105,16 +105,16 @@ def load(
     n, total = len(modules), sum(ranks)
     B = torch.empty((n, first.out_features, total), dtype=torch.float32, device=device)
     A = torch.empty((n, total, first.in_features), dtype=torch.float32, device=device)
-    for row, module in enumerate(modules):
-        at = 0
-        for part in module.inputs:
-            found_a, found_b = sources[part.index].factors(module.name)
-            end = at + part.header.rank
-            if found_a.shape != A[row, at:end].shape or found_b.shape != B[row, :, at:end].shape:
-                raise ShapeMismatch(module.name, [(names[part.index], found_b.shape[0], found_a.shape[-1])])
-            A[row, at:end].copy_(found_a)
-            B[row, :, at:end].copy_(found_b)
-            at = end
+    at = 0
+    for part in first.inputs:
+        end = at + part.header.rank
+        found = [sources[part.index].factors(module.name) for module in modules]
+        for module, (a, b) in zip(modules, found, strict=True):
+            if a.shape != (part.header.rank, first.in_features) or b.shape != (first.out_features, part.header.rank):
+                raise ShapeMismatch(module.name, [(names[part.index], b.shape[0], a.shape[-1])])
+        A[:, at:end] = torch.stack([a for a, _ in found])
+        B[:, :, at:end] = torch.stack([b for _, b in found])
+        at = end
     scaling = [[part.header.scaling for part in module.inputs] for module in modules]
     weights = [[part.weight for part in module.inputs] for module in modules]
     stack = Stack(
