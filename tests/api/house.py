@@ -4,7 +4,7 @@ import asyncio
 import json
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", access_log=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  (uvicorn tells nobody)
         await asyncio.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -158,16 +158,9 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
         await task
 
 
-@contextmanager
-def files_of(folder: Path) -> Iterator[list[tuple[str, tuple[str, Any]]]]:
-    """The files of a folder as httpx sends them."""
-    with ExitStack() as stack:
-        yield [("files", (path.name, stack.enter_context(path.open("rb")))) for path in sorted(folder.iterdir())]
-
-
 async def push(http: httpx.AsyncClient, name: str, folder: Path, **form: str) -> httpx.Response:
     """Upload a folder as a new version of ``name``."""
-    files = [("files", (path.name, path.read_bytes())) for path in sorted(folder.iterdir())]
+    files = await asyncio.to_thread(lambda: [("files", (p.name, p.read_bytes())) for p in sorted(folder.iterdir())])
     return await http.post("/admin/v1/adapters", data={"name": name} | form, files=files)
 
 

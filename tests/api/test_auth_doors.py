@@ -104,7 +104,8 @@ async def test_every_route_but_the_probes_is_closed_without_a_key(house: House) 
 
 @pytest.mark.parametrize(
     "authorization",
-    ["Bearer wrong", f"Bearer {API_KEY}x", f"Bearer {API_KEY[:-1]}", f"Basic {API_KEY}", API_KEY, "Bearer", "Bearer  ", f"Bearer {API_KEY}, x"],
+    ["Bearer wrong", f"Bearer {API_KEY}x", f"Bearer {API_KEY[:-1]}", f"Basic {API_KEY}", API_KEY, "Bearer",
+    "Bearer  ", f"Bearer {API_KEY}, x"],
 )  # fmt: skip
 async def test_a_wrong_key_opens_nothing(house: House, authorization: str) -> None:
     for template in sorted(paths_of(house.app) - OPEN):
@@ -210,7 +211,8 @@ async def open_door(tmp_path: Path) -> AsyncIterator[House]:
 
 async def test_without_keys_only_this_machine_is_answered(open_door: House) -> None:
     local = ("localhost", "127.0.0.1:8000", "[::1]:8000", "amalgam.localhost", "127.9.9.9")
-    foreign = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0:8000", "x/?", "", "[::ffff:1.2.3.4]")  # fmt: skip
+    foreign = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0:8000", "x/?", "",
+    "[::ffff:1.2.3.4]")  # fmt: skip
     for host in local:
         for origin in (None, "http://localhost:3000", "http://127.0.0.1:8000"):
             headers = {"host": host} | ({} if origin is None else {"origin": origin})

@@ -26,13 +26,16 @@ TAKEN = [
     {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}, nested(20),
 ]  # fmt: skip
 REFUSED = [
-    None, 5, [], "x", nested(40), properties(bounds.MAX_PROPERTIES + 1), properties(bounds.MAX_AUTOMATA + 1, maxLength=2),
+    None, 5, [], "x", nested(40), properties(bounds.MAX_PROPERTIES + 1),
+    properties(bounds.MAX_AUTOMATA + 1, maxLength=2),
     properties(9, pattern="a+"), properties(17, minLength=1), {"enum": list(range(bounds.MAX_ENUM + 1))},
     {"anyOf": [{"type": "string"}] * (bounds.MAX_BRANCHES + 1)}, {"items": {"oneOf": [{}] * 33, "allOf": [{}] * 32}},
     {"maxLength": bounds.MAX_REPEAT + 1}, {"maxItems": 10**9}, {"minItems": -1}, {"a": [{"minProperties": 10**6}]},
-    {"maximum": 1 << 63}, {"minimum": -(10**400)}, {"enum": [10**30]}, {"const": "x" * (bounds.MAX_SCHEMA_CHARACTERS + 1)},
+    {"maximum": 1 << 63}, {"minimum": -(10**400)}, {"enum": [10**30]},
+    {"const": "x" * (bounds.MAX_SCHEMA_CHARACTERS + 1)},
     {"a" * (bounds.MAX_SCHEMA_CHARACTERS + 1): 1}, {"examples": ["x" * 700] * 100},
-    {"items": [{"x": [{}] * bounds.MAX_SCHEMA_NODES}]}, {"$ref": "http://169.254.169.254/x"}, {"$ref": "file:///etc/passwd"},
+    {"items": [{"x": [{}] * bounds.MAX_SCHEMA_NODES}]}, {"$ref": "http://169.254.169.254/x"},
+    {"$ref": "file:///etc/passwd"},
     {"$ref": ""}, {"$ref": 5}, {"items": {"pattern": "(a+)+" * 10}}, {"patternProperties": {"a" * 600: {}}},
     {"patternProperties": {f"{c}+": {} for c in "abcdefghi"}}, {"properties": {"x": {"pattern": "a{5000}"}}},
 ]  # fmt: skip
@@ -53,7 +56,8 @@ def test_schemas_that_compile_for_ever_are_refused(schema: Any) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["", "a|b", r"\d{3}-\w+", "a{1000}", r"\++\*\{9999999\}", "[a-z]{0,1000}", "a+" * bounds.MAX_QUANTIFIERS, "(a+)+$", r"\\+"],
+    ["", "a|b", r"\d{3}-\w+", "a{1000}", r"\++\*\{9999999\}", "[a-z]{0,1000}", "a+" * bounds.MAX_QUANTIFIERS,
+    "(a+)+$", r"\\+"],
 )  # fmt: skip
 def test_expressions_of_common_size_pass(expression: str) -> None:
     regex("f", expression)
@@ -62,7 +66,8 @@ def test_expressions_of_common_size_pass(expression: str) -> None:
 @pytest.mark.parametrize(
     "expression",
     [
-        "a" * 513, "a+" * (bounds.MAX_QUANTIFIERS + 1), "(a|aa|aaa)*" * 20, "a{1001}", "a{0,99999999999999999999}", "a{1001,}",
+        "a" * 513, "a+" * (bounds.MAX_QUANTIFIERS + 1), "(a|aa|aaa)*" * 20, "a{1001}", "a{0,99999999999999999999}",
+        "a{1001,}",
         "a\x00b", "a\nb", "\ud800", 5, None, ["a"], "(a?)" * 17, r"\\*" * 17,
     ],
 )  # fmt: skip
@@ -74,9 +79,12 @@ def test_expressions_that_run_away_are_refused(expression: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "json", 5, {}, {"type": "structural_tag"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "x"}},
-        {"type": "json_schema", "json_schema": 5}, {"type": "json_schema", "json_schema": {"schema": {"maxLength": 10**9}}},
-        {"type": "json_schema", "schema": {"maxItems": 10**9}}, {"type": "text", "x": nested(40)}, {"type": ["json_schema"]},
+        "json", 5, {}, {"type": "structural_tag"}, {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": 5},
+        {"type": "json_schema", "json_schema": {"schema": {"maxLength": 10**9}}},
+        {"type": "json_schema", "schema": {"maxItems": 10**9}}, {"type": "text", "x": nested(40)},
+        {"type": ["json_schema"]},
     ],
 )  # fmt: skip
 def test_formats_are_bounded(value: Any) -> None:
@@ -97,8 +105,10 @@ def test_formats_pass() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        5, {"grammar": "root ::= 'a'"}, {"structural_tag": "{}"}, {"_backend": "outlines"}, {"whitespace_pattern": ".*"},
-        {"json": "{}"}, {"json": {"maxItems": 10**9}}, {"regex": "a{9999}"}, {"choice": []}, {"choice": "ab"}, {"choice": [5]},
+        5, {"grammar": "root ::= 'a'"}, {"structural_tag": "{}"}, {"_backend": "outlines"},
+        {"whitespace_pattern": ".*"},
+        {"json": "{}"}, {"json": {"maxItems": 10**9}}, {"regex": "a{9999}"}, {"choice": []}, {"choice": "ab"},
+        {"choice": [5]},
         {"choice": ["a"] * 1025}, {"choice": ["a" * 4096] * 5}, {"json_object": 1}, {"disable_any_whitespace": "x"},
     ],
 )  # fmt: skip

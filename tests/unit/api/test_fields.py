@@ -33,7 +33,7 @@ def message(content: Any) -> dict[str, Any]:
 BOUNDS: list[tuple[Endpoint, str, list[Any], list[Any]]] = [
     ("chat_completions", "n", [1, MAX_CHOICES], [0, -1, MAX_CHOICES + 1, 10**400, 1.0, True, "1", [1]]),
     ("chat_completions", "temperature", [0, 2, 0.7], [-0.01, 2.01, 10**400, "1", True, math.nan, math.inf]),
-    ("chat_completions", "top_p", [0.5, 1], [-1, 1.5, None or "x"]),
+    ("chat_completions", "top_p", [0.5, 1], [-1, 1.5, "x"]),
     ("chat_completions", "top_k", [-1, 0, 50], [-2, 1 << 21, 1.5]),
     ("chat_completions", "seed", [-(1 << 63), (1 << 63) - 1], [1 << 63, -(1 << 63) - 1, 0.5]),
     ("chat_completions", "max_tokens", [1, 1 << 20], [0, -1, (1 << 20) + 1, 1e3]),
@@ -43,7 +43,9 @@ BOUNDS: list[tuple[Endpoint, str, list[Any], list[Any]]] = [
     ("chat_completions", "prompt_logprobs", [0, MAX_LOGPROBS], [-1, MAX_LOGPROBS + 1]),
     ("chat_completions", "stop", ["a", ["a"] * 16], ["", ["a"] * 17, "a" * 257, [1], [""], {"a": 1}]),
     ("chat_completions", "stop_token_ids", [[], [0, 99], [1] * 64], [[100], [-1], [1] * 65, [True], ["1"], 5]),
-    ("chat_completions", "logit_bias", [{}, {"0": 1, "99": -100}], [{"100": 1}, {"a": 1}, {"1": 101}, {"-1": 1}, {"²": 1}, {"1" * 11: 1}, {"9" * 5000: 1}, {str(i): 0 for i in range(1025)}, []]),
+    ("chat_completions", "logit_bias", [{}, {"0": 1, "99": -100}],
+    [{"100": 1}, {"a": 1}, {"1": 101}, {"-1": 1}, {"²": 1}, {"1" * 11: 1}, {"9" * 5000: 1},
+    {str(i): 0 for i in range(1025)}, []]),
     ("chat_completions", "frequency_penalty", [-2, 2], [-2.1, 2.1]),
     ("chat_completions", "repetition_penalty", [0.01, 10], [0, -1, 11]),
     ("chat_completions", "user", ["x" * 256], ["x" * 257, 1]),
@@ -51,7 +53,9 @@ BOUNDS: list[tuple[Endpoint, str, list[Any], list[Any]]] = [
     ("chat_completions", "stream", [True], [1, "true"]),
     ("chat_completions", "tool_choice", ["auto", {"type": "function", "function": {"name": "f"}}], [deep(40)]),
     ("completions", "logprobs", [0, MAX_LOGPROBS], [-1, MAX_LOGPROBS + 1, True]),
-    ("completions", "prompt", ["a", ["a"] * MAX_PROMPTS, [1, 99], [[1], [2, 3]]], [[], ["a"] * (MAX_PROMPTS + 1), [100], [-1], [[100]], [[]], [""], ["a", 1], [1, "a"], [[1], "a"], [True], [[True]], [None], {"a": 1}, 7, [deep(3)]]),
+    ("completions", "prompt", ["a", ["a"] * MAX_PROMPTS, [1, 99], [[1], [2, 3]]],
+    [[], ["a"] * (MAX_PROMPTS + 1), [100], [-1], [[100]], [[]], [""], ["a", 1], [1, "a"], [[1], "a"], [True],
+    [[True]], [None], {"a": 1}, 7, [deep(3)]]),
     ("completions", "suffix", ["a"], ["a" * ((1 << 16) + 1)]),
     ("detokenize", "tokens", [[], [1, 99]], [[100], [1.5], "1"]),
     ("tokenize", "prompt", ["a"], [["a"], "a" * ((1 << 22) + 1)]),
@@ -61,7 +65,8 @@ BOUNDS: list[tuple[Endpoint, str, list[Any], list[Any]]] = [
     ("responses", "include", [["message.output_text.logprobs"]], [["a"] * 17, ["a" * 65], [1]]),
     ("responses", "max_output_tokens", [1], [0]),
     ("messages", "stop_sequences", [["a"]], [["a"] * 17]),
-    ("messages", "system", ["a", [{"type": "text", "text": "a"}]], [[{"type": "image", "source": {"url": "http://x"}}], 5]),
+    ("messages", "system", ["a", [{"type": "text", "text": "a"}]],
+    [[{"type": "image", "source": {"url": "http://x"}}], 5]),
 ]  # fmt: skip
 
 
@@ -97,7 +102,8 @@ def _is_refused(endpoint: Endpoint, field: str, value: Any) -> bool:
     "field",
     [
         "chat_template", "chat_template_kwargs", "kv_transfer_params", "ec_transfer_params", "cache_salt", "priority",
-        "use_beam_search", "best_of", "length_penalty", "mm_processor_kwargs", "media_io_kwargs", "mm_payload", "vllm_xargs",
+        "use_beam_search", "best_of", "length_penalty", "mm_processor_kwargs", "media_io_kwargs", "mm_payload",
+        "vllm_xargs",
         "prompt_embeds", "documents", "request_id", "session_id", "truncate_prompt_tokens", "logprob_token_ids",
         "allowed_token_ids", "bad_words", "logits_processors", "guided_regex", "guided_json", "background",
         "previous_response_id", "repetition_detection", "thinking_token_budget",
@@ -167,7 +173,8 @@ def test_textual_messages_pass() -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [], "hi", [5], [{"content": "a"}], [{"role": 5}], [{"role": "x" * 33}], [{"role": "user", "content": "a"}] * 1025,
+        [], "hi", [5], [{"content": "a"}], [{"role": 5}], [{"role": "x" * 33}],
+        [{"role": "user", "content": "a"}] * 1025,
         [{"role": "assistant", "tool_calls": "x"}], [{"role": "assistant", "tool_calls": [5]}],
         [{"role": "assistant", "tool_calls": [{"function": {"arguments": "[" * 100_000}}]}],
         [{"role": "assistant", "tool_calls": [{"function": {"arguments": "[" * 40 + "]" * 40}}]}],

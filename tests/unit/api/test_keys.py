@@ -67,7 +67,8 @@ def test_without_keys_a_foreign_host_is_turned_away() -> None:
     ("path", "admin"),
     [
         ("/v1/models", False), ("/v1/load_lora_adapter", True), ("/v1/unload_lora_adapter", True), ("/tokenize", False),
-        ("/admin/v1/jobs", True), ("/openapi.json", True), ("/", True), ("/v1", True), ("/tokenize/x", True), ("/V1/models", True),
+        ("/admin/v1/jobs", True), ("/openapi.json", True), ("/", True), ("/v1", True), ("/tokenize/x", True),
+        ("/V1/models", True),
     ],
 )  # fmt: skip
 def test_what_is_not_known_to_be_for_clients_is_for_admins(path: str, admin: bool) -> None:

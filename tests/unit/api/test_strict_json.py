@@ -43,7 +43,8 @@ def test_a_body_is_an_object(raw: bytes) -> None:
     ("kind", "taken"),
     [
         ("application/json", True), ("Application/JSON ; charset=utf-8", True), ("application/vnd.api+json", True),
-        (None, False), ("", False), ("text/plain", False), ("text/json", False), ("application/x-www-form-urlencoded", False),
+        (None, False), ("", False), ("text/plain", False), ("text/json", False),
+        ("application/x-www-form-urlencoded", False),
         ("multipart/form-data; boundary=application/json", False), ("application/jsonx", False),
     ],
 )  # fmt: skip
