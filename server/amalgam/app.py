@@ -34,10 +34,12 @@ from amalgam.services.demo_adapters import register_missing
 from amalgam.services.inference import Inference
 from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
+from amalgam.services.retention import Retention
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
+from amalgam.store.hub_source import HubSource
 from amalgam.store.sources import sources
 from amalgam.telemetry.build import build_versions
 from amalgam.telemetry.metrics import Metrics
@@ -139,7 +141,7 @@ async def _build(
     adapters = AdapterService(
         registry=registry,
         store=store,
-        sources=sources(settings.source_roots),
+        sources=sources(settings.source_roots, _hub(settings)),
         catalog=catalog,
         engine=engine,
         inference=inference,
@@ -154,9 +156,22 @@ async def _build(
     await register_missing(adapters, registry, demo_folders)
     await worker.start()
     stack.push_async_callback(worker.stop)
-    for loop in (merges.publish_loop(), _follow_catalog(catalog, metrics), _announce_ready(engine, on_ready)):
+    retention = Retention(registry, store, utc_now)
+    loops = (
+        merges.publish_loop(),
+        retention.sweep_loop(),
+        _follow_catalog(catalog, metrics),
+        _announce_ready(engine, on_ready),
+    )
+    for loop in loops:
         _run_until_closed(stack, loop)
     return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker)
+
+
+def _hub(settings: Settings) -> HubSource | None:
+    if not settings.hub_sources:
+        return None
+    return HubSource(settings.hub_endpoint or None, settings.max_upload_bytes)
 
 
 def _run_until_closed(stack: AsyncExitStack, loop: Any) -> None:

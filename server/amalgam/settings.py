@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="folders that file:// sources may name, separated by commas; empty: none"
     )
+    hub_sources: bool = Field(False, description="whether hf:// sources may be fetched from a model hub")
+    hub_endpoint: str = Field("", description="address of the model hub; empty: huggingface_hub's own")
     register_demo: bool = Field(True, description="register the demo adapters on the first start with the demo model")
     max_upload_bytes: int = Field(2 << 30, ge=1, description="largest adapter upload, bytes")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest JSON body of any request, bytes")

@@ -155,3 +155,7 @@ def _add_residency(routes: APIRouter) -> None:
     async def unpin(request: Request, name: _Name, body: VersionBody | None = None) -> VersionView:
         number = body.version if body else None
         return VersionView.of(await services(request).adapters.pin(name, number, pinned=False))
+
+    @routes.post("/adapters/{name}:verify", summary="Compare the stored files with their digests")
+    async def verify(request: Request, name: _Name) -> dict[str, Any]:
+        return {"versions": await services(request).adapters.verify(name)}

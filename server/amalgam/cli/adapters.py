@@ -1,9 +1,11 @@
 """`amalgam adapters`: push, list, show, remove and move the default version, on a running server."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 from rich.table import Table
 
@@ -45,20 +47,13 @@ def list_adapters(
 ) -> None:
     """List adapters."""
     table = Table("name", "default", "versions", "rank", "MB", "source")
-    cursor: str | None = None
     with client(url, key) as session:
-        while True:
-            query: dict[str, str | int] = {"search": search, "limit": 200} | ({"cursor": cursor} if cursor else {})
-            page = answer(session.get("/admin/v1/adapters", params=query))
-            for adapter in page["data"]:
-                versions = adapter["versions"]
-                newest: dict[str, Any] = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
-                default = str(adapter["default_version"] or "-")
-                size = f"{newest['size_bytes'] / 1e6:.1f}"
-                table.add_row(adapter["name"], default, str(len(versions)), str(newest["rank"]), size, newest["source"])
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
+        for adapter in _all_adapters(session, search):
+            versions = adapter["versions"]
+            newest: dict[str, Any] = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
+            default = str(adapter["default_version"] or "-")
+            size = f"{newest['size_bytes'] / 1e6:.1f}"
+            table.add_row(adapter["name"], default, str(len(versions)), str(newest["rank"]), size, newest["source"])
     CONSOLE.print(table)
 
 
@@ -87,3 +82,32 @@ def set_default(name: str, version: int, url: Url = DEFAULT_URL, key: Key = None
     with client(url, key) as session:
         body = answer(session.patch(f"/admin/v1/adapters/{name}", json={"default_version": version}))
     CONSOLE.print(f"{body['name']} -> {body['name']}@{body['default_version']}")
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="adapter; without it: all")] = "", url: Url = DEFAULT_URL, key: Key = None
+) -> None:
+    """Compare stored files with their digests; exit code 1 where one is damaged."""
+    damaged = 0
+    with client(url, key) as session:
+        names = [name] if name else [adapter["name"] for adapter in _all_adapters(session, "")]
+        for adapter in names:
+            for ref, sound in answer(session.post(f"/admin/v1/adapters/{adapter}:verify"))["versions"].items():
+                damaged += not sound
+                CONSOLE.print(f"{'ok     ' if sound else 'DAMAGED'} {ref}")
+    raise typer.Exit(1 if damaged else 0)
+
+
+def _all_adapters(session: httpx.Client, search: str) -> Iterator[dict[str, Any]]:
+    """Every page of the listing."""
+    cursor: str | None = None
+    while True:
+        query: dict[str, str | int] = {"search": search, "limit": 200}
+        if cursor is not None:
+            query["cursor"] = cursor
+        page = answer(session.get("/admin/v1/adapters", params=query))
+        yield from page["data"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amalgam.errors import Conflict, InvalidRequest, NotFound
+from amalgam.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from amalgam.errors.findings import Finding
 
 
@@ -64,6 +64,17 @@ class SourceNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("The source holds no adapter folder. Check the path and send the request again.")
+
+
+class SourceUnavailable(Unavailable):
+    """A hub that did not answer, or not with what was asked for; nothing was registered."""
+
+    code = "source_unavailable"
+    param = "source"
+    retry_after_s = 10.0
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The hub did not give the adapter ({reason}). Try again, or fetch it and upload its folder.")
 
 
 class UnsupportedSource(InvalidRequest):

@@ -8,7 +8,7 @@ from amalgam.domain.adapter import Adapter, AdapterVersion, is_name
 from amalgam.domain.clock import Clock
 from amalgam.domain.version import AdapterPage, VersionDraft
 from amalgam.engine.protocol import Engine
-from amalgam.errors.adapters import InvalidName, NameReserved
+from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
 from amalgam.errors.findings import Finding
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.services.catalog import Catalog
@@ -160,6 +160,24 @@ class AdapterService:
             await self._engine.load(loadable(version, self._store.path(version.digest)))
         await self._engine.pin(version.id, pinned=pinned)
         return version
+
+    async def verify(self, name: str) -> dict[str, bool]:
+        """Read the stored files of every version again; ``name@number`` -> whether they are the bytes published.
+
+        Raises:
+            AdapterNotFound: no such adapter.
+        """
+        adapter = await self._registry.get_adapter(name)
+        return {
+            str(version.ref): await asyncio.to_thread(self._is_sound, version.digest) for version in adapter.versions
+        }
+
+    def _is_sound(self, digest: str) -> bool:
+        try:
+            self._store.verify(digest)
+        except ArtifactDamaged:
+            return False
+        return True
 
     async def delete(self, name: str, number: int | None = None) -> Sequence[AdapterVersion]:
         """Hide a version, or the whole adapter, at once; free engine and files when its last request has ended."""

@@ -59,13 +59,17 @@ class Sources:
         return scheme
 
 
-def sources(roots: Sequence[Path]) -> Sources:
+def sources(roots: Sequence[Path], hub: Source | None = None) -> Sources:
     """The table of schemes.
 
     Args:
         roots: Folders that ``file://`` may name and read below; none where empty.
+        hub: Reads ``hf://``; None where this server asks no hub.
     """
-    return Sources({"file": FileSource(roots)})
+    table: dict[str, Source] = {"file": FileSource(roots)}
+    if hub is not None:
+        table["hf"] = hub
+    return Sources(table)
 
 
 class FileSource:
