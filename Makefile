@@ -16,7 +16,7 @@ serve: setup
 	@exec $(BIN)/amalgam serve $(ARGS)
 
 test: setup-dev
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	@deploy/test_services.sh $(BIN)/python -m pytest -m "not gpu" $(ARGS)
 
 check: lint types contracts
 
