@@ -15,12 +15,13 @@ from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.context import RequestContext
 from amalgam.telemetry.metric_table import METRICS, MetricSpec
 from amalgam.telemetry.request_watch import GENERATING, RequestWatch
-from amalgam.telemetry.series import Distribution, Frozen, Page, Values
+from amalgam.telemetry.series import Distribution, Frozen, Values, exposition
 
-MAX_ADAPTER_LABELS: Final = 256
+MAX_ADAPTER_LABELS: Final = 512
 """Versions with numbers of their own; further ones are counted together as ``other``."""
 OTHER: Final = "other"
 NONE: Final = "none"
+_FINAL_STATES: Final = ("published", "failed", "cancelled")
 _STEPS: Final = frozenset({"read", "merge", "write", "register", "probe"})
 
 
@@ -73,10 +74,12 @@ class Metrics:
         self._adapters: set[str] = set()
         self._values = {spec: Values(spec) for spec in METRICS if spec.kind != "histogram"}
         self._distributions = {spec: Distribution(spec) for spec in METRICS if spec.kind == "histogram"}
-        for spec in METRICS:
-            if spec.kind == "counter" and not spec.labels:
-                # So that a rate is known from the first event on.
-                self._values[spec].put(0)
+        # From zero on, so that the first event is a rate already.
+        for spec, values in self._values.items():
+            if not spec.labels:
+                values.put(0.0)
+        for state in _FINAL_STATES:
+            self.values(table.MERGE_FINISHED).put(0.0, (state,))
         self.values(table.BUILD).put(1, build)
 
     def values(self, spec: MetricSpec) -> Values:
@@ -211,9 +214,8 @@ class Scrape:
     """One page, not yet written."""
 
     def __init__(self, series: Sequence[Frozen]) -> None:
-        self._page = CollectorRegistry(auto_describe=False)
-        self._page.register(Page(series))
+        self._series = series
 
     def text(self, beside: CollectorRegistry = REGISTRY) -> bytes:
         """Prometheus' text format: ours, then the process's default registry, where vLLM's are."""
-        return generate_latest(self._page) + generate_latest(beside)
+        return exposition(self._series) + generate_latest(beside)

@@ -81,7 +81,7 @@ class RequestWatch:
         self.last_part = b""
         """The last part that was not empty, where the usage stands."""
 
-    def part(self, body: bytes, *, more: bool) -> None:
+    def part(self, body: bytes, more: bool) -> None:
         """A part of the answer goes out."""
         if not more:
             self.finished = True

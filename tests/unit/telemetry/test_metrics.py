@@ -41,7 +41,7 @@ def stream(metrics: Metrics, clock: Clock, gaps_s: list[float], endpoint: str = 
     watch.status = 200
     for gap_s in gaps_s:
         clock.now += gap_s
-        watch.part(TOKEN, more=True)
+        watch.part(TOKEN, True)
     return watch
 
 
@@ -55,9 +55,9 @@ def test_a_stream_is_counted_once_with_its_tokens_and_latencies() -> None:
     clock = Clock()
     metrics = Metrics(clock)
     watch = stream(metrics, clock, [0.2, 0.04, 0.06])
-    watch.part(DONE, more=True)
+    watch.part(DONE, True)
     clock.now += 0.1
-    watch.part(b"", more=False)
+    watch.part(b"", False)
     assert end(metrics, watch, TokenUsage(11, 3)) == 200
     assert value(metrics, "amalgam_requests_total", endpoint="chat_completions", adapter="sql@1", code="200") == 1
     assert value(metrics, "amalgam_prompt_tokens_total", adapter="sql@1") == 11
@@ -86,7 +86,7 @@ def test_without_streaming_the_first_token_is_the_whole_answer() -> None:
     watch = metrics.begin("completions", RequestContext("r", "base"))
     watch.status = 200
     clock.now += 1.5
-    watch.part(b'{"choices":[]}', more=False)
+    watch.part(b'{"choices":[]}', False)
     assert end(metrics, watch, TokenUsage(4, 2)) == 200
     assert value(metrics, "amalgam_time_to_first_token_seconds_sum", adapter="base") == 1.5
     assert value(metrics, "amalgam_inter_token_seconds_count", adapter="base") is None
@@ -107,9 +107,9 @@ def test_a_stream_that_tells_of_an_error_counts_as_500_though_it_began_with_200(
     clock = Clock()
     metrics = Metrics(clock)
     watch = stream(metrics, clock, [0.2])
-    watch.part(BROKEN, more=True)
-    watch.part(DONE, more=True)
-    watch.part(b"", more=False)
+    watch.part(BROKEN, True)
+    watch.part(DONE, True)
+    watch.part(b"", False)
     assert end(metrics, watch) == 500
 
 
@@ -122,7 +122,7 @@ def test_every_way_to_end_has_one_code(status: int, finished: bool, failed: bool
     watch = Metrics().begin("completions", RequestContext("r"))
     watch.status = status
     if finished:
-        watch.part(b"{}", more=False)
+        watch.part(b"{}", False)
     assert watch.code(failed=failed, left=left) == code
 
 
@@ -130,13 +130,13 @@ def test_other_dialects_count_what_they_call_a_token() -> None:
     clock = Clock()
     metrics = Metrics(clock)
     watch = metrics.begin("responses", RequestContext("r", "sql@1"))
-    watch.part(b'event: response.created\ndata: {"type":"response.created"}\n\n', more=True)
+    watch.part(b'event: response.created\ndata: {"type":"response.created"}\n\n', True)
     assert watch.first_s is None
     clock.now += 0.3
-    watch.part(b'event: response.output_text.delta\ndata: {"delta":"a"}\n\n', more=True)
+    watch.part(b'event: response.output_text.delta\ndata: {"delta":"a"}\n\n', True)
     assert watch.first_s == pytest.approx(0.3)
     watch = metrics.begin("messages", RequestContext("r", "sql@1"))
-    watch.part(b"event: content_block_delta\ndata: {}\n\n", more=True)
+    watch.part(b"event: content_block_delta\ndata: {}\n\n", True)
     assert watch.steps == 1
 
 
@@ -145,7 +145,7 @@ def test_adapter_labels_are_capped_and_places_come_free_again() -> None:
     for number in range(MAX_ADAPTER_LABELS + 5):
         watch = metrics.begin("completions", RequestContext("r", f"a@{number}"))
         watch.status = 200
-        watch.part(b"{}", more=False)
+        watch.part(b"{}", False)
         end(metrics, watch)
     requests = [key for key in samples(metrics) if key[0] == "amalgam_requests_total"]
     assert len(requests) == MAX_ADAPTER_LABELS + 1
