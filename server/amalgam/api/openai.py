@@ -30,6 +30,8 @@ _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
 )
 ENDPOINT_PATHS: Final[Mapping[str, Endpoint]] = {path: endpoint for path, endpoint, _ in _ROUTES}
 """The paths of inference."""
+_PAGE: Final = 10_000
+"""OpenAI's clients do not ask for a second page of models, so one page is all that they see."""
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def router(started_at: float) -> APIRouter:
 
     @routes.get("/v1/models", summary="What can be asked for", tags=["OpenAI plane"])
     async def list_models(
-        request: Request, limit: int = Query(1000, ge=1, le=10_000), after: str | None = Query(None, max_length=256)
+        request: Request, limit: int = Query(_PAGE, ge=1, le=_PAGE), after: str | None = Query(None, max_length=256)
     ) -> JSONResponse:
         catalog = services(request).catalog
         snapshot = catalog.snapshot
