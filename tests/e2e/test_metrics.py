@@ -167,5 +167,5 @@ def test_every_metric_that_dashboard_or_rules_name_is_there(prometheus: Promethe
     expressions += [rule["query"] for rule in prometheus.rules()]
     named = set().union(*(metrics_named_in(expression) for expression in expressions))
     assert len(named) > 30
-    optional = {"adapter:amalgam_request_errors:ratio_rate5m"}
+    optional = {"adapter:amalgam_requests_total:error_ratio_rate5m"}
     assert {name for name in named - optional if not prometheus.query(f"count({name})")} == set()

@@ -1,8 +1,8 @@
 """The numbers behind the metrics: plain dictionaries, written by the event loop alone, so without a lock.
 
-prometheus_client's own classes take a lock and walk the buckets on every observation, and write a page of thousands of
-lines in hundreds of milliseconds; a token stream observes per token and must not wait for a scrape. These take a tenth
-of that, add a whole stream's gaps in one call, and forget a label value.
+prometheus_client's own classes take three times as long for an observation and 18 times as long for a page of many
+adapters (`loadtests/results/metrics_cost.md`), during which token streams would wait for the interpreter. These also
+add a whole stream's gaps in one call, and forget a label value.
 """
 
 from bisect import bisect_left
