@@ -21,8 +21,6 @@ def select_backend(requested: str, device: torch.device, rule: TileRule) -> Tile
         BackendUnavailable: unknown, not made for the device, or without the rule.
     """
     name = _automatic(device, rule) if requested == "auto" else requested
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable(name, str(device), "torch sees no CUDA device")
     if name == "reference":
         return ReferenceTiles()
     if name == "cpu":
@@ -40,6 +38,23 @@ def select_backend(requested: str, device: torch.device, rule: TileRule) -> Tile
     if rule.sparsify not in SUPPORTED:
         raise BackendUnavailable(name, str(device), f"it does not implement {rule.sparsify!r}; use reference")
     return TritonTiles()
+
+
+def usable_device(name: str) -> torch.device:
+    """The device named ``name``.
+
+    Raises:
+        BackendUnavailable: torch does not know it or cannot reach it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BackendUnavailable("torch", name[:32], "torch knows no such device") from error
+    if device.type not in ("cpu", "cuda"):
+        raise BackendUnavailable("torch", name[:32], "merges run on cpu and cuda devices")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise BackendUnavailable("torch", name[:32], "torch sees no such CUDA device")
+    return device
 
 
 def _automatic(device: torch.device, rule: TileRule) -> str:

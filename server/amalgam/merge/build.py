@@ -11,10 +11,13 @@ import torch
 import amalgam
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.merging import EnergyTooLow
+from amalgam.kernels.backend import usable_device
+from amalgam.merge.diagnostics import DiagnosticsCollector, ModuleDiagnostics
 from amalgam.merge.peft_config import peft_config
 from amalgam.merge.plan import MergePlan, plan
-from amalgam.merge.run import MergedModule, RunOptions, run
+from amalgam.merge.run import MergedModule, RunOptions, run, stacks
 from amalgam.merge.sources import AdapterSink, TensorSource
+from amalgam.merge.spaces import tile_backend
 
 ENERGY_WARNING: Final = 0.95
 """Below this share of energy kept, a truncation is worth a warning."""
@@ -46,6 +49,8 @@ class MergeOutcome:
     warnings: tuple[str, ...]
     config: Mapping[str, Any]
     lineage: Mapping[str, Any]
+    """As written beside the weights, less the diagnostics of single modules."""
+    diagnostics: tuple[ModuleDiagnostics, ...]
     seconds: Mapping[str, float]
     """Where the time went; not in the lineage, so that equal recipes give equal bytes."""
 
@@ -82,15 +87,52 @@ def build_adapter(
         max_rank=options.max_rank,
         bases=options.bases,
     )
-    merged = list(run(layout, sources, options.run, on_progress=on_progress, is_cancelled=is_cancelled))
+    collector = DiagnosticsCollector([entry.adapter for entry in recipe.inputs])
+    observe = collector.observe if options.run.diagnostics else None
+    merged = list(
+        run(layout, sources, options.run, on_progress=on_progress, is_cancelled=is_cancelled, on_batch=observe)
+    )
     computed = clock()
     kept, warnings = _judge_energy(layout, merged)
     ranks = {module.name: int(module.A.shape[0]) for module in merged}
     config = peft_config(ranks, options.base_model or layout.base_model)
     lineage = _lineage(layout, sources, options, ranks, kept, warnings)
-    sink.write({module.name: (module.A, module.B) for module in merged}, config, lineage)
+    if options.run.diagnostics:
+        lineage["overall"] = dict(collector.overall())
+    details = {"diagnostics": [module.model_dump(mode="json") for module in collector.modules]}
+    sink.write({module.name: (module.A, module.B) for module in merged}, config, lineage | details)
     seconds = {"compute": computed - started, "write": clock() - computed}
-    return MergeOutcome(layout.recipe, max(ranks.values()), len(ranks), kept, tuple(warnings), config, lineage, seconds)
+    return MergeOutcome(
+        layout.recipe,
+        max(ranks.values()),
+        len(ranks),
+        kept,
+        tuple(warnings),
+        config,
+        lineage,
+        tuple(collector.modules),
+        seconds,
+    )
+
+
+def diagnose(
+    recipe: Recipe,
+    sources: Mapping[str, TensorSource],
+    options: BuildOptions,
+    *,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> tuple[MergePlan, list[ModuleDiagnostics], Mapping[str, object]]:
+    """Plan a merge and describe its inputs, module by module and over all, without building it.
+
+    Raises:
+        InvalidRequest: as ``build_adapter`` does before it writes.
+    """
+    headers = {name: source.header for name, source in sources.items()}
+    layout = plan(recipe, headers, max_rank=options.max_rank, bases=options.bases)
+    collector = DiagnosticsCollector([entry.adapter for entry in recipe.inputs])
+    for stack in stacks(layout, sources, options.run, is_cancelled):
+        collector.observe(stack, None)
+    return layout, collector.modules, collector.overall()
 
 
 def _judge_energy(layout: MergePlan, merged: list[MergedModule]) -> tuple[float | None, list[str]]:
@@ -121,12 +163,14 @@ def _lineage(
     warnings: list[str],
 ) -> dict[str, Any]:
     recipe = layout.recipe
+    device = usable_device(options.run.device)
+    tiles = tile_backend(layout, options.run.backend, device)
     return {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": recipe.digest(),
         "inputs": {name: sources[name].digest for name in recipe.adapters},
         "seed": recipe.seed,
-        "computed_on": {"device": torch.device(options.run.device).type, "backend": options.run.backend},
+        "computed_on": {"device": device.type, "backend": tiles.name if tiles is not None else "torch"},
         "versions": {
             "amalgam": amalgam.__version__,
             "torch": str(torch.__version__),

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from amalgam.errors.merging import MergeCancelled, NonFinite, WorkspaceTooSmall
+from amalgam.kernels.backend import usable_device
 from amalgam.kernels.philox import stable_id
 from amalgam.merge.lowrank import Factors
 from amalgam.merge.methods import Space
 from amalgam.merge.plan import MergePlan, ModulePlan
 from amalgam.merge.presteps import prepare
 from amalgam.merge.sources import TensorSource
-from amalgam.merge.spaces import Circumstances, merge_stack
+from amalgam.merge.spaces import Circumstances, merge_stack, tile_backend
 from amalgam.merge.stack import Stack, load, load_references
 from amalgam.merge.thresholds import GlobalThresholds, is_global
 
@@ -74,20 +75,22 @@ def run(
         MergeCancelled: ``is_cancelled`` said so.
         NonFinite, MergeUndefined, ShapeMismatch: what only tensors can tell.
         WorkspaceTooSmall: one module does not fit into the workspace.
+        BackendUnavailable: the device or the backend is not there.
     """
+    device = usable_device(options.device)
     around = Circumstances(
         plan=plan,
         adapter_ids=tuple(stable_id(sources[entry.adapter].digest) for entry in plan.recipe.inputs),
-        device=torch.device(options.device),
-        backend=options.backend,
+        device=device,
+        tiles=tile_backend(plan, options.backend, device),
         max_workspace_bytes=options.max_workspace_bytes,
         spectrum=options.diagnostics,
     )
-    stacks = partial(_stacks, plan, sources, options, around.device, is_cancelled)
+    prepared = partial(stacks, plan, sources, options, is_cancelled)
     if is_global(plan.parameters):
-        around = replace(around, thresholds=_global_thresholds(plan, around, stacks))
+        around = replace(around, thresholds=_global_thresholds(plan, around, prepared))
     done, total = 0, len(plan.modules)
-    for stack in stacks():
+    for stack in prepared():
         factors = merge_stack(stack, around)
         yield from _cut(stack, factors, plan)
         if on_batch is not None:
@@ -97,14 +100,18 @@ def run(
             on_progress(done, total)
 
 
-def _stacks(
+def stacks(
     plan: MergePlan,
     sources: Mapping[str, TensorSource],
     options: RunOptions,
-    device: torch.device,
     is_cancelled: Callable[[], bool] | None,
 ) -> Iterator[Stack]:
-    """The inputs after their pre-steps, batch after batch."""
+    """The inputs after their pre-steps, batch after batch.
+
+    Raises:
+        MergeCancelled, NonFinite, ShapeMismatch, WorkspaceTooSmall: as ``run``.
+    """
+    device = usable_device(options.device)
     names = [entry.adapter for entry in plan.recipe.inputs]
     opened = [sources[name] for name in names]
     references = [sources[name] for name in plan.recipe.orthogonalize_against]
@@ -116,11 +123,11 @@ def _stacks(
 
 
 def _global_thresholds(
-    plan: MergePlan, around: Circumstances, stacks: Callable[[], Iterator[Stack]]
+    plan: MergePlan, around: Circumstances, prepared: Callable[[], Iterator[Stack]]
 ) -> tuple[float, ...]:
     thresholds = GlobalThresholds(plan)
     for _ in range(2):
-        for stack in stacks():
+        for stack in prepared():
             thresholds.observe(stack, around)
         thresholds.advance()
     return thresholds.values

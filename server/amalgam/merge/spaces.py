@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from amalgam.domain.recipe import EnergyRank
+from amalgam.errors.merging import BackendUnavailable
 from amalgam.kernels.backend import select_backend
 from amalgam.kernels.philox import stable_id
+from amalgam.kernels.tiles import TileBackend
 from amalgam.merge import core, delta, factor, knots, linear
 from amalgam.merge.coefficients import COEFFICIENTS
 from amalgam.merge.lowrank import Factors
@@ -30,7 +32,8 @@ class Circumstances:
     adapter_ids: tuple[int, ...]
     """Stable id of each input of the recipe."""
     device: torch.device
-    backend: str
+    tiles: TileBackend | None
+    """Of delta space."""
     max_workspace_bytes: int
     spectrum: bool
     thresholds: tuple[float, ...] | None = None
@@ -51,6 +54,20 @@ class Circumstances:
     def thresholds_of(self, stack: Stack) -> list[float] | None:
         """The whole-adapter thresholds of a stack's inputs."""
         return None if self.thresholds is None else [self.thresholds[index] for index in stack.inputs]
+
+
+def tile_backend(plan: MergePlan, requested: str, device: torch.device) -> TileBackend | None:
+    """The tile backend of a plan in delta space; None in the other spaces, which are plain torch.
+
+    Raises:
+        BackendUnavailable: it does not exist, or not for this method and device.
+    """
+    rule = delta.tile_rule(plan.spec, plan.parameters)
+    if plan.space is Space.DELTA:
+        return select_backend(requested, device, rule)
+    if requested not in ("auto", "reference", "cpu"):
+        raise BackendUnavailable(requested[:32], str(device), f"space {plan.space} has no kernels of its own; use auto")
+    return None
 
 
 def merge_stack(stack: Stack, around: Circumstances) -> Factors:
@@ -95,12 +112,12 @@ def _factor(stack: Stack, around: Circumstances) -> Factors:
 def _delta(stack: Stack, around: Circumstances) -> Factors:
     """Module by module; on a processor several at once, since each runs best on one thread."""
     plan, count = around.plan, len(stack.modules)
-    rule = delta.tile_rule(plan.spec, plan.parameters)
+    assert around.tiles is not None
     threads = torch.get_num_threads() if around.device.type == "cpu" else 1
     needed = delta.buffered_bytes(stack.modules[0].out_features, stack.modules[0].in_features)
     workers = max(1, min(threads, count, around.max_workspace_bytes // needed))
     work = delta.DeltaMerge(
-        plan.spec, plan.parameters, rule, select_backend(around.backend, around.device, rule),
+        plan.spec, plan.parameters, delta.tile_rule(plan.spec, plan.parameters), around.tiles,
         around.energy, around.max_workspace_bytes // workers, around.thresholds,
     )  # fmt: skip
     randomness = around.randomness(stack)

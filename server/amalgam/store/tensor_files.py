@@ -96,8 +96,9 @@ def write_adapter(
     save_file(dict(sorted(flat.items())), folder / WEIGHTS, metadata={"format": "pt"})
     # The library creates the file for its owner alone, unlike the files beside it.
     (folder / WEIGHTS).chmod(0o644)
-    for name, content in ((CONFIG, config), (LINEAGE, lineage)):
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    # A config is read by people, a lineage has thousands of numbers.
+    for name, content, indent in ((CONFIG, config, 2), (LINEAGE, lineage, None)):
+        text = json.dumps(content, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
