@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY, AdapterPageView, DeletedView, ReportView
+from amalgam.api.admin_answers import ADMIN_KEY, AdapterPageView, DeletedView, ReportView, VerifiedView
 from amalgam.api.admin_models import AdapterView, PatchBody, SourceBody, VersionBody, VersionView
 from amalgam.api.error_document import ERRORS
 from amalgam.api.errors import refused_field
@@ -157,5 +157,5 @@ def _add_residency(routes: APIRouter) -> None:
         return VersionView.of(await services(request).adapters.pin(name, number, pinned=False))
 
     @routes.post("/adapters/{name}:verify", summary="Compare the stored files with their digests")
-    async def verify(request: Request, name: _Name) -> dict[str, Any]:
-        return {"versions": await services(request).adapters.verify(name)}
+    async def verify(request: Request, name: _Name) -> VerifiedView:
+        return VerifiedView(versions=await services(request).adapters.verify(name))

@@ -68,6 +68,12 @@ class DeletedView(BaseModel):
     deleted: tuple[str, ...] = Field(examples=[["sql@1", "sql@2"]])
 
 
+class VerifiedView(BaseModel):
+    """Which versions' stored files are the bytes that were published."""
+
+    versions: dict[str, bool] = Field(description="by name@number", examples=[{"sql@1": True}])
+
+
 class AdapterPageView(BaseModel):
     """One page of adapters, by name."""
 
