@@ -5,8 +5,12 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
+
+from amalgam.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -199,3 +203,38 @@ def test_what_is_not_understood_is_an_error(steps: ModuleType, tmp_path: Path, t
     path.write_text(text)
     with pytest.raises(ValueError, match=r"not understood|needs a name"):
         steps.read_stages(path)
+
+
+# --- what runs the image
+
+
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "amalgam.yaml").read_text()))
+
+
+def test_kubernetes_probes_ask_what_the_server_has_and_wait_for_the_drain(steps: ModuleType) -> None:
+    pod = next(m for m in manifests() if m["kind"] == "Deployment")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    asked = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert asked == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
+    assert pod["terminationGracePeriodSeconds"] > Settings.model_fields["drain_timeout_s"].default
+    last = {step.keyword: step.value for step in steps.read_stages(DEPLOY.parent / "Dockerfile")["cpu"].steps}
+    security = pod["securityContext"]
+    assert f"{security['runAsUser']}:{security['runAsGroup']}" == last["USER"]
+    assert container["volumeMounts"][0]["mountPath"] == last["VOLUME"]
+    assert container["ports"][0]["containerPort"] == int(last["EXPOSE"])
+
+
+def test_one_replica_owns_the_volume() -> None:
+    spec = next(m for m in manifests() if m["kind"] == "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+
+
+def test_keys_come_from_outside_everywhere() -> None:
+    container = next(m for m in manifests() if m["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    keys = [variable for variable in container["env"] if "KEY" in variable["name"]]
+    assert len(keys) == 2
+    assert all("secretKeyRef" in variable["valueFrom"] for variable in keys)
+    service = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]["amalgam"]
+    assert all(service["environment"][name].startswith("${") for name in ("AMALGAM_ADMIN_KEY", "AMALGAM_API_KEYS"))
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
