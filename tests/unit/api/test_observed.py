@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Scope
 
+from amalgam.api.errors import install_error_handlers
+from amalgam.api.middleware import RequestId
 from amalgam.api.observed import Observed
 from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.logs import JsonLines
@@ -207,3 +210,28 @@ async def test_no_access_line_where_it_is_off(metrics: Metrics, lines: list[dict
     quiet = Observed(FastAPI(), metrics, {}, access_log=False)
     await ask(quiet, path="/nothing")
     assert lines == []
+
+
+async def test_an_error_line_carries_the_request_id_of_its_answer() -> None:
+    app = FastAPI()
+
+    async def fail(request: Request) -> Response:
+        note_adapter("sql@1")
+        raise RuntimeError("no")
+
+    app.add_api_route("/fail", fail)
+    install_error_handlers(app)
+    app.add_middleware(Observed, metrics=Metrics(), endpoints={}, access_log=False)
+    app.add_middleware(RequestId)
+    seen: list[dict[str, Any]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(json.loads(JsonLines().format(record)))  # type: ignore[method-assign]
+    logging.getLogger("amalgam.api.errors").addHandler(handler)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await asyncio.create_task(client.get("/fail"))
+    logging.getLogger("amalgam.api.errors").removeHandler(handler)
+    assert answer.status_code == 500
+    assert seen[0]["request_id"] == answer.json()["error"]["request_id"]
+    assert (seen[0]["adapter"], seen[0]["version"]) == ("sql", 1)
+    assert "RuntimeError" in seen[0]["exception"]

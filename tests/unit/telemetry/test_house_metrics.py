@@ -1,0 +1,134 @@
+"""What the house tells its metrics: loads, evictions, waits, and how merge jobs end."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from amalgam.engine.protocol import LoadableVersion
+from amalgam.engine.residency import Residency
+from amalgam.engine.token_usage import usage_in_answer, usage_left_on
+from amalgam.errors.engine import EngineLoadFailed, SlotsBusy
+from amalgam.errors.registry import RegistryUnavailable
+from amalgam.services.merges import MergeService
+from amalgam.settings import Settings
+from amalgam.telemetry import metric_table as table
+from amalgam.telemetry.context import RequestContext, enter
+from amalgam.telemetry.metrics import Metrics, TokenUsage
+
+
+def version(number: int) -> LoadableVersion:
+    return LoadableVersion(f"a@{number}", number, Path("/nowhere"))
+
+
+async def nothing(target: LoadableVersion) -> None:
+    if target.lora_id == 13:
+        raise EngineLoadFailed(target.engine_name)
+
+
+async def test_loads_evictions_and_refusals_are_counted() -> None:
+    metrics = Metrics()
+    house = Residency(1, nothing, nothing, 1.0, metrics=metrics)
+    for number in (1, 2, 2, 1):
+        async with house.hold(version(number)):
+            pass
+    with pytest.raises(EngineLoadFailed):
+        await _use(house, 13)
+    assert metrics.distribution(table.ADAPTER_LOAD).count() == 3
+    assert metrics.values(table.EVICTIONS).get() == 3
+    assert metrics.values(table.LOAD_FAILURES).get() == 1
+
+
+async def test_waits_are_shown_and_end_also_when_nothing_comes_free() -> None:
+    metrics = Metrics()
+    house = Residency(1, nothing, nothing, 0.1, metrics=metrics)
+    async with house.hold(version(1)):
+        waiter = asyncio.create_task(_use(house, 2))
+        await asyncio.sleep(0.02)
+        assert metrics.values(table.ADAPTER_WAITING).get() == 1
+        with pytest.raises(SlotsBusy):
+            await waiter
+    assert metrics.values(table.ADAPTER_WAITING).get() == 0
+
+
+async def test_a_request_without_a_place_is_its_adapters() -> None:
+    house = Residency(1, nothing, nothing, 0.01)
+    context = RequestContext("r")
+
+    async def refused() -> None:
+        enter(context)
+        with pytest.raises(SlotsBusy):
+            await _use(house, 2)
+
+    async with house.hold(version(1)):
+        await asyncio.create_task(refused())
+    assert context.adapter == "a@2"
+
+
+async def _use(house: Residency, number: int) -> None:
+    async with house.hold(version(number)):
+        return
+
+
+class Jobs:
+    """Stands for the registry of jobs."""
+
+    def __init__(self, states: list[str], down: bool = False) -> None:
+        self._states = states
+        self._down = down
+
+    async def list(self, **wanted: Any) -> Any:
+        if self._down:
+            raise RegistryUnavailable("select")
+        return SimpleNamespace(items=[SimpleNamespace(state=state) for state in self._states])
+
+    async def cancel(self, job_id: str) -> Any:
+        return SimpleNamespace(id=job_id)
+
+
+def merges(jobs: Jobs, metrics: Metrics) -> MergeService:
+    unused: Any = None
+    return MergeService(unused, jobs, unused, unused, unused, metrics=metrics)  # type: ignore[arg-type]
+
+
+async def test_live_jobs_are_counted_by_state_and_unknown_without_a_registry() -> None:
+    counts = await merges(Jobs(["queued", "queued", "running"]), Metrics()).live_jobs()
+    assert counts == {"queued": 2, "running": 1, "built": 0}
+    assert await merges(Jobs([], down=True), Metrics()).live_jobs() is None
+
+
+async def test_failed_and_cancelled_jobs_are_counted_once() -> None:
+    metrics = Metrics()
+    service = merges(Jobs([]), metrics)
+    for state in ("running", "failed", "cancelled"):
+        service.hear("job", state)
+    await service.cancel("job")
+    finished = metrics.values(table.MERGE_FINISHED)
+    assert (finished.get(("failed",)), finished.get(("cancelled",)), finished.get(("published",))) == (1, 1, 0)
+
+
+def test_usage_is_read_where_vllm_leaves_it() -> None:
+    left = SimpleNamespace(final_usage_info=SimpleNamespace(prompt_tokens=3, completion_tokens=None))
+    assert usage_left_on({"request_metadata": left}) == TokenUsage(3, 0)
+    assert usage_left_on({"request_metadata": SimpleNamespace(final_usage_info=None)}) is None
+    assert usage_left_on({}) is None
+    assert usage_in_answer(b'{"data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}}') == TokenUsage(4, 0)
+    event = b'event: response.completed\ndata: {"response": {"usage": {"input_tokens": 1, "output_tokens": 2}}}\n\n'
+    assert usage_in_answer(event) == TokenUsage(1, 2)
+
+
+@pytest.mark.parametrize(
+    "part", [b"", b"{", b"[1]", b'{"usage": null}', b'{"usage": {"prompt_tokens": "x"}}', b"{} {}"]
+)
+def test_an_answer_without_usage_has_none(part: bytes) -> None:
+    assert usage_in_answer(part) is None
+
+
+@pytest.mark.parametrize(
+    ("log_format", "given", "on"),
+    [("text", None, False), ("json", None, True), ("text", True, True), ("json", False, False)],
+)
+def test_the_access_log_follows_the_format_unless_told(log_format: Any, given: bool | None, on: bool) -> None:
+    assert Settings(log_format=log_format, access_log=given).access_log_enabled is on
