@@ -8,7 +8,7 @@ from typing import Final
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.job import Job, JobState
 from amalgam.engine.protocol import Engine
-from amalgam.errors import AmalgamError
+from amalgam.errors import AmalgamError, Unavailable
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.catalog import Catalog
@@ -62,26 +62,42 @@ class Publisher:
         """`prove`, then make it the default version where asked; takes it back where it fails."""
         try:
             await self.prove(version)
-        except AmalgamError:
+        except Exception:
+            # Whatever it was: a version that has not answered must not be reachable, nor stay in memory.
             await self._registry.delete_version(version.name, version.number)
+            await self._engine.unload(version.id)
             raise
         if set_default:
             await self._registry.set_default(version.name, version.number)
         await self._catalog.refresh()
 
     async def publish_job(self, job: Job) -> None:
-        """Finish a built job: its version into service, the job to published or failed. No pointer moves on failure."""
+        """Finish a built job: its version into service, the job to published or failed. No pointer moves on failure.
+
+        Raises:
+            Unavailable: the engine, its places or the registry cannot be had now; the job stays built.
+        """
         assert job.version_number is not None
         try:
             version = await self._registry.get_version(job.name, job.version_number)
             timings = await self.prove(version)
             await self._jobs.publish(job.id, timings)
             self._metrics.job_ended("published", {**job.timings, **timings})
+        except Unavailable:
+            raise
         except AmalgamError as error:
             logger.error("job %s: %s", job.id, error)
-            await self._jobs.fail(job.id, code=error.code, status=error.status, message=error.message)
-            self._metrics.job_ended("failed")
+            await self._fail(job, error.code, error.status, error.message)
+        except Exception:
+            logger.exception("job %s", job.id)
+            await self._fail(job, "internal_error", 500, "The new version did not answer. The server's log says why.")
         await self._catalog.refresh()
+
+    async def _fail(self, job: Job, code: str, status: int, message: str) -> None:
+        await self._jobs.fail(job.id, code=code, status=status, message=message)
+        self._metrics.job_ended("failed")
+        if job.version_id is not None:
+            await self._engine.unload(job.version_id)
 
     async def publish_built(self) -> None:
         """Finish every job that a worker built, also those of an earlier life of this server.

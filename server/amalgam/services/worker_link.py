@@ -51,19 +51,37 @@ class WorkerLink:
 
     async def _keep(self) -> None:
         while True:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=self._environment,
-            )
-            assert self._process.stdout is not None
-            async for line in self._process.stdout:
-                self._hear(line)
-            code = await self._process.wait()
-            logger.error("the merge worker ended with code %s; starting it again", code)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    env=self._environment,
+                )
+            except OSError as error:
+                logger.error("the merge worker cannot be started (%s); trying again", error.strerror)
+            else:
+                assert self._process.stdout is not None
+                await self._listen(self._process.stdout)
+                code = await self._process.wait()
+                logger.error("the merge worker ended with code %s; starting it again", code)
             self.restarts += 1
             await asyncio.sleep(_RESTART_PAUSE_S)
+
+    async def _listen(self, lines: asyncio.StreamReader) -> None:
+        """Hear every line until the worker's end; no line ends the listening."""
+        while True:
+            try:
+                line = await lines.readline()
+            except ValueError:
+                logger.warning("the merge worker said something without end")
+                continue
+            if not line:
+                return
+            try:
+                self._hear(line)
+            except Exception:
+                logger.exception("a word of the merge worker was lost")
 
     def _hear(self, line: bytes) -> None:
         try:

@@ -1,0 +1,139 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from amalgam.domain.adapter import Adapter, AdapterVersion, BaseModelSpec
+from amalgam.domain.version import CatalogRows
+from amalgam.errors.requests import ModelNotFound
+from amalgam.services.catalog import Catalog, Snapshot, Target
+
+NOW = datetime(2030, 1, 31, tzinfo=UTC)
+BASE = BaseModelSpec("base", "f" * 64, {}, 16)
+
+
+def version(name: str, number: int, version_id: int) -> AdapterVersion:
+    return AdapterVersion(
+        id=version_id, name=name, number=number, digest="0" * 64, rank=2, size_bytes=1, module_count=1,
+        base_fingerprint="", source="upload", created_at=NOW,
+    )  # fmt: skip
+
+
+SQL = [version("sql", 1, 1), version("sql", 2, 2), version("sql", 10, 3)]
+JSON = [version("json", 1, 4)]
+HIDDEN = [version("hidden", 1, 5)]
+
+
+def adapter(name: str, default: int | None, versions: list[AdapterVersion]) -> Adapter:
+    return Adapter(name=name, default_version=default, created_at=NOW, versions=tuple(versions))
+
+
+ROWS = CatalogRows(
+    revision=3,
+    adapters=(adapter("sql", 2, SQL), adapter("json", 1, JSON), adapter("hidden", None, HIDDEN)),
+    versions=(*SQL, *JSON, *HIDDEN),
+)
+
+
+class Registry:
+    """Answers with what it is given, when it is told to."""
+
+    def __init__(self, rows: CatalogRows) -> None:
+        self.rows = rows
+        self.reads = 0
+
+    async def revision(self) -> int:
+        return self.rows.revision
+
+    async def load_catalog(self) -> CatalogRows:
+        self.reads += 1
+        return self.rows
+
+
+@pytest.fixture
+async def catalog() -> Catalog:
+    made = Catalog(BASE, Registry(ROWS))  # type: ignore[arg-type]
+    await made.refresh()
+    return made
+
+
+@pytest.mark.parametrize("model", [None, "", "  ", "base", " base "])
+def test_nothing_and_the_base_models_name_mean_the_base_model(catalog: Catalog, model: str | None) -> None:
+    assert catalog.resolve(model) == Target("base", None)
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        ("sql", SQL[1]), (" sql ", SQL[1]), ("sql@1", SQL[0]), ("sql@2", SQL[1]), ("sql@10", SQL[2]), ("json", JSON[0]),
+        ("base:sql", SQL[1]), ("base:sql@1", SQL[0]), ("hidden@1", HIDDEN[0]),
+    ],
+)  # fmt: skip
+def test_every_form_of_an_adapter(catalog: Catalog, model: str, found: AdapterVersion) -> None:
+    assert catalog.resolve(model) == Target(str(found.ref), found)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["SQL", "sql@3", "sql@", "sql@01", "sql@1 @1", "hidden", "base:", "base:base:sql", "sql:base", "other:sql", "@1",
+    "sql@1@1", "base@1"],
+)  # fmt: skip
+def test_what_means_nothing(catalog: Catalog, model: str) -> None:
+    if model == "base:":
+        with pytest.raises(ModelNotFound):
+            catalog.resolve(model)
+        return
+    with pytest.raises(ModelNotFound) as caught:
+        catalog.resolve(model)
+    assert caught.value.status == 404
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("model", "near"),
+    [("sqll", ["sql"]), ("jsn", ["json"]), ("bse", ["base"]), ("base:sqq", ["sql"]),
+    ("sql@7", ["sql@1", "sql@10", "sql@2"]), ("zzzzzz", [])],
+)  # fmt: skip
+def test_near_names_are_suggested(catalog: Catalog, model: str, near: list[str]) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        catalog.resolve(model)
+    for name in near:
+        assert name in caught.value.message
+    assert ("Did you mean" in caught.value.message) is bool(near)
+    assert "hidden" not in caught.value.message
+
+
+def test_a_giant_name_costs_little_and_is_not_repeated(catalog: Catalog) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        catalog.resolve("x" * 1_000_000)
+    assert len(caught.value.message) < 300
+
+
+async def test_a_refresh_reads_only_what_moved_and_never_goes_back() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+    first = catalog.snapshot
+    await catalog.refresh()
+    assert registry.reads == 1
+    assert catalog.snapshot is first
+    registry.rows = CatalogRows(4, (), ())
+    await catalog.refresh()
+    assert catalog.snapshot.revision == 4
+    assert first.defaults["sql"] == SQL[1], "who resolved before still sees one whole state"
+    with pytest.raises(ModelNotFound):
+        catalog.resolve("sql")
+
+    async def older() -> CatalogRows:
+        return ROWS
+
+    async def newer() -> int:
+        return 5
+
+    registry.load_catalog = older  # type: ignore[method-assign]
+    registry.revision = newer  # type: ignore[method-assign]
+    await catalog.refresh()
+    assert catalog.snapshot.revision == 4
+
+
+def test_a_snapshot_of_nothing() -> None:
+    assert Snapshot.of(CatalogRows(0, (), ())) == Snapshot(0, {}, {})

@@ -1,0 +1,139 @@
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from amalgam.services import worker_link
+from amalgam.services.worker_link import WorkerLink
+
+ECHO = """
+import json, sys, os
+print(json.dumps({"job": "start", "state": str(os.getpid())}), flush=True)
+for line in sys.stdin:
+    print("not json " + "x" * 200_000, flush=True)
+    print(json.dumps(["a list"]), flush=True)
+    print(json.dumps({"job": "woken"}), flush=True)
+    print(json.dumps({"job": "woken", "state": os.environ["WORD"]}), flush=True)
+"""
+DEAF = "import json, time; print(json.dumps({'job': 'start', 'state': ''}), flush=True); time.sleep(60)"
+
+
+@asynccontextmanager
+async def link(program: str) -> AsyncIterator[tuple[WorkerLink, list[tuple[str, str]]]]:
+    heard: list[tuple[str, str]] = []
+    made = WorkerLink((sys.executable, "-c", program), {"WORD": "hello"}, lambda job, state: heard.append((job, state)))
+    await made.start()
+    try:
+        yield made, heard
+    finally:
+        await made.stop()
+        assert not made.alive
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110  (of another process)
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_link, "_RESTART_PAUSE_S", 0.05)
+    monkeypatch.setattr(worker_link, "_STOP_S", 0.3)
+
+
+async def test_a_byte_wakes_the_worker_and_its_words_are_heard() -> None:
+    async with link(ECHO) as (worker, heard):
+        await until(lambda: bool(heard))
+        assert heard == [("start", str(worker.pid))]
+        worker.wake()
+        await until(lambda: len(heard) == 2)
+        assert heard[1] == ("woken", "hello")
+        worker.wake()
+        await until(lambda: len(heard) == 3)
+
+
+async def test_a_worker_that_is_killed_is_started_again_and_can_be_woken() -> None:
+    async with link(ECHO) as (worker, heard):
+        await until(lambda: bool(heard))
+        first = worker.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len(heard) == 2)
+        assert worker.restarts == 1
+        assert worker.alive
+        assert worker.pid not in (first, None)
+        worker.wake()
+        await until(lambda: len(heard) == 3)
+        assert heard[2] == ("woken", "hello")
+
+
+async def test_waking_a_dead_worker_harms_nobody() -> None:
+    async with link("import sys; sys.exit(3)") as (worker, heard):
+        await until(lambda: worker.restarts >= 2)
+        for _ in range(100):
+            worker.wake()
+            await asyncio.sleep(0.001)
+    assert heard == []
+
+
+async def test_stopping_closes_the_line_and_the_worker_ends_by_itself(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    program = ECHO + f"open({str(said)!r}, 'w').write('goodbye')"
+    async with link(program) as (worker, heard):
+        await until(lambda: bool(heard))
+        pid = worker.pid
+    assert said.read_text() == "goodbye"
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert worker.restarts == 0
+
+
+async def test_a_worker_that_does_not_listen_is_ended() -> None:
+    async with link(DEAF) as (worker, heard):
+        await until(lambda: bool(heard))
+        pid = worker.pid
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_stopping_before_anything_started_is_quiet() -> None:
+    worker = WorkerLink(("true",), {}, lambda job, state: None)
+    worker.wake()
+    assert not worker.alive
+    assert worker.pid is None
+    await worker.stop()
+
+
+async def test_a_listener_that_fails_does_not_lose_the_worker() -> None:
+    calls: list[str] = []
+
+    def listener(job: str, state: str) -> None:
+        calls.append(job)
+        if len(calls) == 1:
+            raise RuntimeError("of the listener")
+
+    worker = WorkerLink((sys.executable, "-c", ECHO), {"WORD": "x"}, listener)
+    await worker.start()
+    try:
+        await until(lambda: bool(calls))
+        worker.wake()
+        await until(lambda: "woken" in calls, 3)
+    finally:
+        await worker.stop()
+
+
+async def test_a_command_that_cannot_be_started_is_tried_again() -> None:
+    worker = WorkerLink(("/does/not/exist",), {}, lambda job, state: None)
+    await worker.start()
+    try:
+        await until(lambda: worker.restarts >= 2, 3)
+    finally:
+        await worker.stop()
