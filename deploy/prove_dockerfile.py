@@ -4,9 +4,9 @@
 
 RUN runs in a chroot with the stage's ENV, WORKDIR and USER; COPY copies from this checkout (by .dockerignore) or from
 another stage. At the end the server is started as the image's user in a network of its own, the HEALTHCHECK has to
-succeed, a chat has to be answered, and SIGTERM has to end it with status 0. Needs root and debootstrap; ``--env`` and
-``--bind`` hand this machine's pip configuration to RUN. All mounts live in a namespace that ends with the run; the
-folder is removed afterwards unless ``--keep`` is given.
+succeed, the demo model and a demo adapter have to answer, and SIGTERM has to end it with status 0. Needs root and
+debootstrap; ``--env`` and ``--bind`` hand this machine's pip configuration to RUN. All mounts live in a namespace that
+ends with the run; the folder is removed afterwards unless ``--keep`` is given.
 """
 
 import argparse
@@ -39,14 +39,17 @@ READY_LIMIT_S = 600
 KEYS = {"AMALGAM_ADMIN_KEY": "proof-admin", "AMALGAM_API_KEYS": "proof-client"}
 QUESTION = """
 import json, urllib.request as r
-body = {"model": "smollm2", "messages": [{"role": "user", "content": "What is the capital of France?"}],
-        "max_tokens": 16, "temperature": 0}
 headers = {"Content-Type": "application/json", "Authorization": "Bearer proof-client"}
-url = "http://127.0.0.1:8000/v1/chat/completions"
-answer = json.load(r.urlopen(r.Request(url, json.dumps(body).encode(), headers), timeout=120))
-text = answer["choices"][0]["message"]["content"]
-print("answered:", text)
-assert "Paris" in text
+def ask(path, body=None):
+    data = json.dumps(body).encode() if body else None
+    return json.load(r.urlopen(r.Request("http://127.0.0.1:8000/v1/" + path, data, headers), timeout=120))
+names = [model["id"] for model in ask("models")["data"]]
+question = [{"role": "user", "content": "What is the capital of France?"}]
+for model, served in (("smollm2", "smollm2"), ("sql", "sql@1")):
+    answer = ask("chat/completions", {"model": model, "messages": question, "max_tokens": 16, "temperature": 0})
+    print(names, answer["model"], answer["choices"][0]["message"]["content"])
+    assert answer["model"] == served
+    assert served != "smollm2" or "Paris" in answer["choices"][0]["message"]["content"]
 """
 
 
