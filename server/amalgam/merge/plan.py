@@ -171,6 +171,8 @@ class _Layout:
         self.references = tuple(headers[name] for name in recipe.orthogonalize_against)
         self.max_rank = max_rank
         self.partial: dict[str, tuple[str, ...]] = {}
+        self.is_cut = False
+        """Whether some module has a lower rank than its exact result."""
         layers = (layer_of(name) for header in self.headers for name in header.modules)
         self.layer_count = 1 + max((layer for layer in layers if layer is not None), default=0)
 
@@ -179,9 +181,17 @@ class _Layout:
         return sorted({name for header in self.headers for name in header.modules}, key=_natural)
 
     def warnings(self) -> list[str]:
-        if not self.partial:
-            return []
-        return [f"{len(self.partial)} modules are not adapted by every input; absent deltas count as zero or abstain"]
+        found = []
+        if self.partial:
+            count = len(self.partial)
+            found.append(f"{count} modules are not adapted by every input; absent deltas count as zero or abstain")
+        if self.spec.consensus is Consensus.ISO_C and self.is_cut:
+            found.append(
+                "iso_c makes all singular values equal, so what a lower rank keeps is arbitrary; use rank auto"
+            )
+        if self.space is Space.FACTOR:
+            found.append("space factor multiplies sums of factors, which is not the sum of the deltas; see concat")
+        return found
 
     def module(self, name: str) -> ModulePlan | None:
         """The work for one module; None where no input has a weight there."""
@@ -206,6 +216,7 @@ class _Layout:
             raise AmbiguousChoice(name, [self.adapters[part.index] for part in parts])
         out_features, in_features = parts[0].header.out_features, parts[0].header.in_features
         rank = self._rank(name, parts, min(out_features, in_features))
+        self.is_cut |= rank < min(sum(part.header.rank for part in parts), out_features, in_features)
         return ModulePlan(name, out_features, in_features, parts, rank, references)
 
     def _check_shapes(

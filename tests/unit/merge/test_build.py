@@ -1,0 +1,192 @@
+"""Building as a whole: bytes, lineage, energy, cancellation, bounds, and what only tensors can tell."""
+
+import json
+
+import pytest
+import torch
+from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
+
+from amalgam.errors.merging import (
+    BackendUnavailable,
+    EnergyTooLow,
+    MergeCancelled,
+    MergeUndefined,
+    NonFinite,
+    WorkspaceTooSmall,
+)
+from amalgam.merge.build import BuildOptions, build_adapter, diagnose
+from amalgam.merge.peft_config import peft_config, target_modules
+from amalgam.merge.run import RunOptions
+from amalgam.store.tensor_files import FolderSink, open_tensors
+
+SOURCES = {"a": make_adapter(1, rank=4), "b": make_adapter(2, rank=3)}
+
+
+def build(folder, recipe, sources=None, options=None, **hooks):
+    return build_adapter(recipe, sources or SOURCES, FolderSink(folder), options or BuildOptions(max_rank=64), **hooks)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties"])
+def test_equal_recipes_give_equal_bytes(tmp_path, method):
+    recipe = make_recipe(method, {"a": 1.0, "b": 0.5}, dtype="bfloat16", seed=3)
+    one, two = build(tmp_path / "1", recipe), build(tmp_path / "2", recipe)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "lineage.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert one.lineage == two.lineage
+
+
+def test_written_tensors_read_back_as_merged(tmp_path):
+    recipe = make_recipe("task_arithmetic", {"a": 1.0, "b": -0.5})
+    outcome = build(tmp_path, recipe)
+    header = SOURCES["a"].header
+    opened = open_tensors(tmp_path, header)
+    expected = merge_dense(recipe, SOURCES)
+    for module in header.modules:
+        a, b = opened.factors(module)
+        assert a.dtype == torch.float32
+        assert relative(b.double() @ a.double(), expected[module]) < 1e-12
+    assert outcome.config["r"] == outcome.config["lora_alpha"] == 7
+    assert outcome.rank == 7
+    assert outcome.energy_kept == pytest.approx(1.0)
+
+
+def test_lineage_says_what_was_done(tmp_path):
+    outcome = build(tmp_path, make_recipe("ties", {"a": 1.0, "b": 0.5}, rank=2))
+    lineage = json.loads((tmp_path / "lineage.json").read_text())
+    assert lineage["recipe"]["parameters"]["density"] == 1.0
+    assert lineage["recipe_digest"] == outcome.recipe.digest()
+    assert lineage["inputs"] == {name: source.digest for name, source in SOURCES.items()}
+    assert lineage["computed_on"] == {"device": "cpu", "backend": "torch"}
+    assert lineage["result"]["rank"] == 2
+    assert len(lineage["diagnostics"]) == 4
+    assert "diagnostics" not in outcome.lineage
+
+
+def test_low_energy_warns_and_min_energy_refuses(tmp_path):
+    outcome = build(tmp_path / "1", make_recipe("task_arithmetic", {"a": 1.0, "b": 1.0}, rank=1))
+    total = kept = 0.0
+    for module in SOURCES["a"].tensors:
+        squares = torch.linalg.svdvals(SOURCES["a"].delta(module) + SOURCES["b"].delta(module)).square()
+        total, kept = total + float(squares.sum()), kept + float(squares[0])
+    assert outcome.energy_kept == pytest.approx(kept / total, rel=1e-5)
+    assert any("energy" in text for text in outcome.warnings)
+    with pytest.raises(EnergyTooLow):
+        build(tmp_path / "2", make_recipe("task_arithmetic", {"a": 1.0, "b": 1.0}, rank=1, min_energy=0.9))
+    assert not (tmp_path / "2").exists()
+
+
+def test_cancelling_writes_nothing(tmp_path):
+    seen = []
+    with pytest.raises(MergeCancelled):
+        build(
+            tmp_path / "out", make_recipe("linear", {"a": 1.0}),
+            on_progress=lambda done, total: seen.append((done, total)), is_cancelled=lambda: bool(seen),
+        )  # fmt: skip
+    assert seen[0][1] == 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_reaches_the_end(tmp_path):
+    seen = []
+    build(tmp_path, make_recipe("linear", {"a": 1.0}), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (4, 4)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_bad_numbers_in_an_input_name_the_adapter_and_the_module(tmp_path, value, side):
+    bad = make_adapter(3, rank=4)
+    bad.tensors["lm_head"][side][1, 2] = value
+    with pytest.raises(NonFinite, match=r"bad holds .* lm_head"):
+        build(tmp_path / "out", make_recipe("linear", {"a": 1.0, "bad": 1.0}), {**SOURCES, "bad": bad})
+    assert not (tmp_path / "out").exists()
+
+
+def test_overflow_of_float16_is_refused(tmp_path):
+    huge = make_adapter(3, rank=2, size=1e8)
+    with pytest.raises(NonFinite, match="bfloat16"):
+        build(tmp_path / "out", make_recipe("task_arithmetic", {"h": 1e6}, dtype="float16"), {"h": huge})
+    build(tmp_path / "fits", make_recipe("task_arithmetic", {"h": 1e6}, dtype="bfloat16"), {"h": huge})
+
+
+def test_opposite_deltas_have_no_arc(tmp_path):
+    opposite = make_adapter(1, rank=4)
+    opposite.scaling = {name: -value for name, value in opposite.scaling.items()}
+    for method in ("slerp", "karcher", "multislerp"):
+        with pytest.raises(MergeUndefined, match=method):
+            build(tmp_path, make_recipe(method, {"a": 1.0, "n": 1.0}), {"a": SOURCES["a"], "n": opposite})
+
+
+def test_zero_deltas_are_no_trouble():
+    zero = make_adapter(1, rank=4, size=0.0)
+    sources = {"a": SOURCES["a"], "zero": zero}
+    for method in ("linear", "ties", "slerp", "karcher", "model_stock", "tsv", "iso_c", "sce", "dare_ties"):
+        found = merge_dense(make_recipe(method, {"a": 1.0, "zero": 1.0}), sources)
+        assert all(torch.isfinite(x).all() for x in found.values()), method
+    alone = merge_dense(make_recipe("ties", {"zero": 1.0}), sources)
+    assert all(float(x.norm()) == 0 for x in alone.values())
+
+
+def test_workspace_and_backend_are_refused_not_ignored(tmp_path):
+    recipe = make_recipe("ties", {"a": 1.0, "b": 1.0}, space="delta")
+    small = BuildOptions(max_rank=64, run=RunOptions(max_workspace_bytes=1000))
+    with pytest.raises(WorkspaceTooSmall):
+        build(tmp_path, recipe, options=small)
+    for run in (RunOptions(backend="triton"), RunOptions(backend="nope"), RunOptions(device="cuda:99"),
+                RunOptions(device="nope")):  # fmt: skip
+        with pytest.raises(BackendUnavailable):
+            build(tmp_path, recipe, options=BuildOptions(max_rank=64, run=run))
+
+
+def test_nothing_is_read_when_the_plan_refuses(tmp_path):
+    watched = make_adapter(5)
+    with pytest.raises(Exception, match="rank"):
+        build(tmp_path, make_recipe("linear", {"w": 1.0}, rank=500), {"w": watched})
+    assert watched.reads == []
+
+
+def test_diagnose_describes_inputs_without_building():
+    layout, modules, overall = diagnose(make_recipe("linear", {"a": 1.0, "b": 1.0}), SOURCES, BuildOptions(max_rank=64))
+    assert len(modules) == len(layout.modules) == 4
+    for module in modules:
+        a, b = SOURCES["a"].delta(module.name), SOURCES["b"].delta(module.name)
+        assert module.result is None
+        assert module.given.norms == pytest.approx([float(a.norm()), float(b.norm())], rel=1e-4)
+        assert module.given.cosine[0][1] == pytest.approx(float((a * b).sum() / a.norm() / b.norm()), abs=1e-4)
+        assert module.given.sum_norm == pytest.approx(float((a + b).norm()) / 2, rel=1e-4)
+        Qa, Qb = (torch.linalg.svd(x)[0][:, :r] for x, r in ((a, 4), (b, 3)))
+        assert module.given.column_overlap[0][1] == pytest.approx(float((Qa.mT @ Qb).square().sum() / 3), rel=1e-3)
+        conflict = float((a.sign() != b.sign()).double().mean())
+        assert module.given.sign_conflict[0][1] == pytest.approx(conflict, abs=1e-4)  # small modules are sampled whole
+    assert overall["cosine"][0][0] == pytest.approx(1.0)
+
+
+def test_result_diagnostics_match_the_dense_result(tmp_path):
+    recipe = make_recipe("task_arithmetic", {"a": 1.0, "b": -0.5}, rank=3)
+    outcome = build(tmp_path, recipe)
+    merged = merge_dense(recipe, SOURCES)
+    for module in outcome.diagnostics:
+        assert module.result is not None
+        out = merged[module.name]
+        a, b = SOURCES["a"].delta(module.name), SOURCES["b"].delta(module.name)
+        sigma = torch.linalg.svdvals(a - 0.5 * b)
+        assert module.result.norm == pytest.approx(float(out.norm()), rel=1e-4)
+        assert module.result.spectrum == pytest.approx(sigma[:7].tolist(), rel=1e-4)
+        assert module.result.stable_rank == pytest.approx(float(sigma.square().sum() / sigma[0] ** 2), rel=1e-4)
+        retention = [float((out * x).sum() / x.square().sum()) for x in (a, b)]
+        assert module.result.retention == pytest.approx(retention, rel=1e-3)
+        U, _, V = torch.linalg.svd(out)
+        inside = [float((U[:, :3].mT @ x @ V[:3].mT).square().sum() / x.square().sum()) for x in (a, b)]
+        assert module.result.inside == pytest.approx(inside, rel=1e-3)
+
+
+def test_config_names_ranks_and_targets():
+    names = [f"model.layers.{i}.{kind}" for i in range(12) for kind in ("self_attn.q_proj", "mlp.up_proj")]
+    config = peft_config(dict.fromkeys(names, 8), "base")
+    assert config["target_modules"] == ["q_proj", "up_proj"]
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    mixed = peft_config({names[0]: 4, **dict.fromkeys(names[1:], 8)}, None)
+    assert mixed["rank_pattern"] == mixed["alpha_pattern"] == {names[0]: 4}
+    assert (mixed["r"], mixed["lora_alpha"], mixed["use_rslora"]) == (8, 8, False)
+    assert target_modules([*names[:-1], "lm_head"]) == sorted({"q_proj", "lm_head", *names[1:-1:2]})
