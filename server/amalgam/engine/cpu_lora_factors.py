@@ -4,6 +4,7 @@ vLLM keeps each slice (q, k, v; gate, up) of a module apart and pads every adapt
 factors of all slices are stacked, their B factors form one block matrix, and an adapter takes the rank it really has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,17 +54,28 @@ class ModuleFactors:
         self._columns = _column_slices(b_stacked)
         self.width = self._columns[-1].stop
         self._version = -1
+        self._ids: list[int | None] = []
         self._slots: list[SlotFactors | None] = []
         self._down = torch.empty(0)
         self._up = torch.empty(0)
 
-    def refresh(self) -> None:
-        """Copy again if vLLM wrote to its tensors since the last call; cheap otherwise."""
+    def refresh(self, slot_ids: Sequence[int | None]) -> None:
+        """Copy again what vLLM wrote since the last call; cheap where it wrote nothing.
+
+        Args:
+            slot_ids: The adapter in each slot, by its id; None where a slot is free.
+        """
         # Every write, also through a view and in inference mode, advances the counter of the tensor it changes.
         version = sum(tensor._version for tensor in self._a) + sum(tensor._version for tensor in self._b)
-        if version != self._version:
-            self._copy()
-            self._version = version
+        if version == self._version:
+            return
+        changed = [
+            slot for slot, (old, new) in enumerate(zip(self._ids, slot_ids, strict=False)) if new not in (old, None)
+        ]
+        if not self._copy_changed(changed, version - self._version):
+            self._copy_all()
+        self._version = version
+        self._ids = list(slot_ids)
 
     @property
     def empty(self) -> bool:
@@ -83,13 +95,29 @@ class ModuleFactors:
             return None
         return self._down[first:stop].transpose(1, 2), self._up[first:stop]
 
-    def _copy(self) -> None:
+    def _copy_all(self) -> None:
         slots = self._a[0].shape[0]
         ranks = [[_rank(a[slot]) for a in self._a] for slot in range(slots)]
         largest = max(sum(row) for row in ranks)
         self._down = torch.zeros((slots, largest, self._a[0].shape[-1]), dtype=self._dtype)
         self._up = torch.zeros((slots, largest, self.width), dtype=self._dtype)
         self._slots = [self._copy_slot(slot, row) for slot, row in enumerate(ranks)]
+
+    def _copy_changed(self, changed: list[int], writes: int) -> bool:
+        """Copy the slots that got another adapter, if these account for every write; False otherwise.
+
+        vLLM activates an adapter with one write per tensor that zeroes the slot, and one more for factors it has. More
+        writes than that mean that weights changed under an id that stayed.
+        """
+        ranks = {slot: [_rank(a[slot]) for a in self._a] for slot in changed}
+        expected = sum(2 + 2 * (rank > 0) for row in ranks.values() for rank in row)
+        if expected != writes or any(sum(row) > self._down.shape[1] for row in ranks.values()):
+            return False
+        for slot, row in ranks.items():
+            self._down[slot].zero_()
+            self._up[slot].zero_()
+            self._slots[slot] = self._copy_slot(slot, row)
+        return True
 
     def _copy_slot(self, slot: int, ranks: list[int]) -> SlotFactors | None:
         total = sum(ranks)
@@ -106,64 +134,6 @@ class ModuleFactors:
                 blocks.append(Block(rows, columns, up[rows, columns]))
             start += rank
         return SlotFactors(down[:total].T, up[:total], tuple(blocks))
-
-
-class FactorCache:
-    """`ModuleFactors` of every module met so far; modules live as long as the engine."""
-
-    def __init__(self, dtype_of: "ProductDtype") -> None:
-        self._dtype_of = dtype_of
-        self._modules: dict[int, tuple[Tensor, ModuleFactors]] = {}
-
-    def get(self, a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...]) -> ModuleFactors:
-        """Up-to-date factors of the module whose stacked tensors these are; see `ModuleFactors` for the shapes."""
-        first = a_stacked[0]
-        known = self._modules.get(id(first))
-        if known is None:
-            # The tensor is kept with its copy, so that no other object can take its identity.
-            known = (first, ModuleFactors(a_stacked, b_stacked, self._dtype_of(first.dtype)))
-            self._modules[id(first)] = known
-        known[1].refresh()
-        return known[1]
-
-
-class Occupancy:
-    """Whether any slot of a stacked tensor holds weights, looked up again only after vLLM wrote to it."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, int, bool]] = {}
-
-    def __call__(self, stacked: Tensor) -> bool:
-        """Stacked: [slots, …]."""
-        known = self._known.get(id(stacked))
-        if known is None or known[1] != stacked._version:
-            known = (stacked, stacked._version, bool(torch.any(stacked)))
-            self._known[id(stacked)] = known
-        return known[2]
-
-
-class ProductDtype:
-    """Chooses the type to multiply in, once per engine.
-
-    Args:
-        native_bfloat16: Whether this CPU multiplies bfloat16 in hardware.
-    """
-
-    def __init__(self, *, native_bfloat16: bool) -> None:
-        self.native_bfloat16 = native_bfloat16
-
-    @classmethod
-    def of_this_cpu(cls) -> "ProductDtype":
-        """By the CPU's capabilities."""
-        has = torch.cpu.get_capabilities()
-        return cls(native_bfloat16=bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16")))
-
-    def __call__(self, factors: torch.dtype) -> torch.dtype:
-        """float32, but bfloat16 factors as they are where the CPU has instructions for them.
-
-        Without these, products in bfloat16 take up to ten times as long as in float32.
-        """
-        return factors if factors == torch.bfloat16 and self.native_bfloat16 else torch.float32
 
 
 def _column_slices(b_stacked: tuple[Tensor, ...]) -> tuple[slice, ...]:

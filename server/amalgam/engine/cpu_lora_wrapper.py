@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-from amalgam.engine.cpu_lora_factors import FactorCache, Occupancy, ProductDtype
+from amalgam.engine.cpu_lora_cache import FactorCache, Occupancy, ProductDtype
 from amalgam.engine.cpu_lora_ops import add_low_rank_, expand_, shrink_
 from amalgam.engine.cpu_lora_plan import RowPlan, plan_rows
 
@@ -26,6 +26,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         )
         self._factors = FactorCache(dtype_of)
         self._occupied = Occupancy()
+        self._slot_ids: list[int | None] = []
         self._tokens = RowPlan()
         self._samples = RowPlan()
 
@@ -35,6 +36,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         """Plan the step's tokens, and the rows that are sampled from."""
         self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
         self.is_prefill = mapping.is_prefill
+        self._slot_ids = list(lora_index_to_id)
         self._tokens = plan_rows(self.token_lora_indices)
         self._samples = plan_rows(self.sampler_indices)
         self.no_lora = not self._tokens
@@ -51,7 +53,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     ) -> None:
         """y[:, slice i] += scale · x @ A_iᵀ @ B_iᵀ."""
         if self._tokens:
-            factors = self._factors.get(lora_a_stacked, lora_b_stacked)
+            factors = self._factors.get(lora_a_stacked, lora_b_stacked, self._slot_ids)
             add_low_rank_(_flat(y), _flat(x), factors, self._tokens, scale)
 
     def add_lora_logits(
@@ -59,7 +61,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     ) -> None:
         """Add scale · x @ Aᵀ @ Bᵀ to y over the rows that logits are computed for."""
         if self._tokens:
-            factors = self._factors.get((lora_a_stacked,), (lora_b_stacked,))
+            factors = self._factors.get((lora_a_stacked,), (lora_b_stacked,), self._slot_ids)
             if not factors.empty:
                 x = _flat(x)
                 add_low_rank_(_flat(y), x, factors, self._logits_plan(x), scale)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from amalgam.engine.cpu_lora_factors import FactorCache, ModuleFactors, Occupancy, ProductDtype
+from amalgam.engine.cpu_lora_cache import FactorCache, Occupancy, ProductDtype
+from amalgam.engine.cpu_lora_factors import ModuleFactors
 from amalgam.engine.cpu_lora_ops import add_low_rank_, expand_, shrink_
 from amalgam.engine.cpu_lora_plan import plan_rows
 
@@ -75,7 +76,7 @@ def random_rows(mix, widths, dtype=torch.float32, seed=1):
 
 def fresh(a_stacked, b_stacked, dtype=torch.float32):
     factors = ModuleFactors(a_stacked, b_stacked, dtype)
-    factors.refresh()
+    factors.refresh(range(SLOTS))
     return factors
 
 
@@ -196,7 +197,7 @@ def test_weights_written_later_are_used():
     mix = [0, 1, 2, 3]
     x, y = random_rows(mix, SLICES["qkv"])
     plan = plan_rows(torch.tensor(mix))
-    add_low_rank_(y.clone(), x, cache.get(a_stacked, b_stacked), plan)
+    add_low_rank_(y.clone(), x, cache.get(a_stacked, b_stacked, range(SLOTS)), plan)
     with torch.inference_mode():
         new_a, new_b = random_factors(SLICES["qkv"], ranks=(0, 0, 32, 0, 0), seed=9)
         for old, new in zip((*a_stacked, *b_stacked), (*new_a, *new_b), strict=True):
@@ -204,7 +205,7 @@ def test_weights_written_later_are_used():
     for b in b_stacked:
         b[0, 0, :, 1].mul_(3)
     got = y.clone()
-    add_low_rank_(got, x, cache.get(a_stacked, b_stacked), plan)
+    add_low_rank_(got, x, cache.get(a_stacked, b_stacked, range(SLOTS)), plan)
     want = reference(y, x, a_stacked, b_stacked, mix)
     torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
 
@@ -212,7 +213,43 @@ def test_weights_written_later_are_used():
 def test_factors_are_copied_once_while_nothing_changes():
     cache = FactorCache(ProductDtype(native_bfloat16=False))
     a_stacked, b_stacked = random_factors((72,), ranks=(8,) * SLOTS)
-    assert cache.get(a_stacked, b_stacked).slot(0) is cache.get(tuple(a_stacked), b_stacked).slot(0)
+    assert cache.get(a_stacked, b_stacked, range(SLOTS)).slot(0) is cache.get(
+        tuple(a_stacked), b_stacked, range(SLOTS)
+    ).slot(0)
+
+
+def activate(a_stacked, b_stacked, slot, *, rank, seed):
+    """Put another adapter into a slot, with the writes that vLLM does."""
+    new_a, new_b = random_factors(SLICES["qkv"], ranks=(rank,) * SLOTS, seed=seed)
+    with torch.inference_mode():
+        for stacked in (*a_stacked, *b_stacked):
+            stacked[slot] = 0
+        if rank:
+            for old, new in zip(a_stacked, new_a, strict=True):
+                old[slot, 0, :rank].copy_(new[slot, 0, :rank])
+            for old, new in zip(b_stacked, new_b, strict=True):
+                old[slot, 0, :, :rank].copy_(new[slot, 0, :, :rank])
+
+
+@pytest.mark.parametrize("rank", [0, 3, 8, 20])
+@pytest.mark.parametrize("also_in_place", [None, 1])
+def test_another_adapter_in_one_slot(rank, also_in_place):
+    """Slot 3 gets another adapter; where asked, slot 1's weights change too, under the id it had."""
+    cache = FactorCache(ProductDtype(native_bfloat16=False))
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
+    before = cache.get(a_stacked, b_stacked, [1, 2, 3, 4, None]).slot(0)
+    activate(a_stacked, b_stacked, 3, rank=rank, seed=7)
+    if also_in_place is not None:
+        activate(a_stacked, b_stacked, also_in_place, rank=0, seed=8)
+    mix = [0, 1, 2, 3, 4, -1] * 3 + [3] * 70
+    x, y = random_rows(mix, SLICES["qkv"])
+    got = y.clone()
+    factors = cache.get(a_stacked, b_stacked, [1, 2, 3, 9, None])
+    add_low_rank_(got, x, factors, plan_rows(torch.tensor(mix)))
+    want = reference(y, x, a_stacked, b_stacked, mix)
+    torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
+    # Other slots are copied again only where that is needed: for a larger rank, or when writes are unaccounted for.
+    assert (factors.slot(0) is before) == (rank <= 8 and also_in_place is None)
 
 
 def test_rank_is_the_adapters_own():
