@@ -18,6 +18,7 @@ from tests.api.fake_engine import FakeEngine
 
 import amalgam.app
 from amalgam.api.state import Services
+from amalgam.cli.http_protocol import bounded_http
 from amalgam.settings import Settings
 
 ADMIN_KEY = "ak_root_admin-secret-4711"
@@ -146,7 +147,9 @@ async def running(app: ASGIApp) -> AsyncIterator[None]:
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """The same application behind a real uvicorn on loopback; yields its URL. Its lifespan runs elsewhere."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", access_log=False)
+    config = uvicorn.Config(
+        app, http=bounded_http(), host="127.0.0.1", port=0, log_level="critical", lifespan="off", access_log=False
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  (uvicorn tells nobody)

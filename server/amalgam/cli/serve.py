@@ -115,6 +115,7 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
     import uvicorn
 
     from amalgam.app import create_app
+    from amalgam.cli.http_protocol import bounded_http
     from amalgam.demo.adapters import demo_adapter_folders
     from amalgam.telemetry.logs import configure_logging
 
@@ -135,6 +136,7 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
     app = create_app(settings, args, on_phase=phases.show, on_ready=ready, demo_folders=folders)
     config = uvicorn.Config(
         app,
+        http=bounded_http(),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,

@@ -1,0 +1,167 @@
+"""Over a real socket: streams, clients that leave, engines that fail, and headers without end."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.api.fake_engine import FakeEngine
+from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
+
+from amalgam.cli.http_protocol import MAX_UNREAD_BYTES
+
+CHAT = {"model": "sql", "messages": [{"role": "user", "content": "hi"}]}
+KEY = {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+
+@pytest.fixture(scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[House, str]]:
+    folder = tmp_path_factory.mktemp("streams")
+    async with open_house(folder, FakeEngine()) as house, served(house.app) as url:
+        async with house.http(ADMIN_KEY) as http:
+            assert (await push(http, "sql", write_adapter(folder / "sql"))).status_code == 201
+        yield house, url
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_held(site: tuple[House, str]) -> AsyncIterator[None]:
+    house, _ = site
+    yield
+    house.engine.chunk_pause_s, house.engine.chunks, house.engine.stream_failure = 0.0, 3, None
+    house.engine.current = "ready"
+    async with asyncio.timeout(2):
+        while house.engine.residency.held or house.services.inference.running:  # noqa: ASYNC110  (of the server)
+            await asyncio.sleep(0.005)
+
+
+async def test_a_stream_is_held_to_its_last_byte(site: tuple[House, str]) -> None:
+    house, url = site
+    house.engine.chunk_pause_s = 0.01
+    async with (
+        httpx.AsyncClient(base_url=url, headers=KEY) as http,
+        http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
+    ):
+        assert answer.headers["x-amalgam-adapter"] == "sql@1"
+        lines = []
+        async for line in answer.aiter_lines():
+            if line and not lines:
+                assert house.engine.residency.held == 1
+            lines += [line] if line else []
+    assert lines[-1] == "data: [DONE]"
+    assert {json.loads(line[6:])["model"] for line in lines[:-1]} == {"sql@1"}
+
+
+async def test_a_client_that_leaves_a_stream_ends_its_work(site: tuple[House, str]) -> None:
+    house, url = site
+    house.engine.chunk_pause_s, house.engine.chunks = 0.02, 10_000
+    ended = house.engine.streams_ended
+    async with (
+        httpx.AsyncClient(base_url=url, headers=KEY) as http,
+        http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
+    ):
+        await anext(answer.aiter_lines())
+        assert house.engine.residency.held == 1
+    async with asyncio.timeout(1):
+        while house.engine.streams_ended == ended:  # noqa: ASYNC110  (of the server)
+            await asyncio.sleep(0.005)
+
+
+async def test_a_client_that_leaves_before_the_answer_is_counted_out(site: tuple[House, str]) -> None:
+    house, url = site
+    house.engine.chunk_pause_s = 0.3
+    async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/v1/chat/completions", json=CHAT, timeout=0.1)
+    assert house.services.inference.running == 1
+
+
+async def test_a_stream_that_breaks_ends_and_the_next_request_is_answered(site: tuple[House, str]) -> None:
+    house, url = site
+    house.engine.stream_failure = RuntimeError("secret of the core")
+    async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+async def test_an_engine_that_is_not_ready_says_when_to_come_again(site: tuple[House, str]) -> None:
+    house, url = site
+    house.engine.current = "restarting"
+    async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
+        for body in (CHAT, CHAT | {"stream": True}, CHAT | {"model": "tiny"}):
+            answer = await http.post("/v1/chat/completions", json=body)
+            assert_error(answer, 503, "engine_not_ready")
+            assert answer.headers["retry-after"] == "1"
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/livez")).status_code == 200
+        assert (await http.get("/v1/models")).status_code == 200
+
+
+async def test_a_deleted_adapter_finishes_its_streams_and_takes_no_more(
+    site: tuple[House, str], tmp_path: Path
+) -> None:
+    house, url = site
+    house.engine.chunk_pause_s, house.engine.chunks = 0.02, 15
+    async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
+        assert (await push(http, "leaving", write_adapter(tmp_path / "a", seed=9))).status_code == 201
+        body = CHAT | {"model": "leaving", "stream": True}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            assert (await http.delete("/admin/v1/adapters/leaving")).json() == {"deleted": ["leaving@1"]}
+            assert_error(await http.post("/v1/chat/completions", json=body), 404, "model_not_found")
+            assert "leaving@1" not in house.engine.freed
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
+    async with asyncio.timeout(2):
+        while "leaving@1" not in house.engine.freed:  # noqa: ASYNC110  (of the server)
+            await asyncio.sleep(0.005)
+
+
+async def flood(url: str, head: bytes, piece: bytes, limit: int) -> tuple[bytes, int]:
+    """Send ``piece`` after ``head`` until the server ends it; its answer, and the bytes it took."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    sent = 0
+    try:
+        writer.write(head)
+        while sent < limit and not reader.at_eof():
+            writer.write(piece)
+            sent += len(piece)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), 2), sent
+    except ConnectionError:
+        return b"", sent
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-A: ", b"a" * 65536),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"X-A: b\r\n" * 8192),
+        (b"GET /", b"a" * 65536),
+        (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"a" * 65536),
+        (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a" * 65536),
+    ],
+)  # fmt: skip
+async def test_headers_without_end_end_the_connection(site: tuple[House, str], head: bytes, piece: bytes) -> None:
+    _, url = site
+    answer, sent = await flood(url, head, piece, 64 << 20)
+    assert sent < 16 << 20, "the server read on"
+    assert answer[:12] in (b"", b"HTTP/1.1 431", b"HTTP/1.1 400", b"HTTP/1.1 405")
+    async with httpx.AsyncClient(base_url=url) as http:
+        assert (await http.get("/livez")).status_code == 200
+
+
+async def test_large_bodies_and_many_requests_on_one_connection_are_no_headers(site: tuple[House, str]) -> None:
+    _, url = site
+    body = json.dumps(CHAT | {"user": "u"} | {"messages": [{"role": "user", "content": "x" * (3 * MAX_UNREAD_BYTES)}]})
+    async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
+        for _ in range(5):
+            answer = await http.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 200
+            answer = await http.get("/v1/models", headers={"X-A": "a" * 60_000})
+            assert answer.status_code == 200
