@@ -103,6 +103,12 @@ def create_app(
     app.include_router(admin_merges.router())
     app.include_router(admin_engine.router())
     app.include_router(operations.router())
+    _add_middleware(app, settings, metrics)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """From the inside out: what comes last sees a request first."""
     app.add_middleware(
         BodyLimit,
         json_bytes=settings.max_body_bytes,
@@ -115,7 +121,6 @@ def create_app(
         Observed, metrics=metrics, endpoints=openai.ENDPOINT_PATHS, access_log=settings.access_log_enabled
     )
     app.add_middleware(RequestId)
-    return app
 
 
 async def _build(
