@@ -140,8 +140,15 @@ def spoil_values(folder: Path) -> str:
 
 
 SPOILERS = (
-    spoil_rank, spoil_shape, spoil_names, spoil_effect, spoil_dora, spoil_header, spoil_format, spoil_values,
-)  # fmt: skip
+    spoil_rank,
+    spoil_shape,
+    spoil_names,
+    spoil_effect,
+    spoil_dora,
+    spoil_header,
+    spoil_format,
+    spoil_values,
+)
 
 
 def test_bad_adapters_are_refused_while_good_traffic_runs(

@@ -19,6 +19,7 @@ TOOL: Any = {
     "type": "function",
     "function": {
         "name": "get_weather",
+        "strict": True,
         "description": "weather of a city",
         "parameters": {
             "type": "object",
@@ -32,8 +33,15 @@ TOOL: Any = {
 
 @pytest.mark.parametrize(
     ("model", "served"),
-    [("sql", "sql@1"), ("sql@1", "sql@1"), ("smollm2:json", "json@1"), ("smollm2:json@1", "json@1"), ("smollm2", "smollm2"), ("", "smollm2")],
-)  # fmt: skip
+    [
+        ("sql", "sql@1"),
+        ("sql@1", "sql@1"),
+        ("smollm2:json", "json@1"),
+        ("smollm2:json@1", "json@1"),
+        ("smollm2", "smollm2"),
+        ("", "smollm2"),
+    ],
+)
 def test_every_form_of_model_answers_as_the_exact_version(client: openai.OpenAI, model: str, served: str) -> None:
     raw = client.chat.completions.with_raw_response.create(model=model, messages=QUESTION, max_tokens=8, temperature=0)
     answer = raw.parse()
@@ -166,8 +174,18 @@ def test_an_unknown_model_is_a_404_with_near_names(client: openai.OpenAI) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("n", 10_000), ("temperature", 9.0), ("max_tokens", 0), ("logit_bias", {"x": 1}), ("chat_template", "{{ 1 }}"), ("kv_transfer_params", {}), ("cache_salt", "a"), ("top_logprobs", 50), ("stop", ["x"] * 99)],
-)  # fmt: skip
+    [
+        ("n", 10_000),
+        ("temperature", 9.0),
+        ("max_tokens", 0),
+        ("logit_bias", {"x": 1}),
+        ("chat_template", "{{ 1 }}"),
+        ("kv_transfer_params", {}),
+        ("cache_salt", "a"),
+        ("top_logprobs", 50),
+        ("stop", ["x"] * 99),
+    ],
+)
 def test_a_field_out_of_bounds_is_a_400_that_names_it(client: openai.OpenAI, field: str, value: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="sql", messages=QUESTION, extra_body={field: value})

@@ -1,5 +1,6 @@
 """`amalgam serve`: the server with an embedded engine, on the demo model or on any other."""
 
+import json
 import os
 import signal
 import socket
@@ -176,13 +177,17 @@ class _Phases:
 
 def _print_examples(url: str) -> None:
     """Three lines that work when pasted."""
-    json_header = "-H 'Content-Type: application/json'"
-    chat = (
-        '{"model": "%s", "messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 32}'
+    question = (
+        "CREATE TABLE tenants (tenant TEXT, building TEXT, rent INTEGER);\n"
+        "Question: What is the sum of the rent of tenants whose building is Elm Lodge?\n"
+        "Answer with one SQL query only."
     )
-    _CONSOLE.print(f"\ncurl {url}/v1/models", soft_wrap=True, markup=False)
-    _CONSOLE.print(
-        f"curl {url}/v1/chat/completions {json_header} -d '{chat % DEMO_NAME}'", soft_wrap=True, markup=False
-    )
-    merge = '{"name": "sql-json", "expression": "sql + 0.5*json"}'
-    _CONSOLE.print(f"curl '{url}/admin/v1/merges?wait_s=60' {json_header} -d '{merge}'", soft_wrap=True, markup=False)
+    chat = {"model": "sql", "messages": [{"role": "user", "content": question}], "max_tokens": 64, "temperature": 0}
+    merge = {"name": "sql-json", "expression": "sql + 0.5*json"}
+    header = "-H 'Content-Type: application/json'"
+    for line in (
+        f"curl {url}/v1/models",
+        f"curl {url}/v1/chat/completions {header} -d '{json.dumps(chat)}'",
+        f"curl '{url}/admin/v1/merges?wait_s=60' {header} -d '{json.dumps(merge)}'",
+    ):
+        _CONSOLE.print(f"\n{line}", soft_wrap=True, markup=False)

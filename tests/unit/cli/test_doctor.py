@@ -1,0 +1,77 @@
+"""`amalgam doctor`: each fault is found, named in words, and turns the exit code."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from amalgam.cli import doctor
+from amalgam.settings import Settings
+
+
+def verdicts(findings: object) -> list[tuple[str, str]]:
+    return [(finding.verdict, finding.words) for finding in findings]  # type: ignore[attr-defined]
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ((verdict, words),) = verdicts(doctor.check_port(Settings(port=port)))
+    assert verdict == "error"
+    assert str(port) in words
+    assert "--port" in words
+
+
+def test_a_free_port_is_fine() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert [verdict for verdict, _ in verdicts(doctor.check_port(Settings(port=port)))] == ["ok"]
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    ((verdict, words),) = verdicts(doctor.check_store(Settings(store=blocked / "store")))
+    assert verdict == "error"
+    assert "AMALGAM_STORE" in words
+    assert [verdict for verdict, _ in verdicts(doctor.check_store(Settings(store=tmp_path / "new")))][0] != "error"
+
+
+@pytest.mark.parametrize(
+    ("rank", "slots", "kept", "expected"), [(32, 4, 8, "ok"), (33, 4, 8, "error"), (32, 4, 2, "error")]
+)
+def test_limits_that_vllm_would_refuse_are_named(rank: int, slots: int, kept: int, expected: str) -> None:
+    settings = Settings(max_lora_rank=rank, max_loras=slots, max_cpu_loras=kept)
+    assert [verdict for verdict, _ in verdicts(doctor.check_lora(settings))] == [expected]
+
+
+def test_a_model_folder_is_read(tmp_path: Path) -> None:
+    assert verdicts(doctor.check_model(tmp_path))[0][0] == "error"
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert verdicts(doctor.check_model(tmp_path))[0][0] == "ok"
+
+
+def test_an_engine_that_does_not_import_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PROBE", "raise RuntimeError('operator torchvision::nms does not exist')")
+    ((verdict, words),) = verdicts(doctor.check_engine())
+    assert verdict == "error"
+    assert "torchvision::nms" in words
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ("2.13.0+cpu 0.32.0 cpu 0", "ok"),
+        ("2.13.0 0.31.0 cpu 0", "error"),
+        ("2.13.0 0.32.0 none 0", "error"),
+        ("2.13.0 0.32.0 cuda 0", "error"),
+    ],
+)
+def test_torch_build_and_platform_are_judged(monkeypatch: pytest.MonkeyPatch, printed: str, expected: str) -> None:
+    monkeypatch.setattr(doctor, "_PROBE", f"print('some warning'); print('{printed}')")
+    worst = "error" if any(verdict == "error" for verdict, _ in verdicts(doctor.check_engine())) else "ok"
+    assert worst == expected
