@@ -1,4 +1,4 @@
-"""The engine's core dies or hangs under requests; last of all, because the session's server restarts its engine here."""
+"""The engine's core dies or hangs under requests; late, because the session's server restarts its engine here."""
 
 import asyncio
 import os
@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-
 from tests.e2e.conftest import RunningServer
 from tests.e2e.test_adapter_lifecycle import logprobs
 
@@ -63,14 +62,12 @@ async def stream_until_end(client: openai.AsyncOpenAI, started: asyncio.Event) -
 
 
 async def whole_answer(client: openai.AsyncOpenAI) -> int:
-    try:
+    with pytest.raises(openai.APIStatusError) as caught:
         await client.chat.completions.create(
             model="json", messages=PROMPT, max_tokens=1800, extra_body={"ignore_eos": True}
         )
-    except openai.APIStatusError as error:
-        assert error.response.headers["retry-after"]
-        return error.status_code
-    return 200
+    assert caught.value.response.headers["retry-after"]
+    return caught.value.status_code
 
 
 @pytest.mark.parametrize(("blow", "noticed_s"), [(signal.SIGKILL, 1.5), (signal.SIGSTOP, 45.0)], ids=["dies", "hangs"])
