@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+
 from tests.api.house import ADMIN_KEY, API_KEY, House, open_house
 
 

@@ -63,7 +63,7 @@ class FakeEngine:
 
     async def stop(self, drain_s: float) -> None:
         deadline = asyncio.get_running_loop().time() + drain_s
-        while self.residency.held and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  (limited)
+        while self.residency.held and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         self.current = "stopped"
 

@@ -13,13 +13,13 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message
-from tests.adapter_factory import ATTENTION_MODULES, encode_safetensors, module_widths, write_lora
-from tests.api.fake_engine import FakeEngine
 
 import amalgam.app
 from amalgam.api.state import Services
 from amalgam.cli.http_protocol import bounded_http
 from amalgam.settings import Settings
+from tests.adapter_factory import ATTENTION_MODULES, encode_safetensors, module_widths, write_lora
+from tests.api.fake_engine import FakeEngine
 
 ADMIN_KEY = "ak_root_admin-secret-4711"
 API_KEY = "ak_me_client-secret-0815"
@@ -152,7 +152,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  (uvicorn tells nobody)
+    while not server.started:
         await asyncio.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

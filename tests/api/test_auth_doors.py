@@ -13,9 +13,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Mount, Route
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house
 
 from amalgam.telemetry.logs import configure_logging
+from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house
 
 OPEN = {"/livez", "/readyz", "/metrics"}
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")

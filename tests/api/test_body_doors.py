@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, served
 
 from amalgam.api.middleware import MAX_HEADER_BYTES
 from amalgam.errors.engine import EngineRefused
+from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, served
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 JSON = {"Content-Type": "application/json"}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, write_adapter
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import openai
 import pytest
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house
 
 from amalgam.domain.adapter import Adapter, AdapterVersion
 from amalgam.domain.version import CatalogRows
 from amalgam.services.catalog import Snapshot
+from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house
 
 COUNT = 3000
 NAMES = sorted(f"adapter-{index}" for index in range(COUNT))

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
 
 from amalgam.api.fields import FIELDS
 from amalgam.api.openai import ENDPOINT_PATHS
+from tests.api.fake_engine import FakeEngine
+from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
 
 EXAMPLES = 8
 QUIET = settings(

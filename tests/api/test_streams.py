@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
 
 from amalgam.cli.http_protocol import MAX_UNREAD_BYTES
+from tests.api.fake_engine import FakeEngine
+from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
 
 CHAT = {"model": "sql", "messages": [{"role": "user", "content": "hi"}]}
 KEY = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -32,7 +32,7 @@ async def nothing_is_held(site: tuple[House, str]) -> AsyncIterator[None]:
     house.engine.chunk_pause_s, house.engine.chunks, house.engine.stream_failure = 0.0, 3, None
     house.engine.current = "ready"
     async with asyncio.timeout(2):
-        while house.engine.residency.held or house.services.inference.running:  # noqa: ASYNC110  (of the server)
+        while house.engine.residency.held or house.services.inference.running:
             await asyncio.sleep(0.005)
 
 
@@ -64,7 +64,7 @@ async def test_a_client_that_leaves_a_stream_ends_its_work(site: tuple[House, st
         await anext(answer.aiter_lines())
         assert house.engine.residency.held == 1
     async with asyncio.timeout(1):
-        while house.engine.streams_ended == ended:  # noqa: ASYNC110  (of the server)
+        while house.engine.streams_ended == ended:
             await asyncio.sleep(0.005)
 
 
@@ -115,7 +115,7 @@ async def test_a_deleted_adapter_finishes_its_streams_and_takes_no_more(
             assert "leaving@1" not in house.engine.freed
             assert [line async for line in lines if line][-1] == "data: [DONE]"
     async with asyncio.timeout(2):
-        while "leaving@1" not in house.engine.freed:  # noqa: ASYNC110  (of the server)
+        while "leaving@1" not in house.engine.freed:
             await asyncio.sleep(0.005)
 
 

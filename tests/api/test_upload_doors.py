@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.adapter_factory import encode_safetensors
 from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, served, write_adapter
 

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+
 from tests.adapter_factory import encode_safetensors, write_lora
 from tests.e2e.conftest import API_KEY, RunningServer
 

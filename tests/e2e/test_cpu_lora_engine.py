@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from tests.adapter_factory import write_lora
 
 PROMPTS = {

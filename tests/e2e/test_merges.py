@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from tests.adapter_factory import write_lora
 from tests.e2e.test_adapter_lifecycle import logprobs, push
 

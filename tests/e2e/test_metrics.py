@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
 from tests.e2e.conftest import RunningServer
 from tests.e2e.prometheus import DEPLOY, INSTALLED, MISSING, Prometheus, dashboard_queries, metrics_named_in, scraping
 

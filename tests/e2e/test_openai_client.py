@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from tests.e2e.conftest import RunningServer
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]

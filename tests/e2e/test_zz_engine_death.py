@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from tests.e2e.conftest import RunningServer
 from tests.e2e.test_adapter_lifecycle import logprobs
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.faults import victims as victims_module
-from tests.registry_fixtures import database_url
 
 from amalgam.domain.clock import utc_now
 from amalgam.registry.adapters import AdapterRegistry
@@ -23,6 +21,8 @@ from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
 from amalgam.registry.tables import versions
 from amalgam.store.adapter_store import AdapterStore
+from tests.faults import victims as victims_module
+from tests.registry_fixtures import database_url
 
 __all__ = ["database_url"]
 

@@ -8,12 +8,12 @@
 """
 
 import pytest
-from tests.faults.conftest import Victims, World
-from tests.faults.victims import RECIPE_DIGEST, weights
 
 from amalgam.domain.job import JobRequest
 from amalgam.registry.database import Database
 from amalgam.store.adapter_store import PUBLISH_STEPS
+from tests.faults.conftest import Victims, World
+from tests.faults.victims import RECIPE_DIGEST, weights
 
 FINISHING = 5
 """The worker's fifth transaction; before it come the claim and three heartbeats."""

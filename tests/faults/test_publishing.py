@@ -26,12 +26,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.faults.conftest import Victims, World
-from tests.faults.victims import WEIGHTS, draft, store_adapter, weights
 
 from amalgam.errors.adapters import AdapterNotFound, ArtifactDamaged
 from amalgam.errors.registry import StoreUnavailable
 from amalgam.store.adapter_store import PUBLISH_STEPS, AdapterStore
+from tests.faults.conftest import Victims, World
+from tests.faults.victims import WEIGHTS, draft, store_adapter, weights
 
 STEPS = [
     *((step, 1) for step in PUBLISH_STEPS),

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.golden import dense
-from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
 
 from amalgam.kernels.philox import stable_id
 from amalgam.merge.methods import METHODS
 from amalgam.merge.run import RunOptions
+from tests.golden import dense
+from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
 
 EXACT = 2e-6
 """float32 products, float64 R x R work: the error of a dense float32 product."""

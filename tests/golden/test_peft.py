@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from tests.merge_factory import make_recipe
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from amalgam.merge.build import BuildOptions, build_adapter
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import FolderSink, open_tensors
+from tests.merge_factory import make_recipe
 
 peft = pytest.importorskip("peft")
 

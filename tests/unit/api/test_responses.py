@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_ends_the_stream_and_releases() -> None:
     held = Held()
     response = HeldResponse(StreamingResponse(words(held, endless=True)), await held.stack())
     task = asyncio.create_task(response(SCOPE, held.receive, held.send))
-    while len(held.sent) < 3:  # noqa: ASYNC110  (a stream that never waits)
+    while len(held.sent) < 3:
         await asyncio.sleep(0.001)
     assert held.released == 0
     held.leave.set()

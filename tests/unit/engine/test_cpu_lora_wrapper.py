@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tests.unit.engine.test_cpu_lora_ops import FLOAT32_TOLERANCE, SLICES, SLOTS, random_factors, random_rows, reference
 
 SLOT_IDS = [31, 7, None, 12, 99]

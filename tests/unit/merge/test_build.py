@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
 
 from amalgam.errors.merging import (
     BackendUnavailable,
@@ -18,6 +17,7 @@ from amalgam.merge.build import BuildOptions, build_adapter, diagnose
 from amalgam.merge.peft_config import peft_config, target_modules
 from amalgam.merge.run import RunOptions
 from amalgam.store.tensor_files import FolderSink, open_tensors
+from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
 
 SOURCES = {"a": make_adapter(1, rank=4), "b": make_adapter(2, rank=3)}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.merge_factory import MemoryAdapter, make_adapter, make_recipe, merge_dense, relative
 
 from amalgam.merge.methods import METHODS, Consensus, Space, Sparsify
 from amalgam.merge.run import RunOptions
+from tests.merge_factory import MemoryAdapter, make_adapter, make_recipe, merge_dense, relative
 
 ROUNDING = 5e-6
 """float32 products and sums, a few hundred of them."""

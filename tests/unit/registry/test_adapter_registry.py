@@ -6,7 +6,6 @@ from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
-from tests.registry_fixtures import FakeClock, digest_of, draft
 
 from amalgam.domain.job import JobRequest
 from amalgam.errors import Conflict
@@ -14,6 +13,7 @@ from amalgam.errors.adapters import AdapterNotFound, DefaultVersionInUse, NameTa
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
+from tests.registry_fixtures import FakeClock, digest_of, draft
 
 
 class TestCreate:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from tests.registry_fixtures import KINDS, POSTGRES_VARIABLE, FakeClock, draft
 
 from amalgam.errors.registry import RegistryUnavailable, UnsupportedDatabase
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database, sqlite_url
 from amalgam.registry.tables import registry_state
+from tests.registry_fixtures import KINDS, POSTGRES_VARIABLE, FakeClock, draft
 
 
 def test_postgresql_is_among_the_tested_databases() -> None:

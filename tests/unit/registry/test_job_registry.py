@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.registry_fixtures import FakeClock, draft
 
 from amalgam.domain.job import FINAL_STATES, LIVE_STATES, TRANSITIONS, Job, JobRequest, check_transition
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
 from amalgam.errors.jobs import JobNotFound, JobStateConflict, LeaseLost
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.jobs import JobRegistry
+from tests.registry_fixtures import FakeClock, draft
 
 RECIPE = "a" * 64
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.api.fake_engine import FakeEngine
-from tests.api.house import House, open_house, write_adapter
 
 from amalgam.services.merges import MergeService
+from tests.api.fake_engine import FakeEngine
+from tests.api.house import House, open_house, write_adapter
 
 
 @pytest.fixture

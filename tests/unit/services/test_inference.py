@@ -3,7 +3,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.api.fake_engine import FakeEngine
 
 from amalgam.domain.adapter import Adapter, AdapterVersion, BaseModelSpec
 from amalgam.domain.version import CatalogRows
@@ -11,6 +10,7 @@ from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, SlotsBusy
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Snapshot
 from amalgam.services.inference import Inference
+from tests.api.fake_engine import FakeEngine
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
 

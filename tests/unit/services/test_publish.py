@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.house import House, write_adapter
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.job import Job, JobRequest
@@ -15,6 +14,7 @@ from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.adapters import NewVersion, UploadedFile
 from amalgam.services.publish import Publisher
+from tests.api.house import House, write_adapter
 
 
 def files(folder: Path) -> list[UploadedFile]:

@@ -37,7 +37,7 @@ async def link(program: str) -> AsyncIterator[tuple[WorkerLink, list[tuple[str, 
 
 async def until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
     async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110  (of another process)
+        while not holds():
             await asyncio.sleep(0.01)
 
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.adapter_factory import encode_safetensors
-from tests.unit.store.tiny_base import CONFIG, base_tensors, write_base
 
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.store.base_model import base_spec, fingerprint
+from tests.adapter_factory import encode_safetensors
+from tests.unit.store.tiny_base import CONFIG, base_tensors, write_base
 
 
 def test_linear_modules_and_their_shapes(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.store.tiny_base import fitting_adapter
 
 from amalgam.errors.adapters import PathDenied, SourceNotFound, UnsupportedSource, UploadTooLarge
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.sources import sources
+from tests.unit.store.tiny_base import fitting_adapter
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.adapter_factory import write_lora
 
 from amalgam.errors.adapters import PathDenied, SourceNotFound, SourceUnavailable, UnsupportedSource, UploadTooLarge
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.hub_source import HubSource
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.sources import sources
+from tests.adapter_factory import write_lora
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "team/colors"

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.adapter_factory import encode_safetensors
-from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter, tiny_spec
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.errors.adapters import InvalidAdapter
 from amalgam.store.file_rules import MAX_TEXT_BYTES
 from amalgam.store.peft_folder import PeftFolder, read_peft_folder
+from tests.adapter_factory import encode_safetensors
+from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter, tiny_spec
 
 Q0 = "model.layers.0.self_attn.q_proj"
 PREFIX = "base_model.model."

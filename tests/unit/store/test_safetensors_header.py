@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
-from tests.adapter_factory import encode_safetensors
 
 from amalgam.errors.adapters import InvalidSafetensors
 from amalgam.store import safetensors_header
 from amalgam.store.safetensors_header import TensorSpan, read_header
+from tests.adapter_factory import encode_safetensors
 
 
 def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:

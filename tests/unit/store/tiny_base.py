@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tests.adapter_factory import ATTENTION_MODULES, encode_safetensors, module_widths, write_lora
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.store.base_model import base_spec
+from tests.adapter_factory import ATTENTION_MODULES, encode_safetensors, module_widths, write_lora
 
 LAYERS, HIDDEN, KEY_VALUES, INTERMEDIATE, VOCABULARY = 2, 16, 8, 24, 32
 
