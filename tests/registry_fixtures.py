@@ -32,7 +32,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     url = sa.make_url(os.environ[POSTGRES_VARIABLE]).set(drivername="postgresql+psycopg")
     schema = f"test_{uuid.uuid4().hex}"
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    # A test that fails may leave a lock behind; the schema then stays, and the next test begins all the same.
+    patience = {"options": "-c lock_timeout=10s"}
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", connect_args=patience)
     with engine.connect() as connection:
         connection.execute(sa.schema.CreateSchema(schema))
         yield url.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)

@@ -271,12 +271,12 @@ class TestCatalog:
                 for i in range(40):
                     await writer.create_version(draft("sql", i))
 
-            task = asyncio.create_task(write())
-            while not task.done():
-                rows = await registry.load_catalog()
-                assert len(rows.versions) == rows.revision
-                assert [a.default_version for a in rows.adapters] == [rows.revision] * bool(rows.revision)
-            await task
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(write())
+                while not task.done():
+                    rows = await registry.load_catalog()
+                    assert len(rows.versions) == rows.revision
+                    assert [a.default_version for a in rows.adapters] == [rows.revision] * bool(rows.revision)
 
     async def test_digests_in_use(self, registry: AdapterRegistry, jobs: JobRegistry) -> None:
         for i in range(3):
