@@ -1,5 +1,6 @@
 """One real server for the whole session: `amalgam serve` in a process of its own, on the demo model, with keys."""
 
+import ctypes
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import pytest
 ADMIN_KEY = "ak_test_admin-secret"
 API_KEY = "ak_test_client-secret"
 START_LIMIT_S = 300
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -70,6 +72,8 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # A test run that is killed takes its server along.
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
     )
     log: list[str] = []
     ready = threading.Event()
