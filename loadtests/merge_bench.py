@@ -1,0 +1,248 @@
+"""Merging side by side: ours and PEFT's, the same recipe, alternating, medians and peak memory.
+
+    python loadtests/merge_bench.py [--threads 2] [--rounds 5] [--layers 30] [--out loadtests/results/merge_cpu]
+    python loadtests/merge_bench.py --device cuda:0 --out loadtests/results/merge_gpu
+
+(a) three rank-8 adapters on SmolLM2's modules: the demo adapters where all three are there, else synthetic ones of the
+same shapes. (b) four synthetic rank-16 adapters with Llama-3-8B's 224 module shapes; PEFT's dense SVDs take minutes a
+module there, so both sides merge the k_proj and v_proj of one layer, and ours alone all modules. Nothing is
+extrapolated. Each run is timed by the clock and by processor time, which a busy machine disturbs less.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from merge_sides import LAYERS, module_shapes, write_synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ("sql", "code", "json")
+TIES = {"method": "ties", "parameters": {"density": 0.2}}
+DARE = {"method": "dare_ties", "parameters": {"density": 0.5}, "seed": 1}
+
+
+def jobs(rank: int, count: int) -> dict[str, dict[str, Any]]:
+    """Name -> what ours and PEFT are asked; a job without ``peft`` has no counterpart there."""
+    weights = [1.0, 0.5, -0.2, 0.7][:count]
+    positive = [abs(weight) for weight in weights]
+    output = {"output": {"rank": rank}}
+    return {
+        "exact sum, recompressed": {"weights": weights, "ours": {"method": "svd", **output},
+                                    "peft": {"combination_type": "svd", "svd_rank": rank}},
+        "exact sum, side by side": {"weights": weights, "ours": {"method": "cat"}, "peft": {"combination_type": "cat"}},
+        "linear on factors": {"weights": positive, "ours": {"method": "task_arithmetic", "space": "factor"},
+                              "peft": {"combination_type": "linear"}},
+        "ties on factors": {"weights": positive, "ours": {**TIES, "space": "factor"},
+                            "peft": {"combination_type": "ties", "density": 0.2}},
+        "dare_ties on factors": {"weights": positive, "ours": {**DARE, "space": "factor"},
+                                 "peft": {"combination_type": "dare_ties", "density": 0.5}},
+        "ties on deltas": {"weights": [1.0] * count, "ours": {**TIES, "space": "delta", **output},
+                           "peft": {"combination_type": "ties_svd", "density": 0.2, "svd_rank": rank}},
+        "dare_ties on deltas": {"weights": [1.0] * count, "ours": {**DARE, "space": "delta", **output},
+                                "peft": {"combination_type": "dare_ties_svd", "density": 0.5, "svd_rank": rank}},
+        "ties in knots": {"weights": weights, "ours": {"method": "ties"}},
+        "ties in core": {"weights": weights, "ours": {"method": "ties", "space": "core"}},
+        "tsv in core": {"weights": positive, "ours": {"method": "tsv"}},
+        "exact sum, recompressed, with all diagnostics": {"weights": weights, "diagnostics": True,
+                                                          "ours": {"method": "svd", **output}},
+    }  # fmt: skip
+
+
+class Side:
+    """A running side."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "server"), "OMP_NUM_THREADS": str(request["threads"])}
+        environment["PYTHONWARNINGS"] = "ignore"
+        command = [sys.executable, str(Path(__file__).with_name("merge_sides.py")), json.dumps(request)]
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.loaded = self._read()["ready"]
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a side ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """One merge."""
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def peak(request: dict[str, Any], job: dict[str, Any]) -> float:
+    """Memory above what the side holds when loaded, in a process of its own, bytes."""
+    side = Side(request)
+    answer = side.run(job)
+    side.close()
+    return max(0, answer["peak"] - side.loaded)
+
+
+def compare(
+    title: str, asked: dict[str, Any], ours: dict[str, Any], peft: dict[str, Any] | None, rounds: int
+) -> dict[str, Any]:
+    """One job: alternating rounds after one warm round of ours, which maps files on its first; then the peaks."""
+    row: dict[str, Any] = {"job": title}
+    sides = {"ours": (ours, Side(ours))}
+    if peft is not None and "peft" in asked:
+        sides["peft"] = (peft, Side(peft))
+    sides["ours"][1].run(asked)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in list(sides) if turn % 2 else list(sides)[::-1]:
+            runs[name].append(sides[name][1].run(asked))
+    for name, (request, side) in sides.items():
+        side.close()
+        for clock in ("seconds", "cpu_seconds"):
+            row[f"{name}_{clock}"] = statistics.median(run[clock] for run in runs[name])
+            row[f"{name}_{clock}_runs"] = [run[clock] for run in runs[name]]
+        row[f"{name}_peak_bytes"] = peak(request, asked)
+    if "peft" in sides:
+        row["ratio"] = row["peft_seconds"] / row["ours_seconds"]
+        row["cpu_ratio"] = row["peft_cpu_seconds"] / row["ours_cpu_seconds"]
+    print(json.dumps({k: v for k, v in row.items() if not k.endswith("_runs")}), flush=True)
+    return row
+
+
+def on_smollm2(work: Path, threads: int, rounds: int, layers: int) -> dict[str, Any]:
+    """(a)."""
+    folders = [ROOT / "adapters_store" / "demo" / name for name in DEMO]
+    kind = "the three demo adapters"
+    if layers < LAYERS["smollm2"] or not all((folder / "adapter_model.safetensors").is_file() for folder in folders):
+        kind = "three synthetic adapters of the demo adapters' shapes"
+        folders = [work / name for name in DEMO]
+        for seed, folder in enumerate(folders):
+            write_synthetic(folder, module_shapes("smollm2", layers), 8, seed)
+    request = {"folders": [str(f) for f in folders], "threads": threads, "model": "smollm2", "layers": layers}
+    ours, peft = {**request, "side": "ours"}, {**request, "side": "peft"}
+    rows = [compare(title, job, ours, peft, rounds) for title, job in jobs(8, 3).items()]
+    return {"title": f"{kind}, rank 8, SmolLM2-135M, {layers} of its 30 layers, {7 * layers} modules", "rows": rows}
+
+
+def on_llama(work: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """(b)."""
+    full, sample = [work / f"full{i}" for i in range(4)], [work / f"sample{i}" for i in range(4)]
+    only = ("k_proj", "v_proj")
+    for seed, (whole, part) in enumerate(zip(full, sample, strict=True)):
+        write_synthetic(whole, module_shapes("llama-3-8b", 32), 16, seed)
+        write_synthetic(part, module_shapes("llama-3-8b", 1, only), 16, seed)
+    small = {"folders": [str(f) for f in sample], "threads": threads, "model": "llama-3-8b", "layers": 1, "only": only}
+    big = {"folders": [str(f) for f in full], "threads": threads, "side": "ours"}
+    ours, peft = {**small, "side": "ours"}, {**small, "side": "peft"}
+    asked = jobs(16, 4)
+    both = [compare(title, job, ours, peft, rounds) for title, job in asked.items() if "peft" in job]
+    alone = [compare(title, job, big, None, rounds) for title, job in asked.items() if "deltas" not in title]
+    return [
+        {"title": "four synthetic adapters, rank 16, Llama-3-8B's k_proj and v_proj of one layer", "rows": both},
+        {"title": "the same, all 224 modules (inputs 336 MB), ours alone", "rows": alone},
+    ]
+
+
+def about(threads: int, device: str) -> dict[str, Any]:
+    """Machine, versions, date: without them a row says nothing."""
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.processor())  # fmt: skip
+    found = {name: importlib.metadata.version(name) for name in ("torch", "peft", "numpy", "safetensors")}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(), "cpu": model, "cores": os.cpu_count(),
+        "threads": threads, "device": device, "python": platform.python_version(), "versions": found,
+        "commit": commit.stdout.strip(), "load_average_at_start": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The tables, for people."""
+    facts = result["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    lines = [
+        "# Merging: ours and PEFT's side by side",
+        "",
+        f"{facts['date']}, {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads a side, Python",
+        f"{facts['python']}, {versions}, commit {facts['commit']}.",
+        f"Medians of {result['rounds']} runs, the sides alternating; in brackets the fastest and the slowest run. Ours",
+        "reads the files within the time, PEFT has them loaded. Processor time is what the process itself used. Peak:",
+        "memory of one merge above what the process holds before it, in a process of its own. The machine was shared",
+        f"(load average {facts['load_average_at_start']:.1f} at the start): read ratios, not seconds.",
+        "",
+    ]
+    for part in result["parts"]:
+        lines += [f"## {part['title'][0].upper()}{part['title'][1:]}", ""]
+        lines += ["| merge | ours | PEFT | ratio | processor time: ours | PEFT | ratio | peak: ours | PEFT |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|", *map(_line, part["rows"]), ""]
+    return "\n".join([*lines, *result["notes"], ""])
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [row["job"]]
+    for clock, ratio in (("seconds", "ratio"), ("cpu_seconds", "cpu_ratio")):
+        cells += [_spread(row, f"ours_{clock}"), _spread(row, f"peft_{clock}")]
+        cells.append(f"{row[ratio]:.1f}×" if ratio in row else "–")
+    cells += [f"{row[name] / 1e6:.0f} MB" if name in row else "–" for name in ("ours_peak_bytes", "peft_peak_bytes")]
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return "–"
+    runs = row[f"{name}_runs"]
+    return f"{row[name]:.3f} s ({min(runs):.3f}–{max(runs):.3f})"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=LAYERS["smollm2"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--skip-llama", action="store_true")
+    parser.add_argument("--out", type=Path, default=ROOT / "loadtests" / "results" / "merge_cpu")
+    options = parser.parse_args()
+    if options.device != "cpu":
+        from merge_bench_gpu import measure
+
+        result = {"about": about(options.threads, options.device), **measure(options.device, options.rounds)}
+        options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result, indent=1))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        facts = about(options.threads, "cpu")
+        parts = [on_smollm2(Path(folder), options.threads, options.rounds, options.layers)]
+        if not options.skip_llama:
+            parts += on_llama(Path(folder), options.threads, options.rounds)
+    notes = [
+        "PEFT's factor-space results differ from the merged delta by about its own size; ours reproduce them there.",
+        "No GPU was at hand for this run, so none is reported.",
+    ]
+    result = {"about": facts, "rounds": options.rounds, "parts": parts, "notes": notes}
+    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text(as_markdown(result))
+
+
+if __name__ == "__main__":
+    main()
