@@ -32,6 +32,8 @@ class FakeEngine:
     chunks: int = 3
     stream_failure: BaseException | None = None
     """Raised in the middle of a stream."""
+    stream_error: tuple[int, str] | None = None
+    """Index of the piece in whose place a stream tells an error, as vLLM words it, and that event."""
     unsupported: frozenset[str] = frozenset({"embeddings"})
 
     def __post_init__(self) -> None:
@@ -115,6 +117,9 @@ class FakeEngine:
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
         try:
             for index in range(self.chunks):
+                if self.stream_error is not None and index == self.stream_error[0]:
+                    yield self.stream_error[1]
+                    break
                 choice = {"index": 0, "delta": {"content": f"word{index} "}, "finish_reason": None}
                 chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
                 yield f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n"

@@ -67,7 +67,10 @@ def document(house: House) -> dict[str, Any]:
 def judge(answer: Any, what: str) -> None:
     """No 5xx; and an error is in the one shape."""
     assert answer.status_code < 500, f"{what}: {answer.status_code} {answer.text[:500]}"
-    if answer.status_code >= 400 and answer.request.method != "HEAD":
+    if "x-request-id" not in answer.headers:
+        # What is no HTTP at all does not come as far as the application.
+        assert (answer.status_code, answer.text) == (400, "Invalid HTTP request received."), what
+    elif answer.status_code >= 400 and answer.request.method != "HEAD":
         error = json.loads(answer.text)["error"]
         assert error.keys() - {"findings"} == {"message", "type", "param", "code", "request_id"}, what
 

@@ -29,7 +29,8 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[
 async def nothing_is_held(site: tuple[House, str]) -> AsyncIterator[None]:
     house, _ = site
     yield
-    house.engine.chunk_pause_s, house.engine.chunks, house.engine.stream_failure = 0.0, 3, None
+    house.engine.chunk_pause_s, house.engine.chunks = 0.0, 3
+    house.engine.stream_failure = house.engine.stream_error = None
     house.engine.current = "ready"
     async with asyncio.timeout(2):
         while house.engine.residency.held or house.services.inference.running:
@@ -84,6 +85,67 @@ async def test_a_stream_that_breaks_ends_and_the_next_request_is_answered(site: 
         with pytest.raises(httpx.RemoteProtocolError):
             await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
         assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+def vllm_error(code: int, message: str, param: str | None = None) -> str:
+    error = {"message": message, "type": "BadRequestError", "param": param, "code": code}
+    return f"data: {json.dumps({'error': error})}\n\n"
+
+
+ANTHROPIC = (
+    'event: error\ndata: {"type": "error", "error": {"type": "internal_error", "message": "boom /a/b/c.py"}}\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "code", "message"),
+    [
+        (vllm_error(400, "bad regex at /opt/x/y.cc:3", "regex"), 400, "invalid_request", "bad regex at …"),
+        (vllm_error(422, "too long"), 400, "invalid_request", "too long"),
+        (vllm_error(500, "secret of the core"), 500, "internal_error", None),
+        ('data: {"error": 5}\n\n', 500, "internal_error", None),
+        ('data: {"error":\n\n', 500, "internal_error", None),
+        (ANTHROPIC, 500, "internal_error", None),
+    ],
+)
+async def test_an_error_that_comes_first_is_the_answer_and_a_later_one_an_event(
+    site: tuple[House, str], event: str, status: int, code: str, message: str | None
+) -> None:
+    house, url = site
+    async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
+        house.engine.stream_error = (0, event)
+        answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        error = assert_error(answer, status, code)
+        assert message is None or error["message"] == message
+        assert "secret" not in answer.text
+        house.engine.stream_error = (2, event)
+        answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        assert answer.status_code == 200
+        events = [piece for piece in answer.text.split("\n\n") if piece]
+        assert len(events) == 4
+        assert events[-1] == "data: [DONE]"
+        told = json.loads(events[2].partition("data: ")[2])["error"]
+        assert message is None or told["message"] == message
+        assert "secret" not in answer.text
+        assert "/a/b" not in answer.text
+        if event is not ANTHROPIC:
+            assert told.keys() == {"message", "type", "param", "code", "request_id"}
+            assert (told["code"], told["request_id"]) == (code, answer.headers["x-request-id"])
+
+
+async def test_an_engine_that_dies_under_a_stream_says_come_again(site: tuple[House, str]) -> None:
+    house, url = site
+    house.engine.stream_error = (1, vllm_error(500, "EngineCore encountered an issue."))
+    house.engine.chunk_pause_s = 0.05
+    async with (
+        httpx.AsyncClient(base_url=url, headers=KEY) as http,
+        http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
+    ):
+        lines = answer.aiter_lines()
+        await anext(lines)
+        house.engine.current = "dead"
+        rest = [line async for line in lines if line]
+    assert json.loads(rest[0].removeprefix("data: "))["error"]["code"] == "engine_not_ready"
 
 
 async def test_an_engine_that_is_not_ready_says_when_to_come_again(site: tuple[House, str]) -> None:

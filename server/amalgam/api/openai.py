@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from amalgam.api.error_document import ERRORS
 from amalgam.api.fields import check_fields
-from amalgam.api.responses import HeldResponse
+from amalgam.api.held_response import HeldResponse
 from amalgam.api.state import services
 from amalgam.api.strict_json import parse_object, require_json
 from amalgam.engine.protocol import Endpoint

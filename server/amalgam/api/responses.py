@@ -1,13 +1,11 @@
-"""Answers in one shape: OpenAI's error object with all four fields, and responses that keep a version held."""
+"""Errors in one shape: OpenAI's error object with all four fields."""
 
 import re
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse
 
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import InvalidAdapter
@@ -55,19 +53,3 @@ def error_response(
         # Set here too: the answer to an unexpected error is sent outside of the middleware that sets it.
         headers["x-request-id"] = request_id
     return JSONResponse(error_body(error, request_id), status_code=error.status, headers=headers)
-
-
-class HeldResponse(Response):
-    """Sends ``inner`` and then releases what the request holds, also when the client leaves or sending fails."""
-
-    def __init__(self, inner: Response, stack: AsyncExitStack) -> None:
-        self._inner = inner
-        self._stack = stack
-        self.status_code = inner.status_code
-        self.raw_headers = inner.raw_headers
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send, then release."""
-        async with self._stack:
-            await self._inner(scope, receive, send)

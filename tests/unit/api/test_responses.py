@@ -7,7 +7,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from amalgam.api.responses import HeldResponse, error_body, error_response
+from amalgam.api.held_response import HeldResponse
+from amalgam.api.responses import error_body, error_response
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import InvalidAdapter, NameTaken
 from amalgam.errors.engine import EngineNotReady, EngineRefused
