@@ -46,7 +46,8 @@ STEPS = [
 async def test_killed_at_every_step(step: str, nth: int, there_before: bool, world: World, victims: Victims) -> None:
     """Before the commit nothing is visible; after it everything is, and a retry finds it."""
     if there_before:
-        assert victims.run("upload", name="sql", seeds=[1], **world.plan).status == 0
+        first = victims.run("upload", name="sql", seeds=[1], **world.plan)
+        assert first.error is None, first.message
     before = await world.registry.load_catalog()
     killed = victims.run("upload", name="sql", seeds=[2], die_at=step, nth=nth, **world.plan)
     assert killed.was_killed

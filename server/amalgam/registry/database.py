@@ -1,6 +1,7 @@
 """Opens the registry's database and hands out transactions: one kind that reads, one that writes."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -176,10 +177,10 @@ def _create_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
         if driver == "postgresql+psycopg":
             options = f"{parsed.query.get('options', '')} -c lock_timeout={round(busy_timeout_s * 1000)}"
             parsed = parsed.update_query_dict({"options": options.strip()})
-            return create_async_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+            return create_async_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
         if not parsed.database or parsed.database == ":memory:":
             raise UnsupportedDatabase("a database in memory cannot be shared; name a file")
-        engine = create_async_engine(parsed, connect_args={"timeout": busy_timeout_s})
+        engine = create_async_engine(parsed, connect_args={"timeout": busy_timeout_s, "factory": _SqliteConnection})
     except ModuleNotFoundError as error:
         raise UnsupportedDatabase(
             f"the driver {error.name!r} is not installed; install the extra 'postgres'"
@@ -187,6 +188,19 @@ def _create_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
     sa.event.listen(engine.sync_engine, "connect", _configure_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """Gives its locks back when it is closed.
+
+    A task that is cancelled in the middle of a query leaves a cursor behind, in a traceback if nowhere else. SQLite
+    keeps a closed connection alive, transaction and write lock included, until the last cursor is gone.
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:
