@@ -25,6 +25,7 @@ from typing import Any
 from merge_sides import LAYERS, module_shapes, write_synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("smollm2", "llama-full", "llama-sample")
 DEMO = ("sql", "code", "json")
 TIES = {"method": "ties", "parameters": {"density": 0.2}}
 DARE = {"method": "dare_ties", "parameters": {"density": 0.5}, "seed": 1}
@@ -141,23 +142,33 @@ def on_smollm2(work: Path, threads: int, rounds: int, layers: int) -> dict[str, 
     return {"title": f"{kind}, rank 8, SmolLM2-135M, {layers} of its 30 layers, {7 * layers} modules", "rows": rows}
 
 
-def on_llama(work: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
-    """(b)."""
-    full, sample = [work / f"full{i}" for i in range(4)], [work / f"sample{i}" for i in range(4)]
+def on_llama_sample(work: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """(b), both sides on two modules."""
     only = ("k_proj", "v_proj")
-    for seed, (whole, part) in enumerate(zip(full, sample, strict=True)):
-        write_synthetic(whole, module_shapes("llama-3-8b", 32), 16, seed)
-        write_synthetic(part, module_shapes("llama-3-8b", 1, only), 16, seed)
-    small = {"folders": [str(f) for f in sample], "threads": threads, "model": "llama-3-8b", "layers": 1, "only": only}
-    big = {"folders": [str(f) for f in full], "threads": threads, "side": "ours"}
-    ours, peft = {**small, "side": "ours"}, {**small, "side": "peft"}
-    asked = jobs(16, 4)
-    both = [compare(title, job, ours, peft, rounds) for title, job in asked.items() if "peft" in job]
-    alone = [compare(title, job, big, None, rounds) for title, job in asked.items() if "deltas" not in title]
-    return [
-        {"title": "four synthetic adapters, rank 16, Llama-3-8B's k_proj and v_proj of one layer", "rows": both},
-        {"title": "the same, all 224 modules (inputs 336 MB), ours alone", "rows": alone},
-    ]
+    folders = [work / f"sample{i}" for i in range(4)]
+    for seed, folder in enumerate(folders):
+        write_synthetic(folder, module_shapes("llama-3-8b", 1, only), 16, seed)
+    request = {
+        "folders": [str(f) for f in folders], "threads": threads, "model": "llama-3-8b", "layers": 1, "only": only,
+    }  # fmt: skip
+    ours, peft = {**request, "side": "ours"}, {**request, "side": "peft"}
+    rows = [compare(title, job, ours, peft, rounds) for title, job in jobs(16, 4).items() if "peft" in job]
+    return {"title": "four synthetic adapters, rank 16, Llama-3-8B's k_proj and v_proj of one layer", "rows": rows}
+
+
+def on_llama_full(work: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """(b), ours on all modules."""
+    folders = [work / f"full{i}" for i in range(4)]
+    for seed, folder in enumerate(folders):
+        write_synthetic(folder, module_shapes("llama-3-8b", LAYERS["llama-3-8b"]), 16, seed)
+    held = sum((folder / "adapter_model.safetensors").stat().st_size for folder in folders) / 1e6
+    ours = {"folders": [str(f) for f in folders], "threads": threads, "side": "ours"}
+    chosen = {title: job for title, job in jobs(16, 4).items() if " on " not in title}
+    rows = [compare(title, job, ours, None, rounds) for title, job in chosen.items()]
+    return {
+        "title": f"four synthetic adapters, rank 16, Llama-3-8B's 224 modules ({held:.0f} MB), ours alone",
+        "rows": rows,
+    }
 
 
 def about(threads: int, device: str) -> dict[str, Any]:
@@ -220,7 +231,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=LAYERS["smollm2"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--skip-llama", action="store_true")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--out", type=Path, default=ROOT / "loadtests" / "results" / "merge_cpu")
     options = parser.parse_args()
     if options.device != "cpu":
@@ -232,9 +243,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         facts = about(options.threads, "cpu")
-        parts = [on_smollm2(Path(folder), options.threads, options.rounds, options.layers)]
-        if not options.skip_llama:
-            parts += on_llama(Path(folder), options.threads, options.rounds)
+        work, parts = Path(folder), []
+        if "smollm2" in options.parts:
+            parts.append(on_smollm2(work, options.threads, options.rounds, options.layers))
+        if "llama-full" in options.parts:
+            parts.append(on_llama_full(work, options.threads, options.rounds))
+        if "llama-sample" in options.parts:
+            parts.append(on_llama_sample(work, options.threads, options.rounds))
     notes = [
         "PEFT's factor-space results differ from the merged delta by about its own size; ours reproduce them there.",
         "No GPU was at hand for this run, so none is reported.",

@@ -20,7 +20,7 @@ from amalgam.merge.methods import METHODS, Space
 
 if TYPE_CHECKING:
     from amalgam.merge.build import BuildOptions
-    from amalgam.store.tensor_files import AdapterTensors
+    from amalgam.merge.sources import TensorSource
 
 app = typer.Typer(help="Merge adapter folders, without a server.", no_args_is_help=True)
 
@@ -186,23 +186,28 @@ def _rank(text: str) -> str | int | dict[str, float]:
         raise FieldRefused("rank", f"{text!r} is none of: auto, a number, energy=0.95") from None
 
 
-def _open(recipe: Recipe) -> "dict[str, AdapterTensors]":
-    """Every folder of the recipe, checked and mapped."""
+def _open(recipe: Recipe) -> "dict[str, TensorSource]":
+    """Every folder of the recipe: plain LoRA checked and mapped, other kinds converted."""
+    from amalgam.merge.formats import convert, is_plain
     from amalgam.store.peft_folder import read_peft_folder
-    from amalgam.store.tensor_files import open_tensors
+    from amalgam.store.tensor_files import CONFIG, open_tensors, read_all
 
-    opened = {}
+    opened: dict[str, TensorSource] = {}
     for name in recipe.adapters:
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise FieldRefused("inputs", f"{name!r} is no folder. Name the folder of a PEFT adapter")
+        config = folder / CONFIG
+        if config.is_file() and not is_plain(config.read_text(encoding="utf-8")):
+            opened[name] = convert(name, *read_all(folder))
+            continue
         header = read_peft_folder(folder, None, scan_values=False).require()
         opened[name] = open_tensors(folder, header)
     return opened
 
 
 def _options(
-    sources: "Mapping[str, AdapterTensors]", max_rank: int, device: str, backend: str, workspace: str
+    sources: "Mapping[str, TensorSource]", max_rank: int, device: str, backend: str, workspace: str
 ) -> "BuildOptions":
     from amalgam.merge.build import BuildOptions
     from amalgam.merge.run import RunOptions
@@ -254,9 +259,9 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except AmalgamError as error:
-        _ERRORS.print(f"{error.code}: {error.message}", markup=False, style="red")
+        _ERRORS.print(f"{error.code}: {error.message}", markup=False, style="red", soft_wrap=True)
         raise typer.Exit(2) from None
     except ValueError as error:
         # What pydantic refuses in a recipe file or an option.
-        _ERRORS.print(f"invalid_recipe: {error}", markup=False, style="red")
+        _ERRORS.print(f"invalid_recipe: {error}", markup=False, style="red", soft_wrap=True)
         raise typer.Exit(2) from None

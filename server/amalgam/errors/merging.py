@@ -5,7 +5,7 @@
 - method: UnknownMethod, SpaceRefused, ParameterRefused, WeightRefused, ZeroWeightSum
 - fit: ShapeMismatch, BaseMismatch, UnequalRanks, NothingToMerge, AmbiguousChoice
 - output: RankTooLarge, EnergyTooLow
-- formats: UnsupportedDora, UnsupportedFormat
+- formats: UnsupportedFormat
 - values: NonFinite, MergeUndefined
 - machine: BackendUnavailable, WorkspaceTooSmall, MergeCancelled
 """
@@ -223,20 +223,6 @@ class EnergyTooLow(InvalidRequest):
         super().__init__(
             f"Rank {rank} keeps {kept:.4f} of the energy; min_energy asks for {wanted:.4f}. "
             "Raise the rank or lower min_energy."
-        )
-
-
-class UnsupportedDora(InvalidRequest):
-    """A DoRA adapter: its delta has full rank and depends on the base weights."""
-
-    status = 422
-    code = "unsupported_dora"
-    param = "inputs"
-
-    def __init__(self, adapter: str) -> None:
-        super().__init__(
-            f"{adapter} is a DoRA adapter, whose delta has full rank and needs the base weights. "
-            "Convert it to plain LoRA against its base model, then merge."
         )
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amalgam.domain.adapter import AdapterHeader
 from amalgam.errors.merging import MissingInput
+from amalgam.store.safetensors_header import read_header
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -66,6 +67,18 @@ def open_tensors(folder: Path, header: AdapterHeader, *, digest: str | None = No
         digest: Of the version; None: that of the weights file, which is read once for it.
     """
     return AdapterTensors(folder, header, digest or file_digest(folder / WEIGHTS))
+
+
+def read_all(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Config, tensors and digest of the weights of a folder of any kind, its header checked first.
+
+    Raises:
+        InvalidSafetensors: the file is not one.
+        OSError, ValueError: the files cannot be read.
+    """
+    read_header(folder / WEIGHTS)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return config, load_file(folder / WEIGHTS), file_digest(folder / WEIGHTS)
 
 
 def file_digest(path: Path) -> str:

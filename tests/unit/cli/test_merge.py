@@ -77,7 +77,7 @@ def test_errors_are_a_code_and_a_sentence(folders, tmp_path, arguments, code, mo
     monkeypatch.chdir(tmp_path)
     done = run(*(argument.format(a=folders / "a") for argument in arguments))
     assert done.exit_code == 2
-    assert done.stderr.startswith(f"{code}: ")
+    assert done.stderr.strip().startswith(f"{code}: ")
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
 
