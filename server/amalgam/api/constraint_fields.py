@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from amalgam.api.field_checks import array, boolean, mapping, shallow, text
+from amalgam.api.schema_references import reference_fault
 from amalgam.errors.requests import FieldRefused
 
 MAX_SCHEMA_CHARACTERS: Final = 1 << 16
@@ -60,6 +61,8 @@ def json_schema(name: str, value: Any) -> None:
             left[what] -= cost
             if left[what] < 0:
                 raise FieldRefused(name, f"must have at most {budget[what]} {what}")
+    if fault := reference_fault(value):
+        raise FieldRefused(name, fault)
 
 
 def structured_outputs(name: str, value: Any) -> None:

@@ -90,7 +90,7 @@ def _refused_body(status: int, body: bytes) -> EngineRefused:
 def _refused_field(error: ValidationError) -> EngineRefused:
     """The first field at fault, by its name in the body; the value itself is not repeated."""
     first = error.errors(include_input=False, include_url=False)[0]
-    # Union members add class names to the location; a field of the body is written in lower case.
-    path = [str(part) for part in first["loc"] if isinstance(part, int) or str(part)[:1].islower()]
+    # Union members add class names, and wrappers their own, to the location; a field is a word in lower case.
+    path = [str(part) for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part.islower())]
     param = ".".join(path) or None
     return EngineRefused(400, f"{param or 'body'}: {first['msg']}", param)
