@@ -81,12 +81,8 @@ def build_adapter(
         MergeCancelled: ``is_cancelled`` said so.
     """
     started = clock()
-    layout = plan(
-        recipe,
-        {name: source.header for name, source in sources.items()},
-        max_rank=options.max_rank,
-        bases=options.bases,
-    )
+    headers = {name: source.header for name, source in sources.items()}
+    layout = plan(recipe, headers, max_rank=options.max_rank, bases=options.bases)
     collector = DiagnosticsCollector([entry.adapter for entry in recipe.inputs])
     observe = collector.observe if options.run.diagnostics else None
     merged = list(
