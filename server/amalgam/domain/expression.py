@@ -28,9 +28,10 @@ MAX_WEIGHT: Final = 1e6
 SUM_METHOD: Final = "task_arithmetic"
 """What a plain sum means: Σ wᵢΔᵢ."""
 
+_PATH: Final = rf"(?:\.{{1,2}}|~|{NAME_PATTERN})?/[^\s,;()*+\"]*"
 _TOKEN: Final = re.compile(
-    rf"(?P<blank>\s+)|(?P<word>{NAME_PATTERN}(?:@[1-9][0-9]{{0,8}})?|\.\d[\w.-]*)"
-    r"|(?P<quoted>\"[^\"]*\")|(?P<path>(?:\.{1,2}/|/|~/)[^\s,;()*+\"]*|\.{1,2}(?=[\s,;()*+]|$))|(?P<sign>[-+*(),;=])"
+    rf"(?P<blank>\s+)|(?P<path>{_PATH}|\.{{1,2}}(?=[\s,;()*+]|$))"
+    rf"|(?P<word>{NAME_PATTERN}(?:@[1-9][0-9]{{0,8}})?|\.\d[\w.-]*)|(?P<quoted>\"[^\"]*\")|(?P<sign>[-+*(),;=])"
 )
 _NUMBER: Final = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?")
 _RESERVED_OPTIONS: Final = frozenset(
@@ -87,7 +88,7 @@ def _print_number(value: float) -> str:
 
 
 def _print_name(name: str) -> str:
-    return name if re.fullmatch(rf"{NAME_PATTERN}(@\d+)?|(\.{{0,2}}|~)/[^\s,;()*+\"]*", name) else f'"{name}"'
+    return name if re.fullmatch(rf"{NAME_PATTERN}(@\d+)?|{_PATH}", name) else f'"{name}"'
 
 
 def _print_value(value: Any) -> str:

@@ -40,8 +40,11 @@ def test_leading_minus_and_exponents():
 
 
 def test_paths_only_where_allowed():
-    recipe = parse_expression('ties(./a, 0.5*/srv/b, 2*"./with blank"; density=0.5)', allow_paths=True)
-    assert weights(recipe) == {"./a": 1.0, "/srv/b": 0.5, "./with blank": 2.0}
+    text = 'ties(./a, 0.5*/srv/b, 2*"./with blank", 3*some/folder-1, ~/x; density=0.5)'
+    recipe = parse_expression(text, allow_paths=True)
+    expected = {"./a": 1.0, "/srv/b": 0.5, "./with blank": 2.0, "some/folder-1": 3.0, "~/x": 1.0}
+    assert weights(recipe) == expected
+    assert print_expression(recipe) == text
     with pytest.raises(InvalidExpression) as caught:
         parse_expression("ties(./a, b)")
     assert caught.value.column == 6
