@@ -96,9 +96,9 @@ class VllmEngine:
             raise self._start_error
 
     async def _supervise(self) -> None:
+        pinned: tuple[LoadableVersion, ...] = ()
         while True:
             try:
-                pinned = self._residency.pinned()
                 await self._boot()
                 for version in pinned:
                     await self._residency_load_pinned(version)
@@ -116,6 +116,7 @@ class VllmEngine:
             self._ready.clear()
             self._state = "restarting"
             self._restarts += 1
+            pinned = self._residency.pinned()
             self._residency.forget_all()
             await self._bury()
 
