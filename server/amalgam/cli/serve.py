@@ -86,6 +86,8 @@ def vllm_arguments(settings: Settings, model: str, name: str, flags: list[str], 
     ours = ["--model", model, "--served-model-name", name, "--enable-lora"]
     ours += ["--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_cpu_loras)]
     ours += ["--max-lora-rank", str(settings.max_lora_rank)]
+    # One backend, by name: where vLLM chooses by request, what the first cannot honour is dropped or becomes a 500.
+    ours += ["--structured-outputs-config.backend", "xgrammar"]
     if current_platform.is_cpu():
         ours += ["--enforce-eager"]
         if not cpu_multiplies_bfloat16():
