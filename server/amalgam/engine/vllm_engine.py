@@ -8,12 +8,13 @@ import logging
 import multiprocessing
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
 from amalgam.engine.residency import Residency
+from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
 from amalgam.errors.requests import EndpointUnsupported
 from amalgam.telemetry.metrics import Metrics
@@ -100,8 +101,7 @@ class VllmEngine:
         while True:
             try:
                 await self._boot()
-                for version in pinned:
-                    await self._residency_load_pinned(version)
+                await self._restore(pinned)
             except Exception as error:
                 logger.exception("the engine did not start")
                 if self._restarts == 0:
@@ -146,9 +146,16 @@ class VllmEngine:
         self._client.output_processor.propagate_error(EngineDeadError())
         await asyncio.to_thread(self._client.shutdown, timeout=1.0)
 
-    async def _residency_load_pinned(self, version: LoadableVersion) -> None:
-        async with self._residency.hold(version):
-            self._residency.pin(version.lora_id, pinned=True)
+    async def _restore(self, pinned: Iterable[LoadableVersion]) -> None:
+        """Bring the pinned versions back, then open the door."""
+        for version in pinned:
+            try:
+                async with self._residency.hold(version):
+                    self._residency.pin(version.lora_id, pinned=True)
+            except AmalgamError as error:
+                logger.error("%s could not be pinned again: %s", version.engine_name, error)
+        self._state = "ready"
+        self._ready.set()
 
     async def _boot(self) -> None:
         """Import vLLM, load the model, build vLLM's handlers."""
@@ -170,8 +177,6 @@ class VllmEngine:
         self._endpoints = endpoint_table()
         ready = time.monotonic()
         self._startup_s = {"import": imported - began, "load": loaded - imported, "handlers": ready - loaded}
-        self._state = "ready"
-        self._ready.set()
 
     async def stop(self, drain_s: float) -> None:
         """Let running requests end within ``drain_s`` seconds, then stop the core."""
