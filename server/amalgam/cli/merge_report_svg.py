@@ -77,7 +77,7 @@ def curves(
     parts = [_text(0, 14, title, "t"), _line(left, top, left, top + height, _GREY)]
     parts.append(_line(left, top + height, left + width, top + height, _GREY))
     for tick in range(5):
-        y, x = y_high * tick / 4, round(x_high * tick / 4)
+        y, x = y_high * tick / 4, float(round(x_high * tick / 4))
         parts.append(_text(left - 6, top + height - height * tick / 4 + 4, f"{y:.3g}", "e"))
         parts.append(_text(left + x / x_high * width, top + height + 16, f"{x:.3g}", "m"))
     for i, line in enumerate(series.values()):

@@ -38,7 +38,7 @@ class VersionRef:
 
 @dataclass(frozen=True, slots=True)
 class ModuleHeader:
-    """One adapted linear module, from headers alone: ``lora_A`` [rank, in_features], ``lora_B`` [out_features, rank]."""
+    """One adapted linear module, from headers: ``lora_A`` [rank, in_features], ``lora_B`` [out_features, rank]."""
 
     name: str
     """Canonical: the base model's own module name, e.g. ``model.layers.0.self_attn.q_proj``."""
