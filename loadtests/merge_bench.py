@@ -53,8 +53,6 @@ def jobs(rank: int, count: int) -> dict[str, dict[str, Any]]:
         "ties in knots": {"weights": weights, "ours": {"method": "ties"}},
         "ties in core": {"weights": weights, "ours": {"method": "ties", "space": "core"}},
         "tsv in core": {"weights": positive, "ours": {"method": "tsv"}},
-        "exact sum, recompressed, with all diagnostics": {"weights": weights, "diagnostics": True,
-                                                          "ours": {"method": "svd", **output}},
     }  # fmt: skip
 
 
