@@ -10,8 +10,8 @@ class TrainRecipe:
     """Everything that decides an adapter's weights, on one kind of machine and one set of versions."""
 
     task: str
-    steps: int = 160
-    batch: int = 8
+    steps: int = 320
+    batch: int = 4
     """Items per step."""
     learning_rate: float = 1e-3
     """Peak; warm-up over the first tenth, then a straight line to zero."""
@@ -28,7 +28,7 @@ class TrainRecipe:
 
 RECIPES: Final[Mapping[str, TrainRecipe]] = {
     "sql": TrainRecipe(task="sql", seed=11),
-    "code": TrainRecipe(task="code", seed=12),
+    "code": TrainRecipe(task="code", steps=70, batch=8, learning_rate=1.5e-3, seed=7),
     "json": TrainRecipe(task="json", seed=13),
 }
 """What made the committed adapters."""
