@@ -88,5 +88,5 @@ def test_its_measured_scores_are_good_and_the_base_model_is_not(name):
     scores = read_card(CHECKOUT / name).scores
     for row in scores.values():
         assert (row.total, row.split) == (200, "test")
-    assert scores["adapter"].right >= 180
-    assert scores["base"].right <= 100
+    # What the adapter is for: at least half of the items are right because of it.
+    assert scores["adapter"].right - scores["base"].right >= 100
