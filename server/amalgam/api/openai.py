@@ -1,6 +1,5 @@
 """The OpenAI plane: read, check, resolve the model, and let vLLM's own handler answer."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -116,8 +115,3 @@ def router(started_at: float) -> APIRouter:
         return JSONResponse(model_card(Target(model, target.version), catalog, created))
 
     return routes
-
-
-def now() -> float:
-    """Unix seconds; the one clock of the HTTP layer."""
-    return time.time()

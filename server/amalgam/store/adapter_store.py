@@ -59,18 +59,6 @@ class SweepReport:
     """Folders left by writers that died."""
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """How the files stand against the rows."""
-
-    sound: tuple[str, ...]
-    """Digests that rows name and whose files are as published."""
-    damaged: tuple[str, ...]
-    """Digests that rows name and whose files are missing or changed."""
-    unnamed: tuple[str, ...]
-    """Digests that have files and no row: uploads under way, or left by writers that died."""
-
-
 class AdapterStore:
     """One store folder; any number of processes may use it at once."""
 
@@ -196,22 +184,6 @@ class AdapterStore:
     def digests(self) -> frozenset[str]:
         """Every digest that has files."""
         return frozenset(path.name for path in self._objects.glob("??/*") if _DIGEST.fullmatch(path.name))
-
-    def audit(self, known_digests: Collection[str]) -> Audit:
-        """Read every file that a row names, and compare; changes nothing.
-
-        Args:
-            known_digests: What rows name.
-        """
-        sound, damaged = [], []
-        for digest in sorted(known_digests):
-            try:
-                self.verify(digest)
-            except ArtifactDamaged:
-                damaged.append(digest)
-            else:
-                sound.append(digest)
-        return Audit(tuple(sound), tuple(damaged), tuple(sorted(self.digests() - frozenset(known_digests))))
 
     def remove(self, digest: str, *, now: float, grace_s: float = 0.0) -> bool:
         """Remove the files of a digest that no row names any more.

@@ -193,18 +193,6 @@ class TestDamage:
             store.path(digest)
 
 
-def test_an_audit_names_what_is_sound_damaged_and_unnamed(store: AdapterStore) -> None:
-    sound, flipped, unnamed = (put(store, bytes([n])).digest for n in range(3))
-    path = store.path(flipped) / WEIGHTS
-    path.chmod(0o644)
-    path.write_bytes(b"x")
-    found = store.audit({sound, flipped, "0" * 64})
-    assert found.sound == (sound,)
-    assert found.damaged == tuple(sorted(("0" * 64, flipped)))
-    assert found.unnamed == (unnamed,)
-    assert store.digests() == {sound, flipped, unnamed}
-
-
 class TestReceive:
     def test_the_limit_is_on_all_files_together(self, store: AdapterStore) -> None:
         with store.stage(max_bytes=10) as staging:

@@ -1,11 +1,8 @@
 """Every reason to refuse an adapter, each with a folder that really has the fault."""
 
-import json
 import math
-import pickle
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +12,11 @@ import pytest
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.errors.adapters import InvalidAdapter
 from amalgam.store.file_rules import MAX_TEXT_BYTES
-from amalgam.store.peft_folder import PeftFolder, read_peft_folder
-from tests.adapter_factory import encode_safetensors
-from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter, tiny_spec
+from amalgam.store.peft_folder import read_peft_folder
+from tests.unit.store.peft_faults import PREFIX, Q0, base, codes, only, reconfigure, rewrite
+from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter
 
-Q0 = "model.layers.0.self_attn.q_proj"
-PREFIX = "base_model.model."
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelSpec:
-    return tiny_spec(tmp_path_factory.mktemp("base"))
-
-
-def reconfigure(folder: Path, **changes: Any) -> Path:
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({field: value for field, value in config.items() if value is not ...}))
-    return folder
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], Any], dtype: Any = "float32") -> Path:
-    """Store other tensors: ``change`` edits those of a fitting adapter in place."""
-    tensors = {}
-    for layer in range(2):
-        for module in ("q_proj", "o_proj"):
-            name = f"{PREFIX}model.layers.{layer}.self_attn.{module}"
-            tensors[f"{name}.lora_A.weight"] = np.full((4, HIDDEN), 0.5, np.float32)
-            tensors[f"{name}.lora_B.weight"] = np.full((HIDDEN, 4), 0.25, np.float32)
-    change(tensors)
-    (folder / "adapter_model.safetensors").write_bytes(encode_safetensors(tensors, dtype))
-    return folder
-
-
-def codes(found: PeftFolder) -> list[str]:
-    return [finding.code for finding in found.findings]
-
-
-def only(found: PeftFolder, code: str) -> None:
-    assert set(codes(found)) == {code}, found.findings
+__all__ = ["base"]  # a fixture
 
 
 def test_a_fitting_adapter_has_no_findings(base: BaseModelSpec, tmp_path: Path) -> None:
@@ -305,112 +268,6 @@ class TestModules:
         found = read_peft_folder(fitting_adapter(tmp_path, layers=12), base)
         assert len(found.findings) == 9
         assert "62 more" in found.findings[-1].message
-
-
-class TestValues:
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    @pytest.mark.parametrize("dtype", ["float16", "float32"])
-    def test_one_value_that_is_not_finite(self, value: float, dtype: str, base: BaseModelSpec, tmp_path: Path) -> None:
-        def change(tensors: dict[str, np.ndarray]) -> None:
-            tensors[f"{PREFIX}{Q0}.lora_B.weight"][HIDDEN - 1, 3] = value
-
-        folder = rewrite(fitting_adapter(tmp_path), change, dtype)
-        found = read_peft_folder(folder, base)
-        only(found, "non_finite")
-        assert [finding.module for finding in found.findings] == [Q0]
-        assert read_peft_folder(folder, base, scan_values=False).findings == ()
-
-    @pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
-    def test_no_effect_where_every_module_has_a_zero_factor(
-        self, factor: str, base: BaseModelSpec, tmp_path: Path
-    ) -> None:
-        def change(tensors: dict[str, np.ndarray]) -> None:
-            for name in tensors:
-                if factor in name:
-                    tensors[name] *= -0.0
-
-        only(read_peft_folder(rewrite(fitting_adapter(tmp_path), change), base), "no_effect")
-
-    def test_one_module_with_effect_is_enough(self, base: BaseModelSpec, tmp_path: Path) -> None:
-        def change(tensors: dict[str, np.ndarray]) -> None:
-            for name in tensors:
-                if Q0 not in name and "lora_B" in name:
-                    tensors[name] *= 0
-
-        assert read_peft_folder(rewrite(fitting_adapter(tmp_path), change), base).findings == ()
-
-    def test_no_effect_where_the_scale_is_zero(self, base: BaseModelSpec, tmp_path: Path) -> None:
-        only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), lora_alpha=0), base), "no_effect")
-
-    @pytest.mark.parametrize("scan_values", [True, False])
-    def test_no_effect_without_factors(self, scan_values: bool, base: BaseModelSpec, tmp_path: Path) -> None:
-        folder = rewrite(fitting_adapter(tmp_path), dict.clear)
-        only(read_peft_folder(folder, base, scan_values=scan_values), "no_effect")
-
-    def test_stored_types_that_are_not_served(self, base: BaseModelSpec, tmp_path: Path) -> None:
-        path = fitting_adapter(tmp_path, modules=("q_proj",)) / "adapter_model.safetensors"
-        path.write_bytes(path.read_bytes().replace(b'"BF16"', b'"I16" '))
-        only(read_peft_folder(tmp_path, base), "unsupported_dtype")
-
-    def test_two_types_in_one_module(self, base: BaseModelSpec, tmp_path: Path) -> None:
-        path = fitting_adapter(tmp_path, modules=("q_proj",)) / "adapter_model.safetensors"
-        path.write_bytes(path.read_bytes().replace(b'"BF16"', b'"F16" ', 1))
-        only(read_peft_folder(tmp_path, base), "unsupported_dtype")
-
-
-class TestFiles:
-    @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-    def test_missing(self, name: str, base: BaseModelSpec, tmp_path: Path) -> None:
-        (fitting_adapter(tmp_path) / name).unlink()
-        only(read_peft_folder(tmp_path, base), "missing_file")
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "adapter_model.bin",
-            "optimizer.pt",
-            "x.pth",
-            "X.PKL",
-            "a.pickle",
-            "run.py",
-            "m.so",
-            "checkpoint-1/optimizer.pt",
-        ],
-    )
-    def test_pickles_and_code_by_name(self, name: str, base: BaseModelSpec, tmp_path: Path) -> None:
-        path = fitting_adapter(tmp_path) / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
-        found = read_peft_folder(tmp_path, base)
-        only(found, "unsafe_format")
-        assert name in found.findings[0].message
-
-    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-    def test_pickles_under_an_innocent_name(self, protocol: int, base: BaseModelSpec, tmp_path: Path) -> None:
-        (fitting_adapter(tmp_path) / "notes.txt").write_bytes(pickle.dumps({"a": 1}, protocol=protocol))
-        only(read_peft_folder(tmp_path, base), "unsafe_format")
-
-    @pytest.mark.parametrize("content", [pickle.dumps([1], protocol=4), b"PK\x03\x04" + b"\0" * 99])
-    def test_a_pickle_called_safetensors(self, content: bytes, base: BaseModelSpec, tmp_path: Path) -> None:
-        (fitting_adapter(tmp_path) / "adapter_model.safetensors").write_bytes(content)
-        only(read_peft_folder(tmp_path, base), "unsafe_format")
-
-    def test_a_header_whose_length_looks_like_a_pickle(self, base: BaseModelSpec, tmp_path: Path) -> None:
-        """Padded to 0x..0280 bytes, the file begins like a pickle of protocol 2, and is still an adapter."""
-        path = fitting_adapter(tmp_path) / "adapter_model.safetensors"
-        raw = path.read_bytes()
-        length = int.from_bytes(raw[:8], "little")
-        padded = length + (0x0280 - length) % 0x10000
-        path.write_bytes(
-            padded.to_bytes(8, "little") + raw[8 : 8 + length] + b" " * (padded - length) + raw[8 + length :]
-        )
-        assert path.read_bytes()[:2] == b"\x80\x02"
-        assert read_peft_folder(tmp_path, base).findings == ()
-
-    def test_a_broken_header(self, base: BaseModelSpec, tmp_path: Path) -> None:
-        path = fitting_adapter(tmp_path) / "adapter_model.safetensors"
-        path.write_bytes(path.read_bytes()[:-2])
-        only(read_peft_folder(tmp_path, base), "invalid_header")
 
 
 class TestBaseName:
