@@ -125,7 +125,9 @@ class Residency:
             self._metrics.adapter_loaded(entry.load_s)
         except BaseException as error:
             entry.failed = error
-            self._entries.pop(entry.version.lora_id, None)
+            # After a restart the place may be another load's of the same version.
+            if self._entries.get(entry.version.lora_id) is entry:
+                del self._entries[entry.version.lora_id]
             self._metrics.adapter_loaded(None)
             if not isinstance(error, Exception):
                 raise

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,6 +56,7 @@ class VllmEngine:
         self._endpoints: Mapping[Endpoint, Any] = {}
         self._state: EngineState = "starting"
         self._ready = asyncio.Event()
+        self._lost = asyncio.Event()
         self._restarts = 0
         self._startup_s: dict[str, float] = {}
         self._supervisor: asyncio.Task[None] | None = None
@@ -115,6 +116,7 @@ class VllmEngine:
             logger.error("the engine's core %s; restarting it", "hangs" if self._state == "hung" else "died")
             self._ready.clear()
             self._state = "restarting"
+            self._lost.set()
             self._restarts += 1
             pinned = self._residency.pinned()
             self._residency.forget_all()
@@ -143,6 +145,8 @@ class VllmEngine:
         """End the old core for good, and the requests that wait for it."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        # A request that is on its way to a hung core is refused there too, instead of waiting for ever.
+        self._client.engine_core.resources.engine_dead = True
         self._client.output_processor.propagate_error(EngineDeadError())
         await asyncio.to_thread(self._client.shutdown, timeout=1.0)
 
@@ -166,6 +170,7 @@ class VllmEngine:
         self._on_phase("loading the base model")
         self._booting = asyncio.ensure_future(asyncio.to_thread(_build_client, self._args))
         self._client = await asyncio.shield(self._booting)
+        self._lost = asyncio.Event()
         await self._client.reset_mm_cache()
         loaded = time.monotonic()
         self._on_phase("preparing the endpoints")
@@ -261,7 +266,9 @@ class VllmEngine:
     async def _add_lora(self, version: LoadableVersion) -> None:
         request = _lora_request(version)
         try:
-            await self._client.add_lora(request)
+            await self._ask(self._client.add_lora(request))
+        except EngineNotReady:
+            raise
         except Exception as error:
             if self.state != "ready":
                 raise EngineNotReady("restarting") from error
@@ -272,7 +279,26 @@ class VllmEngine:
 
     async def _remove_lora(self, version: LoadableVersion) -> None:
         self._app_state.openai_serving_models.lora_requests.pop(version.engine_name, None)
-        await self._client.remove_lora(version.lora_id)
+        try:
+            await self._ask(self._client.remove_lora(version.lora_id))
+        except EngineNotReady:
+            logger.info("%s went with the engine's core", version.engine_name)
+
+    async def _ask(self, question: Coroutine[Any, Any, Any]) -> Any:
+        """The core's answer; vLLM leaves a question that a lost core did not answer open for ever.
+
+        Raises:
+            EngineNotReady: the core was lost first.
+        """
+        answer, lost = asyncio.ensure_future(question), asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise EngineNotReady("restarting")
+            return answer.result()
+        finally:
+            answer.cancel()
+            lost.cancel()
 
 
 def _import_vllm() -> None:

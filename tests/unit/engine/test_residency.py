@@ -7,7 +7,7 @@ import pytest
 
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.residency import Residency
-from amalgam.errors.engine import EngineLoadFailed, SlotsBusy
+from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, SlotsBusy
 
 
 def version(number: int) -> LoadableVersion:
@@ -182,3 +182,35 @@ async def test_a_pinned_version_stays() -> None:
             assert 1 in table.inside
     assert [v.lora_id for v in house.pinned()] == [1]
     assert house.pin(99, pinned=True) is False
+
+
+async def test_a_load_that_the_lost_engine_fails_leaves_the_new_engines_load_alone() -> None:
+    lost = asyncio.Event()
+    loads: list[int] = []
+
+    async def load(target: LoadableVersion) -> None:
+        loads.append(target.lora_id)
+        if len(loads) == 1:
+            await lost.wait()
+            raise EngineNotReady("restarting")
+
+    async def free(target: LoadableVersion) -> None:
+        pytest.fail(f"{target.engine_name} was freed")
+
+    house = Residency(2, load, free, 1.0)
+
+    async def use() -> None:
+        async with house.hold(version(1)):
+            return
+
+    waiting = asyncio.create_task(use())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    house.forget_all()
+    await use()
+    lost.set()
+    with pytest.raises(EngineNotReady):
+        await waiting
+    assert [resident.engine_name for resident in house.residents()] == ["a@1"]
+    await use()
+    assert loads == [1, 1]
