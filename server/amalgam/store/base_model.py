@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.errors.adapters import BaseModelUnreadable, InvalidSafetensors
+from amalgam.store.meta_model import meta_shapes
 from amalgam.store.safetensors_header import TensorSpan, read_header
 
 _INDEX: Final = "model.safetensors.index.json"
@@ -23,18 +24,18 @@ _CONFIG_FIELDS: Final = (
 def base_spec(model_dir: Path, served_name: str, max_lora_rank: int) -> BaseModelSpec:
     """Describe the base model in ``model_dir`` without reading a weight.
 
-    Its linear modules are the two-dimensional ``.weight`` tensors of its safetensors files: one file, or many and an
-    index.
+    Its linear modules are the two-dimensional ``.weight`` tensors of its safetensors files (one file, or many and an
+    index), or, in a folder without such files, of the model that its config describes.
 
     Raises:
-        BaseModelUnreadable: no config, no safetensors files, or files that do not belong together.
+        BaseModelUnreadable: no config, files that do not belong together, or an architecture that cannot be known.
     """
     config = _read_json(model_dir / "config.json")
-    spans = _read_tensors(model_dir)
+    shapes = _read_shapes(model_dir)
     return BaseModelSpec(
         served_name=served_name,
-        fingerprint=fingerprint(config, {name: span.shape for name, span in spans.items()}),
-        linear_shapes=_linear_shapes(spans),
+        fingerprint=fingerprint(config, shapes),
+        linear_shapes=_linear_shapes(shapes),
         max_lora_rank=max_lora_rank,
         vocabulary_size=_vocabulary_size(config),
     )
@@ -62,21 +63,23 @@ def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _linear_shapes(spans: Mapping[str, TensorSpan]) -> dict[str, tuple[int, int]]:
-    found = {}
-    for name, span in spans.items():
-        if name.endswith(".weight") and len(span.shape) == 2:
-            found[name.removesuffix(".weight")] = (span.shape[0], span.shape[1])
-    return found
+def _linear_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
 
 
-def _read_tensors(model_dir: Path) -> dict[str, TensorSpan]:
+def _read_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
     index = model_dir / _INDEX
     if index.is_file():
-        return _read_shards(model_dir, _read_json(index))
-    if not (model_dir / _SINGLE).is_file():
-        raise BaseModelUnreadable(f"its folder holds neither {_SINGLE} nor {_INDEX}")
-    return _read(model_dir / _SINGLE)
+        spans = _read_shards(model_dir, _read_json(index))
+    elif (model_dir / _SINGLE).is_file():
+        spans = _read(model_dir / _SINGLE)
+    else:
+        return meta_shapes(model_dir)
+    return {name: span.shape for name, span in spans.items()}
 
 
 def _read_shards(model_dir: Path, index: Mapping[str, Any]) -> dict[str, TensorSpan]:

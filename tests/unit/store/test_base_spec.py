@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.store.base_model import base_spec, fingerprint
@@ -68,9 +69,30 @@ def test_unreadable_folders_say_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(BaseModelUnreadable, match="not a JSON object"):
         base_spec(tmp_path, "tiny", 16)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(BaseModelUnreadable, match="holds neither"):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "no-such-architecture"}))
+    with pytest.raises(BaseModelUnreadable, match="no safetensors files"):
         base_spec(tmp_path, "tiny", 16)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(BaseModelUnreadable, match=r"model\.safetensors"):
         base_spec(tmp_path, "tiny", 16)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_without_safetensors_is_known_by_its_config(tied: bool, tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    with_files = base_spec(tmp_path, "tiny", 16)
+    weights.unlink()
+    from_config = base_spec(tmp_path, "tiny", 16)
+    assert from_config == with_files
+    assert ("lm_head" in from_config.linear_shapes) is not tied
