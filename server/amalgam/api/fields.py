@@ -75,6 +75,8 @@ _OPENAI: Final[Mapping[str, Check]] = {
     "add_special_tokens": boolean,
     "prompt_logprobs": integer(0, MAX_LOGPROBS),
     "return_token_ids": boolean,
+    "return_tokens_as_token_ids": boolean,
+    "spaces_between_special_tokens": boolean,
 }
 _TOOLS: Final[Mapping[str, Check]] = {
     "tools": tools,
