@@ -50,12 +50,13 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     from amalgam.api.auth import require_safe_binding
     from amalgam.engine.environment import prepare_environment
     from amalgam.store.hub import local_model
+    from amalgam.telemetry.logs import VLLM_JSON_CONFIG
 
     require_safe_binding(settings)
     is_demo = model is None
     default_name = DEMO_NAME if model is None else Path(model).name.lower()
     began = time.monotonic()
-    prepare_environment(os.cpu_count() or 1)
+    prepare_environment(os.cpu_count() or 1, VLLM_JSON_CONFIG if settings.log_format == "json" else None)
     if model is None:
         from amalgam.demo.base_model import ensure_base_model
 
@@ -140,7 +141,7 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
     config = uvicorn.Config(
         app,
         http=bounded_http(),
-        log_level="warning",
+        log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
         h11_max_incomplete_event_size=64 * 1024,

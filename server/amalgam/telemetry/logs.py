@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, Literal
 
 from amalgam.telemetry.context import RequestContext, current
@@ -14,6 +15,11 @@ from amalgam.telemetry.context import RequestContext, current
 FIELDS: Final = "amalgam_fields"
 """The attribute of a record that holds further fields of its JSON line."""
 
+VLLM_JSON_CONFIG: Final = Path(__file__).with_name("vllm_json_logging.json")
+"""The configuration by which vLLM's processes write lines like ours."""
+
+_OTHERS: Final = ("uvicorn", "asyncio")
+"""Loggers of the libraries that speak in the serving process beside vLLM."""
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {10: "\\n", 13: "\\r"}
 _SEPARATORS: Final = {0x2028: "\\u2028", 0x2029: "\\u2029"}
 _ESCAPES: Final = _CONTROL | _SEPARATORS
@@ -66,10 +72,11 @@ class TextLines(logging.Formatter):
 
 
 def configure_logging(log_format: Literal["text", "json"], level: int = logging.INFO) -> None:
-    """Send our logs to standard error; the roots of the program call this once."""
+    """Send our logs, and the warnings of the libraries around us, to standard error; a program's root calls it once."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
-    ours = logging.getLogger("amalgam")
-    ours.handlers[:] = [handler]
-    ours.setLevel(level)
-    ours.propagate = False
+    for name in ("amalgam", *_OTHERS):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level if name == "amalgam" else logging.WARNING)
+        logger.propagate = False

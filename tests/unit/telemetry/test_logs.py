@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from amalgam.telemetry.context import RequestContext, current, enter, note_adapter
-from amalgam.telemetry.logs import FIELDS, JsonLines, TextLines
+from amalgam.telemetry.logs import FIELDS, VLLM_JSON_CONFIG, JsonLines, TextLines
 
 HOSTILE = [
     'a\nb\r\n{"level": "error"}',
@@ -86,3 +88,25 @@ async def _note(adapter: str) -> None:
 def test_fields_of_a_record_stand_beside_its_message() -> None:
     parsed = json.loads(JsonLines().format(record("GET", **{FIELDS: {"status": 200, "ms": 1.5}})))
     assert (parsed["status"], parsed["ms"], parsed["message"]) == (200, 1.5, "GET")
+
+
+def test_what_the_libraries_say_is_json_too() -> None:
+    program = f"""
+import json, logging, logging.config
+from pathlib import Path
+from amalgam.telemetry.logs import configure_logging
+logging.config.dictConfig(json.loads(Path({str(VLLM_JSON_CONFIG)!r}).read_text()))
+configure_logging("json")
+for name in ("vllm.engine", "uvicorn.error", "asyncio", "amalgam.x"):
+    logging.getLogger(name).info("hidden")
+    logging.getLogger(name).error("two\\nlines")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["logger"], line["message"]) for line in lines] == [
+        ("vllm.engine", "two\nlines"),
+        ("uvicorn.error", "two\nlines"),
+        ("asyncio", "two\nlines"),
+        ("amalgam.x", "hidden"),
+        ("amalgam.x", "two\nlines"),
+    ]
