@@ -28,7 +28,7 @@ class TrainRecipe:
 
 RECIPES: Final[Mapping[str, TrainRecipe]] = {
     "sql": TrainRecipe(task="sql", seed=11),
-    "code": TrainRecipe(task="code", steps=70, batch=8, learning_rate=1.5e-3, seed=7),
+    "code": TrainRecipe(task="code", steps=560, seed=12),
     "json": TrainRecipe(task="json", seed=13),
 }
 """What made the committed adapters."""
