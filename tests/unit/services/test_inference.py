@@ -43,7 +43,7 @@ class Rig:
         self.catalog = Catalog(BaseModelSpec("base", "", {}, 16), None)  # type: ignore[arg-type]
         adapters = tuple(Adapter(name=v.name, default_version=1, created_at=NOW, versions=(v,)) for v in VERSIONS)
         self.catalog._snapshot = Snapshot.of(CatalogRows(1, adapters, tuple(VERSIONS)))
-        self.inference = Inference(self.catalog, self.engine, self.store)  # type: ignore[arg-type]
+        self.inference = Inference(self.catalog, self.engine, self.store, lambda: 0.5)  # type: ignore[arg-type]
 
 
 async def drained(rig: Rig, version_id: int) -> bool:
