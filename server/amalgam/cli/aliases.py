@@ -58,10 +58,12 @@ def show(
 
 
 @app.command()
-def rm(name: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
+def rm(name: str, revision: Revision = None, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Delete an alias; what it means stays."""
+    headers = {} if revision is None else {"If-Match": f'"{revision}"'}
     with client(url, key) as session:
-        CONSOLE.print(f"deleted {answer(session.delete(f'/admin/v1/aliases/{name}'))['deleted']}")
+        gone = answer(session.delete(f"/admin/v1/aliases/{name}", headers=headers))
+    CONSOLE.print(f"deleted {gone['deleted']}", markup=False)
 
 
 @app.command()

@@ -128,17 +128,22 @@ async def require_targets(connection: AsyncConnection, name: str, uses: Iterable
         AliasOfAlias: a target names a live alias, itself included.
         ModelNotFound: no live version, or an adapter without a default one.
     """
-    for use in uses:
-        other = await find_row(connection, use.name)
-        if use.name == name or (other is not None and other["deleted_at"] is None):
+    needed = tuple(uses)
+    names = [use.name for use in needed]
+    query = sa.select(aliases.c.name).where(aliases.c.name.in_(names), aliases.c.deleted_at.is_(None))
+    others = {*(await connection.execute(query)).scalars(), name}
+    live = (
+        sa.select(versions.c.name, versions.c.number, adapters.c.default_version)
+        .join(adapters)
+        .where(versions.c.name.in_(names), versions.c.deleted_at.is_(None))
+    )
+    served: set[tuple[str, int | None]] = set()
+    for of, number, default in await connection.execute(live):
+        served |= {(of, number), (of, None)} if number == default else {(of, number)}
+    for use in needed:
+        if use.name in others:
             raise AliasOfAlias(name, use.name)
-        is_meant = versions.c.number == (adapters.c.default_version if use.number is None else use.number)
-        query = (
-            sa.select(versions.c.id)
-            .join(adapters)
-            .where(versions.c.name == use.name, versions.c.deleted_at.is_(None), is_meant)
-        )
-        if (await connection.execute(query)).first() is None:
+        if (use.name, use.number) not in served:
             raise ModelNotFound(use.name if use.number is None else f"{use.name}@{use.number}")
 
 

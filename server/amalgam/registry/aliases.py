@@ -172,24 +172,21 @@ class AliasRegistry:
         uses = adapters_used(targets, self._base_name)
         await require_targets(connection, name, uses)
         now = self._clock()
-        fields: dict[str, Any] = {
-            "revision": 1 if row is None else row["revision"] + 1,
-            "targets": [target.model_dump() for target in targets],
-            "uses": [[use.name, use.number] for use in uses],
-            "updated_at": now,
-            "deleted_at": None,
-        }
-        if is_new:
-            fields["created_at"] = now
-        if row is None:
-            await connection.execute(aliases.insert().values(name=name, **fields))
-        else:
-            await connection.execute(aliases.update().where(aliases.c.name == name).values(**fields))
-        await write_change(
-            connection, name, fields["revision"], action=action, targets=targets, now=now, restores=restores
+        alias = Alias(
+            name=name,
+            revision=1 if row is None else row["revision"] + 1,
+            targets=tuple(targets),
+            created_at=now if row is None or is_new else row["created_at"],
+            updated_at=now,
         )
+        fields: dict[str, Any] = alias.model_dump() | {"uses": [[use.name, use.number] for use in uses]}
+        if row is None:
+            await connection.execute(aliases.insert().values(**fields))
+        else:
+            await connection.execute(aliases.update().where(aliases.c.name == name).values(**fields, deleted_at=None))
+        await write_change(connection, name, alias.revision, action=action, targets=targets, now=now, restores=restores)
         await bump_revision(connection)
-        return await live_alias(connection, name)
+        return alias
 
 
 def _check(name: str, row: sa.RowMapping | None, expected: int | None) -> Alias | None:

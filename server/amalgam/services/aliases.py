@@ -31,9 +31,12 @@ class AliasService:
             raise InvalidName(name)
         if name == self._catalog.base.served_name:
             raise NameReserved(name)
-        # What another replica registered a moment ago may be a target here.
-        await self._catalog.refresh()
-        meant = tuple(self._checked(name, index, target) for index, target in enumerate(targets))
+        try:
+            meant = self._checked(name, targets)
+        except ModelNotFound:
+            # Another replica may have registered it a moment ago.
+            await self._catalog.refresh()
+            meant = self._checked(name, targets)
         for index, target in enumerate(meant):
             if target.model in [earlier.model for earlier in meant[:index]]:
                 raise FieldRefused(f"targets.{index}.model", "is there before; name it once and add up the weights")
@@ -41,17 +44,17 @@ class AliasService:
         await self._catalog.refresh()
         return alias, created
 
-    def _checked(self, name: str, index: int, target: AliasTarget) -> AliasTarget:
-        """The target as it is kept, without the base model's prefix."""
-        model = self._catalog.short(target.model)
-        try:
-            if self._catalog.alias(target.model) is not None:
-                raise AliasOfAlias(name, model)
-            self._catalog.resolve(target.model)
-        except (AliasOfAlias, ModelNotFound) as error:
-            error.param = f"targets.{index}.model"
-            raise
-        return AliasTarget(model=model, weight=target.weight)
+    def _checked(self, name: str, targets: Sequence[AliasTarget]) -> tuple[AliasTarget, ...]:
+        """The targets as they are kept, without the base model's prefix."""
+        for index, target in enumerate(targets):
+            try:
+                if self._catalog.alias(target.model) is not None:
+                    raise AliasOfAlias(name, target.model)
+                self._catalog.resolve(target.model)
+            except (AliasOfAlias, ModelNotFound) as error:
+                error.param = f"targets.{index}.model"
+                raise
+        return tuple(AliasTarget(model=self._catalog.short(each.model), weight=each.weight) for each in targets)
 
     async def rollback(self, name: str, *, to_revision: int | None, expected: int | None) -> Alias:
         """Bring back what the alias meant before; see `AliasRegistry.rollback`."""
