@@ -174,7 +174,7 @@ async def _build(
     )
     for loop in loops:
         _run_until_closed(stack, loop)
-    aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog)
+    aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, catalog.resolve)
     return Services(settings, engine, catalog, inference, adapters, aliases, merges, metrics, worker)
 
 

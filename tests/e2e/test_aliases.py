@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import RunningServer
 
-FLIPS = int(os.environ.get("AMALGAM_TEST_FLIPS", "200"))
+FLIPS = int(os.environ.get("AMALGAM_TEST_FLIPS", "120"))
 """A thousand take a minute of a busy machine; they are for a change that is about aliases."""
 ASKED_EVERY = 40
 """Flips between two requests that nothing overtakes."""

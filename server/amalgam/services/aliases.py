@@ -1,6 +1,6 @@
 """The life of aliases: set, roll back, delete. A change is in force, here, when its call returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from amalgam.domain.adapter import is_name
 from amalgam.domain.alias import Alias, AliasHistory, AliasPage, AliasTarget
@@ -12,11 +12,18 @@ from amalgam.services.catalog import Catalog
 
 
 class AliasService:
-    """Everything the admin plane does with aliases. ``expected`` is compare-and-set, see `AliasRegistry`."""
+    """Everything the admin plane does with aliases. ``expected`` is compare-and-set, see `AliasRegistry`.
 
-    def __init__(self, registry: AliasRegistry, catalog: Catalog) -> None:
+    Args:
+        registry: the truth.
+        catalog: refreshed after every change.
+        resolve: refuses a target that no request could name as its ``model``.
+    """
+
+    def __init__(self, registry: AliasRegistry, catalog: Catalog, resolve: Callable[[str], object]) -> None:
         self._registry = registry
         self._catalog = catalog
+        self._resolve = resolve
 
     async def put(self, name: str, targets: Sequence[AliasTarget], *, expected: int | None) -> tuple[Alias, bool]:
         """Make ``name`` mean ``targets``; also whether the alias is new.
@@ -50,7 +57,7 @@ class AliasService:
             try:
                 if self._catalog.alias(target.model) is not None:
                     raise AliasOfAlias(name, target.model)
-                self._catalog.resolve(target.model)
+                self._resolve(target.model)
             except (AliasOfAlias, ModelNotFound) as error:
                 error.param = f"targets.{index}.model"
                 raise
