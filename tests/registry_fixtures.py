@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from amalgam.domain.version import VersionDraft
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.aliases import AliasRegistry
 from amalgam.registry.database import Database, sqlite_url
 from amalgam.registry.jobs import JobRegistry
 
@@ -69,6 +70,11 @@ def clock() -> FakeClock:
 @pytest.fixture
 def registry(database: Database, clock: FakeClock) -> AdapterRegistry:
     return AdapterRegistry(database, clock)
+
+
+@pytest.fixture
+def aliases(database: Database, clock: FakeClock) -> AliasRegistry:
+    return AliasRegistry(database, clock, "base")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import sys
 import time
 from argparse import Namespace
@@ -14,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from amalgam import __version__
-from amalgam.api import admin_adapters, admin_engine, admin_merges, lora_compat, openai, operations
+from amalgam.api import admin_adapters, admin_aliases, admin_engine, admin_merges, lora_compat, openai, operations
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
 from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
@@ -26,9 +27,11 @@ from amalgam.engine.protocol import Engine
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.errors import AmalgamError
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.aliases import AliasRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.adapters import AdapterService
+from amalgam.services.aliases import AliasService
 from amalgam.services.catalog import Catalog
 from amalgam.services.demo_adapters import register_missing
 from amalgam.services.inference import Inference
@@ -100,6 +103,7 @@ def create_app(
     app.include_router(openai.router(time.time()))
     app.include_router(lora_compat.router())
     app.include_router(admin_adapters.router())
+    app.include_router(admin_aliases.router())
     app.include_router(admin_merges.router())
     app.include_router(admin_engine.router())
     app.include_router(operations.router())
@@ -140,7 +144,7 @@ async def _build(
     catalog = Catalog(base, registry)
     await catalog.refresh()
     metrics.registry_read()
-    inference = Inference(catalog, engine, store)
+    inference = Inference(catalog, engine, store, random.SystemRandom().random)
     publisher = Publisher(registry, jobs, store, catalog, engine, metrics=metrics)
     merges = MergeService(registry, jobs, store, catalog, publisher, metrics=metrics)
     adapters = AdapterService(
@@ -170,7 +174,8 @@ async def _build(
     )
     for loop in loops:
         _run_until_closed(stack, loop)
-    return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker)
+    aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, catalog.resolve)
+    return Services(settings, engine, catalog, inference, adapters, aliases, merges, metrics, worker)
 
 
 def _hub(settings: Settings) -> HubSource | None:

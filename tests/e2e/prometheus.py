@@ -109,7 +109,7 @@ def dashboard_queries() -> list[tuple[str, str]]:
         if variable["type"] == "query":
             metric, label = re.fullmatch(r"label_values\((\S+), (\S+)\)", variable["query"]).groups()  # type: ignore[union-attr]
             found.append((f"variable {variable['name']}", f"count by ({label}) ({metric})"))
-    values = {"$__rate_interval": "1m", "$instance": ".*", "$adapter": ".*"}
+    values = {"$__rate_interval": "1m", "$instance": ".*", "$adapter": ".*", "$alias": ".*"}
     return [(title, re.sub(r"\$\w+", lambda match: values[match[0]], expression)) for title, expression in found]
 
 

@@ -131,14 +131,17 @@ def test_promtool_accepts_configuration_and_rules(command: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes the server while it is used: streams of two adapters and a merge."""
+    """Scrapes the server while it is used: streams of two adapters and of an alias, and a merge."""
     if not INSTALLED:
         pytest.skip(MISSING)
     with scraping(server.url, Path(tmp_path_factory.mktemp("prometheus"))) as running, server.admin() as admin:
         running.wait_for('up{job="amalgam"} == 1')
+        alias = {"targets": [{"model": "sql", "weight": 3}, {"model": "json@1", "weight": 1}]}
+        assert admin.put("/admin/v1/aliases/measured-too", json=alias).status_code == 201
         for weight in (0.31, 0.32):
-            for model in ("sql", "json"):
+            for model in ("sql", "json", "measured-too"):
                 body = {"model": model, "prompt": "Hello", "max_tokens": 4, "stream": True, "ignore_eos": True}
+                body["user"] = "the same in both rounds"
                 assert admin.post("/v1/completions", json=body).status_code == 200
             merge = {"name": "measured", "expression": f"sql + {weight}*json"}
             assert admin.post("/admin/v1/merges", params={"wait_s": 60}, json=merge).status_code == 201

@@ -89,6 +89,8 @@ def router() -> APIRouter:
         try:
             _, created = await services(request).adapters.take_source(new, source_of(body.lora_path))
         except NameTaken:
+            if services(request).catalog.alias(body.lora_name) is not None:
+                raise
             raise LoraAlreadyLoaded(body.lora_name) from None
         if not created and not body.load_inplace:
             raise LoraAlreadyLoaded(body.lora_name)

@@ -109,6 +109,8 @@ def _log(watch: RequestWatch, method: str, route: str, code: int, seconds: float
     fields["ms"] = round(seconds * 1e3, 1)
     if watch.first_s is not None:
         fields["first_token_ms"] = round(watch.first_s * 1e3, 1)
+    if watch.context.alias is not None:
+        fields["alias"] = watch.context.alias
     if usage is not None:
         fields |= {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion}
     shown = watch.context.adapter or "-"

@@ -12,6 +12,7 @@ from amalgam.api.fields import check_fields
 from amalgam.api.held_response import HeldResponse
 from amalgam.api.state import services
 from amalgam.api.strict_json import parse_object, require_json
+from amalgam.domain.alias import Alias
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Target
@@ -50,13 +51,21 @@ async def forward(endpoint: Endpoint, request: Request) -> Response:
     body = await read_json(request)
     check_fields(endpoint, body, house.catalog.base.vocabulary_size)
     async with AsyncExitStack() as stack:
-        target = await stack.enter_async_context(house.inference.admit(body.get("model")))
+        target = await stack.enter_async_context(house.inference.admit(body.get("model"), _user(endpoint, body)))
         note_adapter(target.engine_name)
         response = await house.engine.call(endpoint, body | {"model": target.engine_name}, request)
         if response is None:
             return Response(status_code=CLIENT_GONE)
         response.headers["x-amalgam-adapter"] = target.engine_name
         return HeldResponse(response, stack.pop_all())
+
+
+def _user(endpoint: Endpoint, body: Mapping[str, Any]) -> str | None:
+    """Who asks, where the request says so: ``user``, in Anthropic's dialect ``metadata.user_id``."""
+    metadata = body.get("metadata")
+    in_metadata = metadata.get("user_id") if endpoint == "messages" and isinstance(metadata, dict) else None
+    user = body.get("user") or in_metadata
+    return user if isinstance(user, str) else None
 
 
 def _endpoint(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
@@ -73,6 +82,13 @@ def model_card(target: Target, catalog: Catalog, created: int) -> dict[str, Any]
     if target.version is None:
         return card | {"root": base, "parent": None, "permission": []}
     return card | {"root": str(target.version.ref), "parent": base, "permission": []}
+
+
+def alias_card(alias: Alias, catalog: Catalog) -> dict[str, Any]:
+    """The entry of an alias: ``root`` is what it means, targets and shares."""
+    created = int(alias.created_at.timestamp())
+    card = {"id": alias.name, "object": "model", "created": created, "owned_by": "amalgam"}
+    return card | {"root": alias.meaning, "parent": catalog.base.served_name, "permission": []}
 
 
 def router(started_at: float) -> APIRouter:
@@ -95,11 +111,14 @@ def router(started_at: float) -> APIRouter:
     ) -> JSONResponse:
         catalog = services(request).catalog
         snapshot = catalog.snapshot
-        names = sorted(snapshot.defaults)
+        names = sorted([*snapshot.defaults, *snapshot.aliases])
         if after is not None and after != catalog.base.served_name:
             names = [name for name in names if name > after]
         cards = [] if after is not None else [model_card(catalog.resolve(None), catalog, int(started_at))]
         for name in names[: limit - len(cards)]:
+            if (alias := snapshot.aliases.get(name)) is not None:
+                cards.append(alias_card(alias, catalog))
+                continue
             version = snapshot.defaults[name]
             cards.append(model_card(Target(name, version), catalog, int(version.created_at.timestamp())))
         has_more = len(names) > limit - (0 if after is not None else 1)
@@ -110,6 +129,8 @@ def router(started_at: float) -> APIRouter:
         catalog = services(request).catalog
         if not model.strip():
             raise ModelNotFound(model)
+        if (alias := catalog.alias(model)) is not None:
+            return JSONResponse(alias_card(alias, catalog) | {"id": model})
         target = catalog.resolve(model)
         created = int(target.version.created_at.timestamp()) if target.version else int(started_at)
         return JSONResponse(model_card(Target(model, target.version), catalog, created))

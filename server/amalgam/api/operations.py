@@ -31,8 +31,8 @@ def router() -> APIRouter:
     async def metrics(request: Request) -> Response:
         house = services(request)
         state = await server_state(house)
-        base = house.catalog.base.served_name
-        house.metrics.make_room({base, *house.catalog.snapshot.versions})
+        base, snapshot = house.catalog.base.served_name, house.catalog.snapshot
+        house.metrics.make_room({base, *snapshot.versions}, snapshot.aliases)
         scrape = house.metrics.scrape(state)
         # Thousands of lines: written beside the event loop, which has tokens to send meanwhile.
         return Response(await asyncio.to_thread(scrape.text), media_type=CONTENT_TYPE_LATEST)

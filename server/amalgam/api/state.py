@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from amalgam.engine.protocol import Engine
 from amalgam.services.adapters import AdapterService
+from amalgam.services.aliases import AliasService
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import Inference
 from amalgam.services.merges import MergeService
@@ -24,6 +25,7 @@ class Services:
     catalog: Catalog
     inference: Inference
     adapters: AdapterService
+    aliases: AliasService
     merges: MergeService
     metrics: Metrics
     worker: WorkerLink

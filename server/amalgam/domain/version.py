@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.alias import Alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ class CatalogRows:
     """Everything that can be served, read in one transaction."""
 
     revision: int
-    """Grows with every change to adapters or versions; equal revisions mean equal rows."""
+    """Grows with every change to adapters, versions or aliases; equal revisions mean equal rows."""
     adapters: tuple[Adapter, ...]
     """Every live adapter with its live versions, in order of name."""
     versions: tuple[AdapterVersion, ...]
     """The same versions, in order of id."""
+    aliases: tuple[Alias, ...] = ()
+    """Every live alias, in order of name."""

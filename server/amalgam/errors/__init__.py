@@ -6,6 +6,7 @@ Every class builds its own message from the values that explain it and ends with
     AmalgamError
     ├── errors.requests     what a caller sent: keys, fields, model names, limits
     ├── errors.adapters     adapter folders, names, versions, sources
+    ├── errors.aliases      aliases, their revisions and targets
     ├── errors.merging      expressions, recipes, plans, kernels
     ├── errors.jobs         jobs and their leases
     └── errors.engine       the engine: not ready, failed to load, gone

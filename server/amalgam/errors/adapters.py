@@ -125,13 +125,23 @@ class NameReserved(Conflict):
 
 
 class NameTaken(Conflict):
-    """A name that exists already where a new one was asked for."""
+    """A name that exists already where a new one was asked for; adapters and aliases share one space of names."""
 
     code = "name_taken"
     param = "name"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The name {name!r} is taken. Choose another name, or leave out if_absent to add a version.")
+    def __init__(self, name: str, step: str = "leave out if_absent to add a version") -> None:
+        super().__init__(f"The name {name!r} is taken. Choose another name, or {step}.")
+
+    @classmethod
+    def by_alias(cls, name: str) -> "NameTaken":
+        """An alias has the name."""
+        return cls(name, "delete the alias of that name first")
+
+    @classmethod
+    def by_adapter(cls, name: str) -> "NameTaken":
+        """An adapter has the name, or a merge that is not finished will give it to one."""
+        return cls(name, "delete the adapter of that name, or cancel the merge that makes it, first")
 
 
 class AdapterNotFound(NotFound):

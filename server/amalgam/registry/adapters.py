@@ -7,8 +7,9 @@ from amalgam.domain.clock import Clock
 from amalgam.domain.job import LIVE_STATES
 from amalgam.domain.version import AdapterPage, CatalogRows, CreatedVersion, VersionDraft
 from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
+from amalgam.registry.alias_rows import live_aliases, refuse_targeted
 from amalgam.registry.database import Database
-from amalgam.registry.tables import adapters, jobs, versions
+from amalgam.registry.tables import adapters, aliases, jobs, versions
 from amalgam.registry.version_rows import (
     adapter_of,
     bump_revision,
@@ -44,7 +45,7 @@ class AdapterRegistry:
             if_absent: Whether the name must be new.
 
         Raises:
-            NameTaken: ``if_absent``, and the name has other versions.
+            NameTaken: ``if_absent``, and the name has other versions; or an alias has the name.
         """
         async with self._database.write() as connection:
             query = (
@@ -129,24 +130,39 @@ class AdapterRegistry:
         Raises:
             AdapterNotFound, VersionNotFound: there is no such version.
             DefaultVersionInUse: it is the default one and there are others: which should the name mean?
+            AliasTargetInUse: an alias means it.
         """
         async with self._database.write() as connection:
             version = await live_version(connection, name, number)
             adapter = await live_adapter(connection, name)
-            if adapter["default_version"] == number and len(await live_versions(connection, [name])) > 1:
+            is_last = len(await live_versions(connection, [name])) == 1
+            if adapter["default_version"] == number and not is_last:
                 raise DefaultVersionInUse(name, number)
+            await refuse_targeted(connection, name, None if is_last else number)
             await remove_version(connection, version, now=self._clock())
         return version
+
+    async def withdraw_version(self, name: str, number: int) -> None:
+        """Delete a version that never answered, whatever already names it.
+
+        Raises:
+            AdapterNotFound, VersionNotFound: there is no such version.
+        """
+        async with self._database.write() as connection:
+            version = await live_version(connection, name, number)
+            await remove_version(connection, version, now=self._clock())
 
     async def delete_adapter(self, name: str) -> tuple[AdapterVersion, ...]:
         """Delete an adapter and all its versions; returns these. The name is free again, its old numbers are not.
 
         Raises:
             AdapterNotFound: there is none.
+            AliasTargetInUse: an alias means it, or a version of it.
         """
         now = self._clock()
         async with self._database.write() as connection:
             await live_adapter(connection, name)
+            await refuse_targeted(connection, name, None)
             removed = await live_versions(connection, [name])
             await connection.execute(
                 versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None)).values(deleted_at=now)
@@ -164,15 +180,17 @@ class AdapterRegistry:
             revision = await read_revision(connection)
             rows = (await connection.execute(query)).mappings().all()
             live = await live_versions(connection)
+            named = await live_aliases(connection)
         grouped = by_name(live)
         return CatalogRows(
             revision=revision,
             adapters=tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows),
             versions=tuple(sorted(live, key=lambda version: version.id)),
+            aliases=named,
         )
 
     async def revision(self) -> int:
-        """A number that grows with every change to adapters or versions."""
+        """A number that grows with every change to adapters, versions or aliases."""
         async with self._database.read() as connection:
             return await read_revision(connection)
 
@@ -200,6 +218,7 @@ class AdapterRegistry:
         return version_of(row)
 
     async def names_ever_used(self) -> frozenset[str]:
-        """Every adapter name, those of deleted adapters included."""
+        """Every name of an adapter or an alias, those of deleted ones included."""
+        query = sa.union(sa.select(adapters.c.name), sa.select(aliases.c.name))
         async with self._database.read() as connection:
-            return frozenset((await connection.execute(sa.select(adapters.c.name))).scalars())
+            return frozenset((await connection.execute(query)).scalars())

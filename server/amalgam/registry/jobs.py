@@ -13,6 +13,7 @@ from amalgam.domain.job import LIVE_STATES, Job, JobPage, JobRequest, JobState, 
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import VersionNotFound
 from amalgam.errors.jobs import LeaseLost
+from amalgam.registry.alias_rows import refuse_alias_name
 from amalgam.registry.database import Database
 from amalgam.registry.job_rows import change_job, find_job, job_of, read_job, select_jobs, version_of_job
 from amalgam.registry.tables import adapters, jobs, versions
@@ -31,8 +32,12 @@ class JobRegistry:
         """Queue the request, unless it is being built or has been: the same recipe under the same name is built once.
 
         A request for the default moves it: to the version that is there already, or when the live job publishes.
+
+        Raises:
+            NameTaken: an alias has the name.
         """
         async with self._database.write() as connection:
+            await refuse_alias_name(connection, request.name)
             same = (jobs.c.name == request.name, jobs.c.recipe_digest == request.recipe_digest)
             job = await find_job(connection, *same, jobs.c.state.in_(LIVE_STATES))
             if job is not None:

@@ -117,3 +117,28 @@ _is_live: Final[sa.ColumnElement[Any]] = jobs.c.state.in_(LIVE_STATES)
 sa.Index(
     "uq_jobs_live", jobs.c.name, jobs.c.recipe_digest, unique=True, sqlite_where=_is_live, postgresql_where=_is_live
 )
+
+aliases: Final = sa.Table(
+    "aliases",
+    METADATA,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("targets", _JSON, nullable=False),
+    sa.Column("uses", _JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("deleted_at", UtcDateTime),
+    comment="uses: [adapter, version or null for its default] of every adapter that the targets need; "
+    "a deleted name keeps its row, so that its revisions are not used again",
+)
+
+alias_changes: Final = sa.Table(
+    "alias_changes",
+    METADATA,
+    sa.Column("name", _NAME, sa.ForeignKey("aliases.name"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("targets", _JSON, nullable=False),
+    sa.Column("restores", sa.Integer),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from amalgam.domain.adapter import Adapter, AdapterVersion
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
+from amalgam.registry.alias_rows import refuse_alias_name
 from amalgam.registry.tables import adapters, registry_state, versions
 
 
@@ -74,12 +75,17 @@ async def live_version(connection: AsyncConnection, name: str, number: int) -> A
 async def insert_version(
     connection: AsyncConnection, draft: VersionDraft, *, now: datetime, set_default: bool
 ) -> AdapterVersion:
-    """Give the draft the next number of its name and write it; a deleted name comes back to life with its count."""
+    """Give the draft the next number of its name and write it; a deleted name comes back to life with its count.
+
+    Raises:
+        NameTaken: the adapter would be new, and an alias has its name.
+    """
     query = sa.select(adapters).where(adapters.c.name == draft.name)
     adapter = (await connection.execute(query)).mappings().one_or_none()
     number = adapter["next_version"] if adapter is not None else 1
     fields: dict[str, Any] = {"next_version": number + 1}
     if adapter is None or adapter["deleted_at"] is not None:
+        await refuse_alias_name(connection, draft.name)
         fields |= {"description": "", "created_at": now, "deleted_at": None, "default_version": None}
     if set_default:
         fields["default_version"] = number
@@ -129,7 +135,7 @@ async def move_default(connection: AsyncConnection, version: AdapterVersion) -> 
 
 
 async def bump_revision(connection: AsyncConnection) -> None:
-    """Tell every catalog that adapters or versions changed."""
+    """Tell every catalog that adapters, versions or aliases changed."""
     await connection.execute(registry_state.update().values(revision=registry_state.c.revision + 1))
 
 

@@ -8,7 +8,7 @@ from amalgam.domain.adapter import Adapter, AdapterVersion, is_name
 from amalgam.domain.clock import Clock
 from amalgam.domain.version import AdapterPage, VersionDraft
 from amalgam.engine.protocol import Engine
-from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
+from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved, NameTaken
 from amalgam.errors.findings import Finding
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.services.catalog import Catalog
@@ -220,6 +220,9 @@ class AdapterService:
             raise InvalidName(name)
         if name == self._catalog.base.served_name:
             raise NameReserved(name)
+        if name in self._catalog.snapshot.aliases:
+            # The registry decides; this spares the upload.
+            raise NameTaken.by_alias(name)
 
     async def _receive(self, staging: Staging, files: Iterable[UploadedFile]) -> None:
         for file in files:

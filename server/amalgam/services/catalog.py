@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
+from amalgam.domain.alias import Alias, Uniform, draw
+from amalgam.domain.expression import is_expression
 from amalgam.domain.version import CatalogRows
+from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
 from amalgam.errors.requests import ModelNotFound
 from amalgam.registry.adapters import AdapterRegistry
 
@@ -34,6 +37,7 @@ class Snapshot:
     """Adapter name -> its default version; adapters without one are absent."""
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
     """``name@number`` -> version."""
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: CatalogRows) -> "Snapshot":
@@ -44,7 +48,7 @@ class Snapshot:
             for adapter in rows.adapters
             if adapter.default_version is not None
         }
-        return cls(rows.revision, defaults, versions)
+        return cls(rows.revision, defaults, versions, {alias.name: alias for alias in rows.aliases})
 
 
 class Catalog:
@@ -73,10 +77,12 @@ class Catalog:
         """The version that ``model`` means now.
 
         Args:
-            model: ``sql``, ``sql@3``, ``base:sql``, ``base:sql@3``, the base model's served name, empty or None.
+            model: ``sql``, ``sql@3``, ``base:sql``, ``base:sql@3``, the base model's served name, empty or None; or an
+                alias of a single target.
 
         Raises:
             ModelNotFound: with near names.
+            AmbiguousAlias: an alias of several targets; see `draw`.
         """
         name = (model or "").strip()
         if not name or name == self.base.served_name:
@@ -85,12 +91,42 @@ class Catalog:
         short = name.removeprefix(f"{self.base.served_name}:")
         version = snapshot.defaults.get(short) or snapshot.versions.get(short)
         if version is None:
+            if (alias := snapshot.aliases.get(short)) is not None:
+                return self._only_target(alias)
             raise ModelNotFound(name, self._near(short))
         return Target(str(version.ref), version)
 
+    def alias(self, model: str | None) -> Alias | None:
+        """The alias that ``model`` names, if it names one."""
+        return self._snapshot.aliases.get(self.short(model or ""))
+
+    def short(self, model: str) -> str:
+        """``model`` without blanks around it and without the base model's name before a colon."""
+        return model.strip().removeprefix(f"{self.base.served_name}:")
+
+    def draw(self, alias: Alias, user: str | None, uniform: Uniform) -> str:
+        """What ``alias`` means for one request, to be resolved like any ``model``; see `domain.alias.draw`.
+
+        Raises:
+            AliasTargetGone: what was drawn is not served any more.
+        """
+        target = draw(alias, user, uniform).model
+        if not is_expression(target):
+            try:
+                self.resolve(target)
+            except ModelNotFound as error:
+                raise AliasTargetGone(alias.name, target) from error
+        return target
+
+    def _only_target(self, alias: Alias) -> Target:
+        """The registry lets no alias mean another, so this ends."""
+        if len(alias.targets) > 1:
+            raise AmbiguousAlias(alias.name, alias.meaning)
+        return self.resolve(alias.targets[0].model)
+
     def _near(self, name: str) -> list[str]:
         bare = name.split("@", 1)[0][:128]
-        known: Iterable[str] = (*self._snapshot.defaults, self.base.served_name)
+        known: Iterable[str] = (*self._snapshot.defaults, *self._snapshot.aliases, self.base.served_name)
         if bare in self._snapshot.defaults:
             return sorted(ref for ref, v in self._snapshot.versions.items() if v.name == bare)[-_NEAR_NAMES:]
         return difflib.get_close_matches(bare, list(known), n=_NEAR_NAMES, cutoff=0.6)

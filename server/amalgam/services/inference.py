@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.alias import Uniform
 from amalgam.engine.protocol import Engine, LoadableVersion
 from amalgam.services.catalog import Catalog, Target
 from amalgam.store.adapter_store import AdapterStore
+from amalgam.telemetry.context import note_alias
 
 
 def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
@@ -20,23 +22,28 @@ def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
 class Inference:
     """Admits requests. A version that was resolved stays servable until its request ends, whatever happens to names."""
 
-    def __init__(self, catalog: Catalog, engine: Engine, store: AdapterStore) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine, store: AdapterStore, uniform: Uniform) -> None:
         self._catalog = catalog
         self._engine = engine
         self._store = store
+        self._uniform = uniform
         self._loadable: dict[int, LoadableVersion] = {}
         self._in_use: Counter[int] = Counter()
         self._released = asyncio.Condition()
 
     @asynccontextmanager
-    async def admit(self, model: str | None) -> AsyncIterator[Target]:
+    async def admit(self, model: str | None, user: str | None = None) -> AsyncIterator[Target]:
         """Resolve ``model`` and keep what it means resident while the block runs.
 
+        Args:
+            model: as the request has it.
+            user: who asks; an alias means the same to them each time.
+
         Raises:
-            ModelNotFound: nothing of that name.
+            ModelNotFound, AliasTargetGone: nothing of that name.
             EngineNotReady, EngineLoadFailed, SlotsBusy: see `Engine.hold`.
         """
-        target = self._catalog.resolve(model)
+        target = self._catalog.resolve(self._drawn(model, user))
         if target.version is None:
             async with self._engine.hold(None):
                 yield target
@@ -52,6 +59,14 @@ class Inference:
             if self._in_use[version.id] == 0:
                 del self._in_use[version.id]
                 await asyncio.shield(self._notify())
+
+    def _drawn(self, model: str | None, user: str | None) -> str | None:
+        """What the request asks for, once an alias has been drawn from; the request counts as the alias' too."""
+        alias = self._catalog.alias(model)
+        if alias is None:
+            return model
+        note_alias(alias.name)
+        return self._catalog.draw(alias, user, self._uniform)
 
     def _of(self, version: AdapterVersion) -> LoadableVersion:
         """Remembered, so that the disk is not asked on every request."""

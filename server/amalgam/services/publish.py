@@ -64,7 +64,7 @@ class Publisher:
             await self.prove(version)
         except Exception:
             # Whatever it was: a version that has not answered must not be reachable, nor stay in memory.
-            await self._registry.delete_version(version.name, version.number)
+            await self._registry.withdraw_version(version.name, version.number)
             await self._engine.unload(version.id)
             raise
         if set_default:

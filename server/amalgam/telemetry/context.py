@@ -11,6 +11,8 @@ class RequestContext:
     request_id: str
     adapter: str | None = None
     """Exact version (``sql@3``) or the base model's served name; None before it is known."""
+    alias: str | None = None
+    """The alias that the request named, if it did."""
     trace_id: str | None = None
     """Of the caller's ``traceparent``, 32 hexadecimal digits."""
 
@@ -36,3 +38,10 @@ def note_adapter(engine_name: str) -> None:
     context = _current.get()
     if context is not None:
         context.adapter = engine_name
+
+
+def note_alias(name: str) -> None:
+    """Say which alias the current request named; nothing outside of a request."""
+    context = _current.get()
+    if context is not None:
+        context.alias = name

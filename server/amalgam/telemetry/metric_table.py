@@ -2,7 +2,8 @@
 
 Units are in the names: seconds, Unix seconds for timestamps, plain counts elsewhere. The label ``adapter`` holds the
 exact version (``sql@3``), the base model's served name, ``none`` where a request never came to a version, or ``other``
-beyond the limit of `amalgam.telemetry.metrics`. No label holds anything a client wrote.
+beyond the limit of `amalgam.telemetry.metrics`. The label ``alias`` holds the alias that a request named; it too is
+``other`` beyond a limit. No label holds anything a client wrote.
 """
 
 from dataclasses import dataclass
@@ -79,6 +80,20 @@ PROMPT_TOKENS: Final = _counter(
 COMPLETION_TOKENS: Final = _counter(
     "amalgam_completion_tokens_total", "Tokens generated; a stream that broke off counts its parts", "adapter"
 )
+ALIAS_REQUESTS: Final = _counter(
+    "amalgam_alias_requests_total",
+    "Inference requests that named an alias and ended, by alias, the version that was drawn for them and HTTP status",
+    "alias",
+    "adapter",
+    "code",
+)
+ALIAS_SECONDS: Final = _histogram(
+    "amalgam_alias_request_duration_seconds",
+    "Seconds from the arrival of a request that named an alias to the last byte of its answer",
+    _LATENCY_S,
+    "alias",
+    "adapter",
+)
 HTTP_REQUESTS: Final = _counter(
     "amalgam_http_requests_total",
     "Requests beside inference that ended, by method, route template and HTTP status",
@@ -142,6 +157,8 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     INTER_TOKEN,
     PROMPT_TOKENS,
     COMPLETION_TOKENS,
+    ALIAS_REQUESTS,
+    ALIAS_SECONDS,
     HTTP_REQUESTS,
     ADAPTER_VERSIONS,
     ADAPTER_CAPACITY,

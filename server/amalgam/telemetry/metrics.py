@@ -19,6 +19,8 @@ from amalgam.telemetry.series import Distribution, Frozen, Values, exposition
 
 MAX_ADAPTER_LABELS: Final = 512
 """Versions with numbers of their own; further ones are counted together as ``other``."""
+MAX_ALIAS_PAIRS: Final = 256
+"""Pairs of an alias and a version with numbers of their own; further ones are counted together as ``other``."""
 OTHER: Final = "other"
 NONE: Final = "none"
 _FINAL_STATES: Final = ("published", "failed", "cancelled")
@@ -72,6 +74,7 @@ class Metrics:
         self._clock = clock
         self._wall_clock = wall_clock
         self._adapters: set[str] = set()
+        self._alias_pairs: set[tuple[str, str]] = set()
         self._values = {spec: Values(spec) for spec in METRICS if spec.kind != "histogram"}
         self._distributions = {spec: Distribution(spec) for spec in METRICS if spec.kind == "histogram"}
         # From zero on, so that the first event is a rate already.
@@ -110,6 +113,10 @@ class Metrics:
         self._values[table.RUNNING].add((endpoint,), -1)
         self._values[table.REQUESTS].add((endpoint, adapter, str(code)))
         self._distributions[table.REQUEST_SECONDS].observe(seconds, (endpoint, adapter))
+        if watch.context.alias is not None:
+            pair = self._alias_pair(watch.context.alias, adapter)
+            self._values[table.ALIAS_REQUESTS].add((*pair, str(code)))
+            self._distributions[table.ALIAS_SECONDS].observe(seconds, pair)
         if endpoint not in GENERATING:
             return
         first_s = seconds if watch.first_s is None and code == 200 else watch.first_s
@@ -138,16 +145,38 @@ class Metrics:
         self._adapters.add(engine_name)
         return engine_name
 
-    def make_room(self, alive: Container[str]) -> None:
-        """Once the labels are full, forget the numbers of versions that no longer exist."""
+    def _alias_pair(self, alias: str, adapter: str) -> tuple[str, str]:
+        """The labels of an alias and the version drawn for it; ``other`` for both beyond the limit."""
+        pair = (alias, adapter)
+        if pair not in self._alias_pairs:
+            if len(self._alias_pairs) >= MAX_ALIAS_PAIRS:
+                return OTHER, OTHER
+            self._alias_pairs.add(pair)
+        return pair
+
+    def make_room(self, alive: Container[str], aliases: Container[str] = ()) -> None:
+        """Once the labels are full, forget the numbers of versions and of aliases that no longer exist.
+
+        Args:
+            alive: names of versions, and of the base model.
+            aliases: their names.
+        """
+        if len(self._alias_pairs) >= MAX_ALIAS_PAIRS:
+            for alias, adapter in [p for p in self._alias_pairs if p[0] not in aliases or p[1] not in alive]:
+                self._alias_pairs.discard((alias, adapter))
+                self._forget(alias=alias, adapter=adapter)
         if len(self._adapters) < MAX_ADAPTER_LABELS:
             return
         for gone in [name for name in self._adapters if name not in alive]:
             self._adapters.discard(gone)
-            for values in self._values.values():
-                values.drop("adapter", gone)
-            for distribution in self._distributions.values():
-                distribution.drop("adapter", gone)
+            self._alias_pairs = {pair for pair in self._alias_pairs if pair[1] != gone}
+            self._forget(adapter=gone)
+
+    def _forget(self, **labels: str) -> None:
+        for values in self._values.values():
+            values.drop(**labels)
+        for distribution in self._distributions.values():
+            distribution.drop(**labels)
 
     def adapter_loaded(self, seconds: float | None) -> None:
         """A load ended, after ``seconds``; None: the engine refused it."""

@@ -49,9 +49,9 @@ class Values:
         """Forget all; before a gauge is set anew from a snapshot."""
         self._values.clear()
 
-    def drop(self, label: str, value: str) -> None:
-        """Forget every combination whose ``label`` is ``value``."""
-        _drop(self._values, self.spec, label, value)
+    def drop(self, **labels: str) -> None:
+        """Forget every combination with these values; nothing where the family lacks one of the labels."""
+        _drop(self._values, self.spec, labels)
 
     def frozen(self) -> "Values":
         """A copy."""
@@ -102,9 +102,9 @@ class Distribution:
             row = self._rows[labels] = [0.0] * (len(self._bounds) + 2)
         return row
 
-    def drop(self, label: str, value: str) -> None:
-        """Forget every combination whose ``label`` is ``value``."""
-        _drop(self._rows, self.spec, label, value)
+    def drop(self, **labels: str) -> None:
+        """Forget every combination with these values; nothing where the family lacks one of the labels."""
+        _drop(self._rows, self.spec, labels)
 
     def frozen(self) -> "Distribution":
         """A copy."""
@@ -136,9 +136,9 @@ def _labels(spec: MetricSpec, values: Labels) -> str:
     return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(spec.labels, values, strict=True))
 
 
-def _drop(rows: dict[Labels, float] | dict[Labels, list[float]], spec: MetricSpec, label: str, value: str) -> None:
-    if label not in spec.labels:
+def _drop(rows: dict[Labels, float] | dict[Labels, list[float]], spec: MetricSpec, wanted: Mapping[str, str]) -> None:
+    if not wanted.keys() <= set(spec.labels):
         return
-    place = spec.labels.index(label)
-    for labels in [labels for labels in rows if labels[place] == value]:
+    places = [(spec.labels.index(label), value) for label, value in wanted.items()]
+    for labels in [labels for labels in rows if all(labels[place] == value for place, value in places)]:
         del rows[labels]

@@ -3,7 +3,9 @@ from datetime import UTC, datetime
 import pytest
 
 from amalgam.domain.adapter import Adapter, AdapterVersion, BaseModelSpec
+from amalgam.domain.alias import Alias, AliasTarget
 from amalgam.domain.version import CatalogRows
+from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Snapshot, Target
 
@@ -27,10 +29,17 @@ def adapter(name: str, default: int | None, versions: list[AdapterVersion]) -> A
     return Adapter(name=name, default_version=default, created_at=NOW, versions=tuple(versions))
 
 
+def alias(name: str, *models: str) -> Alias:
+    targets = tuple(AliasTarget(model=model, weight=1) for model in models)
+    return Alias(name=name, revision=1, targets=targets, created_at=NOW, updated_at=NOW)
+
+
+ALIASES = (alias("prod", "sql"), alias("canary", "sql@1", "json"), alias("plain", "base"), alias("gone", "json@9"))
 ROWS = CatalogRows(
     revision=3,
     adapters=(adapter("sql", 2, SQL), adapter("json", 1, JSON), adapter("hidden", None, HIDDEN)),
     versions=(*SQL, *JSON, *HIDDEN),
+    aliases=ALIASES,
 )
 
 
@@ -106,6 +115,35 @@ def test_a_giant_name_costs_little_and_is_not_repeated(catalog: Catalog) -> None
     with pytest.raises(ModelNotFound) as caught:
         catalog.resolve("x" * 1_000_000)
     assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("model", ["prod", " prod ", "base:prod"])
+def test_an_alias_of_one_target_means_it(catalog: Catalog, model: str) -> None:
+    assert catalog.alias(model) == ALIASES[0]
+    assert catalog.resolve(model) == Target("sql@2", SQL[1])
+    assert catalog.resolve("plain") == Target("base", None)
+
+
+def test_an_alias_of_several_is_drawn_from_and_means_no_single_version(catalog: Catalog) -> None:
+    with pytest.raises(AmbiguousAlias, match="50 % sql@1, 50 % json"):
+        catalog.resolve("canary")
+    assert [catalog.draw(ALIASES[1], None, lambda at=at: at) for at in (0.4, 0.6)] == ["sql@1", "json"]
+    assert catalog.draw(ALIASES[1], "ann", lambda: 0.4) == catalog.draw(ALIASES[1], "ann", lambda: 0.6)
+
+
+def test_a_target_that_is_gone_is_named(catalog: Catalog) -> None:
+    with pytest.raises(AliasTargetGone, match="'gone' means 'json@9'"):
+        catalog.draw(ALIASES[3], None, lambda: 0.0)
+
+
+@pytest.mark.parametrize("model", [None, "", "sql", "sql@1", "base", "prod@1", "PROD", "base:base:prod", "nope"])
+def test_what_is_no_alias(catalog: Catalog, model: str | None) -> None:
+    assert catalog.alias(model) is None
+
+
+def test_aliases_are_near_names_too(catalog: Catalog) -> None:
+    with pytest.raises(ModelNotFound, match="canary"):
+        catalog.resolve("canry")
 
 
 async def test_a_refresh_reads_only_what_moved_and_never_goes_back() -> None:

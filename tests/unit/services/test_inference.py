@@ -1,15 +1,18 @@
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from amalgam.domain.adapter import Adapter, AdapterVersion, BaseModelSpec
+from amalgam.domain.alias import Alias, AliasTarget
 from amalgam.domain.version import CatalogRows
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, SlotsBusy
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Snapshot
 from amalgam.services.inference import Inference
+from amalgam.telemetry.context import RequestContext, enter
 from tests.api.fake_engine import FakeEngine
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
@@ -43,7 +46,7 @@ class Rig:
         self.catalog = Catalog(BaseModelSpec("base", "", {}, 16), None)  # type: ignore[arg-type]
         adapters = tuple(Adapter(name=v.name, default_version=1, created_at=NOW, versions=(v,)) for v in VERSIONS)
         self.catalog._snapshot = Snapshot.of(CatalogRows(1, adapters, tuple(VERSIONS)))
-        self.inference = Inference(self.catalog, self.engine, self.store)  # type: ignore[arg-type]
+        self.inference = Inference(self.catalog, self.engine, self.store, lambda: 0.5)  # type: ignore[arg-type]
 
 
 async def drained(rig: Rig, version_id: int) -> bool:
@@ -66,6 +69,29 @@ async def test_a_version_is_counted_and_held_while_its_request_runs() -> None:
     assert rig.engine.residency.held == 0
     assert await drained(rig, 1)
     assert rig.engine.loaded == ["a@1"]
+
+
+async def test_an_alias_is_drawn_at_admission_and_counted_as_its_request() -> None:
+    rig = Rig()
+    targets = tuple(AliasTarget(model=model, weight=1) for model in ("a", "b@1"))
+    named = Alias(name="named", revision=1, targets=targets, created_at=NOW, updated_at=NOW)
+    seen = rig.catalog._snapshot
+    rig.catalog._snapshot = replace(seen, aliases={"named": named})
+
+    async def admitted(user: str | None) -> tuple[str, RequestContext]:
+        enter(context := RequestContext("r"))
+        async with rig.inference.admit("named", user) as target:
+            rig.catalog._snapshot = seen
+            assert context.adapter == target.engine_name
+            assert rig.engine.residency.held == 1
+        rig.catalog._snapshot = replace(seen, aliases={"named": named})
+        return target.engine_name, context
+
+    # The rig's chance is one half: the second of two equal targets.
+    assert (await asyncio.create_task(admitted(None))) == ("b@1", RequestContext("r", "b@1", "named"))
+    drawn = {user: (await asyncio.create_task(admitted(user)))[0] for user in map(str, range(12))}
+    assert set(drawn.values()) == {"a@1", "b@1"}
+    assert {user: (await asyncio.create_task(admitted(user)))[0] for user in drawn} == drawn
 
 
 async def test_the_base_model_holds_no_adapter() -> None:

@@ -4,10 +4,12 @@ from typing import Any
 import pytest
 
 from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.alias import AliasTarget
 from amalgam.domain.job import Job, JobRequest
 from amalgam.domain.version import VersionDraft
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
+from amalgam.errors.aliases import AliasTargetGone
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
 from amalgam.errors.requests import ModelNotFound
 from amalgam.registry.adapters import AdapterRegistry
@@ -73,6 +75,23 @@ async def test_a_first_version_that_does_not_answer_leaves_no_adapter(house: Hou
         await house.services.adapters.get("sql")
     house.engine.refuse_probe.clear()
     assert (await upload(house, folder)).number == 2
+
+
+async def test_an_alias_keeps_no_version_that_does_not_answer(house: House, folder: Path) -> None:
+    async def broken(version: Any) -> None:
+        # While it is being proved it is registered, so it can be named.
+        await house.services.aliases.put("hasty", [AliasTarget(model="sql@1", weight=1)], expected=None)
+        raise EngineLoadFailed("sql@1")
+
+    house.engine.probe = broken  # type: ignore[method-assign]
+    with pytest.raises(EngineLoadFailed):
+        await upload(house, folder)
+    with pytest.raises(AdapterNotFound):
+        await registry(house).get_adapter("sql")
+    await house.services.catalog.refresh()
+    with pytest.raises(AliasTargetGone):
+        async with house.services.inference.admit("hasty"):
+            pytest.fail("it never answered")
 
 
 async def test_without_set_default_only_the_exact_name_means_it(house: House, folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.context import RequestContext
 from amalgam.telemetry.metric_table import METRICS
-from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, Metrics, ServerState, TokenUsage
+from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, MAX_ALIAS_PAIRS, Metrics, ServerState, TokenUsage
 from amalgam.telemetry.request_watch import SAME_STEP_S, RequestWatch
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -154,6 +154,41 @@ def test_adapter_labels_are_capped_and_places_come_free_again() -> None:
     assert metrics.adapter_label("new@1") == "new@1"
     kept = {dict(key[1])["adapter"] for key in samples(metrics) if key[0] == "amalgam_requests_total"}
     assert kept == {f"a@{number}" for number in range(10)} | {"other"}
+
+
+def answered(metrics: Metrics, alias: str, adapter: str) -> None:
+    watch = metrics.begin("completions", RequestContext("r", adapter, alias))
+    watch.status = 200
+    watch.part(b"{}", False)
+    end(metrics, watch)
+
+
+def test_pairs_of_alias_and_version_are_capped_and_places_come_free_again() -> None:
+    metrics = Metrics()
+    for number in range(MAX_ALIAS_PAIRS + 5):
+        answered(metrics, f"alias-{number % 5}", f"a@{number // 5}")
+    counted = [key for key in samples(metrics) if key[0] == "amalgam_alias_requests_total"]
+    assert len(counted) == MAX_ALIAS_PAIRS + 1
+    assert value(metrics, "amalgam_alias_requests_total", alias="other", adapter="other", code="200") == 5
+    assert value(metrics, "amalgam_alias_request_duration_seconds_count", alias="other", adapter="other") == 5
+    metrics.make_room({"a@0", "a@1"}, {"alias-0"})
+    kept = {
+        (dict(key[1])["alias"], dict(key[1])["adapter"])
+        for key in samples(metrics)
+        if key[0] == "amalgam_alias_requests_total"
+    }
+    assert kept == {("alias-0", "a@0"), ("alias-0", "a@1"), ("other", "other")}
+    # The versions' own numbers are full later than the pairs, and stay.
+    assert value(metrics, "amalgam_requests_total", endpoint="completions", adapter="a@9", code="200") == 5
+    answered(metrics, "new", "a@0")
+    assert value(metrics, "amalgam_alias_requests_total", alias="new", adapter="a@0", code="200") == 1
+
+
+def test_who_named_no_alias_counts_for_none() -> None:
+    metrics = Metrics()
+    watch = metrics.begin("completions", RequestContext("r", "sql@1"))
+    end(metrics, watch)
+    assert not [key for key in samples(metrics) if key[0].startswith("amalgam_alias")]
 
 
 def test_nothing_is_forgotten_before_the_labels_are_full() -> None:

@@ -1,0 +1,107 @@
+"""`amalgam aliases`: list, set, show, remove and roll back, on a running server."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client
+
+app = typer.Typer(help="Names for weighted targets, on a running server.", no_args_is_help=True)
+
+_WEIGHTED = re.compile(r"(.+)=(\d+)", re.DOTALL)
+Revision = Annotated[
+    int | None, typer.Option(help="only if the alias is at this revision; 0: only if it is new", min=0)
+]
+
+
+@app.command("ls")
+def list_aliases(
+    search: Annotated[str, typer.Argument(help="part of the name")] = "", url: Url = DEFAULT_URL, key: Key = None
+) -> None:
+    """List aliases."""
+    table = Table("name", "revision", "means", "changed")
+    with client(url, key) as session:
+        for alias in _all_aliases(session, search):
+            table.add_row(alias["name"], str(alias["revision"]), _meaning(alias), alias["updated_at"])
+    CONSOLE.print(table)
+
+
+@app.command("set")
+def set_alias(
+    name: str,
+    targets: Annotated[list[str], typer.Argument(help="MODEL or MODEL=WEIGHT, as in sql@3=90 sql@4=10")],
+    revision: Revision = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Make a name mean targets, each with its weight."""
+    body = {"targets": [_target(text) for text in targets], "revision": revision}
+    with client(url, key) as session:
+        _print(answer(session.put(f"/admin/v1/aliases/{name}", json=body)))
+
+
+@app.command()
+def show(
+    name: str,
+    history: Annotated[bool, typer.Option("--history", help="what it meant before, newest first")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Show one alias, or its latest changes, as JSON."""
+    with client(url, key) as session:
+        path = f"/admin/v1/aliases/{name}" + ("/history" if history else "")
+        CONSOLE.print_json(data=answer(session.get(path)))
+
+
+@app.command()
+def rm(name: str, revision: Revision = None, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Delete an alias; what it means stays."""
+    headers = {} if revision is None else {"If-Match": f'"{revision}"'}
+    with client(url, key) as session:
+        gone = answer(session.delete(f"/admin/v1/aliases/{name}", headers=headers))
+    CONSOLE.print(f"deleted {gone['deleted']}", markup=False)
+
+
+@app.command()
+def rollback(
+    name: str,
+    to: Annotated[int | None, typer.Option(help="revision to bring back; without it: before the last change")] = None,
+    revision: Revision = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Bring back what an alias meant before."""
+    with client(url, key) as session:
+        body = {"to_revision": to, "revision": revision}
+        _print(answer(session.post(f"/admin/v1/aliases/{name}:rollback", json=body)))
+
+
+def _target(text: str) -> dict[str, Any]:
+    found = _WEIGHTED.fullmatch(text)
+    return {"model": found[1], "weight": int(found[2])} if found else {"model": text}
+
+
+def _meaning(alias: dict[str, Any]) -> str:
+    return ", ".join(f"{100 * target['share']:.4g} % {target['model']}" for target in alias["targets"])
+
+
+def _print(alias: dict[str, Any]) -> None:
+    CONSOLE.print(f"{alias['name']} -> {_meaning(alias)}  (revision {alias['revision']})", markup=False)
+
+
+def _all_aliases(session: httpx.Client, search: str) -> Iterator[dict[str, Any]]:
+    """Every page of the listing."""
+    cursor: str | None = None
+    while True:
+        query: dict[str, str | int] = {"search": search, "limit": 200}
+        if cursor is not None:
+            query["cursor"] = cursor
+        page = answer(session.get("/admin/v1/aliases", params=query))
+        yield from page["data"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return

@@ -1,0 +1,151 @@
+"""Aliases: names that mean one target, or several by weight, and which of them one request gets."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amalgam.domain.adapter import VersionRef
+from amalgam.domain.expression import is_expression, parse_expression
+
+MAX_TARGETS: Final = 16
+MAX_WEIGHT: Final = 1_000_000
+MAX_TARGET_LENGTH: Final = 1024
+"""Longest ``model`` of a target, characters."""
+MAX_CHANGES_KEPT: Final = 1000
+"""Changes of one alias that its history holds; older ones are forgotten."""
+
+Uniform = Callable[[], float]
+"""Gives a number in [0, 1), each time another."""
+AliasAction = Literal["set", "rollback", "delete"]
+_FRACTION_BITS: Final = 53
+"""As many as a float holds exactly."""
+
+
+class AliasTarget(BaseModel):
+    """One thing that an alias means, and how often."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str = Field(min_length=1, max_length=MAX_TARGET_LENGTH)
+    """As in a request: a version, an adapter, the base model, an expression; never another alias."""
+    weight: int = Field(ge=1, le=MAX_WEIGHT)
+    """Its share of the requests is this over the sum of all weights."""
+
+
+class Alias(BaseModel):
+    """A name for weighted targets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    revision: int = Field(ge=1)
+    """Grows with every change and is never used again under this name, not even after a deletion."""
+    targets: tuple[AliasTarget, ...] = Field(min_length=1, max_length=MAX_TARGETS)
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def total_weight(self) -> int:
+        """The sum of all weights."""
+        return sum(target.weight for target in self.targets)
+
+    @property
+    def meaning(self) -> str:
+        """What it means, for people: ``sql@3``, or ``90 % sql@3, 10 % sql@4``."""
+        if len(self.targets) == 1:
+            return self.targets[0].model
+        total = self.total_weight
+        return ", ".join(f"{100 * target.weight / total:.4g} % {target.model}" for target in self.targets)
+
+
+class AliasChange(BaseModel):
+    """One entry of an alias' history."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int
+    action: AliasAction
+    targets: tuple[AliasTarget, ...]
+    """What it meant from then on; empty from a deletion on."""
+    restores: int | None
+    """The revision whose targets a rollback brought back."""
+    created_at: datetime
+
+    @property
+    def origin(self) -> int:
+        """The revision that its targets come from."""
+        return self.revision if self.restores is None else self.restores
+
+
+@dataclass(frozen=True, slots=True)
+class AliasPage:
+    """One page of aliases in order of name."""
+
+    items: tuple[Alias, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasHistory:
+    """One page of changes, newest first."""
+
+    items: tuple[AliasChange, ...]
+    next_cursor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """An adapter that a target cannot do without: one version of it, or whatever its default is."""
+
+    name: str
+    number: int | None
+
+
+def adapters_used(targets: Iterable[AliasTarget], base_name: str) -> tuple[AdapterUse, ...]:
+    """Every adapter that the targets need, the inputs of expressions among them; the base model needs none.
+
+    Raises:
+        InvalidExpression: a target that is no name and cannot be read.
+    """
+    names: list[str] = []
+    for target in targets:
+        names += parse_expression(target.model).adapters if is_expression(target.model) else [target.model]
+    refs = ((name, VersionRef.parse(name)) for name in dict.fromkeys(names) if name != base_name)
+    return tuple(AdapterUse(ref.name, ref.number) if ref else AdapterUse(name, None) for name, ref in refs)
+
+
+def draw(alias: Alias, user: str | None, uniform: Uniform) -> AliasTarget:
+    """The target of one request.
+
+    With a ``user`` it is the same for every request of that user, on every replica, for as long as the alias stands as
+    it is. When it changes, no more users move than have to: where one target's weight grows, users move to that target
+    only and none between the others. This is rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to
+    Increase Hit Rates", 1998) with the logarithmic weights of Schindelhauer and Schomaker ("Weighted Distributed Hash
+    Tables", 2005): each target gets an exponential variate of rate ``weight`` from a hash, and the smallest wins.
+
+    Args:
+        alias: what was asked for.
+        user: who asks; None or empty: nobody in particular, so that chance decides.
+        uniform: asked once where chance decides.
+    """
+    if len(alias.targets) == 1:
+        return alias.targets[0]
+    if user:
+        return min(alias.targets, key=lambda each: -math.log(_fraction(alias.name, each.model, user)) / each.weight)
+    left = uniform() * alias.total_weight
+    for target in alias.targets[:-1]:
+        left -= target.weight
+        if left < 0:
+            return target
+    return alias.targets[-1]
+
+
+def _fraction(alias: str, model: str, user: str) -> float:
+    """A number in (0, 1] that these three always give. Neither name holds a NUL, so no two triples are one text."""
+    digest = hashlib.blake2b(f"{alias}\0{model}\0{user}".encode(), digest_size=8).digest()
+    return ((int.from_bytes(digest, "big") >> (64 - _FRACTION_BITS)) + 1) / (1 << _FRACTION_BITS)

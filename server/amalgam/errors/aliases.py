@@ -1,0 +1,102 @@
+"""Errors of aliases: names for weighted targets."""
+
+from collections.abc import Sequence
+
+from amalgam.errors import Conflict, InvalidRequest, NotFound
+
+
+class AliasNotFound(NotFound):
+    """No alias of that name."""
+
+    code = "alias_not_found"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No alias is named {name!r}. GET /admin/v1/aliases lists what there is.")
+
+
+class AliasRevisionNotFound(NotFound):
+    """An alias has no such change in its history, or one without targets."""
+
+    code = "alias_revision_not_found"
+    param = "to_revision"
+
+    def __init__(self, name: str, revision: int) -> None:
+        super().__init__(
+            f"The history of {name!r} has no targets at revision {revision}. "
+            f"GET /admin/v1/aliases/{name}/history lists what can be brought back."
+        )
+
+
+class AliasOfAlias(InvalidRequest):
+    """A target that is itself an alias."""
+
+    code = "alias_of_alias"
+    param = "targets"
+
+    def __init__(self, alias: str, target: str) -> None:
+        super().__init__(f"{alias!r} cannot mean {target!r}, which is an alias itself. Name what that one means.")
+
+
+class AmbiguousAlias(InvalidRequest):
+    """An alias of several targets where one exact version is needed."""
+
+    code = "ambiguous_alias"
+    param = "inputs"
+
+    def __init__(self, alias: str, meaning: str) -> None:
+        super().__init__(f"The alias {alias!r} means {meaning}; here one version is needed. Name one of them.")
+
+
+class AliasTargetGone(NotFound):
+    """A request drew a target that does not exist any more."""
+
+    code = "alias_target_gone"
+    param = "model"
+
+    def __init__(self, alias: str, target: str) -> None:
+        super().__init__(
+            f"The alias {alias!r} means {target!r} for this request, which is not served any more. "
+            f"PUT /admin/v1/aliases/{alias} with targets that exist, or roll it back."
+        )
+
+
+class AliasTargetInUse(Conflict):
+    """An adapter or a version was to be deleted that aliases mean."""
+
+    code = "alias_target_in_use"
+    param = "name"
+
+    def __init__(self, ref: str, aliases: Sequence[str]) -> None:
+        shown = ", ".join(repr(alias) for alias in aliases[:8]) + (", …" if len(aliases) > 8 else "")
+        super().__init__(f"{ref} is a target of the alias {shown}. Give the alias other targets, or delete it, first.")
+
+
+class StaleRevision(Conflict):
+    """A change that was meant for another state of the alias than it is in."""
+
+    code = "stale_revision"
+    param = "revision"
+
+    def __init__(self, name: str, expected: int, current: int | None) -> None:
+        self.name = name
+        self.expected = expected
+        self.current = current
+        now = f"stands at revision {current}" if current else "does not exist"
+        super().__init__(
+            f"The alias {name!r} {now}; the change was meant for {expected or 'a new name'}. "
+            f"Read it again (GET /admin/v1/aliases/{name}) and decide anew."
+        )
+
+
+class NothingToRollBack(Conflict):
+    """There is no state of the alias before the one it is in."""
+
+    code = "nothing_to_roll_back"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The history of {name!r} has no state before the one it is in. "
+            f"GET /admin/v1/aliases/{name}/history lists revisions for to_revision."
+        )
