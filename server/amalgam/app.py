@@ -154,7 +154,13 @@ async def _build(
         max_upload_bytes=settings.max_upload_bytes,
         clock=utc_now,
     )
-    worker = WorkerLink(_worker_command(), _worker_environment(settings, base), merges.hear)
+    worker = WorkerLink(
+        _worker_command(),
+        _worker_environment(settings, base),
+        merges.hear,
+        on_progress=merges.hear_progress,
+        on_end=merges.worker_ended,
+    )
     merges.attach(worker)
     await engine.start()
     stack.push_async_callback(engine.stop, settings.drain_timeout_s)

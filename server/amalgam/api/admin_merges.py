@@ -3,11 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted, JobPageView, PlanView
 from amalgam.api.admin_models import JobView, MergeBody, VersionView
 from amalgam.api.error_document import ERRORS
+from amalgam.api.job_events import DESCRIBED, events_response
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
 from amalgam.domain.expression import parse_expression
@@ -76,6 +77,16 @@ def router() -> APIRouter:
     @routes.get("/jobs/{job_id}", summary="One job")
     async def show(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.get(job_id))
+
+    @routes.get(
+        "/jobs/{job_id}/events",
+        summary="Follow one job: server-sent events",
+        response_class=StreamingResponse,
+        responses=DESCRIBED,
+    )
+    async def events(request: Request, job_id: _JobId) -> Response:
+        merges = services(request).merges
+        return events_response(merges.feed, await merges.get(job_id), request)
 
     @routes.post("/jobs/{job_id}:cancel", summary="Cancel a job")
     async def cancel(request: Request, job_id: _JobId) -> JobView:

@@ -7,7 +7,7 @@
 - output: RankTooLarge, EnergyTooLow
 - formats: UnsupportedFormat
 - values: NonFinite, MergeUndefined
-- machine: BackendUnavailable, WorkspaceTooSmall, MergeCancelled
+- machine: BackendUnavailable, WorkspaceTooSmall, OutOfMemory, MergeCancelled
 """
 
 from collections.abc import Sequence
@@ -293,3 +293,15 @@ class MergeCancelled(AmalgamError):
 
     def __init__(self) -> None:
         super().__init__("The merge was cancelled before it was complete; nothing was written. Start it again.")
+
+
+class OutOfMemory(AmalgamError):
+    """The machine or the device had no memory left in the middle of a merge; nothing was written."""
+
+    code = "out_of_memory"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The merge ran out of memory; nothing was written. Lower AMALGAM_MERGE_WORKSPACE_BYTES or the output's "
+            "rank, or merge in two steps."
+        )
