@@ -17,6 +17,7 @@ from amalgam import __version__
 from amalgam.api import admin_adapters, admin_engine, admin_merges, lora_compat, openai, operations
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
+from amalgam.api.idempotency import IdempotencyKeys
 from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
 from amalgam.api.observed import Observed
 from amalgam.api.state import Services
@@ -27,10 +28,12 @@ from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.errors import AmalgamError
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
+from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.adapters import AdapterService
 from amalgam.services.catalog import Catalog
 from amalgam.services.demo_adapters import register_missing
+from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
@@ -109,6 +112,7 @@ def create_app(
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """From the inside out: what comes last sees a request first."""
+    app.add_middleware(IdempotencyKeys)
     app.add_middleware(
         BodyLimit,
         json_bytes=settings.max_body_bytes,
@@ -168,15 +172,17 @@ async def _build(
     await worker.start()
     stack.push_async_callback(worker.stop)
     retention = Retention(registry, store, utc_now)
+    idempotency = Idempotency(IdempotencyRegistry(database, utc_now), settings.idempotency_keep_s, new_id)
     loops = (
         merges.publish_loop(),
         retention.sweep_loop(),
+        idempotency.sweep_loop(),
         _follow_catalog(catalog, metrics),
         _announce_ready(engine, on_ready),
     )
     for loop in loops:
         _run_until_closed(stack, loop)
-    return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker)
+    return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker, idempotency)
 
 
 def _hub(settings: Settings) -> HubSource | None:

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         gt=1,
         description="a merge without progress for so long ends with its worker, and is started again, seconds",
     )
+    idempotency_keep_s: float = Field(
+        86_400.0, ge=60, description="how long the answer to an Idempotency-Key is kept, seconds"
+    )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     access_log: bool | None = Field(None, description="one log line for each request; unset: with log_format json only")
     cpu_lora: Literal["amalgam", "stock"] = Field(

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from amalgam.engine.protocol import Engine
 from amalgam.services.adapters import AdapterService
 from amalgam.services.catalog import Catalog
+from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.merges import MergeService
 from amalgam.services.worker_link import WorkerLink
@@ -27,6 +28,7 @@ class Services:
     merges: MergeService
     metrics: Metrics
     worker: WorkerLink
+    idempotency: Idempotency
 
 
 def services(request: Request) -> Services:

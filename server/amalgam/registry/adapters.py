@@ -1,6 +1,7 @@
 """The registry of adapters: names, their immutable versions, and which version a bare name means."""
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.adapter import Adapter, AdapterVersion
 from amalgam.domain.clock import Clock
@@ -8,7 +9,7 @@ from amalgam.domain.job import LIVE_STATES
 from amalgam.domain.version import AdapterPage, CatalogRows, CreatedVersion, VersionDraft
 from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.database import Database
-from amalgam.registry.tables import adapters, jobs, versions
+from amalgam.registry.tables import adapters, idempotency_keys, jobs, versions
 from amalgam.registry.version_rows import (
     adapter_of,
     bump_revision,
@@ -40,6 +41,8 @@ class AdapterRegistry:
         retried upload is no new version.
 
         Args:
+            draft: Its files are in the store already. The same bytes under the same ``request_key`` are the version
+                that this request made when it was cut short.
             set_default: Whether the bare name means the new version from now on.
             if_absent: Whether the name must be new.
 
@@ -47,6 +50,9 @@ class AdapterRegistry:
             NameTaken: ``if_absent``, and the name has other versions.
         """
         async with self._database.write() as connection:
+            begun = await _made_by_request(connection, draft)
+            if begun is not None:
+                return CreatedVersion(begun, created=True)
             query = (
                 sa.select(versions)
                 .join(adapters, (adapters.c.name == versions.c.name) & adapters.c.deleted_at.is_(None))
@@ -60,6 +66,9 @@ class AdapterRegistry:
             if live and if_absent:
                 raise NameTaken(draft.name)
             version = await insert_version(connection, draft, now=self._clock(), set_default=set_default)
+            if draft.request_key is not None:
+                this = idempotency_keys.c.key == draft.request_key
+                await connection.execute(idempotency_keys.update().where(this).values(version_id=version.id))
         return CreatedVersion(version, created=True)
 
     async def get_adapter(self, name: str) -> Adapter:
@@ -203,3 +212,21 @@ class AdapterRegistry:
         """Every adapter name, those of deleted adapters included."""
         async with self._database.read() as connection:
             return frozenset((await connection.execute(sa.select(adapters.c.name))).scalars())
+
+
+async def _made_by_request(connection: AsyncConnection, draft: VersionDraft) -> AdapterVersion | None:
+    """The live version that this very request made before it was cut short."""
+    if draft.request_key is None:
+        return None
+    query = (
+        sa.select(versions)
+        .join(idempotency_keys, idempotency_keys.c.version_id == versions.c.id)
+        .where(
+            idempotency_keys.c.key == draft.request_key,
+            versions.c.name == draft.name,
+            versions.c.digest == draft.digest,
+            versions.c.deleted_at.is_(None),
+        )
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return version_of(row) if row is not None else None
