@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from amalgam import __version__
-from amalgam.api import admin_adapters, admin_engine, admin_merges, lora_compat, openai, operations
+from amalgam.api import admin_adapters, admin_engine, admin_lineage, admin_merges, lora_compat, openai, operations
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
 from amalgam.api.idempotency import IdempotencyKeys
@@ -35,6 +35,7 @@ from amalgam.services.catalog import Catalog
 from amalgam.services.demo_adapters import register_missing
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
+from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
 from amalgam.services.retention import Retention
@@ -104,6 +105,7 @@ def create_app(
     app.include_router(lora_compat.router())
     app.include_router(admin_adapters.router())
     app.include_router(admin_merges.router())
+    app.include_router(admin_lineage.router())
     app.include_router(admin_engine.router())
     app.include_router(operations.router())
     _add_middleware(app, settings, metrics)
@@ -182,7 +184,18 @@ async def _build(
     )
     for loop in loops:
         _run_until_closed(stack, loop)
-    return Services(settings, engine, catalog, inference, adapters, merges, metrics, worker, idempotency)
+    return Services(
+        settings,
+        engine,
+        catalog,
+        inference,
+        adapters,
+        merges,
+        metrics,
+        worker,
+        idempotency,
+        LineageService(registry, store, worker),
+    )
 
 
 def _hub(settings: Settings) -> HubSource | None:

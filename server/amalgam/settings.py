@@ -46,6 +46,12 @@ class Settings(BaseSettings):
         30.0, gt=1, description="a merge job whose worker is silent this long is taken over, seconds"
     )
     job_max_attempts: int = Field(3, ge=1, description="how often a merge job is started before it fails")
+    plan_budget_s: float = Field(
+        20.0,
+        gt=0,
+        le=600,
+        description="longest time for the diagnostics of one plan, seconds; what is left is extrapolated",
+    )
     job_stall_s: float = Field(
         600.0,
         gt=1,

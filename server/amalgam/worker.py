@@ -13,11 +13,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -31,6 +31,7 @@ from amalgam.errors.adapters import ArtifactDamaged
 from amalgam.errors.jobs import LeaseLost
 from amalgam.errors.merging import MergeCancelled, OutOfMemory
 from amalgam.merge.build import BuildOptions, MergeOutcome, build_adapter
+from amalgam.merge.rehearse import rehearse
 from amalgam.merge.run import RunOptions
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
@@ -47,6 +48,7 @@ _SAY_PERIOD_S: Final = 0.05
 _NICE: Final = 10
 _OOM_SCORE: Final = 500
 """Where memory runs out, Linux is to end the worker and not the engine beside it."""
+_MAX_LINE_BYTES: Final = 32 << 20
 _STALLED: Final = 70
 """Exit code of a worker that ends itself because its build stands still."""
 
@@ -86,6 +88,7 @@ class MergeWorker:
         self._registry = registry
         self._jobs = jobs
         self._store = store
+        self._answering = asyncio.Lock()
 
     async def run_one(self) -> bool:
         """Build the next job; False where there was none."""
@@ -107,6 +110,39 @@ class MergeWorker:
             logger.exception("job %s failed", job.id)
             await self._fail(job, _failure(error))
         return True
+
+    async def answer(self, asked: Mapping[str, Any]) -> None:
+        """Answer a question of the server, beside the job in work; one question at a time."""
+        # The time allowed runs from here, so a question that waited for another is answered no later.
+        deadline = time.monotonic() + float(asked["budget_s"])
+        try:
+            recipe = Recipe.model_validate(asked["recipe"])
+            versions = {ref: await self._version(ref) for ref in recipe.adapters}
+            options = self._options(versions, asked.get("max_rank"))
+            work = {"plan": self._rehearse, "rebuild": self._rebuild}[asked["kind"]]
+            async with self._answering:
+                said = await asyncio.to_thread(work, recipe, versions, options, lambda: time.monotonic() > deadline)
+            _say(ask=asked["ask"], answer=said)
+        except Exception as error:
+            if not isinstance(error, AmalgamError):
+                logger.exception("a question of the server failed")
+            _say(ask=asked["ask"], error=_failure(error).model_dump())
+
+    def _rehearse(
+        self, recipe: Recipe, versions: Mapping[str, AdapterVersion], options: BuildOptions, is_over: Callable[[], bool]
+    ) -> Any:
+        sources = {ref: self._open(version) for ref, version in versions.items()}
+        return rehearse(recipe, sources, options, is_over=is_over).model_dump(mode="json")
+
+    def _rebuild(
+        self, recipe: Recipe, versions: Mapping[str, AdapterVersion], options: BuildOptions, is_over: Callable[[], bool]
+    ) -> Any:
+        """Build it all again beside the store, and say only under which digest it would be stored."""
+        began = time.monotonic()
+        sources = {ref: self._open(version) for ref, version in versions.items()}
+        with self._store.stage() as staging:
+            build_adapter(recipe, sources, FolderSink(staging.folder), options, is_cancelled=is_over)
+            return {"digest": self._store.digest(staging), "seconds": time.monotonic() - began}
 
     async def _fail(self, job: Job, why: JobError) -> None:
         try:
@@ -191,9 +227,9 @@ class MergeWorker:
         assert header.rank == draft.rank
         return Built(draft, timings)
 
-    def _options(self, versions: Mapping[str, AdapterVersion]) -> BuildOptions:
+    def _options(self, versions: Mapping[str, AdapterVersion], max_rank: int | None = None) -> BuildOptions:
         return BuildOptions(
-            max_rank=self._settings.max_lora_rank,
+            max_rank=max_rank or self._settings.max_lora_rank,
             run=RunOptions(
                 device=self._settings.worker_device, max_workspace_bytes=self._settings.merge_workspace_bytes
             ),
@@ -243,17 +279,23 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _say(**words: object) -> None:
     """One line to the server; of jobs the registry has the truth already."""
-    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.write(json.dumps(words, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
-async def _watch_input(wake: asyncio.Event, ended: asyncio.Event) -> None:
-    """A byte wakes; the end of the input, when the server is gone, ends."""
-    reader = asyncio.StreamReader()
+async def _watch_input(worker: MergeWorker, wake: asyncio.Event, ended: asyncio.Event) -> None:
+    """An empty line wakes, an object asks; the end of the input, when the server is gone, ends."""
+    reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    answering: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.read(1):
-        wake.set()
+    while line := await reader.readline():
+        if line.strip():
+            task = asyncio.create_task(worker.answer(json.loads(line)))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+        else:
+            wake.set()
     ended.set()
     wake.set()
 
@@ -270,7 +312,7 @@ async def run_worker(settings: Settings) -> None:
         registry = AdapterRegistry(database, utc_now)
         worker = MergeWorker(name, settings, registry, JobRegistry(database, utc_now, new_id), store)
         _say(worker=name)
-        watcher = asyncio.create_task(_watch_input(wake, ended))
+        watcher = asyncio.create_task(_watch_input(worker, wake, ended))
         while not ended.is_set():
             wake.clear()
             while await worker.run_one():

@@ -32,7 +32,9 @@ class Poisoned(FolderSink):
         super().write(nan, config, lineage)
 
 
-def follow(recipe: Any, sources: Any, sink: Any, options: Any, *, on_progress: Any, is_cancelled: Any) -> Any:
+def follow(recipe: Any, sources: Any, sink: Any, options: Any, *, is_cancelled: Any, on_progress: Any = None) -> Any:
+    if on_progress is None:  # a question, not a job
+        return build_adapter(recipe, sources, sink, options, is_cancelled=is_cancelled)
     plan = json.loads(FILE.read_text()) if FILE.exists() else {}
 
     def progress(done: int, total: int) -> None:

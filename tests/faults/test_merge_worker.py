@@ -25,7 +25,7 @@ import pytest
 import amalgam.app
 from amalgam.services import worker_link
 from amalgam.services.retention import Retention
-from tests.api.house import ADMIN_KEY, House, open_house, push, write_adapter
+from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, write_adapter
 
 VICTIM = Path(__file__).with_name("merge_victim.py")
 MODULES = 14
@@ -79,6 +79,9 @@ class Shop:
         assert await services.merges.live_jobs() == {"queued": 0, "running": 0, "built": 0}
         for version in (await registry.load_catalog()).versions:
             store.verify(version.digest)
+
+
+PLAN = {"name": "planned", "expression": "one - 0.5*two"}
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,85 @@ async def test_progress_comes_while_it_is_made(shop: Shop) -> None:
     assert counts == sorted(set(counts))
     assert {said["progress"].modules_total for kind, said in seen if kind == "progress"} == {MODULES}
     assert feed.listeners == 0
+
+
+async def test_a_plan_says_everything_and_writes_nothing_while_a_merge_is_at_work(shop: Shop) -> None:
+    shop.tell(pause_at=2)
+    job_id = await shop.submit("busy")
+    await shop.until_paused()
+    staged, digests = shop.house.staged(), shop.house.services.adapters._store.digests()
+    asked = [shop.http.post("/admin/v1/merges:plan", json=PLAN) for _ in range(3)]
+    plans = [answer.json() for answer in await asyncio.gather(*asked)]
+    assert (shop.house.staged(), shop.house.services.adapters._store.digests()) == (staged, digests)
+    assert (await shop.job(job_id))["state"] == "running"
+    plan = plans[0]
+    forecast = plan["forecast"]
+    assert (plan["rank"], plan["modules"], forecast["modules_seen"], forecast["is_complete"]) == (4, 14, MODULES, True)
+    assert forecast["memory_bytes"] > plan["output_bytes"]
+    assert forecast["compute_s"] > 0
+    assert forecast["energy_kept"] == pytest.approx(1.0)
+    assert forecast["overall"]["inputs"] == ["one@1", "two@1"]
+    # Two unrelated inputs: what is left of each is about its own weight.
+    assert forecast["overall"]["retention"] == pytest.approx([1.0, -0.5], abs=0.25)
+    given, result = forecast["modules"][0]["given"], forecast["modules"][0]["result"]
+    assert given["cosine"][0][0] == pytest.approx(1.0)
+    assert given["sign_conflict"][0][0] == 0
+    assert 0.2 < given["sign_conflict"][0][1] < 0.8
+    assert {"retention", "inside", "energy_kept", "spectrum"} <= result.keys()
+    shop.go_on()
+    assert (await shop.ended(job_id))["state"] == "published"
+    assert (await shop.http.get("/admin/v1/adapters/planned")).status_code == 404
+
+
+async def test_lineage_goes_through_merges_and_deletions_and_can_be_proved(shop: Shop) -> None:
+    made = await shop.ended(await shop.submit("inner", "one + 0.625*two"))
+    assert made["version"] == "inner@1"
+    made = await shop.ended(await shop.submit("outer", "ties(inner, two, 0.25*one; density=0.5)"))
+    assert made["version"] == "outer@1"
+    path = "/admin/v1/adapters/outer/versions/1"
+    rebuilt = (await shop.http.post(f"{path}:rebuild")).json()
+    stored = (await shop.http.get(path)).json()["digest"]
+    assert (rebuilt["identical"], rebuilt["digest"], rebuilt["rebuilt_digest"]) == (True, stored, stored)
+    assert (await shop.http.delete("/admin/v1/adapters/inner")).status_code == 200
+    graph = (await shop.http.get(f"{path}/lineage")).json()
+    assert [(node["model"], node["deleted"]) for node in graph["nodes"]] == [
+        ("outer@1", False),
+        ("inner@1", True),
+        ("two@1", False),
+        ("one@1", False),
+    ]
+    assert {(edge["input"], edge["output"], edge["weight"]) for edge in graph["edges"]} == {
+        ("inner@1", "outer@1", 1.0),
+        ("two@1", "outer@1", 1.0),
+        ("one@1", "outer@1", 0.25),
+        ("one@1", "inner@1", 1.0),
+        ("two@1", "inner@1", 0.625),
+    }
+    assert graph["nodes"][0]["recipe"]["parameters"]["density"] == 0.5
+    assert graph["nodes"][2]["recipe"] is None
+    services = shop.house.services
+    # Of a deleted input the files stay until they are swept; then nothing can be proved any more.
+    await Retention(services.adapters._registry, services.adapters._store, amalgam.app.utc_now).sweep(grace_s=0)
+    assert_error(await shop.http.post(f"{path}:rebuild"), 409, "not_rebuildable")
+    assert_error(await shop.http.post("/admin/v1/adapters/one/versions/1:rebuild"), 409, "not_rebuildable")
+    assert (await shop.http.get(f"{path}/lineage")).json() == graph
+    assert_error(await shop.http.get("/admin/v1/adapters/one/versions/9/lineage"), 404, "version_not_found")
+
+
+async def test_a_plan_without_a_worker_says_so(shop: Shop) -> None:
+    """The worker dies while it is asked: an answer at once, and the next one when it is back."""
+    asked = asyncio.create_task(shop.http.post("/admin/v1/merges:plan", json=PLAN))
+    while not shop.house.services.worker._asked:
+        await asyncio.sleep(0)
+    shop.signal(signal.SIGKILL)
+    refused = await asked
+    assert_error(refused, 503, "worker_unavailable")
+    assert refused.headers["retry-after"] == "1"
+    plain = await shop.http.post("/admin/v1/merges:plan", params={"diagnostics": "false"}, json=PLAN)
+    assert (plain.status_code, plain.json()["forecast"]) == (200, None)
+    async with asyncio.timeout(30):
+        while (await shop.http.post("/admin/v1/merges:plan", json=PLAN)).status_code != 200:
+            await asyncio.sleep(0.1)
 
 
 async def test_a_merge_without_memory_says_so(shop: Shop) -> None:

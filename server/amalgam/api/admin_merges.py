@@ -64,8 +64,16 @@ def router() -> APIRouter:
         return JSONResponse({"job": JobView.of(job).model_dump()}, status_code=202, headers=location)
 
     @routes.post("/merges:plan", summary="What a merge would do; build nothing")
-    async def plan(request: Request, body: MergeBody) -> PlanView:
-        return PlanView.of(await services(request).merges.plan(_recipe(body)))
+    async def plan(
+        request: Request,
+        body: MergeBody,
+        diagnostics: bool = Query(True, description="run the merge in the worker too, and say what came of it"),
+    ) -> PlanView:
+        house = services(request)
+        plan = await house.merges.plan(_recipe(body))
+        if not diagnostics:
+            return PlanView.of(plan, None)
+        return PlanView.of(plan, await house.merges.forecast(plan.recipe, house.settings.plan_budget_s))
 
     @routes.get("/jobs", summary="List jobs, newest first")
     async def list_jobs(

@@ -10,6 +10,7 @@ from amalgam.services.adapters import AdapterService
 from amalgam.services.catalog import Catalog
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
+from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
@@ -29,6 +30,7 @@ class Services:
     metrics: Metrics
     worker: WorkerLink
     idempotency: Idempotency
+    lineage: LineageService
 
 
 def services(request: Request) -> Services:

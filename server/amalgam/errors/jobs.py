@@ -57,7 +57,7 @@ class WorkerUnavailable(Unavailable):
     def __init__(self) -> None:
         super().__init__(
             "The merge worker does not answer now. Try again; GET /admin/v1/engine says whether it runs, and the "
-            "server's log says why it does not."
+            "server's log says why it does not. A plan with diagnostics=false needs no worker."
         )
 
 

@@ -1,11 +1,14 @@
 """The registry of adapters: names, their immutable versions, and which version a bare name means."""
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.adapter import Adapter, AdapterVersion, VersionRef
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import LIVE_STATES
+from amalgam.domain.lineage import KnownVersion
 from amalgam.domain.version import AdapterPage, CatalogRows, CreatedVersion, VersionDraft
 from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.database import Database
@@ -207,6 +210,19 @@ class AdapterRegistry:
         if row is None:
             raise VersionNotFound(name, number)
         return version_of(row)
+
+    async def get_known(self, refs: Collection[VersionRef]) -> dict[VersionRef, KnownVersion]:
+        """Those of the versions that were ever made, deleted or not, in the order asked for."""
+        pairs = [(ref.name, ref.number) for ref in refs]
+        query = sa.select(versions).where(sa.tuple_(versions.c.name, versions.c.number).in_(pairs))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        found = {VersionRef(row["name"], row["number"]): row for row in rows}
+        return {
+            ref: KnownVersion(version_of(found[ref]), found[ref]["deleted_at"] is not None)
+            for ref in refs
+            if ref in found
+        }
 
     async def names_ever_used(self) -> frozenset[str]:
         """Every adapter name, those of deleted adapters included."""

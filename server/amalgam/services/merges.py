@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from amalgam.domain.adapter import AdapterHeader, AdapterVersion, VersionRef, is_name
+from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobProgress, JobRequest
 from amalgam.domain.recipe import Recipe
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
-from amalgam.errors.jobs import JobFailed
+from amalgam.errors.jobs import JobFailed, WorkerUnavailable
 from amalgam.errors.merging import MissingInput
 from amalgam.errors.requests import ModelNotFound
 from amalgam.merge import plan as planning
@@ -30,6 +31,8 @@ from amalgam.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _LOOK_TIMEOUT_S: Final = 1.0
+_ASK_GRACE_S: Final = 10.0
+"""A question waits for at most one batch of another, and for the worker's turn on a busy processor."""
 _OVERDUE_S: Final = 2.0
 """A worker whose lease ended so long ago and that still holds the job does not run its loop any more."""
 
@@ -83,6 +86,22 @@ class MergeService:
         headers = await asyncio.to_thread(self._headers, versions)
         bases = {ref: version.base_fingerprint for ref, version in versions.items()}
         return planning.plan(pinned, headers, max_rank=self._catalog.base.max_lora_rank, bases=bases)
+
+    async def forecast(self, recipe: Recipe, budget_s: float) -> MergeForecast:
+        """What the merge would give and take: the worker runs it, as far as the time goes, and writes nothing.
+
+        Args:
+            recipe: Pinned, as `plan` returns it.
+            budget_s: Seconds of computing.
+
+        Raises:
+            WorkerUnavailable: there is no worker to ask, or it does not answer.
+            WorkerRefused: what only tensors can tell, such as NaN in an input.
+        """
+        if self._worker is None:
+            raise WorkerUnavailable
+        question = {"kind": "plan", "recipe": recipe.model_dump(mode="json"), "budget_s": budget_s}
+        return MergeForecast.model_validate(await self._worker.ask(question, budget_s + _ASK_GRACE_S))
 
     async def submit(self, name: str, recipe: Recipe, *, set_default: bool) -> MergeAnswer:
         """Queue the merge, or answer with the live version or job of the same recipe under this name.
