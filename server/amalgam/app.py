@@ -15,9 +15,19 @@ from typing import Any
 from fastapi import FastAPI
 
 from amalgam import __version__
-from amalgam.api import admin_adapters, admin_aliases, admin_engine, admin_merges, lora_compat, openai, operations
+from amalgam.api import (
+    admin_adapters,
+    admin_aliases,
+    admin_engine,
+    admin_lineage,
+    admin_merges,
+    lora_compat,
+    openai,
+    operations,
+)
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
+from amalgam.api.idempotency import IdempotencyKeys
 from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
 from amalgam.api.observed import Observed
 from amalgam.api.state import Services
@@ -29,12 +39,15 @@ from amalgam.errors import AmalgamError
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.aliases import AliasRegistry
 from amalgam.registry.database import Database
+from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
 from amalgam.services.catalog import Catalog
 from amalgam.services.demo_adapters import register_missing
+from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
+from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
 from amalgam.services.retention import Retention
@@ -105,6 +118,7 @@ def create_app(
     app.include_router(admin_adapters.router())
     app.include_router(admin_aliases.router())
     app.include_router(admin_merges.router())
+    app.include_router(admin_lineage.router())
     app.include_router(admin_engine.router())
     app.include_router(operations.router())
     _add_middleware(app, settings, metrics)
@@ -113,6 +127,7 @@ def create_app(
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """From the inside out: what comes last sees a request first."""
+    app.add_middleware(IdempotencyKeys)
     app.add_middleware(
         BodyLimit,
         json_bytes=settings.max_body_bytes,
@@ -158,7 +173,13 @@ async def _build(
         max_upload_bytes=settings.max_upload_bytes,
         clock=utc_now,
     )
-    worker = WorkerLink(_worker_command(), _worker_environment(settings, base), merges.hear)
+    worker = WorkerLink(
+        _worker_command(),
+        _worker_environment(settings, base),
+        merges.hear,
+        on_progress=merges.hear_progress,
+        on_end=merges.worker_ended,
+    )
     merges.attach(worker)
     await engine.start()
     stack.push_async_callback(engine.stop, settings.drain_timeout_s)
@@ -166,16 +187,30 @@ async def _build(
     await worker.start()
     stack.push_async_callback(worker.stop)
     retention = Retention(registry, store, utc_now)
+    idempotency = Idempotency(IdempotencyRegistry(database, utc_now), settings.idempotency_keep_s, new_id)
     loops = (
         merges.publish_loop(),
         retention.sweep_loop(),
+        idempotency.sweep_loop(),
         _follow_catalog(catalog, metrics),
         _announce_ready(engine, on_ready),
     )
     for loop in loops:
         _run_until_closed(stack, loop)
     aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, catalog.resolve)
-    return Services(settings, engine, catalog, inference, adapters, aliases, merges, metrics, worker)
+    return Services(
+        settings,
+        engine,
+        catalog,
+        inference,
+        adapters,
+        aliases,
+        merges,
+        metrics,
+        worker,
+        idempotency,
+        LineageService(registry, store, worker),
+    )
 
 
 def _hub(settings: Settings) -> HubSource | None:

@@ -46,6 +46,20 @@ class Settings(BaseSettings):
         30.0, gt=1, description="a merge job whose worker is silent this long is taken over, seconds"
     )
     job_max_attempts: int = Field(3, ge=1, description="how often a merge job is started before it fails")
+    plan_budget_s: float = Field(
+        20.0,
+        gt=0,
+        le=600,
+        description="longest time for the diagnostics of one plan, seconds; what is left is extrapolated",
+    )
+    job_stall_s: float = Field(
+        600.0,
+        gt=1,
+        description="a merge without progress for so long ends with its worker, and is started again, seconds",
+    )
+    idempotency_keep_s: float = Field(
+        86_400.0, ge=60, description="how long the answer to an Idempotency-Key is kept, seconds"
+    )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     access_log: bool | None = Field(None, description="one log line for each request; unset: with log_format json only")
     cpu_lora: Literal["amalgam", "stock"] = Field(

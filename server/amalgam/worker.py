@@ -1,30 +1,37 @@
 """The merge process: claim a job, build it, hand over the bytes, repeat.
 
 A crash, a hang or an exhausted memory here ends in a stated job and stops no token. The lease is renewed while a job
-is built; a worker that lost it (paused for too long, say) is refused by the registry and drops its result.
+is built; a worker that lost it (paused for too long, say) is refused by the registry and drops its result. A build that
+makes no progress cannot be stopped from within its process, so the process ends with it; the server starts another.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
 
 from amalgam.domain.adapter import AdapterVersion, VersionRef
 from amalgam.domain.clock import new_id, utc_now
 from amalgam.domain.job import Job, JobError
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.version import VersionDraft
-from amalgam.errors import AmalgamError
+from amalgam.errors import AmalgamError, Unavailable
 from amalgam.errors.adapters import ArtifactDamaged
 from amalgam.errors.jobs import LeaseLost
-from amalgam.errors.merging import MergeCancelled
+from amalgam.errors.merging import MergeCancelled, OutOfMemory
 from amalgam.merge.build import BuildOptions, MergeOutcome, build_adapter
+from amalgam.merge.rehearse import rehearse
 from amalgam.merge.run import RunOptions
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
@@ -37,7 +44,13 @@ from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors
 logger = logging.getLogger(__name__)
 
 _IDLE_PERIOD_S = 1.0
-_NICE = 10
+_SAY_PERIOD_S: Final = 0.05
+_NICE: Final = 10
+_OOM_SCORE: Final = 500
+"""Where memory runs out, Linux is to end the worker and not the engine beside it."""
+_MAX_LINE_BYTES: Final = 32 << 20
+_STALLED: Final = 70
+"""Exit code of a worker that ends itself because its build stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +61,34 @@ class Built:
     timings: dict[str, float]
 
 
+@dataclass(slots=True)
+class Watch:
+    """What the building thread and the loop know of each other."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: int = 0
+    total: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+    said_at: float = 0.0
+
+    def stopped(self) -> bool:
+        """Whether the build is to end. Asked between batches, so the asking shows that the build is alive."""
+        self.moved_at = time.monotonic()
+        return self.stop.is_set()
+
+
 class MergeWorker:
     """Builds jobs of one queue, one at a time."""
 
-    def __init__(self, settings: Settings, registry: AdapterRegistry, jobs: JobRegistry, store: AdapterStore) -> None:
+    def __init__(
+        self, name: str, settings: Settings, registry: AdapterRegistry, jobs: JobRegistry, store: AdapterStore
+    ) -> None:
+        self._name = name
         self._settings = settings
         self._registry = registry
         self._jobs = jobs
         self._store = store
-        self._name = f"{os.uname().nodename}-{os.getpid()}"
+        self._answering = asyncio.Lock()
 
     async def run_one(self) -> bool:
         """Build the next job; False where there was none."""
@@ -65,47 +97,92 @@ class MergeWorker:
         )
         if job is None:
             return False
-        _say(job.id, "running")
+        _say(job=job.id, state="running")
         try:
             built = await self._build(job)
             await self._jobs.finish_built(job.id, job.fencing_token, built.draft, built.timings)
-            _say(job.id, "built")
+            _say(job=job.id, state="built")
         except MergeCancelled:
-            _say(job.id, "cancelled")
+            _say(job=job.id, state="cancelled")
         except LeaseLost as error:
             logger.warning("%s", error)
         except Exception as error:
             logger.exception("job %s failed", job.id)
-            failure = _failure(error)
-            await self._jobs.fail(
-                job.id, code=failure.code, status=failure.status, message=failure.message, token=job.fencing_token
-            )
-            _say(job.id, "failed")
+            await self._fail(job, _failure(error))
         return True
+
+    async def answer(self, asked: Mapping[str, Any]) -> None:
+        """Answer a question of the server, beside the job in work; one question at a time."""
+        # The time allowed runs from here, so a question that waited for another is answered no later.
+        deadline = time.monotonic() + float(asked["budget_s"])
+        try:
+            recipe = Recipe.model_validate(asked["recipe"])
+            versions = {ref: await self._version(ref) for ref in recipe.adapters}
+            options = self._options(versions, asked.get("max_rank"))
+            work = {"plan": self._rehearse, "rebuild": self._rebuild}[asked["kind"]]
+            async with self._answering:
+                said = await asyncio.to_thread(work, recipe, versions, options, lambda: time.monotonic() > deadline)
+            _say(ask=asked["ask"], answer=said)
+        except Exception as error:
+            if not isinstance(error, AmalgamError):
+                logger.exception("a question of the server failed")
+            _say(ask=asked["ask"], error=_failure(error).model_dump())
+
+    def _rehearse(
+        self, recipe: Recipe, versions: Mapping[str, AdapterVersion], options: BuildOptions, is_over: Callable[[], bool]
+    ) -> Any:
+        sources = {ref: self._open(version) for ref, version in versions.items()}
+        return rehearse(recipe, sources, options, is_over=is_over).model_dump(mode="json")
+
+    def _rebuild(
+        self, recipe: Recipe, versions: Mapping[str, AdapterVersion], options: BuildOptions, is_over: Callable[[], bool]
+    ) -> Any:
+        """Build it all again beside the store, and say only under which digest it would be stored."""
+        began = time.monotonic()
+        sources = {ref: self._open(version) for ref, version in versions.items()}
+        with self._store.stage() as staging:
+            build_adapter(recipe, sources, FolderSink(staging.folder), options, is_cancelled=is_over)
+            return {"digest": self._store.digest(staging), "seconds": time.monotonic() - began}
+
+    async def _fail(self, job: Job, why: JobError) -> None:
+        try:
+            await self._jobs.fail(
+                job.id, code=why.code, status=why.status, message=why.message, token=job.fencing_token
+            )
+        except LeaseLost as error:
+            logger.warning("%s", error)
+        _say(job=job.id, state="failed")
 
     async def _build(self, job: Job) -> Built:
         """Build in a thread, renew the lease beside it, and stop the thread where the lease or the job is gone."""
-        stop = threading.Event()
-        progress: dict[str, Any] = {}
-        keeper = asyncio.create_task(self._keep_lease(job, stop, progress))
+        watch = Watch()
+        keeper = asyncio.create_task(self._keep_lease(job, watch))
         try:
             recipe = Recipe.model_validate(job.recipe)
             versions = {ref: await self._version(ref) for ref in recipe.adapters}
-            return await asyncio.to_thread(self._compute, job, recipe, versions, stop, progress)
+            return await asyncio.to_thread(self._compute, job, recipe, versions, watch, asyncio.get_running_loop())
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
 
-    async def _keep_lease(self, job: Job, stop: threading.Event, progress: Mapping[str, Any]) -> None:
+    async def _keep_lease(self, job: Job, watch: Watch) -> None:
         while True:
             await asyncio.sleep(min(1.0, self._settings.job_lease_s / 3))
+            if time.monotonic() - watch.moved_at > self._settings.job_stall_s:
+                logger.error("job %s stands still; this worker ends with it", job.id)
+                os._exit(_STALLED)
+            if watch.stop.is_set():
+                continue
+            progress = {"modules_done": watch.done, "modules_total": watch.total}
             try:
                 await self._jobs.heartbeat(
-                    job.id, job.fencing_token, lease_s=self._settings.job_lease_s, progress=dict(progress)
+                    job.id, job.fencing_token, lease_s=self._settings.job_lease_s, progress=progress
                 )
+            except Unavailable:
+                # The lease is longer than most outages; where it is not, the next renewal is refused.
+                continue
             except AmalgamError:
-                stop.set()
-                raise
+                watch.stop.set()
 
     async def _version(self, ref: str) -> AdapterVersion:
         """The pinned input, deleted since or not: the job keeps its files."""
@@ -118,8 +195,8 @@ class MergeWorker:
         job: Job,
         recipe: Recipe,
         versions: Mapping[str, AdapterVersion],
-        stop: threading.Event,
-        progress: dict[str, Any],
+        watch: Watch,
+        loop: asyncio.AbstractEventLoop,
     ) -> Built:
         """The blocking part: read, merge, write, verify."""
         began = time.monotonic()
@@ -127,23 +204,19 @@ class MergeWorker:
         opened = time.monotonic()
 
         def on_progress(done: int, total: int) -> None:
-            progress.update(modules_done=done, modules_total=total)
+            watch.done, watch.total, watch.moved_at = done, total, time.monotonic()
+            if watch.moved_at - watch.said_at >= _SAY_PERIOD_S or done == total:
+                watch.said_at = watch.moved_at
+                loop.call_soon_threadsafe(partial(_say, job=job.id, progress=[job.attempts, done, total]))
 
-        options = BuildOptions(
-            max_rank=self._settings.max_lora_rank,
-            run=RunOptions(
-                device=self._settings.worker_device, max_workspace_bytes=self._settings.merge_workspace_bytes
-            ),
-            bases={ref: version.base_fingerprint for ref, version in versions.items()},
-        )
         with self._store.stage() as staging:
             outcome = build_adapter(
                 recipe,
                 sources,
                 FolderSink(staging.folder),
-                options,
+                self._options(versions),
                 on_progress=on_progress,
-                is_cancelled=stop.is_set,
+                is_cancelled=watch.stopped,
             )
             computed = time.monotonic()
             # What we wrote passes the same door as what others upload.
@@ -153,6 +226,15 @@ class MergeWorker:
         draft = _draft(job, outcome, stored.digest, stored.size_bytes, list(versions.values()))
         assert header.rank == draft.rank
         return Built(draft, timings)
+
+    def _options(self, versions: Mapping[str, AdapterVersion], max_rank: int | None = None) -> BuildOptions:
+        return BuildOptions(
+            max_rank=max_rank or self._settings.max_lora_rank,
+            run=RunOptions(
+                device=self._settings.worker_device, max_workspace_bytes=self._settings.merge_workspace_bytes
+            ),
+            bases={ref: version.base_fingerprint for ref, version in versions.items()},
+        )
 
     def _open(self, version: AdapterVersion) -> AdapterTensors:
         folder = self._store.path(version.digest)
@@ -181,24 +263,39 @@ def _draft(
 
 def _failure(error: Exception) -> JobError:
     """The values of one of our errors; anything else is a fault of the server, whose log has the trace."""
+    if is_out_of_memory(error):
+        error = OutOfMemory()
     if isinstance(error, AmalgamError):
         return JobError(code=error.code, status=error.status, message=error.message)
     return JobError(code="internal_error", status=500, message="The merge failed. The worker's log says why.")
 
 
-def _say(job_id: str, state: str) -> None:
-    """One line to the server; the registry has the truth already."""
-    sys.stdout.write(json.dumps({"job": job_id, "state": state}) + "\n")
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or here; torch says the latter in words alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def _say(**words: object) -> None:
+    """One line to the server; of jobs the registry has the truth already."""
+    sys.stdout.write(json.dumps(words, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
-async def _watch_input(wake: asyncio.Event, ended: asyncio.Event) -> None:
-    """A byte wakes; the end of the input, when the server is gone, ends."""
-    reader = asyncio.StreamReader()
+async def _watch_input(worker: MergeWorker, wake: asyncio.Event, ended: asyncio.Event) -> None:
+    """An empty line wakes, an object asks; the end of the input, when the server is gone, ends."""
+    reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    answering: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.read(1):
-        wake.set()
+    while line := await reader.readline():
+        if line.strip():
+            task = asyncio.create_task(worker.answer(json.loads(line)))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+        else:
+            wake.set()
     ended.set()
     wake.set()
 
@@ -206,12 +303,16 @@ async def _watch_input(wake: asyncio.Event, ended: asyncio.Event) -> None:
 async def run_worker(settings: Settings) -> None:
     """Serve the queue until standard input ends; a job in work is finished first."""
     os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        await asyncio.to_thread(Path("/proc/self/oom_score_adj").write_text, str(_OOM_SCORE))
+    name = f"{os.uname().nodename}-{new_id().removeprefix('job-')[:12]}"
     wake, ended = asyncio.Event(), asyncio.Event()
     store = await asyncio.to_thread(AdapterStore.open, settings.store)
     async with Database.open(settings.registry_url) as database:
         registry = AdapterRegistry(database, utc_now)
-        worker = MergeWorker(settings, registry, JobRegistry(database, utc_now, new_id), store)
-        watcher = asyncio.create_task(_watch_input(wake, ended))
+        worker = MergeWorker(name, settings, registry, JobRegistry(database, utc_now, new_id), store)
+        _say(worker=name)
+        watcher = asyncio.create_task(_watch_input(worker, wake, ended))
         while not ended.is_set():
             wake.clear()
             while await worker.run_one():

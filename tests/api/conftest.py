@@ -6,6 +6,9 @@ import httpx
 import pytest
 
 from tests.api.house import ADMIN_KEY, API_KEY, House, open_house
+from tests.registry_fixtures import database_url
+
+__all__ = ["database_url"]
 
 
 @pytest.fixture(scope="session")

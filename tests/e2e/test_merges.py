@@ -79,7 +79,11 @@ def test_without_waiting_a_job_is_answered_and_can_be_followed(admin: httpx.Clie
     shown = admin.get(f"/admin/v1/jobs/{job['id']}").json()
     assert shown["state"] == "published"
     assert shown["version"] == "later@1"
-    assert {"read", "merge", "write", "register", "probe"} <= set(shown["timings_s"])
+    assert {"queue", "read", "merge", "write", "register", "probe"} <= set(shown["timings_s"])
+    with admin.stream("GET", f"/admin/v1/jobs/{job['id']}/events") as events:
+        told = events.read().decode()
+    assert told.count("event: state") == 1
+    assert '"state":"published"' in told
     assert admin.get("/admin/v1/adapters/later").json()["default_version"] is None
 
 
@@ -97,4 +101,25 @@ def test_a_plan_builds_nothing(admin: httpx.Client) -> None:
     plan = admin.post("/admin/v1/merges:plan", json={"name": "planned", "expression": "sql + json + code"}).json()
     assert plan["rank"] == 24
     assert plan["modules"] == 210
+    forecast = plan["forecast"]
+    assert (forecast["is_complete"], len(forecast["modules"])) == (True, 210)
+    assert forecast["overall"]["inputs"] == ["sql@1", "json@1", "code@1"]
     assert admin.get("/admin/v1/adapters/planned").status_code == 404
+
+
+def test_a_merge_asked_for_again_under_its_key_is_answered_again(admin: httpx.Client) -> None:
+    body = {"name": "keyed", "expression": "sql + 0.125*code"}
+    answers = [
+        admin.post("/admin/v1/merges", params=WAIT, json=body, headers={"Idempotency-Key": "e2e"}) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].content == answers[1].content
+    assert answers[1].headers["idempotency-replayed"] == "true"
+
+
+def test_a_version_can_be_built_again(admin: httpx.Client) -> None:
+    made = merge(admin, "again", "ties(sql, json, code; density=0.5)")
+    assert made.status_code == 201, made.text
+    rebuilt = admin.post("/admin/v1/adapters/again/versions/1:rebuild").json()
+    assert rebuilt["identical"], rebuilt
+    assert rebuilt["rebuilt_digest"] == made.json()["digest"]

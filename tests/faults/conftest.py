@@ -22,9 +22,9 @@ from amalgam.registry.jobs import JobRegistry
 from amalgam.registry.tables import versions
 from amalgam.store.adapter_store import AdapterStore
 from tests.faults import victims as victims_module
-from tests.registry_fixtures import database_url
+from tests.registry_fixtures import clock, database, database_url, registry
 
-__all__ = ["database_url"]
+__all__ = ["clock", "database", "database_url", "registry"]
 
 HOUR = 3600.0
 

@@ -10,6 +10,7 @@ from amalgam.api.admin_answers import ADMIN_KEY, AdapterPageView, DeletedView, R
 from amalgam.api.admin_models import AdapterView, PatchBody, SourceBody, VersionBody, VersionView
 from amalgam.api.error_document import ERRORS
 from amalgam.api.errors import refused_field
+from amalgam.api.idempotency import request_key
 from amalgam.api.openai import read_json
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
@@ -81,10 +82,10 @@ def _add_writing(routes: APIRouter) -> None:
         adapters = services(request).adapters
         if is_multipart(request):
             async with upload_form(request) as form:
-                version, created = await adapters.upload(new_version(form), uploaded_files(form))
+                version, created = await adapters.upload(new_version(form, request_key(request)), uploaded_files(form))
         else:
             body = await _source(request)
-            new = NewVersion(body.name, body.description, body.set_default, body.if_absent)
+            new = NewVersion(body.name, body.description, body.set_default, body.if_absent, request_key(request))
             version, created = await adapters.take_source(new, body.source)
         return JSONResponse(VersionView.of(version).model_dump(), status_code=201 if created else 200)
 

@@ -7,6 +7,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.api.admin_models import AdapterView, JobView
+from amalgam.domain.diagnostics import MergeForecast
 from amalgam.engine.protocol import EngineInfo
 from amalgam.errors.findings import Finding
 from amalgam.merge.plan import MergePlan
@@ -110,6 +111,15 @@ class PlanView(BaseModel):
                     "input_bytes": 19529728,
                     "output_bytes": 9764864,
                     "warnings": [],
+                    "forecast": {
+                        "is_complete": True,
+                        "modules_seen": 210,
+                        "memory_bytes": 46000000,
+                        "compute_s": 0.7,
+                        "energy_kept": 1.0,
+                        "overall": {"inputs": ["sql@1", "json@1"], "retention": [1.01, 0.52]},
+                        "modules": [],
+                    },
                 }
             ]
         }
@@ -124,9 +134,10 @@ class PlanView(BaseModel):
     input_bytes: int
     output_bytes: int
     warnings: tuple[str, ...]
+    forecast: MergeForecast | None = Field(description="memory, time and diagnostics; null with diagnostics=false")
 
     @classmethod
-    def of(cls, plan: MergePlan) -> "PlanView":
+    def of(cls, plan: MergePlan, forecast: MergeForecast | None) -> "PlanView":
         """The view of ``plan``."""
         return cls(
             recipe=plan.recipe.model_dump(mode="json"),
@@ -138,6 +149,7 @@ class PlanView(BaseModel):
             input_bytes=plan.input_bytes,
             output_bytes=plan.output_bytes,
             warnings=plan.warnings,
+            forecast=forecast,
         )
 
 

@@ -3,11 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted, JobPageView, PlanView
 from amalgam.api.admin_models import JobView, MergeBody, VersionView
 from amalgam.api.error_document import ERRORS
+from amalgam.api.job_events import DESCRIBED, events_response
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
 from amalgam.domain.expression import parse_expression
@@ -63,8 +64,16 @@ def router() -> APIRouter:
         return JSONResponse({"job": JobView.of(job).model_dump()}, status_code=202, headers=location)
 
     @routes.post("/merges:plan", summary="What a merge would do; build nothing")
-    async def plan(request: Request, body: MergeBody) -> PlanView:
-        return PlanView.of(await services(request).merges.plan(_recipe(body)))
+    async def plan(
+        request: Request,
+        body: MergeBody,
+        diagnostics: bool = Query(True, description="run the merge in the worker too, and say what came of it"),
+    ) -> PlanView:
+        house = services(request)
+        plan = await house.merges.plan(_recipe(body))
+        if not diagnostics:
+            return PlanView.of(plan, None)
+        return PlanView.of(plan, await house.merges.forecast(plan.recipe, house.settings.plan_budget_s))
 
     @routes.get("/jobs", summary="List jobs, newest first")
     async def list_jobs(
@@ -76,6 +85,16 @@ def router() -> APIRouter:
     @routes.get("/jobs/{job_id}", summary="One job")
     async def show(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.get(job_id))
+
+    @routes.get(
+        "/jobs/{job_id}/events",
+        summary="Follow one job: server-sent events",
+        response_class=StreamingResponse,
+        responses=DESCRIBED,
+    )
+    async def events(request: Request, job_id: _JobId) -> Response:
+        merges = services(request).merges
+        return events_response(merges.feed, await merges.get(job_id), request)
 
     @routes.post("/jobs/{job_id}:cancel", summary="Cancel a job")
     async def cancel(request: Request, job_id: _JobId) -> JobView:

@@ -121,7 +121,7 @@ def _is_loopback_authority(url: str) -> bool:
         return False
 
 
-def _routed_path(scope: Scope) -> str:
+def routed_path(scope: Scope) -> str:
     """The path that the router matches, as Starlette cuts it: without the prefix that the server is mounted under."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
@@ -145,7 +145,7 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        error = self._keys.refusal(_routed_path(scope), Headers(scope=scope))
+        error = self._keys.refusal(routed_path(scope), Headers(scope=scope))
         if error is None:
             await self._app(scope, receive, send)
             return

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 
 from amalgam.api.admin_answers import ADMIN_KEY
 from amalgam.api.error_document import ERRORS
+from amalgam.api.idempotency import request_key
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
 from amalgam.domain.adapter import is_name
@@ -85,7 +86,7 @@ def router() -> APIRouter:
     async def load(request: Request, body: LoadBody) -> PlainTextResponse:
         if body.is_3d_lora_weight:
             raise FieldRefused("is_3d_lora_weight", "must be false; LoRA on three-dimensional weights is not served")
-        new = NewVersion(body.lora_name, if_absent=not body.load_inplace)
+        new = NewVersion(body.lora_name, if_absent=not body.load_inplace, request_key=request_key(request))
         try:
             _, created = await services(request).adapters.take_source(new, source_of(body.lora_path))
         except NameTaken:

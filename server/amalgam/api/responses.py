@@ -45,7 +45,7 @@ def error_response(
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if error.status == 409:
+    if error.status == 409 and error.retry_after_s is None:
         # openai-python repeats every 409 by itself; these are permanent.
         headers["x-should-retry"] = "false"
     request_id = request.scope.get("amalgam.request_id") if request is not None else None

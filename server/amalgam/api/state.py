@@ -9,7 +9,9 @@ from amalgam.engine.protocol import Engine
 from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
 from amalgam.services.catalog import Catalog
+from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
+from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
@@ -29,6 +31,8 @@ class Services:
     merges: MergeService
     metrics: Metrics
     worker: WorkerLink
+    idempotency: Idempotency
+    lineage: LineageService
 
 
 def services(request: Request) -> Services:

@@ -69,8 +69,16 @@ def _chunks(part: UploadFile) -> Iterator[bytes]:
         yield chunk
 
 
-def new_version(form: FormData) -> NewVersion:
-    """What the form asks for beside its files. Raises FieldRefused where it has no name, or a flag is neither."""
+def new_version(form: FormData, request_key: str | None) -> NewVersion:
+    """What the form asks for beside its files.
+
+    Args:
+        form: of the request.
+        request_key: the idempotency key that the request holds, if any.
+
+    Raises:
+        FieldRefused: it has no name, or a flag is neither.
+    """
     name = _text(form, "name")
     if not name:
         raise FieldRefused("name", "is missing")
@@ -79,6 +87,7 @@ def new_version(form: FormData) -> NewVersion:
         description=_text(form, "description"),
         set_default=_flag(form, "set_default", default=True),
         if_absent=_flag(form, "if_absent", default=False),
+        request_key=request_key,
     )
 
 

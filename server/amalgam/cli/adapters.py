@@ -11,6 +11,8 @@ from rich.table import Table
 
 from amalgam.cli.client import CONSOLE, DEFAULT_URL, ERRORS, Key, Url, answer, client
 
+_REBUILD_S = 660.0
+
 app = typer.Typer(help="Adapters of a running server.", no_args_is_help=True)
 
 
@@ -97,6 +99,28 @@ def verify(
                 damaged += not sound
                 CONSOLE.print(f"{'ok     ' if sound else 'DAMAGED'} {ref}")
     raise typer.Exit(1 if damaged else 0)
+
+
+@app.command()
+def rebuild(
+    version: Annotated[str, typer.Argument(help="name@version of a merged adapter")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Build a merged version again from its lineage and compare the bytes; exit code 1 where they differ."""
+    adapter, _, number = version.partition("@")
+    if not number.isdecimal():
+        raise typer.BadParameter("name an exact version, such as sql-json@2")
+    with client(url, key, timeout_s=_REBUILD_S) as session:
+        rebuilt = answer(session.post(f"/admin/v1/adapters/{adapter}/versions/{number}:rebuild"))
+    CONSOLE.print(f"{rebuilt['model']}  stored   {rebuilt['digest']}", soft_wrap=True)
+    CONSOLE.print(f"{rebuilt['model']}  rebuilt  {rebuilt['rebuilt_digest']}", soft_wrap=True)
+    if rebuilt["identical"]:
+        CONSOLE.print(f"identical, built in {rebuilt['seconds']:.2f} s")
+        return
+    first = ", ".join(f"{what} {which}" for what, which in rebuilt["built_with"].items())
+    ERRORS.print(f"[red]not the same bytes[/red]; the first build was by {first}")
+    raise typer.Exit(1)
 
 
 def _all_adapters(session: httpx.Client, search: str) -> Iterator[dict[str, Any]]:

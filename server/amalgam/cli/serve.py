@@ -150,7 +150,15 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
     # Having stopped in good order, uvicorn raises the signal again; with its default handler that would be a death.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+
+    class _Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # A stream of events ends with its job, which may be long after everything else is drained.
+            if hasattr(app.state, "amalgam"):
+                app.state.amalgam.merges.feed.close()
+            await super().shutdown(sockets)
+
+    _Server(config).run(sockets=[listener])
 
 
 class _Phases:

@@ -88,6 +88,23 @@ class Job(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far a running job is."""
+
+    attempt: int
+    """Which of the job's starts this is of, from 1."""
+    modules_done: int
+    modules_total: int
+    """0 until the work is laid out."""
+
+    @classmethod
+    def of(cls, job: Job) -> "JobProgress":
+        """What the job's row says."""
+        known = job.progress or {}
+        return cls(job.attempts, int(known.get("modules_done", 0)), int(known.get("modules_total", 0)))
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """What a caller asks for."""
 

@@ -24,6 +24,8 @@ class VersionDraft:
     recipe_digest: str | None = None
     lineage: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    request_key: str | None = None
+    """Of the request that makes it, where its caller gave it a key: made once, however often it is sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Errors of jobs and their leases."""
 
-from amalgam.errors import AmalgamError, Conflict, NotFound
+from amalgam.errors import AmalgamError, Conflict, NotFound, Unavailable
 
 
 class JobNotFound(NotFound):
@@ -46,4 +46,26 @@ class JobFailed(AmalgamError):
         self.status: int = status  # type: ignore[misc]
         self.type: str = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
         self.job_id = job_id
+        super().__init__(message)
+
+
+class WorkerUnavailable(Unavailable):
+    """The merge process was asked something and does not run, or does not answer in time."""
+
+    code = "worker_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The merge worker does not answer now. Try again; GET /admin/v1/engine says whether it runs, and the "
+            "server's log says why it does not. A plan with diagnostics=false needs no worker."
+        )
+
+
+class WorkerRefused(AmalgamError):
+    """What the merge process was asked ended in an error; carries that error's own code and status."""
+
+    def __init__(self, message: str, *, code: str, status: int) -> None:
+        self.code: str = code  # type: ignore[misc]
+        self.status: int = status  # type: ignore[misc]
+        self.type: str = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
         super().__init__(message)

@@ -7,12 +7,13 @@
 - output: RankTooLarge, EnergyTooLow
 - formats: UnsupportedFormat
 - values: NonFinite, MergeUndefined
-- machine: BackendUnavailable, WorkspaceTooSmall, MergeCancelled
+- rebuilding: NotRebuildable
+- machine: BackendUnavailable, WorkspaceTooSmall, OutOfMemory, MergeCancelled
 """
 
 from collections.abc import Sequence
 
-from amalgam.errors import AmalgamError, InvalidRequest
+from amalgam.errors import AmalgamError, Conflict, InvalidRequest
 
 
 class InvalidExpression(InvalidRequest):
@@ -293,3 +294,25 @@ class MergeCancelled(AmalgamError):
 
     def __init__(self) -> None:
         super().__init__("The merge was cancelled before it was complete; nothing was written. Start it again.")
+
+
+class OutOfMemory(AmalgamError):
+    """The machine or the device had no memory left in the middle of a merge; nothing was written."""
+
+    code = "out_of_memory"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The merge ran out of memory; nothing was written. Lower AMALGAM_MERGE_WORKSPACE_BYTES or the output's "
+            "rank, or merge in two steps."
+        )
+
+
+class NotRebuildable(Conflict):
+    """A version that cannot be built again: it was not merged here, or what it was merged from is gone."""
+
+    code = "not_rebuildable"
+    param = "version"
+
+    def __init__(self, ref: str, reason: str) -> None:
+        super().__init__(f"{ref} cannot be built again: {reason}. GET its lineage to see what it was made from.")

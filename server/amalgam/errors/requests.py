@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amalgam.errors import AmalgamError, InvalidRequest, NotFound
+from amalgam.errors import AmalgamError, Conflict, InvalidRequest, NotFound
 
 
 class InvalidApiKey(AmalgamError):
@@ -35,6 +35,30 @@ class FieldRefused(InvalidRequest):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}", param=field)
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """An idempotency key of another request: another route, query or body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    param = "Idempotency-Key"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for another request. Take a fresh one for this request.")
+
+
+class IdempotencyInProgress(Conflict):
+    """The first request of this idempotency key is still being carried out."""
+
+    code = "idempotency_in_progress"
+    param = "Idempotency-Key"
+    retry_after_s = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The first request with this Idempotency-Key has no answer yet. Send this one again in a moment."
+        )
 
 
 class EndpointUnsupported(InvalidRequest):

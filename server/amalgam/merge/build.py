@@ -9,10 +9,11 @@ from typing import Any, Final
 import torch
 
 import amalgam
+from amalgam.domain.diagnostics import ModuleDiagnostics
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.merging import EnergyTooLow
 from amalgam.kernels.backend import usable_device
-from amalgam.merge.diagnostics import DiagnosticsCollector, ModuleDiagnostics
+from amalgam.merge.diagnostics import DiagnosticsCollector
 from amalgam.merge.peft_config import peft_config
 from amalgam.merge.plan import MergePlan, plan
 from amalgam.merge.run import MergedModule, RunOptions, run, stacks

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from amalgam.domain.diagnostics import InputDiagnostics, ModuleDiagnostics, OutputDiagnostics
 from amalgam.merge.coefficients import cosines
 from amalgam.merge.lowrank import Factors, inverse_where_safe
 from amalgam.merge.stack import Stack
@@ -17,63 +17,6 @@ SAMPLED_SIDE: Final = 96
 
 _SAMPLE_SEED: Final = 0x51611
 _DIGITS: Final = 5
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class InputDiagnostics(_Frozen):
-    """The inputs of one module; lists and square matrices are in the order of ``inputs``."""
-
-    inputs: tuple[str, ...]
-    weights: tuple[float, ...]
-    ranks: tuple[int, ...]
-    norms: tuple[float, ...]
-    """‖Δ_t‖."""
-    cosine: tuple[tuple[float, ...], ...]
-    column_overlap: tuple[tuple[float, ...], ...]
-    """Share of the smaller column space (of B) that lies in the other; ``column_chance`` is what random ones share."""
-    column_chance: float
-    row_overlap: tuple[tuple[float, ...], ...]
-    row_chance: float
-    sign_conflict: tuple[tuple[float, ...], ...]
-    """Share of sampled entries whose signs differ."""
-    sign_baseline: tuple[tuple[float, ...], ...]
-    """The same for Gaussian entries of that cosine: arccos(cos)/π."""
-    sum_norm: float
-    """‖Σ wΔ‖."""
-    shrinkage: float
-    """‖Σ wΔ‖ / Σ |w|‖Δ_t‖: 1 where all point one way, 0 where they cancel."""
-    restoring_lambda: float
-    """The factor that brings Σ wΔ to the mean norm of the inputs; 0 where Σ wΔ is zero."""
-
-
-class OutputDiagnostics(_Frozen):
-    """One module of the result."""
-
-    rank: int
-    norm: float
-    energy_kept: float
-    spectrum: tuple[float, ...]
-    """Singular values before the cut, as far as they were seen."""
-    rank_95: int
-    """Rank that keeps 0.95 of the energy; 0 where the spectrum seen does not reach it."""
-    rank_99: int
-    stable_rank: float
-    """Σσ² / σ₁²."""
-    retention: tuple[float, ...]
-    """⟨Δ_out, Δ_t⟩ / ‖Δ_t‖² per input: how much of it is still applied; negative where it is subtracted."""
-    inside: tuple[float, ...]
-    """Share of ‖Δ_t‖² inside the row and column spaces of the result."""
-
-
-class ModuleDiagnostics(_Frozen):
-    """One module, before and, where it was built, after the merge."""
-
-    name: str
-    given: InputDiagnostics
-    result: OutputDiagnostics | None = None
 
 
 class DiagnosticsCollector:

@@ -143,6 +143,17 @@ def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePl
             yield group[start : start + size]
 
 
+def peak_bytes(plan: MergePlan, options: RunOptions) -> int:
+    """Most memory a run takes beside its inputs: the largest batch, and the results of all that came before.
+
+    Raises:
+        WorkspaceTooSmall: as ``run``.
+    """
+    return plan.output_bytes + max(
+        len(modules) * module_bytes(modules[0], plan.space) for modules in _batches(plan, options)
+    )
+
+
 def module_bytes(module: ModulePlan, space: Space) -> int:
     """Least workspace of one module: its inputs in float32 and float64, the result, and what the space adds.
 

@@ -1,15 +1,19 @@
 """The registry of adapters: names, their immutable versions, and which version a bare name means."""
 
-import sqlalchemy as sa
+from collections.abc import Collection
 
-from amalgam.domain.adapter import Adapter, AdapterVersion
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from amalgam.domain.adapter import Adapter, AdapterVersion, VersionRef
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import LIVE_STATES
+from amalgam.domain.lineage import KnownVersion
 from amalgam.domain.version import AdapterPage, CatalogRows, CreatedVersion, VersionDraft
 from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.alias_rows import live_aliases, refuse_targeted
 from amalgam.registry.database import Database
-from amalgam.registry.tables import adapters, aliases, jobs, versions
+from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, versions
 from amalgam.registry.version_rows import (
     adapter_of,
     bump_revision,
@@ -41,6 +45,8 @@ class AdapterRegistry:
         retried upload is no new version.
 
         Args:
+            draft: Its files are in the store already. The same bytes under the same ``request_key`` are the version
+                that this request made when it was cut short.
             set_default: Whether the bare name means the new version from now on.
             if_absent: Whether the name must be new.
 
@@ -48,6 +54,9 @@ class AdapterRegistry:
             NameTaken: ``if_absent``, and the name has other versions; or an alias has the name.
         """
         async with self._database.write() as connection:
+            begun = await _made_by_request(connection, draft)
+            if begun is not None:
+                return CreatedVersion(begun, created=True)
             query = (
                 sa.select(versions)
                 .join(adapters, (adapters.c.name == versions.c.name) & adapters.c.deleted_at.is_(None))
@@ -61,6 +70,9 @@ class AdapterRegistry:
             if live and if_absent:
                 raise NameTaken(draft.name)
             version = await insert_version(connection, draft, now=self._clock(), set_default=set_default)
+            if draft.request_key is not None:
+                this = idempotency_keys.c.key == draft.request_key
+                await connection.execute(idempotency_keys.update().where(this).values(version_id=version.id))
         return CreatedVersion(version, created=True)
 
     async def get_adapter(self, name: str) -> Adapter:
@@ -217,8 +229,39 @@ class AdapterRegistry:
             raise VersionNotFound(name, number)
         return version_of(row)
 
+    async def get_known(self, refs: Collection[VersionRef]) -> dict[VersionRef, KnownVersion]:
+        """Those of the versions that were ever made, deleted or not, in the order asked for."""
+        pairs = [(ref.name, ref.number) for ref in refs]
+        query = sa.select(versions).where(sa.tuple_(versions.c.name, versions.c.number).in_(pairs))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        found = {VersionRef(row["name"], row["number"]): row for row in rows}
+        return {
+            ref: KnownVersion(version_of(found[ref]), found[ref]["deleted_at"] is not None)
+            for ref in refs
+            if ref in found
+        }
+
     async def names_ever_used(self) -> frozenset[str]:
         """Every name of an adapter or an alias, those of deleted ones included."""
         query = sa.union(sa.select(adapters.c.name), sa.select(aliases.c.name))
         async with self._database.read() as connection:
             return frozenset((await connection.execute(query)).scalars())
+
+
+async def _made_by_request(connection: AsyncConnection, draft: VersionDraft) -> AdapterVersion | None:
+    """The live version that this very request made before it was cut short."""
+    if draft.request_key is None:
+        return None
+    query = (
+        sa.select(versions)
+        .join(idempotency_keys, idempotency_keys.c.version_id == versions.c.id)
+        .where(
+            idempotency_keys.c.key == draft.request_key,
+            versions.c.name == draft.name,
+            versions.c.digest == draft.digest,
+            versions.c.deleted_at.is_(None),
+        )
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return version_of(row) if row is not None else None

@@ -87,11 +87,14 @@ class JobRegistry:
                 message = f"The job was started {job.attempts} times and its worker died or fell silent each time."
                 await _fail(connection, job, now, code="attempts_exhausted", status=500, message=message)
             check_transition(job.id, job.state, "running")
+            # Clocks of two machines may differ by more than a job waits.
+            queued_s = max(0.0, (now - job.created_at).total_seconds())
             return await change_job(
                 connection,
                 job.id,
                 now,
                 state="running",
+                timings=job.timings | {"queue": queued_s},
                 worker=worker,
                 attempts=job.attempts + 1,
                 fencing_token=job.fencing_token + 1,
@@ -115,6 +118,31 @@ class JobRegistry:
             if progress is not None:
                 fields["progress"] = dict(progress)
             return await change_job(connection, job_id, now, **fields)
+
+    async def abandon(self, worker: str) -> tuple[str, ...]:
+        """End the leases of a worker that is known to be dead, so that its jobs are claimed again at once.
+
+        Returns: the jobs.
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            held = (jobs.c.worker == worker, jobs.c.state == "running", jobs.c.lease_expires_at > now)
+            query = jobs.update().where(*held).values(lease_expires_at=now, updated_at=now).returning(jobs.c.id)
+            return tuple((await connection.execute(query)).scalars())
+
+    async def is_overdue(self, worker: str, *, grace_s: float) -> bool:
+        """Whether ``worker`` has a running job whose lease ended more than ``grace_s`` seconds ago: it hangs."""
+        since = self._clock() - timedelta(seconds=grace_s)
+        late = (jobs.c.worker == worker, jobs.c.state == "running", jobs.c.lease_expires_at < since)
+        async with self._database.read() as connection:
+            return (await connection.execute(sa.select(jobs.c.id).where(*late).limit(1))).first() is not None
+
+    async def count_live(self) -> dict[JobState, int]:
+        """How many unfinished jobs there are in each state."""
+        query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.state.in_(LIVE_STATES)).group_by(jobs.c.state)
+        async with self._database.read() as connection:
+            found = {row[0]: int(row[1]) for row in await connection.execute(query)}
+        return {state: found.get(state, 0) for state in LIVE_STATES}
 
     async def release(self, job_id: str, token: int) -> Job:
         """Give the job back to the queue, uncounted: the worker stops for reasons of its own.

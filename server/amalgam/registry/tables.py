@@ -142,3 +142,19 @@ alias_changes: Final = sa.Table(
     sa.Column("restores", sa.Integer),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
+
+idempotency_keys: Final = sa.Table(
+    "idempotency_keys",
+    METADATA,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Column("lease_expires_at", UtcDateTime),
+    # What the request has made so far: known from the very transaction that made it, so that no retry makes it twice.
+    sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id")),
+    sa.Column("fingerprint", sa.String(64)),
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", sa.Text),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    comment="by SHA-256 of caller and key; no caller's key is kept",
+)

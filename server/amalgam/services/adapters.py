@@ -32,6 +32,8 @@ class NewVersion:
     set_default: bool = True
     if_absent: bool = False
     """Refuse with NameTaken where the adapter exists."""
+    request_key: str | None = None
+    """Of the request, where it has an idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ class AdapterService:
             base_fingerprint=self._catalog.base.fingerprint,
             source=source,
             warnings=tuple(finding.message for finding in (*found.findings, *staging.findings)),
+            request_key=new.request_key,
         )
         made = await self._registry.create_version(draft, set_default=False, if_absent=new.if_absent)
         if made.created:

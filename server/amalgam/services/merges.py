@@ -3,17 +3,17 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from amalgam.domain.adapter import AdapterHeader, AdapterVersion, VersionRef, is_name
-from amalgam.domain.job import FINAL_STATES, LIVE_STATES, Job, JobPage, JobRequest
+from amalgam.domain.diagnostics import MergeForecast
+from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobProgress, JobRequest
 from amalgam.domain.recipe import Recipe
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
-from amalgam.errors.jobs import JobFailed
+from amalgam.errors.jobs import JobFailed, WorkerUnavailable
 from amalgam.errors.merging import MissingInput
 from amalgam.errors.requests import ModelNotFound
 from amalgam.merge import plan as planning
@@ -21,6 +21,7 @@ from amalgam.merge.plan import MergePlan
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.catalog import Catalog
+from amalgam.services.job_feed import JobFeed
 from amalgam.services.publish import Publisher
 from amalgam.services.worker_link import WorkerLink
 from amalgam.store.adapter_store import AdapterStore
@@ -30,7 +31,10 @@ from amalgam.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _LOOK_TIMEOUT_S: Final = 1.0
-_LIVE_COUNTED: Final = 100
+_ASK_GRACE_S: Final = 10.0
+"""A question waits for at most one batch of another, and for the worker's turn on a busy processor."""
+_OVERDUE_S: Final = 2.0
+"""A worker whose lease ended so long ago and that still holds the job does not run its loop any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,11 @@ class MergeService:
         self._publisher = publisher
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self.feed = JobFeed(jobs, clock)
         self._changed = asyncio.Condition()
         self._built = asyncio.Event()
         self._worker: WorkerLink | None = None
+        self._dead_workers: set[str] = set()
 
     def attach(self, worker: WorkerLink) -> None:
         """The line to wake the worker by."""
@@ -80,6 +86,22 @@ class MergeService:
         headers = await asyncio.to_thread(self._headers, versions)
         bases = {ref: version.base_fingerprint for ref, version in versions.items()}
         return planning.plan(pinned, headers, max_rank=self._catalog.base.max_lora_rank, bases=bases)
+
+    async def forecast(self, recipe: Recipe, budget_s: float) -> MergeForecast:
+        """What the merge would give and take: the worker runs it, as far as the time goes, and writes nothing.
+
+        Args:
+            recipe: Pinned, as `plan` returns it.
+            budget_s: Seconds of computing.
+
+        Raises:
+            WorkerUnavailable: there is no worker to ask, or it does not answer.
+            WorkerRefused: what only tensors can tell, such as NaN in an input.
+        """
+        if self._worker is None:
+            raise WorkerUnavailable
+        question = {"kind": "plan", "recipe": recipe.model_dump(mode="json"), "budget_s": budget_s}
+        return MergeForecast.model_validate(await self._worker.ask(question, budget_s + _ASK_GRACE_S))
 
     async def submit(self, name: str, recipe: Recipe, *, set_default: bool) -> MergeAnswer:
         """Queue the merge, or answer with the live version or job of the same recipe under this name.
@@ -152,26 +174,34 @@ class MergeService:
 
     def hear(self, job_id: str, state: str) -> None:
         """The worker's word: something changed. The registry says what."""
-        del job_id
         if state == "failed":
             self._metrics.job_ended("failed")
+        self.feed.changed(job_id)
+        self._built.set()
+
+    def hear_progress(self, job_id: str, progress: JobProgress) -> None:
+        """The worker's word on how far it is."""
+        self.feed.hear_progress(job_id, progress)
+
+    def worker_ended(self, name: str) -> None:
+        """A worker of ours is gone: what it held is free at once, not only when its lease ends."""
+        self._dead_workers.add(name)
         self._built.set()
 
     async def live_jobs(self) -> dict[str, int] | None:
-        """How many of the newest unfinished jobs are in each state; None where the registry does not answer in time."""
+        """How many unfinished jobs are in each state; None where the registry does not answer in time."""
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
-                page = await self._jobs.list(states=LIVE_STATES, limit=_LIVE_COUNTED)
+                return {str(state): count for state, count in (await self._jobs.count_live()).items()}
         except (AmalgamError, TimeoutError):
             return None
-        counts = Counter(job.state for job in page.items)
-        return {state: counts[state] for state in LIVE_STATES}
 
     async def publish_loop(self, period_s: float = 1.0) -> None:
-        """Publish what is built, when told and every ``period_s`` seconds; runs until it is cancelled."""
+        """Publish what is built and free what dead workers hold, when told and every ``period_s`` seconds, for ever."""
         while True:
             self._built.clear()
             try:
+                await self._mind_worker()
                 await self._publisher.publish_built()
             except AmalgamError as error:
                 logger.warning("what is built stays built for now: %s", error)
@@ -181,7 +211,23 @@ class MergeService:
             except TimeoutError:
                 continue
 
+    async def _mind_worker(self) -> None:
+        """Free the jobs of dead workers, and end ours where it holds a job that it stopped renewing."""
+        for name in tuple(self._dead_workers):
+            freed = await self._jobs.abandon(name)
+            self._dead_workers.discard(name)
+            if freed and self._worker is not None:
+                logger.warning("the worker %s died at work on %s", name, ", ".join(freed))
+                self._worker.wake()
+        worker = self._worker
+        if worker is None or worker.name is None:
+            return
+        if await self._jobs.is_overdue(worker.name, grace_s=_OVERDUE_S):
+            logger.error("the merge worker does not renew its lease; ending it")
+            worker.kill()
+
     async def _announce(self) -> None:
+        self.feed.look()
         async with self._changed:
             self._changed.notify_all()
 

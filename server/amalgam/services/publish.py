@@ -1,5 +1,6 @@
 """From stored bytes to an answering name: load, probe with one token, then move the pointer. In that order."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from amalgam.registry.jobs import JobRegistry
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import loadable
 from amalgam.store.adapter_store import AdapterStore
+from amalgam.store.peft_folder import read_peft_folder
 from amalgam.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class Publisher:
         assert job.version_number is not None
         try:
             version = await self._registry.get_version(job.name, job.version_number)
+            # Whatever built it: what the engine is handed passes the same door as an upload, NaN and ranks included.
+            await asyncio.to_thread(self._require_sound, version)
             timings = await self.prove(version)
             await self._jobs.publish(job.id, timings)
             self._metrics.job_ended("published", {**job.timings, **timings})
@@ -92,6 +96,10 @@ class Publisher:
             logger.exception("job %s", job.id)
             await self._fail(job, "internal_error", 500, "The new version did not answer. The server's log says why.")
         await self._catalog.refresh()
+
+    def _require_sound(self, version: AdapterVersion) -> None:
+        """Raises InvalidAdapter where the stored files are not what this server may serve."""
+        read_peft_folder(self._store.path(version.digest), self._catalog.base).require(())
 
     async def _fail(self, job: Job, code: str, status: int, message: str) -> None:
         await self._jobs.fail(job.id, code=code, status=status, message=message)

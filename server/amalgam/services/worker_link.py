@@ -1,19 +1,36 @@
-"""The line to the merge process: start it, wake it, hear from it, start it again when it dies.
+"""The line to the merge process: start it, wake it, ask it, hear from it, start it again when it dies.
 
-The worker's standard input carries one byte per wake-up and its end tells the worker to stop, so a server that is
-killed leaves no worker behind. Its standard output carries one JSON object a line: ``{"job", "state"}``. The registry
-is the truth; these lines only save both sides from polling.
+The worker's standard input carries an empty line per wake-up and a JSON object per question, and its end tells the
+worker to stop, so a server that is killed leaves no worker behind. Its standard output carries one JSON object a line:
+
+    {"worker": name}                                  who it is, as jobs name it
+    {"job": id, "state": state}                       a job's row changed
+    {"job": id, "progress": [attempt, done, total]}   a job is so far, in modules
+    {"ask": id, "answer": …} | {"ask": id, "error": {"code", "status", "message"}}
+
+The registry is the truth about jobs; what is said of them here only saves both sides from polling.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from amalgam.domain.job import JobProgress
+from amalgam.errors.jobs import WorkerRefused, WorkerUnavailable
 
 logger = logging.getLogger(__name__)
 
 _RESTART_PAUSE_S = 1.0
 _STOP_S = 5.0
+_MAX_LINE_BYTES: Final = 32 << 20
+"""The diagnostics of the largest recipes take some of them."""
+
+
+def _ignore(*_: object) -> None:
+    """For what a caller does not want to hear."""
 
 
 class WorkerLink:
@@ -22,17 +39,30 @@ class WorkerLink:
     Args:
         command: program and arguments.
         environment: of the process, complete.
-        on_event: told of every line; must not block.
+        on_event: told of every change of a job; must not block, as the others.
+        on_progress: told how far a job is.
+        on_end: told the name of a worker that ended, whatever the reason.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], on_event: Callable[[str, str], None]
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_event: Callable[[str, str], None],
+        *,
+        on_progress: Callable[[str, JobProgress], None] = _ignore,
+        on_end: Callable[[str], None] = _ignore,
     ) -> None:
         self._command = tuple(command)
         self._environment = dict(environment)
         self._on_event = on_event
+        self._on_progress = on_progress
+        self._on_end = on_end
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count(1)
+        self.name: str | None = None
         self.restarts = 0
 
     @property
@@ -57,6 +87,7 @@ class WorkerLink:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     env=self._environment,
+                    limit=_MAX_LINE_BYTES,
                 )
             except OSError as error:
                 logger.error("the merge worker cannot be started (%s); trying again", error.strerror)
@@ -65,8 +96,17 @@ class WorkerLink:
                 await self._listen(self._process.stdout)
                 code = await self._process.wait()
                 logger.error("the merge worker ended with code %s; starting it again", code)
+                self._ended()
             self.restarts += 1
             await asyncio.sleep(_RESTART_PAUSE_S)
+
+    def _ended(self) -> None:
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(WorkerUnavailable())
+        name, self.name = self.name, None
+        if name is not None:
+            self._on_end(name)
 
     async def _listen(self, lines: asyncio.StreamReader) -> None:
         """Hear every line until the worker's end; no line ends the listening."""
@@ -85,17 +125,63 @@ class WorkerLink:
 
     def _hear(self, line: bytes) -> None:
         try:
-            event = json.loads(line)
-            job, state = str(event["job"]), str(event["state"])
+            said = json.loads(line)
+            if "ask" in said:
+                self._take_answer(said)
+            elif "worker" in said:
+                self.name = str(said["worker"])
+            elif "progress" in said:
+                self._on_progress(str(said["job"]), JobProgress(*(int(count) for count in said["progress"])))
+            else:
+                self._on_event(str(said["job"]), str(said["state"]))
         except (ValueError, KeyError, TypeError):
             logger.warning("the merge worker said something unexpected: %r", line[:200])
+
+    def _take_answer(self, said: Mapping[str, Any]) -> None:
+        asked = self._asked.get(said["ask"])
+        if asked is None or asked.done():
             return
-        self._on_event(job, state)
+        if "answer" in said:
+            asked.set_result(said["answer"])
+        elif "error" in said:
+            error = said["error"]
+            asked.set_exception(
+                WorkerRefused(str(error["message"]), code=str(error["code"]), status=int(error["status"]))
+            )
+        else:
+            asked.set_exception(WorkerUnavailable())
 
     def wake(self) -> None:
         """A job is queued. Lost while the worker restarts, which looks at the queue by itself then."""
+        self._write(b"\n")
+
+    async def ask(self, question: Mapping[str, Any], timeout_s: float) -> Any:
+        """The worker's answer to ``question``, beside the job that it may be building.
+
+        Raises:
+            WorkerUnavailable: it does not run, ends meanwhile, or says nothing for ``timeout_s`` seconds.
+            WorkerRefused: it answered with an error.
+        """
+        if not self.alive:
+            raise WorkerUnavailable
+        number = next(self._numbers)
+        asked = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._write(json.dumps({"ask": number, **question}).encode() + b"\n")
+            return await asyncio.wait_for(asked, timeout_s)
+        except TimeoutError:
+            raise WorkerUnavailable from None
+        finally:
+            del self._asked[number]
+
+    def _write(self, line: bytes) -> None:
         if self._process is not None and self.alive and self._process.stdin is not None:
-            self._process.stdin.write(b"\n")
+            self._process.stdin.write(line)
+
+    def kill(self) -> None:
+        """End a worker that hangs; another is started in its place."""
+        if self._process is not None and self.alive:
+            self._process.kill()
 
     async def stop(self) -> None:
         """Let the worker end by itself, or end it."""

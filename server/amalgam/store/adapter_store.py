@@ -157,6 +157,15 @@ class AdapterStore:
             self._discard(target)
             raise
 
+    def digest(self, staging: Staging) -> str:
+        """The digest under which `publish` would store what was staged so far; stores nothing.
+
+        Raises:
+            StoreUnavailable: the files cannot be read back.
+        """
+        with disk_errors():
+            return _digest(staging.folder, staging)[0]
+
     def path(self, digest: str) -> Path:
         """The folder of that digest; its bytes are not checked.
 

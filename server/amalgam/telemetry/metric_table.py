@@ -129,9 +129,7 @@ REGISTRY_READ: Final = _gauge(
     "amalgam_registry_last_read_timestamp_seconds", "Unix seconds of the last successful look at the registry"
 )
 
-MERGE_JOBS: Final = _gauge(
-    "amalgam_merge_jobs", "Merge jobs of this registry that are not finished, by state; the newest 100 count", "state"
-)
+MERGE_JOBS: Final = _gauge("amalgam_merge_jobs", "Merge jobs of this registry that are not finished, by state", "state")
 MERGE_FINISHED: Final = _counter(
     "amalgam_merge_jobs_finished_total", "Merge jobs that this server saw end, by final state", "state"
 )

@@ -214,6 +214,53 @@ class TestLease:
         again = await claim(jobs, "w2", max_attempts=1)
         assert again.fencing_token > job.fencing_token
 
+    async def test_what_a_dead_worker_held_is_free_at_once_and_its_words_are_too_late(
+        self, jobs: JobRegistry, clock: FakeClock
+    ) -> None:
+        for number in range(3):
+            await submit(jobs, recipe=str(number) * 64)
+        dead, other = await claim(jobs, "dead"), await claim(jobs, "alive")
+        assert await jobs.abandon("dead") == (dead.id,)
+        assert await jobs.abandon("dead") == ()
+        with pytest.raises(LeaseLost):
+            await jobs.heartbeat(dead.id, dead.fencing_token, lease_s=30)
+        again = await claim(jobs, "next")
+        assert (again.id, again.attempts) == (dead.id, 2)
+        await jobs.heartbeat(other.id, other.fencing_token, lease_s=30)
+
+    async def test_only_a_worker_that_holds_on_without_renewing_is_overdue(
+        self, jobs: JobRegistry, clock: FakeClock
+    ) -> None:
+        await submit(jobs)
+        job = await claim(jobs, "w1", lease_s=30)
+        clock.advance(31)
+        assert not await jobs.is_overdue("w1", grace_s=2)
+        clock.advance(2)
+        assert await jobs.is_overdue("w1", grace_s=2)
+        assert not await jobs.is_overdue("w2", grace_s=2)
+        await claim(jobs, "w2")
+        assert not await jobs.is_overdue("w1", grace_s=2)
+        await jobs.cancel(job.id)
+        clock.advance(60)
+        assert not await jobs.is_overdue("w2", grace_s=2)
+
+    async def test_the_time_in_the_queue_is_kept(self, jobs: JobRegistry, clock: FakeClock) -> None:
+        await submit(jobs)
+        clock.advance(1.5)
+        assert (await claim(jobs)).timings == {"queue": 1.5}
+        clock.advance(-100)
+        await submit(jobs, recipe="b" * 64)
+        clock.advance(-1)
+        assert (await claim(jobs)).timings == {"queue": 0.0}
+
+    async def test_every_live_job_counts(self, jobs: JobRegistry) -> None:
+        for number in range(103):
+            await submit(jobs, recipe=f"{number:064x}")
+        await claim(jobs)
+        cancelled = await claim(jobs)
+        await jobs.cancel(cancelled.id)
+        assert await jobs.count_live() == {"queued": 101, "running": 1, "built": 0}
+
 
 class TestResult:
     async def test_version_and_job_appear_together(
@@ -225,12 +272,12 @@ class TestResult:
         version = await jobs.finish_built(job.id, job.fencing_token, result(), {"merge": 1.5})
         built = await jobs.get(job.id)
         assert (built.state, built.version_id, built.version_number) == ("built", version.id, 2)
-        assert (built.timings, built.lease_expires_at) == ({"merge": 1.5}, None)
+        assert (built.timings, built.lease_expires_at) == ({"queue": 0.0, "merge": 1.5}, None)
         assert await registry.get_version("mix", 2) == version
         # No pointer moves before publishing.
         assert (await registry.get_adapter("mix")).default_version == 1
         done = await jobs.publish(job.id, {"load": 0.5})
-        assert (done.state, done.timings) == ("published", {"merge": 1.5, "load": 0.5})
+        assert (done.state, done.timings) == ("published", {"queue": 0.0, "merge": 1.5, "load": 0.5})
         assert (await registry.get_adapter("mix")).default_version == 2
 
     async def test_the_default_stays_where_it_is_unless_asked(

@@ -133,7 +133,7 @@ async def test_a_built_job_is_published_after_its_probe(house: House, folder: Pa
     await publisher(house).publish_built()
     done = await house.services.merges.get(job.id)
     assert done.state == "published"
-    assert done.timings.keys() == {"merge", "register", "probe"}
+    assert done.timings.keys() == {"queue", "merge", "register", "probe"}
     assert house.services.catalog.resolve("merged").engine_name == "merged@1"
     assert house.engine.probed[-1] == "merged@1"
 
@@ -160,6 +160,28 @@ async def test_a_built_job_that_does_not_answer_fails_with_its_reason(
     with pytest.raises(AmalgamError):
         await registry(house).get_version("merged", 1)
     assert "merged@1" not in [r.engine_name for r in house.engine.residency.residents()]
+
+
+async def test_a_built_job_that_holds_nan_never_reaches_the_engine(house: House, folder: Path, tmp_path: Path) -> None:
+    """The worker's own check is one door; whatever passed it meets another one here."""
+    sound = await upload(house, folder)
+    bad = write_adapter(tmp_path / "bad", seed=9)
+    weights = bad / "adapter_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-2:] = b"\xff\xff"  # the last entry of a bfloat16 tensor becomes NaN
+    weights.write_bytes(bytes(raw))
+    store = house.services.adapters._store
+    with store.stage() as staging:
+        for path in bad.iterdir():
+            staging.receive(path.name, [path.read_bytes()])
+        stored = store.publish(staging)
+    job = await built_job(house, sound.model_copy(update={"digest": stored.digest}))
+    await publisher(house).publish_built()
+    done = await house.services.merges.get(job.id)
+    assert (done.state, done.error.code if done.error else None) == ("failed", "non_finite")
+    assert "merged@1" not in house.engine.loaded
+    with pytest.raises(AmalgamError):
+        await registry(house).get_version("merged", 1)
 
 
 async def test_a_job_stays_built_while_the_engine_cannot_prove_it(house: House, folder: Path) -> None:

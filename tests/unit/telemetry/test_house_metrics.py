@@ -79,10 +79,10 @@ class Jobs:
         self._states = states
         self._down = down
 
-    async def list(self, **wanted: Any) -> Any:
+    async def count_live(self) -> dict[str, int]:
         if self._down:
             raise RegistryUnavailable("select")
-        return SimpleNamespace(items=[SimpleNamespace(state=state) for state in self._states])
+        return {state: self._states.count(state) for state in ("queued", "running", "built")}
 
     async def cancel(self, job_id: str) -> Any:
         return SimpleNamespace(id=job_id)

@@ -1,0 +1,48 @@
+"""Where a version comes from, as a graph: versions, and what went from one into the next."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from amalgam.domain.adapter import AdapterVersion
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVersion:
+    """A version whose row is there; its files may be gone."""
+
+    version: AdapterVersion
+    is_deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LineageEdge:
+    """One input of one merge."""
+
+    input: str
+    """``name@number``"""
+    output: str
+    weight: Any
+    """As the recipe has it: a number, a gradient over depth, or filters; None for what was only kept clear of."""
+    role: Literal["input", "orthogonalize_against"]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageGraph:
+    """A version and everything that went into it."""
+
+    root: str
+    nodes: tuple[KnownVersion, ...]
+    """In the order in which they are reached from the root, which is first."""
+    edges: tuple[LineageEdge, ...]
+    is_cut: bool
+    """Whether there is more than was followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What came of building a version again."""
+
+    version: AdapterVersion
+    digest: str
+    """SHA-256 of what was built now; the version's own where the two are the same bytes."""
+    seconds: float
