@@ -64,6 +64,8 @@ def shown_default(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
     if isinstance(value, float) and value.is_integer():
         return f"`{int(value)}`"
     text = str(value)

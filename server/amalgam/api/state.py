@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from amalgam.engine.protocol import Engine
 from amalgam.services.adapters import AdapterService
+from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import Inference
 from amalgam.services.merges import MergeService
@@ -27,6 +28,7 @@ class Services:
     merges: MergeService
     metrics: Metrics
     worker: WorkerLink
+    blender: BlenderLink
 
 
 def services(request: Request) -> Services:

@@ -5,10 +5,11 @@ killed leaves no worker behind. Its standard output carries one JSON object a li
 is the truth; these lines only save both sides from polling.
 """
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+
+from amalgam.services.child_process import ChildProcess
 
 logger = logging.getLogger(__name__)
 
@@ -28,60 +29,29 @@ class WorkerLink:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], on_event: Callable[[str, str], None]
     ) -> None:
-        self._command = tuple(command)
-        self._environment = dict(environment)
         self._on_event = on_event
-        self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self.restarts = 0
+        self._child = ChildProcess(
+            "merge worker", command, environment, self._hear, restart_pause_s=_RESTART_PAUSE_S, stop_s=_STOP_S
+        )
 
     @property
     def alive(self) -> bool:
         """Whether the process runs right now."""
-        return self._process is not None and self._process.returncode is None
+        return self._child.alive
 
     @property
     def pid(self) -> int | None:
         """Its process id, while it runs."""
-        return self._process.pid if self._process is not None and self.alive else None
+        return self._child.pid
+
+    @property
+    def restarts(self) -> int:
+        """How often it ended and was started again."""
+        return self._child.restarts
 
     async def start(self) -> None:
         """Begin to keep a worker alive."""
-        self._keeper = asyncio.create_task(self._keep(), name="merge worker")
-
-    async def _keep(self) -> None:
-        while True:
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    env=self._environment,
-                )
-            except OSError as error:
-                logger.error("the merge worker cannot be started (%s); trying again", error.strerror)
-            else:
-                assert self._process.stdout is not None
-                await self._listen(self._process.stdout)
-                code = await self._process.wait()
-                logger.error("the merge worker ended with code %s; starting it again", code)
-            self.restarts += 1
-            await asyncio.sleep(_RESTART_PAUSE_S)
-
-    async def _listen(self, lines: asyncio.StreamReader) -> None:
-        """Hear every line until the worker's end; no line ends the listening."""
-        while True:
-            try:
-                line = await lines.readline()
-            except ValueError:
-                logger.warning("the merge worker said something without end")
-                continue
-            if not line:
-                return
-            try:
-                self._hear(line)
-            except Exception:
-                logger.exception("a word of the merge worker was lost")
+        await self._child.start()
 
     def _hear(self, line: bytes) -> None:
         try:
@@ -94,20 +64,8 @@ class WorkerLink:
 
     def wake(self) -> None:
         """A job is queued. Lost while the worker restarts, which looks at the queue by itself then."""
-        if self._process is not None and self.alive and self._process.stdin is not None:
-            self._process.stdin.write(b"\n")
+        self._child.send(b"")
 
     async def stop(self) -> None:
         """Let the worker end by itself, or end it."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._process is None or self._process.returncode is not None:
-            return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_S)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await self._child.stop()
