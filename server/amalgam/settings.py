@@ -15,7 +15,8 @@ _BLEND_METHODS = (
     *("task_arithmetic", "linear", "cat", "svd", "slerp", "multislerp", "karcher", "model_stock"),
     *("ties", "magnitude_prune", "sce", "tsv", "iso_c", "dare_linear", "dare_ties"),
 )
-_BLEND_SPACES = ("concat", "knots", "core", "factor")
+_Space = Literal["concat", "knots", "core", "delta", "factor"]
+_BLEND_SPACES: tuple[_Space, ...] = ("concat", "knots", "core", "factor")
 """All but delta, where a merge takes a hundred times as long."""
 
 
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     blend_methods: Annotated[tuple[str, ...], NoDecode] = Field(
         _BLEND_METHODS, description="merge methods allowed in the model field, separated by commas"
     )
-    blend_spaces: Annotated[tuple[str, ...], NoDecode] = Field(
+    blend_spaces: Annotated[tuple[_Space, ...], NoDecode] = Field(
         _BLEND_SPACES, description="spaces allowed in the model field, separated by commas"
     )
     blends_per_minute: int = Field(60, ge=0, description="new blends that one key may describe in a minute")

@@ -29,8 +29,15 @@ one of its model runners (``LoraState.lora_ids``), in 64 in the other. Versions 
 ids are row numbers from 1 on. Blends have the upper half, counted up for as long as this process lives, over every
 restart of its engine, so that no id is ever two blends': a thousand million of them."""
 
-Build = Callable[[LoadableVersion], Awaitable[int]]
-"""Writes the blend into its folder; its size in bytes."""
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How one blend is built."""
+
+    run: Callable[[LoadableVersion], Awaitable[int]]
+    """Writes the blend into its folder; its size in bytes."""
+    release: Callable[[], Awaitable[None]]
+    """Called once at the end, also where it never came to ``run``: lets go of the inputs."""
 
 
 @dataclass(slots=True)
@@ -74,12 +81,6 @@ class BlendTier:
         self._ids = count(FIRST_LORA_ID)
         self._changed = asyncio.Condition()
         self._building: set[asyncio.Task[None]] = set()
-        self.evictions = 0
-
-    def __contains__(self, digest: str) -> bool:
-        """Whether the blend of that recipe is here, or being built."""
-        found = self._entries.get(digest)
-        return found is not None and not found.leaving
 
     def name_of(self, digest: str) -> str:
         """What the blend answers under: twelve digits, and all of them where another blend here has the same twelve."""
@@ -94,11 +95,6 @@ class BlendTier:
     def used_bytes(self) -> int:
         """Of all blends, with what is set aside."""
         return sum(entry.size_bytes for entry in self._entries.values())
-
-    @property
-    def held(self) -> int:
-        """Requests that use a blend, or wait for one, right now."""
-        return sum(entry.held for entry in self._entries.values())
 
     @asynccontextmanager
     async def hold(self, digest: str, reserve_bytes: int, begin: Callable[[], Build]) -> AsyncIterator[LoadableVersion]:
@@ -163,7 +159,7 @@ class BlendTier:
         began = self._clock()
         try:
             await self._make_room(entry, reserve_bytes)
-            entry.size_bytes = await build(entry.version)
+            entry.size_bytes = await build.run(entry.version)
         except BaseException as error:
             entry.failed = error if isinstance(error, AmalgamError) else BlendFailed()
             self._entries.pop(digest, None)
@@ -177,6 +173,7 @@ class BlendTier:
             self._metrics.blend_built(self._clock() - began)
         finally:
             entry.built.set()
+            await build.release()
             await self._announce()
 
     async def _make_room(self, entry: _Entry, needed_bytes: int) -> None:
@@ -216,7 +213,6 @@ class BlendTier:
         finally:
             await asyncio.shield(asyncio.to_thread(self._folders.remove, entry.version.folder))
             self._entries.pop(digest, None)
-            self.evictions += 1
             self._metrics.blend_evicted()
             await self._announce()
 

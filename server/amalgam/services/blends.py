@@ -213,18 +213,16 @@ class Blends:
             error.param = "model"
             raise error
 
+        inputs = [version.id for version in blend.versions.values()]
+
+        async def run(place: LoadableVersion) -> int:
+            return await self._build(blend, place, reserve)
+
         def begin() -> Build:
             self._rate.count(client)
             # Counted before the first await: a deletion that starts now waits until the blend is built.
-            self._usage.begin(version.id for version in blend.versions.values())
-
-            async def build(place: LoadableVersion) -> int:
-                try:
-                    return await self._build(blend, place, reserve)
-                finally:
-                    await self._usage.end(version.id for version in blend.versions.values())
-
-            return build
+            self._usage.begin(inputs)
+            return Build(run, lambda: self._usage.end(inputs))
 
         async with self._tier.hold(blend.digest, reserve, begin) as version:
             self._remember(version.engine_name, blend.recipe)
