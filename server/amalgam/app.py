@@ -43,6 +43,9 @@ from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
+from amalgam.services.blend_tier import BlendTier
+from amalgam.services.blender_link import BlenderLink
+from amalgam.services.blends import BlendLimits, Blends
 from amalgam.services.catalog import Catalog
 from amalgam.services.demo_adapters import register_missing
 from amalgam.services.idempotency import Idempotency
@@ -51,10 +54,12 @@ from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
 from amalgam.services.retention import Retention
+from amalgam.services.usage import Usage
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
+from amalgam.store.blend_folders import BlendFolders, default_root
 from amalgam.store.hub_source import HubSource
 from amalgam.store.sources import sources
 from amalgam.telemetry.build import build_versions
@@ -159,7 +164,10 @@ async def _build(
     catalog = Catalog(base, registry)
     await catalog.refresh()
     metrics.registry_read()
-    inference = Inference(catalog, engine, store, random.SystemRandom().random)
+    usage = Usage()
+    blender, tier = await _blend_tier(stack, settings, base, store, engine, metrics)
+    blends = Blends(catalog, store, usage, tier, blender, _blend_limits(settings), metrics=metrics)
+    inference = Inference(catalog, engine, store, random.SystemRandom().random, usage, blends)
     publisher = Publisher(registry, jobs, store, catalog, engine, metrics=metrics)
     merges = MergeService(registry, jobs, store, catalog, publisher, metrics=metrics)
     adapters = AdapterService(
@@ -197,7 +205,7 @@ async def _build(
     )
     for loop in loops:
         _run_until_closed(stack, loop)
-    aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, catalog.resolve)
+    aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, inference.resolve)
     return Services(
         settings,
         engine,
@@ -210,6 +218,42 @@ async def _build(
         worker,
         idempotency,
         LineageService(registry, store, worker),
+        blender,
+    )
+
+
+async def _blend_tier(
+    stack: AsyncExitStack,
+    settings: Settings,
+    base: BaseModelSpec,
+    store: AdapterStore,
+    engine: Engine,
+    metrics: Metrics,
+) -> tuple[BlenderLink, BlendTier]:
+    """The blend process and the memory for what it builds; the process runs only where blends are served."""
+    root = settings.blend_dir or default_root(store.root)
+    folders = await asyncio.to_thread(BlendFolders.open, root)
+    stack.push_async_callback(asyncio.to_thread, folders.close)
+    budget = await asyncio.to_thread(folders.budget, settings.blend_bytes)
+    if budget < settings.blend_bytes:
+        logger.warning("blends get %d bytes, half of what is free for them, not %d", budget, settings.blend_bytes)
+    blender = BlenderLink(_blender_command(), _worker_environment(settings, base), settings.blend_timeout_s)
+    if settings.inline_blends:
+        await blender.start()
+        stack.push_async_callback(blender.stop)
+    tier = BlendTier(folders, engine, budget, settings.load_timeout_s, metrics=metrics)
+    stack.push_async_callback(tier.close)
+    return blender, tier
+
+
+def _blend_limits(settings: Settings) -> BlendLimits:
+    return BlendLimits(
+        enabled=settings.inline_blends,
+        max_inputs=settings.blend_max_inputs,
+        max_length=settings.blend_max_length,
+        methods=settings.blend_methods,
+        spaces=settings.blend_spaces,
+        per_minute=settings.blends_per_minute,
     )
 
 
@@ -248,6 +292,10 @@ async def _announce_ready(engine: Engine, on_ready: Ready) -> None:
 
 def _worker_command() -> tuple[str, ...]:
     return (sys.executable, "-m", "amalgam", "worker")
+
+
+def _blender_command() -> tuple[str, ...]:
+    return (sys.executable, "-m", "amalgam", "blender")
 
 
 def _worker_environment(settings: Settings, base: BaseModelSpec) -> dict[str, str]:

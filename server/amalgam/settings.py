@@ -11,6 +11,15 @@ def _default_cache() -> Path:
     return Path.home() / ".cache" / "amalgam"
 
 
+_BLEND_METHODS = (
+    *("task_arithmetic", "linear", "cat", "svd", "slerp", "multislerp", "karcher", "model_stock"),
+    *("ties", "magnitude_prune", "sce", "tsv", "iso_c", "dare_linear", "dare_ties"),
+)
+_Space = Literal["concat", "knots", "core", "delta", "factor"]
+_BLEND_SPACES: tuple[_Space, ...] = ("concat", "knots", "core", "factor")
+"""All but delta, where a merge takes a hundred times as long."""
+
+
 class Settings(BaseSettings):
     """Configuration of one server process, read from ``AMALGAM_*`` variables; flags of the command line win."""
 
@@ -60,13 +69,30 @@ class Settings(BaseSettings):
     idempotency_keep_s: float = Field(
         86_400.0, ge=60, description="how long the answer to an Idempotency-Key is kept, seconds"
     )
+    inline_blends: bool = Field(True, description="whether the model field takes expressions such as sql + 0.5*json")
+    blend_dir: Path | None = Field(
+        None, description="folder of blends, best in memory; unset: /dev/shm where it is there, else inside the store"
+    )
+    blend_bytes: int = Field(256 << 20, ge=1 << 16, description="memory for blends; the least recently used go, bytes")
+    blend_max_inputs: int = Field(8, ge=1, le=64, description="adapters in one blend")
+    blend_max_length: int = Field(1024, ge=1, le=4096, description="longest expression in the model field, characters")
+    blend_methods: Annotated[tuple[str, ...], NoDecode] = Field(
+        _BLEND_METHODS, description="merge methods allowed in the model field, separated by commas"
+    )
+    blend_spaces: Annotated[tuple[_Space, ...], NoDecode] = Field(
+        _BLEND_SPACES, description="spaces allowed in the model field, separated by commas"
+    )
+    blends_per_minute: int = Field(60, ge=0, description="new blends that one key may describe in a minute")
+    blend_timeout_s: float = Field(
+        30.0, gt=0, description="a blend process silent for so long on one blend is restarted, seconds"
+    )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     access_log: bool | None = Field(None, description="one log line for each request; unset: with log_format json only")
     cpu_lora: Literal["amalgam", "stock"] = Field(
         "amalgam", description="LoRA on CPU: ours, or vLLM's own (wrong in 0.32)"
     )
 
-    @field_validator("api_keys", "source_roots", mode="before")
+    @field_validator("api_keys", "source_roots", "blend_methods", "blend_spaces", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Read a comma-separated variable as a tuple."""

@@ -80,13 +80,14 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, engine: FakeEngine | None = None, *, worker: bool = False, **changes: Any
+    folder: Path, engine: FakeEngine | None = None, *, worker: bool = False, blender: bool = False, **changes: Any
 ) -> AsyncIterator[House]:
     """Build and start the application; it is stopped at the end.
 
     Args:
         folder: for the base model, the store and sources.
         worker: whether the real merge process runs; else one that reads its input and does nothing.
+        blender: the same of the blend process.
         changes: of the settings.
     """
     (folder / "sources").mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,7 @@ async def open_house(
         "admin_key": ADMIN_KEY,
         "api_keys": API_KEY,
         "source_roots": str(folder / "sources"),
+        "blend_dir": folder / "blends",
         "drain_timeout_s": 1.0,
         "max_body_bytes": 1 << 20,
         "max_upload_bytes": 1 << 20,
@@ -103,24 +105,24 @@ async def open_house(
     settings = Settings(**(given | changes))
     engine = engine or FakeEngine()
     args = Namespace(model=str(base), served_model_name=["tiny"], max_lora_rank=16, max_loras=2, max_cpu_loras=4)
-    with _worker(worker):
+    with _idle(worker=worker, blender=blender):
         app = amalgam.app.create_app(settings, args, engine_factory=lambda state: engine)
         async with running(app):
             yield House(app, engine, folder, settings)
 
 
 @contextmanager
-def _worker(real: bool) -> Iterator[None]:
-    """The worker's command, which the application reads when it starts."""
-    if real:
-        yield
-        return
-    kept = amalgam.app._worker_command
-    amalgam.app._worker_command = lambda: ("cat",)
+def _idle(*, worker: bool, blender: bool) -> Iterator[None]:
+    """The commands of the processes that are not to run, which the application reads when it starts."""
+    idle = [name for name, runs in (("_worker_command", worker), ("_blender_command", blender)) if not runs]
+    kept = {name: getattr(amalgam.app, name) for name in idle}
+    for name in idle:
+        setattr(amalgam.app, name, lambda: ("cat",))
     try:
         yield
     finally:
-        amalgam.app._worker_command = kept
+        for name, command in kept.items():
+            setattr(amalgam.app, name, command)
 
 
 @asynccontextmanager

@@ -58,6 +58,7 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         "AMALGAM_SOURCE_ROOTS": str(sources),
         "AMALGAM_MAX_LORAS": "4",
         "AMALGAM_MAX_CPU_LORAS": "6",
+        "AMALGAM_BLEND_BYTES": str(32 << 20),
         "AMALGAM_DRAIN_TIMEOUT_S": "20",
         "AMALGAM_ENGINE_HANG_S": "30",
         "VLLM_CPU_KVCACHE_SPACE": "1",

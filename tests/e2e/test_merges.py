@@ -23,7 +23,7 @@ def test_a_merge_is_built_registered_and_called(admin: httpx.Client, client: ope
     assert version["model"] == "sql-json@1"
     assert version["rank"] == 16
     assert version["source"] == "merge"
-    assert [entry["adapter"] for entry in version["lineage"]["recipe"]["inputs"]] == ["sql@1", "json@1"]
+    assert [entry["adapter"] for entry in version["lineage"]["recipe"]["inputs"]] == ["json@1", "sql@1"]
     assert len({tuple(logprobs(client, model)) for model in ("sql-json", "sql", "json", "smollm2")}) == 4
     again = merge(admin, "sql-json", "sql@1 + 0.5*json@1")
     assert (again.status_code, again.json()["model"]) == (200, "sql-json@1")

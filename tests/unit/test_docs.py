@@ -64,6 +64,8 @@ def shown_default(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
     if isinstance(value, float) and value.is_integer():
         return f"`{int(value)}`"
     text = str(value)
@@ -316,7 +318,7 @@ def test_flags_of_the_command_line_that_the_readme_names_exist() -> None:
 
     ours = set(walk(typer.main.get_command(cli)))
     # Those behind `--` are vLLM's, those of curl and docker are theirs.
-    others = {"--tensor-parallel-size", "--gpu-memory-utilization", "--target"}
+    others = {"--tensor-parallel-size", "--gpu-memory-utilization", "--target", "--shm-size"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - ours - others == set()
 
 

@@ -104,6 +104,12 @@ def bearer(headers: Headers) -> str | None:
     return headers.get("x-api-key") or None
 
 
+def client_of(headers: Headers) -> str:
+    """A stable word for the key of a request, from which the key cannot be had; empty without one."""
+    token = bearer(headers)
+    return "" if token is None else hashlib.sha256(b"client " + token.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
 def _is_of_this_machine(headers: Headers) -> bool:
     """Whether ``Host`` is a loopback name, which a rebound DNS name is not, and ``Origin`` is absent or one as well."""
     origin = headers.get("origin")
@@ -145,8 +151,10 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        error = self._keys.refusal(routed_path(scope), Headers(scope=scope))
+        headers = Headers(scope=scope)
+        error = self._keys.refusal(routed_path(scope), headers)
         if error is None:
+            scope["amalgam.client"] = "" if self._keys.open else client_of(headers)
             await self._app(scope, receive, send)
             return
         await error_response(error, Request(scope))(scope, receive, send)

@@ -51,12 +51,16 @@ async def forward(endpoint: Endpoint, request: Request) -> Response:
     body = await read_json(request)
     check_fields(endpoint, body, house.catalog.base.vocabulary_size)
     async with AsyncExitStack() as stack:
-        target = await stack.enter_async_context(house.inference.admit(body.get("model"), _user(endpoint, body)))
+        client = request.scope.get("amalgam.client", "")
+        held = house.inference.admit(body.get("model"), user=_user(endpoint, body), client=client)
+        target = await stack.enter_async_context(held)
         note_adapter(target.engine_name)
         response = await house.engine.call(endpoint, body | {"model": target.engine_name}, request)
         if response is None:
             return Response(status_code=CLIENT_GONE)
         response.headers["x-amalgam-adapter"] = target.engine_name
+        if target.recipe is not None:
+            response.headers["x-amalgam-recipe"] = target.recipe
         return HeldResponse(response, stack.pop_all())
 
 
@@ -76,7 +80,7 @@ def _endpoint(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
 
 
 def model_card(target: Target, catalog: Catalog, created: int) -> dict[str, Any]:
-    """One entry of ``/v1/models``: ``root`` is the exact version, ``parent`` the base model."""
+    """One entry of ``/v1/models``: ``root`` is the exact version or the blend, ``parent`` the base model."""
     base = catalog.base.served_name
     card: dict[str, Any] = {"id": target.engine_name, "object": "model", "created": created, "owned_by": "amalgam"}
     if target.version is None:
@@ -89,6 +93,12 @@ def alias_card(alias: Alias, catalog: Catalog) -> dict[str, Any]:
     created = int(alias.created_at.timestamp())
     card = {"id": alias.name, "object": "model", "created": created, "owned_by": "amalgam"}
     return card | {"root": alias.meaning, "parent": catalog.base.served_name, "permission": []}
+
+
+def blend_card(asked: str, target: Target, catalog: Catalog, created: int) -> dict[str, Any]:
+    """The entry of what an expression describes; ``recipe`` says it with exact versions."""
+    card = model_card(Target(asked, target.version), catalog, created)
+    return card | {"root": target.engine_name, "parent": catalog.base.served_name, "recipe": target.recipe}
 
 
 def router(started_at: float) -> APIRouter:
@@ -126,13 +136,16 @@ def router(started_at: float) -> APIRouter:
 
     @routes.get("/v1/models/{model:path}", summary="One model", tags=["OpenAI plane"])
     async def show_model(request: Request, model: str) -> JSONResponse:
-        catalog = services(request).catalog
+        house = services(request)
+        catalog = house.catalog
         if not model.strip():
             raise ModelNotFound(model)
         if (alias := catalog.alias(model)) is not None:
             return JSONResponse(alias_card(alias, catalog) | {"id": model})
-        target = catalog.resolve(model)
+        target = house.inference.resolve(model)
         created = int(target.version.created_at.timestamp()) if target.version else int(started_at)
+        if target.recipe is not None:
+            return JSONResponse(blend_card(model, target, catalog, created))
         return JSONResponse(model_card(Target(model, target.version), catalog, created))
 
     return routes

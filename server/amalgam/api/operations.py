@@ -61,5 +61,7 @@ async def server_state(house: Services) -> ServerState:
         revision=snapshot.revision,
         worker_alive=house.worker.alive,
         worker_restarts=house.worker.restarts,
+        blender_alive=house.blender.alive,
+        blender_restarts=house.blender.restarts,
         live_jobs=await house.merges.live_jobs(),
     )

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from amalgam.engine.protocol import Engine
 from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
+from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
@@ -33,6 +34,7 @@ class Services:
     worker: WorkerLink
     idempotency: Idempotency
     lineage: LineageService
+    blender: BlenderLink
 
 
 def services(request: Request) -> Services:

@@ -10,6 +10,7 @@ A minus between terms needs blanks around it, since adapter names may contain on
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,18 @@ _RESERVED_OPTIONS: Final = frozenset(
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class ParsedExpression:
+    """What an expression says, and where; columns count from 1."""
+
+    recipe: Recipe
+    """Its inputs are not pinned yet."""
+    adapters: Mapping[str, int]
+    """Column of each adapter's first mention."""
+    parts: Mapping[str, int]
+    """Column of each option by its name, and of the method as ``method``."""
+
+
 def is_expression(text: str) -> bool:
     """Whether ``text`` can only be an expression, not a name: it holds a character that names never do."""
     return any(sign in text for sign in "+*(),;") or " " in text.strip() or text.lstrip().startswith("-")
@@ -56,19 +69,41 @@ def parse_expression(text: str, *, allow_paths: bool = False) -> Recipe:
         InvalidExpression: with the column at fault.
         NoInputs, DuplicateInput, TooManyInputs: as for a recipe.
     """
-    if len(text) > MAX_LENGTH:
-        raise InvalidExpression(text, MAX_LENGTH + 1, f"it is longer than {MAX_LENGTH} characters")
-    return _Parser(text, allow_paths).parse()
+    return locate_expression(text, allow_paths=allow_paths).recipe
 
 
-def print_expression(recipe: Recipe) -> str | None:
-    """The expression that reads back as ``recipe``; None where a gradient or a filter needs the JSON form."""
+def locate_expression(text: str, *, allow_paths: bool = False, max_length: int = MAX_LENGTH) -> ParsedExpression:
+    """The same, with the columns of what was read, for errors that are found later.
+
+    Args:
+        text: The expression.
+        allow_paths: As in `parse_expression`.
+        max_length: Longest text that is looked at, characters; at most ``MAX_LENGTH``.
+
+    Raises:
+        InvalidExpression, NoInputs, DuplicateInput, TooManyInputs: as `parse_expression`.
+    """
+    limit = min(max_length, MAX_LENGTH)
+    if len(text) > limit:
+        raise InvalidExpression(text, limit + 1, f"it is longer than {limit} characters")
+    parser = _Parser(text, allow_paths)
+    recipe = parser.parse()
+    return ParsedExpression(recipe, dict(parser.adapters_at), parser.parts_at())
+
+
+def print_expression(recipe: Recipe, *, always_seed: bool = False) -> str | None:
+    """The expression that reads back as ``recipe``; None where a gradient or a filter needs the JSON form.
+
+    Args:
+        recipe: Pinned or not.
+        always_seed: Whether a seed of 0, which is the default, is written too.
+    """
     terms: list[tuple[float, str]] = []
     for entry in recipe.inputs:
         if isinstance(entry.weight, tuple):
             return None
         terms.append((entry.weight, _print_name(entry.adapter)))
-    options = _print_options(recipe)
+    options = _print_options(recipe, always_seed=always_seed)
     if recipe.method == SUM_METHOD and not options:
         first, *rest = terms
         signs = [f" {'-' if weight < 0 else '+'} {_print_term(abs(weight), name)}" for weight, name in rest]
@@ -97,9 +132,10 @@ def _print_value(value: Any) -> str:
     return _print_number(float(value)) if isinstance(value, float) else str(value)
 
 
-def _print_options(recipe: Recipe) -> list[str]:
+def _print_options(recipe: Recipe, *, always_seed: bool) -> list[str]:
     shown: dict[str, Any] = dict(recipe.parameters)
-    shown |= {"space": recipe.space, "seed": recipe.seed or None, "calibrate": recipe.calibrate}
+    seed = recipe.seed if recipe.seed or always_seed else None
+    shown |= {"space": recipe.space, "seed": seed, "calibrate": recipe.calibrate}
     shown |= {"norm_balance": recipe.norm_balance or None, "allow_base_mismatch": recipe.allow_base_mismatch or None}
     if recipe.orthogonalize_against:
         shown["orthogonalize_against"] = "+".join(_print_name(name) for name in recipe.orthogonalize_against)
@@ -130,6 +166,11 @@ class _Parser:
         self.tokens = self._tokenize()
         self.at = 0
         self.options_at: dict[str, _Token] = {}
+        self.adapters_at: dict[str, int] = {}
+        self.method_at = 0
+
+    def parts_at(self) -> dict[str, int]:
+        return {name: token.start + 1 for name, token in self.options_at.items()} | {"method": self.method_at + 1}
 
     def fail(self, token: _Token, reason: str) -> InvalidExpression:
         return InvalidExpression(self.text, token.start + 1, reason)
@@ -210,10 +251,12 @@ class _Parser:
         name = token.text.strip('"') if token.kind == "quoted" else token.text
         if not name:
             raise self.fail(token, "expected the name of an adapter")
+        self.adapters_at.setdefault(name, token.start + 1)
         return name
 
     def _call(self) -> Recipe:
         method = self.token
+        self.method_at = method.start
         self.at += 1
         self.expect("(", "expected '('")
         if "@" in method.text:

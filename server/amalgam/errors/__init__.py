@@ -8,6 +8,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.adapters     adapter folders, names, versions, sources
     ├── errors.aliases      aliases, their revisions and targets
     ├── errors.merging      expressions, recipes, plans, kernels
+    ├── errors.blends       expressions in the ``model`` field: limits, the blend process
     ├── errors.jobs         jobs and their leases
     └── errors.engine       the engine: not ready, failed to load, gone
 """

@@ -4,7 +4,7 @@
 - inputs: NoInputs, DuplicateInput, TooManyInputs, InputCountRefused, MissingInput
 - method: UnknownMethod, SpaceRefused, ParameterRefused, WeightRefused, ZeroWeightSum
 - fit: ShapeMismatch, BaseMismatch, UnequalRanks, NothingToMerge, AmbiguousChoice
-- output: RankTooLarge, EnergyTooLow
+- output: RankTooLarge, OutputTooLarge, EnergyTooLow
 - formats: UnsupportedFormat
 - values: NonFinite, MergeUndefined
 - rebuilding: NotRebuildable
@@ -58,8 +58,9 @@ class TooManyInputs(InvalidRequest):
     code = "too_many_inputs"
     param = "inputs"
 
-    def __init__(self, count: int, limit: int) -> None:
-        super().__init__(f"The recipe names {count} adapters; {limit} is the limit. Merge in two steps.")
+    def __init__(self, count: int, limit: int, setting: str = "") -> None:
+        by = f" ({setting})" if setting else ""
+        super().__init__(f"The recipe names {count} adapters; {limit} is the limit{by}. Merge in two steps.")
 
 
 class InputCountRefused(InvalidRequest):
@@ -210,6 +211,19 @@ class RankTooLarge(InvalidRequest):
         super().__init__(
             f"The output would have rank {rank}; {limit} is the limit (AMALGAM_MAX_LORA_RANK). "
             "Ask for a smaller rank, or for rank 'auto'."
+        )
+
+
+class OutputTooLarge(InvalidRequest):
+    """A result of more bytes than its place holds."""
+
+    code = "output_too_large"
+    param = "output.rank"
+
+    def __init__(self, needed_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"The result would take {needed_bytes} bytes; {limit_bytes} is the limit (for blends AMALGAM_BLEND_BYTES). "
+            "Ask for a smaller rank, or merge fewer adapters."
         )
 
 

@@ -23,6 +23,7 @@ class ModelNotFound(NotFound):
     param = "model"
 
     def __init__(self, model: str, near: Sequence[str] = ()) -> None:
+        self.near = tuple(near)
         shown = model if len(model) <= 128 else model[:128] + "…"
         hint = f" Did you mean: {', '.join(near)}?" if near else " GET /v1/models lists what is served."
         super().__init__(f"The model {shown!r} does not exist.{hint}")

@@ -11,7 +11,7 @@ import torch
 import amalgam
 from amalgam.domain.diagnostics import ModuleDiagnostics
 from amalgam.domain.recipe import Recipe
-from amalgam.errors.merging import EnergyTooLow
+from amalgam.errors.merging import EnergyTooLow, OutputTooLarge
 from amalgam.kernels.backend import usable_device
 from amalgam.merge.diagnostics import DiagnosticsCollector
 from amalgam.merge.peft_config import peft_config
@@ -35,6 +35,8 @@ class BuildOptions:
     """``base_model_name_or_path`` of the result; None: that of the inputs."""
     bases: Mapping[str, str | None] = field(default_factory=dict)
     """Identity of each input's base model, where known; two that differ are refused."""
+    max_output_bytes: int | None = None
+    """Of the result's factors at the planned ranks; None for no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,10 @@ def build_adapter(
     started = clock()
     headers = {name: source.header for name, source in sources.items()}
     layout = plan(recipe, headers, max_rank=options.max_rank, bases=options.bases)
-    collector = DiagnosticsCollector([entry.adapter for entry in recipe.inputs])
+    if options.max_output_bytes is not None and layout.output_bytes > options.max_output_bytes:
+        raise OutputTooLarge(layout.output_bytes, options.max_output_bytes)
+    # In the plan's order, which its modules count by.
+    collector = DiagnosticsCollector([entry.adapter for entry in layout.recipe.inputs])
     observe = collector.observe if options.run.diagnostics else None
     merged = list(
         run(layout, sources, options.run, on_progress=on_progress, is_cancelled=is_cancelled, on_batch=observe)
@@ -126,7 +131,8 @@ def diagnose(
     """
     headers = {name: source.header for name, source in sources.items()}
     layout = plan(recipe, headers, max_rank=options.max_rank, bases=options.bases)
-    collector = DiagnosticsCollector([entry.adapter for entry in recipe.inputs])
+    # In the plan's order, which its modules count by.
+    collector = DiagnosticsCollector([entry.adapter for entry in layout.recipe.inputs])
     for stack in stacks(layout, sources, options.run, is_cancelled):
         collector.observe(stack, None)
     return layout, collector.modules, collector.overall()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from amalgam.domain.recipe import Recipe
+from amalgam.domain.recipe import Output, Recipe
 from amalgam.errors.merging import InputCountRefused, ParameterRefused, SpaceRefused, UnknownMethod
 
 Density = Annotated[float, Field(gt=0, le=1, description="fraction of entries kept")]
@@ -295,7 +295,8 @@ def space_of(recipe: Recipe) -> Space:
 def complete(recipe: Recipe) -> Recipe:
     """The recipe with nothing left to a default, so that recipes that mean the same have one digest.
 
-    The seed of a method without chance becomes 0.
+    The seed of a method without chance becomes 0, and the inputs stand in order of name; on an arc from the first to
+    the second, which slerp goes, they stay as they are.
 
     Raises:
         UnknownMethod, SpaceRefused, ParameterRefused, InputCountRefused.
@@ -308,4 +309,35 @@ def complete(recipe: Recipe) -> Recipe:
         raise InputCountRefused(spec.name, count, f"{wanted} inputs")
     parameters = typed_parameters(recipe).model_dump(mode="json", exclude_none=True)
     seed = recipe.seed if spec.random else 0
-    return recipe.model_copy(update={"space": str(space), "parameters": parameters, "seed": seed})
+    inputs = recipe.inputs
+    if spec.consensus is not Consensus.SLERP:
+        inputs = tuple(sorted(inputs, key=lambda entry: entry.adapter))
+    return recipe.model_copy(
+        update={"space": str(space), "parameters": parameters, "seed": seed, "inputs": inputs},
+    )
+
+
+def shorten(recipe: Recipe) -> Recipe:
+    """The inverse of `complete`, for people: what a default says is left out. Completing it again gives the same.
+
+    Raises:
+        UnknownMethod, SpaceRefused, ParameterRefused.
+    """
+    spec, space = method(recipe.method), space_of(recipe)
+    defaults = (spec.defaults_by_space or {}).get(space, {})
+    plain = spec.parameters.model_validate(defaults).model_dump(mode="json")
+    kept = {name: value for name, value in sorted(recipe.parameters.items()) if plain.get(name) != value}
+    return recipe.model_copy(update={"space": None if space is spec.spaces[0] else str(space), "parameters": kept})
+
+
+def unchanged_input(recipe: Recipe) -> str | None:
+    """The one input that a completed recipe leaves as it is: ``sql``, ``1.0*sql`` or ``linear(3*sql)``; else None."""
+    entry, *others = recipe.inputs
+    spec = method(recipe.method)
+    is_plain = spec.sparsify is Sparsify.NONE and Output() == recipe.output
+    is_plain &= not (recipe.orthogonalize_against or recipe.norm_balance or recipe.calibrate)
+    if others or not is_plain or isinstance(entry.weight, tuple):
+        return None
+    if spec.consensus is Consensus.NORMALIZED_SUM and recipe.space == str(spec.spaces[0]):
+        return entry.adapter if entry.weight else None
+    return entry.adapter if spec.consensus is Consensus.SUM and entry.weight == 1 else None

@@ -25,7 +25,9 @@ class Target:
     engine_name: str
     """What the engine is asked for and what the answer's ``model`` says: ``sql@3``, or the base model's name."""
     version: AdapterVersion | None
-    """None: the base model."""
+    """None: the base model, or a blend."""
+    recipe: str | None = None
+    """Of what an expression described: that expression in one spelling, with exact versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """One request from `model` to a held version: resolve once, count, hold, release."""
 
-import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +7,10 @@ from pathlib import Path
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.alias import Uniform
 from amalgam.engine.protocol import Engine, LoadableVersion
+from amalgam.errors.engine import EngineNotReady
+from amalgam.services.blends import Blend, Blends
 from amalgam.services.catalog import Catalog, Target
+from amalgam.services.usage import Usage
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_alias
 
@@ -20,45 +21,90 @@ def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
 
 
 class Inference:
-    """Admits requests. A version that was resolved stays servable until its request ends, whatever happens to names."""
+    """Admits requests. A version that was resolved stays servable until its request ends, whatever happens to names.
 
-    def __init__(self, catalog: Catalog, engine: Engine, store: AdapterStore, uniform: Uniform) -> None:
+    Args:
+        catalog: what names mean.
+        engine: what answers.
+        store: where versions lie.
+        uniform: draws from weighted aliases.
+        usage: shared with what else uses versions.
+        blends: what expressions mean; None where none are served.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        engine: Engine,
+        store: AdapterStore,
+        uniform: Uniform,
+        usage: Usage | None = None,
+        blends: Blends | None = None,
+    ) -> None:
         self._catalog = catalog
         self._engine = engine
         self._store = store
         self._uniform = uniform
+        self._usage = usage or Usage()
+        self._blends = blends
         self._loadable: dict[int, LoadableVersion] = {}
-        self._in_use: Counter[int] = Counter()
-        self._released = asyncio.Condition()
 
     @asynccontextmanager
-    async def admit(self, model: str | None, user: str | None = None) -> AsyncIterator[Target]:
+    async def admit(self, model: str | None, *, user: str | None = None, client: str = "") -> AsyncIterator[Target]:
         """Resolve ``model`` and keep what it means resident while the block runs.
 
         Args:
-            model: as the request has it.
+            model: as in `resolve`; an alias of several targets is drawn from.
             user: who asks; an alias means the same to them each time.
+            client: whose new blends are counted together.
 
         Raises:
-            ModelNotFound, AliasTargetGone: nothing of that name.
+            ModelNotFound, AliasTargetGone: nothing of that name. For an expression besides, what `Blends` raises.
             EngineNotReady, EngineLoadFailed, SlotsBusy: see `Engine.hold`.
         """
-        target = self._catalog.resolve(self._drawn(model, user))
-        if target.version is None:
-            async with self._engine.hold(None):
+        meaning = self._meaning(self._drawn(model, user))
+        if isinstance(meaning, Blend):
+            async with self._admit_blend(meaning, client) as target:
                 yield target
             return
+        if meaning.version is None:
+            async with self._engine.hold(None):
+                yield meaning
+            return
         # Counted before the first await: a deletion that starts now waits for this request.
-        version = target.version
-        self._in_use[version.id] += 1
+        version = meaning.version
+        self._usage.begin((version.id,))
         try:
             async with self._engine.hold(self._of(version)):
-                yield target
+                yield meaning
         finally:
-            self._in_use[version.id] -= 1
-            if self._in_use[version.id] == 0:
-                del self._in_use[version.id]
-                await asyncio.shield(self._notify())
+            await self._usage.end((version.id,))
+
+    def resolve(self, model: str | None) -> Target:
+        """What ``model`` means now: a name, an expression, or the name of a blend; nothing is loaded or built.
+
+        Raises:
+            ModelNotFound: nothing of that name. For an expression besides, what `Blends.resolve` raises.
+        """
+        meaning = self._meaning(model)
+        if isinstance(meaning, Blend):
+            assert self._blends is not None
+            return self._blends.describe(meaning)
+        return meaning
+
+    def _meaning(self, model: str | None) -> Target | Blend:
+        if self._blends is not None and model and self._blends.concerns(model):
+            return self._blends.resolve(model)
+        return self._catalog.resolve(model)
+
+    @asynccontextmanager
+    async def _admit_blend(self, blend: Blend, client: str) -> AsyncIterator[Target]:
+        assert self._blends is not None
+        if self._engine.state != "ready":
+            # Known now; a blend that nobody can be answered with is not built.
+            raise EngineNotReady(self._engine.state)
+        async with self._blends.hold(blend, client) as version, self._engine.hold(version):
+            yield Target(version.engine_name, None, blend.expression)
 
     def _drawn(self, model: str | None, user: str | None) -> str | None:
         """What the request asks for, once an alias has been drawn from; the request counts as the alias' too."""
@@ -75,17 +121,12 @@ class Inference:
             found = self._loadable[version.id] = loadable(version, self._store.path(version.digest))
         return found
 
-    async def _notify(self) -> None:
-        async with self._released:
-            self._released.notify_all()
-
     async def drained(self, version_id: int) -> None:
-        """Return when no request uses the version."""
-        async with self._released:
-            await self._released.wait_for(lambda: version_id not in self._in_use)
+        """Return when no request uses the version, and no blend is being built from it."""
+        await self._usage.drained(version_id)
         self._loadable.pop(version_id, None)
 
     @property
     def running(self) -> int:
-        """Adapter requests that are being answered."""
-        return sum(self._in_use.values())
+        """Adapter requests that are being answered, and inputs of blends that are being built."""
+        return self._usage.total

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from amalgam.domain.job import JobProgress
 from amalgam.errors.jobs import WorkerRefused, WorkerUnavailable
+from amalgam.services.child_process import ChildProcess
 
 logger = logging.getLogger(__name__)
 
@@ -53,52 +54,41 @@ class WorkerLink:
         on_progress: Callable[[str, JobProgress], None] = _ignore,
         on_end: Callable[[str], None] = _ignore,
     ) -> None:
-        self._command = tuple(command)
-        self._environment = dict(environment)
+        self._child = ChildProcess(
+            "merge worker",
+            command,
+            environment,
+            self._hear,
+            self._ended,
+            restart_pause_s=_RESTART_PAUSE_S,
+            stop_s=_STOP_S,
+            max_line_bytes=_MAX_LINE_BYTES,
+        )
         self._on_event = on_event
         self._on_progress = on_progress
         self._on_end = on_end
-        self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
         self.name: str | None = None
-        self.restarts = 0
 
     @property
     def alive(self) -> bool:
         """Whether the process runs right now."""
-        return self._process is not None and self._process.returncode is None
+        return self._child.alive
 
     @property
     def pid(self) -> int | None:
         """Its process id, while it runs."""
-        return self._process.pid if self._process is not None and self.alive else None
+        return self._child.pid
+
+    @property
+    def restarts(self) -> int:
+        """How often it ended and was started again."""
+        return self._child.restarts
 
     async def start(self) -> None:
         """Begin to keep a worker alive."""
-        self._keeper = asyncio.create_task(self._keep(), name="merge worker")
-
-    async def _keep(self) -> None:
-        while True:
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    env=self._environment,
-                    limit=_MAX_LINE_BYTES,
-                )
-            except OSError as error:
-                logger.error("the merge worker cannot be started (%s); trying again", error.strerror)
-            else:
-                assert self._process.stdout is not None
-                await self._listen(self._process.stdout)
-                code = await self._process.wait()
-                logger.error("the merge worker ended with code %s; starting it again", code)
-                self._ended()
-            self.restarts += 1
-            await asyncio.sleep(_RESTART_PAUSE_S)
+        await self._child.start()
 
     def _ended(self) -> None:
         for asked in self._asked.values():
@@ -107,21 +97,6 @@ class WorkerLink:
         name, self.name = self.name, None
         if name is not None:
             self._on_end(name)
-
-    async def _listen(self, lines: asyncio.StreamReader) -> None:
-        """Hear every line until the worker's end; no line ends the listening."""
-        while True:
-            try:
-                line = await lines.readline()
-            except ValueError:
-                logger.warning("the merge worker said something without end")
-                continue
-            if not line:
-                return
-            try:
-                self._hear(line)
-            except Exception:
-                logger.exception("a word of the merge worker was lost")
 
     def _hear(self, line: bytes) -> None:
         try:
@@ -153,7 +128,7 @@ class WorkerLink:
 
     def wake(self) -> None:
         """A job is queued. Lost while the worker restarts, which looks at the queue by itself then."""
-        self._write(b"\n")
+        self._child.send(b"")
 
     async def ask(self, question: Mapping[str, Any], timeout_s: float) -> Any:
         """The worker's answer to ``question``, beside the job that it may be building.
@@ -167,33 +142,17 @@ class WorkerLink:
         number = next(self._numbers)
         asked = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            self._write(json.dumps({"ask": number, **question}).encode() + b"\n")
+            self._child.send(json.dumps({"ask": number, **question}).encode())
             return await asyncio.wait_for(asked, timeout_s)
         except TimeoutError:
             raise WorkerUnavailable from None
         finally:
             del self._asked[number]
 
-    def _write(self, line: bytes) -> None:
-        if self._process is not None and self.alive and self._process.stdin is not None:
-            self._process.stdin.write(line)
-
     def kill(self) -> None:
         """End a worker that hangs; another is started in its place."""
-        if self._process is not None and self.alive:
-            self._process.kill()
+        self._child.kill()
 
     async def stop(self) -> None:
         """Let the worker end by itself, or end it."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._process is None or self._process.returncode is not None:
-            return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_S)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await self._child.stop()

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from amalgam.domain.adapter import AdapterHeader
@@ -19,6 +20,7 @@ CONFIG: Final = "adapter_config.json"
 LINEAGE: Final = "lineage.json"
 _PREFIX: Final = "base_model.model."
 _CHUNK_BYTES: Final = 1 << 20
+_DTYPES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 class AdapterTensors:
@@ -106,13 +108,33 @@ def write_adapter(
     for module, (a, b) in tensors.items():
         flat[f"{_PREFIX}{module}.lora_A.weight"] = a.detach().to("cpu").contiguous()
         flat[f"{_PREFIX}{module}.lora_B.weight"] = b.detach().to("cpu").contiguous()
-    save_file(dict(sorted(flat.items())), folder / WEIGHTS, metadata={"format": "pt"})
-    # The library creates the file for its owner alone, unlike the files beside it.
-    (folder / WEIGHTS).chmod(0o644)
+    _write_tensors(folder / WEIGHTS, dict(sorted(flat.items())))
     # A config is read by people, a lineage has thousands of numbers.
     for name, content, indent in ((CONFIG, config, 2), (LINEAGE, lineage, None)):
         text = json.dumps(content, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file in the order given: the library's own bytes, in a quarter of its time.
+
+    A client may be waiting for a blend, and the library looks at every tensor in several ways first.
+
+    Args:
+        path: Replaced where it is there.
+        tensors: On the CPU, contiguous, all of one dtype of `_DTYPES`.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
 class FolderSink:

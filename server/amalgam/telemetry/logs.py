@@ -20,6 +20,7 @@ VLLM_JSON_CONFIG: Final = Path(__file__).with_name("vllm_json_logging.json")
 
 _OTHERS: Final = ("uvicorn", "asyncio")
 """Loggers of the libraries that speak in the serving process beside vLLM."""
+_VERSION_DIGITS: Final = 9
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {10: "\\n", 13: "\\r"}
 _SEPARATORS: Final = {0x2028: "\\u2028", 0x2029: "\\u2029"}
 _ESCAPES: Final = _CONTROL | _SEPARATORS
@@ -30,8 +31,10 @@ def _about(context: RequestContext) -> dict[str, str | int]:
     fields: dict[str, str | int] = {"request_id": context.request_id}
     if context.adapter is not None:
         name, _, number = context.adapter.rpartition("@")
-        fields["adapter"] = name or context.adapter
-        if name and number.isdigit():
+        # What follows in a blend's name is no number of a version, which has at most nine digits.
+        is_version = bool(name) and number.isdigit() and len(number) <= _VERSION_DIGITS
+        fields["adapter"] = name if is_version else context.adapter
+        if is_version:
             fields["version"] = int(number)
     if context.trace_id is not None:
         fields["trace_id"] = context.trace_id

@@ -1,9 +1,9 @@
 """Every metric of ours: its name, what it says, its labels, and the bounds of its histogram.
 
 Units are in the names: seconds, Unix seconds for timestamps, plain counts elsewhere. The label ``adapter`` holds the
-exact version (``sql@3``), the base model's served name, ``none`` where a request never came to a version, or ``other``
-beyond the limit of `amalgam.telemetry.metrics`. The label ``alias`` holds the alias that a request named; it too is
-``other`` beyond a limit. No label holds anything a client wrote.
+exact version (``sql@3``), the base model's served name, ``blend`` for all blends together, ``none`` where a request
+never came to a version, or ``other`` beyond the limit of `amalgam.telemetry.metrics`. The label ``alias`` holds the
+alias that a request named; it too is ``other`` beyond a limit. No label holds anything a client wrote.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ _LATENCY_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.
 _FIRST_TOKEN_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _INTER_TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _LOAD_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_STEP_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 _MERGE_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 
 
@@ -139,6 +140,27 @@ MERGE_STEP: Final = _histogram(
 WORKER_UP: Final = _gauge("amalgam_worker_up", "1 while the merge worker runs")
 WORKER_RESTARTS: Final = _counter("amalgam_worker_restarts_total", "Times the merge worker ended and was started again")
 
+BLENDS: Final = _gauge("amalgam_blends", "Blends in memory, built or being built")
+BLEND_BYTES: Final = _gauge(
+    "amalgam_blend_bytes", "Bytes of blends in memory, with what is set aside for those to come"
+)
+BLENDS_BUILT: Final = _counter("amalgam_blends_built_total", "Blends built")
+BLEND_FAILURES: Final = _counter("amalgam_blend_failures_total", "Blends that were refused or failed while being built")
+BLEND_EVICTIONS: Final = _counter("amalgam_blend_evictions_total", "Blends taken out of memory to make room for others")
+BLEND_BUILD: Final = _histogram(
+    "amalgam_blend_build_seconds", "Seconds from a new blend's request until its files were there", _LOAD_S
+)
+BLEND_STEP: Final = _histogram(
+    "amalgam_blend_step_seconds",
+    "Seconds of built blends by step: parse the expression, wait for room and for the process, read, merge, write",
+    _STEP_S,
+    "step",
+)
+BLENDER_UP: Final = _gauge("amalgam_blender_up", "1 while the blend process runs")
+BLENDER_RESTARTS: Final = _counter(
+    "amalgam_blender_restarts_total", "Times the blend process ended and was started again"
+)
+
 ENGINE_READY: Final = _gauge("amalgam_engine_ready", "1 while the engine answers")
 ENGINE_RESTARTS: Final = _counter("amalgam_engine_restarts_total", "Times the engine was restarted after its core died")
 ENGINE_START: Final = _gauge("amalgam_engine_start_seconds", "Seconds of the engine's last start, by phase", "phase")
@@ -173,6 +195,15 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     MERGE_STEP,
     WORKER_UP,
     WORKER_RESTARTS,
+    BLENDS,
+    BLEND_BYTES,
+    BLENDS_BUILT,
+    BLEND_FAILURES,
+    BLEND_EVICTIONS,
+    BLEND_BUILD,
+    BLEND_STEP,
+    BLENDER_UP,
+    BLENDER_RESTARTS,
     ENGINE_READY,
     ENGINE_RESTARTS,
     ENGINE_START,

@@ -22,8 +22,13 @@ MAX_ADAPTER_LABELS: Final = 512
 MAX_ALIAS_PAIRS: Final = 256
 """Pairs of an alias and a version with numbers of their own; further ones are counted together as ``other``."""
 OTHER: Final = "other"
+BLEND: Final = "blend"
+"""All blends together: clients make their names, as many as they like."""
 NONE: Final = "none"
 _FINAL_STATES: Final = ("published", "failed", "cancelled")
+_BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
+_BLEND_NAME_LENGTH: Final = len("blend@") + 12
+"""At least; the name of a version of an adapter called blend is shorter."""
 _STEPS: Final = frozenset({"read", "merge", "write", "register", "probe"})
 
 
@@ -44,6 +49,8 @@ class ServerState:
     revision: int = 0
     worker_alive: bool = False
     worker_restarts: int = 0
+    blender_alive: bool = False
+    blender_restarts: int = 0
     live_jobs: Mapping[str, int] | None = None
     """Unfinished merge jobs by state; None where the registry did not answer."""
 
@@ -135,9 +142,11 @@ class Metrics:
         self._values[table.HTTP_REQUESTS].add((method, route, str(code)))
 
     def adapter_label(self, engine_name: str | None) -> str:
-        """The label of a version: its name, ``none`` without one, ``other`` beyond the limit."""
+        """The label of a version: its name, ``none`` without one, ``blend`` of blends, ``other`` beyond the limit."""
         if engine_name is None:
             return NONE
+        if engine_name.startswith("blend@") and len(engine_name) >= _BLEND_NAME_LENGTH:
+            return BLEND
         if engine_name in self._adapters:
             return engine_name
         if len(self._adapters) >= MAX_ADAPTER_LABELS:
@@ -204,6 +213,28 @@ class Metrics:
         for step, seconds in (timings_s or {}).items():
             self._distributions[table.MERGE_STEP].observe(seconds, (step if step in _STEPS else OTHER,))
 
+    def blend_built(self, seconds: float | None) -> None:
+        """A build of a blend ended, after ``seconds``; None: it was refused or failed."""
+        if seconds is None:
+            self._values[table.BLEND_FAILURES].add()
+        else:
+            self._values[table.BLENDS_BUILT].add()
+            self._distributions[table.BLEND_BUILD].observe(seconds)
+
+    def blend_steps(self, seconds_by_step: Mapping[str, float]) -> None:
+        """Where the time of a build went."""
+        for step, seconds in seconds_by_step.items():
+            self._distributions[table.BLEND_STEP].observe(seconds, (step if step in _BLEND_STEPS else OTHER,))
+
+    def blend_evicted(self) -> None:
+        """A blend left the memory for another."""
+        self._values[table.BLEND_EVICTIONS].add()
+
+    def blends_kept(self, count: int, size_bytes: int) -> None:
+        """How many blends are in memory now, and how large they are together."""
+        self._values[table.BLENDS].put(float(count))
+        self._values[table.BLEND_BYTES].put(float(size_bytes))
+
     def registry_read(self) -> None:
         """The registry answered a look for changes."""
         self._values[table.REGISTRY_READ].put(self._wall_clock())
@@ -225,6 +256,8 @@ class Metrics:
             table.REGISTRY_UP: state.live_jobs is not None,
             table.WORKER_UP: state.worker_alive,
             table.WORKER_RESTARTS: state.worker_restarts,
+            table.BLENDER_UP: state.blender_alive,
+            table.BLENDER_RESTARTS: state.blender_restarts,
         }
         for spec, number in numbers.items():
             self._values[spec].put(float(number))

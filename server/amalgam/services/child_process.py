@@ -1,0 +1,126 @@
+"""A process that the server keeps alive and talks to by lines: starts it, hears it, starts it again when it dies.
+
+The end of its standard input tells it to stop, so a server that is killed leaves no process behind.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class ChildProcess:
+    """One process, kept alive.
+
+    Args:
+        name: for the log, such as "merge worker".
+        command: program and arguments.
+        environment: of the process, complete.
+        on_line: told of every line; must not block.
+        on_end: told when the process has ended, before it is started again; must not block.
+        restart_pause_s: between an end and the next start, seconds.
+        stop_s: longest wait for an end by itself at `stop`, seconds.
+        max_line_bytes: what is longer is not heard.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_line: Callable[[bytes], None],
+        on_end: Callable[[], None] = lambda: None,
+        *,
+        restart_pause_s: float = 1.0,
+        stop_s: float = 5.0,
+        max_line_bytes: int = 1 << 16,
+    ) -> None:
+        self._name = name
+        self._command = tuple(command)
+        self._environment = dict(environment)
+        self._on_line = on_line
+        self._on_end = on_end
+        self._restart_pause_s = restart_pause_s
+        self._stop_s = stop_s
+        self._max_line_bytes = max_line_bytes
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs right now."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, while it runs."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    async def start(self) -> None:
+        """Begin to keep a process alive."""
+        self._keeper = asyncio.create_task(self._keep(), name=self._name)
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    env=self._environment,
+                    limit=self._max_line_bytes,
+                )
+            except OSError as error:
+                logger.error("the %s cannot be started (%s); trying again", self._name, error.strerror)
+            else:
+                assert self._process.stdout is not None
+                await self._listen(self._process.stdout)
+                code = await self._process.wait()
+                logger.error("the %s ended with code %s; starting it again", self._name, code)
+            self.restarts += 1
+            self._on_end()
+            await asyncio.sleep(self._restart_pause_s)
+
+    async def _listen(self, lines: asyncio.StreamReader) -> None:
+        """Hear every line until the process's end; no line ends the listening."""
+        while True:
+            try:
+                line = await lines.readline()
+            except ValueError:
+                logger.warning("the %s said something without end", self._name)
+                continue
+            if not line:
+                return
+            try:
+                self._on_line(line)
+            except Exception:
+                logger.exception("a word of the %s was lost", self._name)
+
+    def send(self, line: bytes) -> bool:
+        """Write one line to the process; False where there is none to hear it."""
+        if self._process is None or not self.alive or self._process.stdin is None:
+            return False
+        self._process.stdin.write(line + b"\n")
+        return True
+
+    def kill(self) -> None:
+        """End a process that hangs; it is started again."""
+        if self._process is not None and self.alive:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """Let the process end by itself, or end it."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._process is None or self._process.returncode is not None:
+            return
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), self._stop_s)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
