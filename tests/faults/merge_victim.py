@@ -7,6 +7,7 @@ makes the rule return NaN, and ``{"poison": "file"}`` writes it past every check
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -56,6 +57,8 @@ def follow(recipe: Any, sources: Any, sink: Any, options: Any, *, is_cancelled: 
     return build_adapter(recipe, sources, sink, options, on_progress=progress, is_cancelled=is_cancelled)
 
 
+# It is started again and again, on a machine that runs tests.
+os.nice = lambda increment: 0  # type: ignore[assignment]
 amalgam.worker.build_adapter = follow  # type: ignore[attr-defined]
 run._BATCH_BYTES = 1  # type: ignore[misc]
 worker()
