@@ -1,6 +1,6 @@
 """How long a submitted merge waits for its worker: from the call to the claim, over the real process and its pipe.
 
-    python -m loadtests.wake_up --jobs 200
+    python -m loadtests.wake_up
 
 Every job names an input that does not exist, so that the worker is free again at once; nothing is merged. Printed are
 p50, p99 and the largest wait from before the row is written to the worker's claim, by one machine's clock, and the part
@@ -66,7 +66,7 @@ def line(name: str, seconds: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=300)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         from_call, from_wake = asyncio.run(waits(Path(folder), arguments.jobs))
