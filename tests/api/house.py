@@ -4,7 +4,7 @@ import asyncio
 import json
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,12 @@ async def open_house(
     settings = Settings(**(given | changes))
     engine = engine or FakeEngine()
     args = Namespace(model=str(base), served_model_name=["tiny"], max_lora_rank=16, max_loras=2, max_cpu_loras=4)
-    with _idle(worker=worker, blender=blender):
-        app = amalgam.app.create_app(settings, args, engine_factory=lambda state: engine)
-        async with running(app):
-            yield House(app, engine, folder, settings)
+    async with AsyncExitStack() as stack:
+        # Only while it starts: another house beside this one may want the real processes.
+        with _idle(worker=worker, blender=blender):
+            app = amalgam.app.create_app(settings, args, engine_factory=lambda state: engine)
+            await stack.enter_async_context(running(app))
+        yield House(app, engine, folder, settings)
 
 
 @contextmanager

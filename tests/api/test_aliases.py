@@ -343,4 +343,4 @@ async def test_the_command_line(house: House) -> None:
         assert await amalgam("rm", "typed", "--revision", "4") == (0, "deleted typed\n")
         # What stands after the last = is a weight only where it is a number.
         code, text = await amalgam("set", "typed", "ties(sql, json; density=0.5)")
-        assert (code, "ties(sql, json; density=0.5)" in text) == (1, True)
+        assert (code, "-> 100 % ties(sql, json; density=0.5)" in text) == (0, True)

@@ -224,8 +224,8 @@ async def test_lineage_goes_through_merges_and_deletions_and_can_be_proved(shop:
     assert [(node["model"], node["deleted"]) for node in graph["nodes"]] == [
         ("outer@1", False),
         ("inner@1", True),
-        ("two@1", False),
         ("one@1", False),
+        ("two@1", False),
     ]
     assert {(edge["input"], edge["output"], edge["weight"]) for edge in graph["edges"]} == {
         ("inner@1", "outer@1", 1.0),

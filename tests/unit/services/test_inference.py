@@ -80,7 +80,7 @@ async def test_an_alias_is_drawn_at_admission_and_counted_as_its_request() -> No
 
     async def admitted(user: str | None) -> tuple[str, RequestContext]:
         enter(context := RequestContext("r"))
-        async with rig.inference.admit("named", user) as target:
+        async with rig.inference.admit("named", user=user) as target:
             rig.catalog._snapshot = seen
             assert context.adapter == target.engine_name
             assert rig.engine.residency.held == 1
