@@ -103,7 +103,7 @@ def test_a_plan_builds_nothing(admin: httpx.Client) -> None:
     assert plan["modules"] == 210
     forecast = plan["forecast"]
     assert (forecast["is_complete"], len(forecast["modules"])) == (True, 210)
-    assert forecast["overall"]["inputs"] == ["sql@1", "json@1", "code@1"]
+    assert forecast["overall"]["inputs"] == ["code@1", "json@1", "sql@1"]
     assert admin.get("/admin/v1/adapters/planned").status_code == 404
 
 
