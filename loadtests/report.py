@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -60,11 +61,18 @@ def spread(samples: Sequence[float]) -> str:
 
 
 def write_report(
-    title: str, rows: Sequence[Row], *, rounds: int, out: str, notes: Mapping[str, Any], theirs: str
-) -> None:
-    """Print the page; with ``out``, also write ``results/<out>.json`` and ``.md``."""
-    command = "python loadtests/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    report = {
+    title: str,
+    rows: Sequence[Row],
+    *,
+    rounds: int,
+    out: str,
+    notes: Mapping[str, Any],
+    theirs: str,
+    ours: str = "Amalgam",
+) -> dict[str, Any]:
+    """Print the page; with ``out``, also write ``results/<out>.json`` and ``.md``. Returns what the JSON says."""
+    command = "python loadtests/" + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    report: dict[str, Any] = {
         "title": title,
         "machine": machine(),
         "versions": versions(),
@@ -84,15 +92,16 @@ def write_report(
             for row in rows
         ],
     }
-    page = _page(report, rows, theirs)
+    page = _page(report, rows, ours, theirs)
     print(page)
     if out:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{out}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         (RESULTS / f"{out}.md").write_text(page)
+    return report
 
 
-def _page(report: Mapping[str, Any], rows: Sequence[Row], theirs: str) -> str:
+def _page(report: Mapping[str, Any], rows: Sequence[Row], ours: str, theirs: str) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
         f"# {report['title']}",
@@ -102,7 +111,7 @@ def _page(report: Mapping[str, Any], rows: Sequence[Row], theirs: str) -> str:
         "",
         f"`{report['command']}`",
         "",
-        f"| case | unit | Amalgam | {theirs} | ratio | more |",
+        f"| case | unit | {ours} | {theirs} | ratio | more |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
