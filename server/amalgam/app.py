@@ -19,8 +19,10 @@ from amalgam.api import (
     admin_adapters,
     admin_aliases,
     admin_engine,
+    admin_evaluations,
     admin_lineage,
     admin_merges,
+    admin_sweeps,
     lora_compat,
     openai,
     operations,
@@ -28,17 +30,19 @@ from amalgam.api import (
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
 from amalgam.api.idempotency import IdempotencyKeys
+from amalgam.api.inner_request import inner_ask
 from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
 from amalgam.api.observed import Observed
 from amalgam.api.state import Services
 from amalgam.domain.adapter import BaseModelSpec
-from amalgam.domain.clock import new_id, utc_now
+from amalgam.domain.clock import new_evaluation_id, new_id, utc_now
 from amalgam.engine.protocol import Engine
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.errors import AmalgamError
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.aliases import AliasRegistry
 from amalgam.registry.database import Database
+from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.adapters import AdapterService
@@ -48,12 +52,17 @@ from amalgam.services.blender_link import BlenderLink
 from amalgam.services.blends import BlendLimits, Blends
 from amalgam.services.catalog import Catalog
 from amalgam.services.demo_adapters import register_missing
+from amalgam.services.evaluation_calls import Ask, EvaluationCalls
+from amalgam.services.evaluation_run import EvaluationRunner
+from amalgam.services.evaluations import EvaluationService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
 from amalgam.services.retention import Retention
+from amalgam.services.spare_capacity import SpareCapacity
+from amalgam.services.sweeps import SweepService
 from amalgam.services.usage import Usage
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
@@ -102,9 +111,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.amalgam = await _build(
-                stack, settings, args, make_engine(app.state), demo_folders or {}, on_ready, metrics
-            )
+            engine = make_engine(app.state)
+            ask = inner_ask(app, engine)
+            app.state.amalgam = await _build(stack, settings, args, engine, demo_folders or {}, on_ready, metrics, ask)
             yield
 
     app = FastAPI(
@@ -125,6 +134,8 @@ def create_app(
     app.include_router(admin_merges.router())
     app.include_router(admin_lineage.router())
     app.include_router(admin_engine.router())
+    app.include_router(admin_evaluations.router())
+    app.include_router(admin_sweeps.router())
     app.include_router(operations.router())
     _add_middleware(app, settings, metrics)
     return app
@@ -155,6 +166,7 @@ async def _build(
     demo_folders: dict[str, Path],
     on_ready: Ready,
     metrics: Metrics,
+    ask: Ask,
 ) -> Services:
     """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
     base = await asyncio.to_thread(base_spec, Path(args.model), args.served_model_name[0], args.max_lora_rank)
@@ -203,7 +215,10 @@ async def _build(
         _follow_catalog(catalog, metrics),
         _announce_ready(engine, on_ready),
     )
-    for loop in loops:
+    evaluation_rows = EvaluationRegistry(database, utc_now, new_evaluation_id)
+    measuring = _runner(settings, evaluation_rows, inference, ask, base, metrics)
+    evaluations = EvaluationService(evaluation_rows, catalog, inference, settings.evaluation_max_calls, measuring.wake)
+    for loop in (*loops, measuring.loop()):
         _run_until_closed(stack, loop)
     aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, inference.resolve)
     return Services(
@@ -219,7 +234,22 @@ async def _build(
         idempotency,
         LineageService(registry, store, worker),
         blender,
+        evaluations,
+        SweepService(evaluations, merges),
     )
+
+
+def _runner(
+    settings: Settings,
+    rows: EvaluationRegistry,
+    inference: Inference,
+    ask: Ask,
+    base: BaseModelSpec,
+    metrics: Metrics,
+) -> EvaluationRunner:
+    spare = SpareCapacity(metrics.running, settings.evaluation_yield_above, settings.evaluation_patience_s)
+    calls = EvaluationCalls(inference, ask, spare, base.served_name)
+    return EvaluationRunner(rows, calls, new_evaluation_id(), settings.evaluation_concurrency, metrics)
 
 
 async def _blend_tier(

@@ -92,6 +92,15 @@ class Settings(BaseSettings):
         "amalgam", description="LoRA on CPU: ours, or vLLM's own (wrong in 0.32)"
     )
 
+    evaluation_max_calls: int = Field(20_000, ge=1, description="items times targets of one evaluation")
+    evaluation_concurrency: int = Field(2, ge=1, le=64, description="calls that an evaluation makes at a time")
+    evaluation_yield_above: int = Field(
+        0, ge=0, description="an evaluation starts no call while more requests of clients run"
+    )
+    evaluation_patience_s: float = Field(
+        10.0, ge=0, description="after so long a call of an evaluation starts all the same, seconds"
+    )
+
     @field_validator("api_keys", "source_roots", "blend_methods", "blend_spaces", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

@@ -10,10 +10,12 @@ from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog
+from amalgam.services.evaluations import EvaluationService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.lineage import LineageService
 from amalgam.services.merges import MergeService
+from amalgam.services.sweeps import SweepService
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
 from amalgam.telemetry.metrics import Metrics
@@ -35,6 +37,8 @@ class Services:
     idempotency: Idempotency
     lineage: LineageService
     blender: BlenderLink
+    evaluations: EvaluationService
+    sweeps: SweepService
 
 
 def services(request: Request) -> Services:

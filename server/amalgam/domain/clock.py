@@ -16,3 +16,8 @@ def utc_now() -> datetime:
 def new_id() -> str:
     """A fresh identifier: what the roots of the program pass down for jobs."""
     return f"job-{uuid.uuid4().hex}"
+
+
+def new_evaluation_id() -> str:
+    """The same for evaluations, and for who measures them."""
+    return f"eval-{uuid.uuid4().hex}"

@@ -9,6 +9,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.aliases      aliases, their revisions and targets
     ├── errors.merging      expressions, recipes, plans, kernels
     ├── errors.blends       expressions in the ``model`` field: limits, the blend process
+    ├── errors.evaluations  evaluations and sweeps
     ├── errors.jobs         jobs and their leases
     └── errors.engine       the engine: not ready, failed to load, gone
 """

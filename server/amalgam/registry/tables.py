@@ -158,3 +158,41 @@ idempotency_keys: Final = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False, index=True),
     comment="by SHA-256 of caller and key; no caller's key is kept",
 )
+
+evaluations: Final = sa.Table(
+    "evaluations",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("label", sa.String(128), nullable=False),
+    sa.Column("targets", _JSON, nullable=False),
+    sa.Column("items", _JSON, nullable=False),
+    sa.Column("items_digest", _DIGEST, nullable=False),
+    sa.Column("tasks", _JSON, nullable=False),
+    sa.Column("metrics", _JSON, nullable=False),
+    sa.Column("max_tokens", sa.Integer, nullable=False),
+    sa.Column("search", _JSON),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("done", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("holder", sa.String(64)),
+    sa.Column("lease_expires_at", UtcDateTime),
+    sa.Column("error", _JSON),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index(None, "state", "created_at"),
+    comment="holder: the server that measures, under a lease; without it a running one is interrupted",
+)
+
+evaluation_results: Final = sa.Table(
+    "evaluation_results",
+    METADATA,
+    sa.Column("evaluation_id", sa.String(64), sa.ForeignKey("evaluations.id"), primary_key=True),
+    sa.Column("target", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("item", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("served", sa.String(256), nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Column("values", _JSON, nullable=False),
+    sa.Column("error_code", sa.String(64)),
+    comment="target and item: places in the lists of the evaluation",
+)

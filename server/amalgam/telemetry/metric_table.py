@@ -161,6 +161,10 @@ BLENDER_RESTARTS: Final = _counter(
     "amalgam_blender_restarts_total", "Times the blend process ended and was started again"
 )
 
+EVALUATION_CALLS: Final = _counter(
+    "amalgam_evaluation_calls_total", "Items that evaluations asked of a target: measured, or refused", "outcome"
+)
+
 ENGINE_READY: Final = _gauge("amalgam_engine_ready", "1 while the engine answers")
 ENGINE_RESTARTS: Final = _counter("amalgam_engine_restarts_total", "Times the engine was restarted after its core died")
 ENGINE_START: Final = _gauge("amalgam_engine_start_seconds", "Seconds of the engine's last start, by phase", "phase")
@@ -204,6 +208,7 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     BLEND_STEP,
     BLENDER_UP,
     BLENDER_RESTARTS,
+    EVALUATION_CALLS,
     ENGINE_READY,
     ENGINE_RESTARTS,
     ENGINE_START,

@@ -137,6 +137,14 @@ class Metrics:
         if completion:
             self._values[table.COMPLETION_TOKENS].add((adapter,), completion)
 
+    def running(self) -> float:
+        """Inference requests of clients that are being answered."""
+        return self._values[table.RUNNING].total()
+
+    def evaluation_call(self, *, refused: bool) -> None:
+        """An evaluation asked an item of a target."""
+        self._values[table.EVALUATION_CALLS].add(("refused" if refused else "measured",))
+
     def end_http(self, method: str, route: str, code: int) -> None:
         """A request beside inference ended; ``route`` is its template."""
         self._values[table.HTTP_REQUESTS].add((method, route, str(code)))

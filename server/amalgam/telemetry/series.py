@@ -45,6 +45,10 @@ class Values:
         """The number; 0 where it was never set."""
         return self._values.get(labels, 0.0)
 
+    def total(self) -> float:
+        """The sum over all combinations."""
+        return sum(self._values.values())
+
     def clear(self) -> None:
         """Forget all; before a gauge is set anew from a snapshot."""
         self._values.clear()

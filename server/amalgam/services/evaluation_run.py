@@ -1,0 +1,170 @@
+"""Measures queued evaluations, one after the other, a few calls at a time; the registry knows all that was measured."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from amalgam.domain.evaluation import Evaluation, EvaluationError, EvaluationItem, Measurement
+from amalgam.errors import AmalgamError
+from amalgam.errors.evaluations import EvaluationStopped
+from amalgam.errors.registry import RegistryUnavailable
+from amalgam.registry.evaluations import EvaluationRegistry
+from amalgam.services.evaluation_calls import EvaluationCalls
+from amalgam.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+LEASE_S: Final = 30.0
+"""A server that is silent for so long does not measure any more."""
+_SAVE_PERIOD_S: Final = 1.0
+_LOOK_PERIOD_S: Final = 2.0
+_MAX_UNSAVED: Final = 256
+_GOODBYE_S: Final = 2.0
+
+
+class EvaluationRunner:
+    """The one who measures, in this process.
+
+    Args:
+        registry: of evaluations.
+        calls: asks and scores.
+        holder: name of this process' leases; never used by another.
+        concurrency: calls at a time.
+        metrics: told of calls.
+        lease_s: see ``LEASE_S``.
+        save_period_s: seconds between two looks at the registry.
+    """
+
+    def __init__(
+        self,
+        registry: EvaluationRegistry,
+        calls: EvaluationCalls,
+        holder: str,
+        concurrency: int,
+        metrics: Metrics | None = None,
+        *,
+        lease_s: float = LEASE_S,
+        save_period_s: float = _SAVE_PERIOD_S,
+    ) -> None:
+        self._registry = registry
+        self._calls = calls
+        self._holder = holder
+        self._concurrency = concurrency
+        self._metrics = metrics or Metrics()
+        self._lease_s = lease_s
+        self._save_period_s = save_period_s
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something was queued, or cancelled."""
+        self._woken.set()
+
+    async def loop(self) -> None:
+        """Measure what is queued, and see to what other servers left behind, for ever."""
+        while True:
+            self._woken.clear()
+            try:
+                for evaluation_id in await self._registry.interrupt_expired():
+                    logger.warning("evaluation %s was interrupted: its server is silent", evaluation_id)
+                claimed = await self._registry.claim(self._holder, lease_s=self._lease_s)
+                if claimed is not None:
+                    await self._run(claimed)
+                    continue
+            except AmalgamError as error:
+                logger.warning("evaluations wait: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), _LOOK_PERIOD_S)
+
+    async def _run(self, evaluation: Evaluation) -> None:
+        """Measure what is missing; whatever happens, the row says how it ended."""
+        unsaved: list[Measurement] = []
+        work = asyncio.create_task(self._measure(evaluation, unsaved))
+        try:
+            while not work.done():
+                await self._pause(work)
+                with contextlib.suppress(RegistryUnavailable):
+                    await self._save(evaluation, unsaved)
+            await self._end(evaluation, unsaved, work)
+        except EvaluationStopped:
+            logger.info("evaluation %s was stopped", evaluation.id)
+        except asyncio.CancelledError:
+            work.cancel()
+            await self._interrupt(evaluation, unsaved)
+            raise
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _pause(self, work: "asyncio.Task[None]") -> None:
+        """Return when the work ends, when someone calls, or when it is time to save."""
+        woken = asyncio.create_task(self._woken.wait())
+        try:
+            await asyncio.wait({work, woken}, timeout=self._save_period_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            self._woken.clear()
+
+    async def _end(self, evaluation: Evaluation, unsaved: list[Measurement], work: "asyncio.Task[None]") -> None:
+        await self._save(evaluation, unsaved)
+        failure = work.exception()
+        if failure is None:
+            await self._registry.finish(evaluation.id, self._holder, "done")
+            return
+        if isinstance(failure, ExceptionGroup):
+            failure = failure.exceptions[0]
+        if not isinstance(failure, AmalgamError):
+            logger.error("evaluation %s failed", evaluation.id, exc_info=failure)
+        known = (
+            failure if isinstance(failure, AmalgamError) else AmalgamError("A fault of the server; its log says why.")
+        )
+        error = EvaluationError(code=known.code, message=known.message)
+        await self._registry.finish(evaluation.id, self._holder, "failed", error)
+
+    async def _interrupt(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
+        """The server stops: say so, as far as the registry listens."""
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._save(evaluation, unsaved)
+                await self._registry.finish(evaluation.id, self._holder, "interrupted")
+        except (AmalgamError, TimeoutError) as error:
+            logger.warning("evaluation %s is left to its lease: %s", evaluation.id, error)
+
+    async def _save(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
+        batch = unsaved[:]
+        await self._registry.save(evaluation.id, self._holder, batch, lease_s=self._lease_s)
+        del unsaved[: len(batch)]
+
+    async def _measure(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
+        items = await self._registry.items(evaluation.id)
+        known = {(one.target, one.item) for one in await self._registry.measured(evaluation.id)}
+        missing = iter(_missing(evaluation, items, known))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._concurrency):
+                group.create_task(self._work_off(evaluation, items, missing, unsaved))
+
+    async def _work_off(
+        self,
+        evaluation: Evaluation,
+        items: tuple[EvaluationItem, ...],
+        missing: Iterator[tuple[int, int]],
+        unsaved: list[Measurement],
+    ) -> None:
+        """Take from ``missing``, which several share, until nothing is left."""
+        for target, index in missing:
+            while len(unsaved) >= _MAX_UNSAVED:  # noqa: ASYNC110  (the registry is away; there is nothing to be told by)
+                await asyncio.sleep(self._save_period_s)
+            one = await self._calls.measure(evaluation, target, index, items[index])
+            self._metrics.evaluation_call(refused=one.error_code is not None)
+            unsaved.append(one)
+
+
+def _missing(
+    evaluation: Evaluation, items: tuple[EvaluationItem, ...], known: set[tuple[int, int]]
+) -> Iterable[tuple[int, int]]:
+    """Target by target, so that a blend is built once and used while it is there."""
+    for target in range(len(evaluation.targets)):
+        for index in range(len(items)):
+            if (target, index) not in known:
+                yield target, index

@@ -1,0 +1,170 @@
+"""Evaluations: what may be asked for, and what can be read of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from amalgam.domain.answer_metrics import ANSWER_METRICS, given
+from amalgam.domain.evaluation import (
+    Evaluation,
+    EvaluationDraft,
+    EvaluationItem,
+    EvaluationKind,
+    EvaluationPage,
+    EvaluationTarget,
+    Measurement,
+)
+from amalgam.domain.evaluation_table import Cell, Comparison, compare, mean_table, refusals
+from amalgam.domain.pattern_search import Pattern
+from amalgam.errors.evaluations import (
+    EvaluationsDiffer,
+    EvaluationTooLarge,
+    MetricNotApplicable,
+    TargetNotEvaluated,
+)
+from amalgam.registry.evaluations import EvaluationRegistry
+from amalgam.services.catalog import Catalog
+from amalgam.services.inference import Inference
+
+EXPORT_PAGE: Final = 500
+"""Measurements that are read at once, so that an export takes little memory."""
+
+
+class EvaluationService:
+    """Queues evaluations and reads their results.
+
+    Args:
+        registry: of evaluations.
+        catalog: what names mean.
+        inference: what expressions mean.
+        max_calls: measurements of one evaluation.
+        wake: tells who measures that there is something new.
+    """
+
+    def __init__(
+        self,
+        registry: EvaluationRegistry,
+        catalog: Catalog,
+        inference: Inference,
+        max_calls: int,
+        wake: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._catalog = catalog
+        self._inference = inference
+        self._max_calls = max_calls
+        self._wake = wake
+
+    def pin(self, model: str) -> EvaluationTarget:
+        """What ``model`` means now, for good; a weighted alias stays what it is.
+
+        Raises:
+            ModelNotFound: nothing of that name; of an expression besides, what `Blends.resolve` raises.
+        """
+        alias = self._catalog.alias(model)
+        if alias is not None and len(alias.targets) > 1:
+            return EvaluationTarget(model=model, pinned=alias.name, meaning=alias.meaning)
+        target = self._inference.resolve(alias.targets[0].model if alias is not None else model)
+        pinned = target.engine_name if target.version is not None else target.recipe or target.engine_name
+        return EvaluationTarget(model=model, pinned=pinned, meaning=pinned)
+
+    async def submit(self, draft: EvaluationDraft) -> Evaluation:
+        """Queue it.
+
+        Raises:
+            EvaluationTooLarge, MetricNotApplicable, InvalidPattern: what is asked for.
+            TooManyEvaluations: how many wait.
+        """
+        if len(draft.targets) * len(draft.items) > self._max_calls:
+            raise EvaluationTooLarge(len(draft.targets), len(draft.items), self._max_calls)
+        require_metrics(draft.metrics, draft.items)
+        evaluation = await self._registry.create(draft)
+        self._wake()
+        return evaluation
+
+    async def get(self, evaluation_id: str) -> Evaluation:
+        """One. Raises EvaluationNotFound."""
+        return await self._registry.get(evaluation_id)
+
+    async def list(self, kind: EvaluationKind | None, limit: int, cursor: str | None) -> EvaluationPage:
+        """A page, newest first."""
+        return await self._registry.list(kind, limit=limit, cursor=cursor)
+
+    async def cancel(self, evaluation_id: str) -> Evaluation:
+        """Stop it; what was measured stays. Raises EvaluationNotFound, EvaluationStateConflict."""
+        evaluation = await self._registry.cancel(evaluation_id)
+        self._wake()
+        return evaluation
+
+    async def resume(self, evaluation_id: str) -> Evaluation:
+        """Go on with an interrupted or failed one. Raises EvaluationNotFound, EvaluationStateConflict."""
+        evaluation = await self._registry.resume(evaluation_id)
+        self._wake()
+        return evaluation
+
+    async def delete(self, evaluation_id: str) -> None:
+        """Forget it. Raises EvaluationNotFound, EvaluationStateConflict."""
+        await self._registry.delete(evaluation_id)
+
+    async def items(self, evaluation_id: str) -> tuple[EvaluationItem, ...]:
+        """What is asked. Raises EvaluationNotFound."""
+        return await self._registry.items(evaluation_id)
+
+    async def table(self, evaluation_id: str) -> tuple[tuple[Cell, ...], Mapping[tuple[int, str], int]]:
+        """Means so far by target, task and metric; and how many items ended with which code."""
+        tasks = [item.task for item in await self._registry.items(evaluation_id)]
+        measured = await self._registry.measured(evaluation_id)
+        return mean_table(tasks, measured), refusals(measured)
+
+    async def results(
+        self, evaluation_id: str, *, target: int | None, after: tuple[int, int] | None, limit: int
+    ) -> tuple[Measurement, ...]:
+        """Measurements with their answers, in order of target and item. Raises EvaluationNotFound."""
+        await self._registry.get(evaluation_id)
+        return await self._registry.measured(evaluation_id, target=target, after=after, limit=limit, with_answers=True)
+
+    async def compare(
+        self, evaluation_id: str, baseline: str, candidate: str, other_id: str | None
+    ) -> tuple[Comparison, ...]:
+        """Two targets of one evaluation; or the baseline out of another one on the same items.
+
+        Raises:
+            EvaluationNotFound, EvaluationsDiffer.
+            TargetNotEvaluated: by its ``model`` or its place.
+        """
+        evaluation = await self._registry.get(evaluation_id)
+        other = evaluation if other_id is None else await self._registry.get(other_id)
+        same = (evaluation.items_digest, evaluation.max_tokens) == (other.items_digest, other.max_tokens)
+        if not same:
+            raise EvaluationsDiffer(evaluation.id, other.id)
+        tasks = [item.task for item in await self._registry.items(evaluation_id)]
+        before = await self._registry.measured(other.id, target=target_index(other, baseline))
+        after = await self._registry.measured(evaluation.id, target=target_index(evaluation, candidate))
+        return compare(tasks, {one.item: one.values for one in before}, {one.item: one.values for one in after})
+
+
+def target_index(evaluation: Evaluation, name: str) -> int:
+    """The place of a target: by its number, by ``model`` as it was asked, or with exact versions.
+
+    Raises:
+        TargetNotEvaluated: there is no such target.
+    """
+    if name.isascii() and name.isdigit() and int(name[:9]) < len(evaluation.targets):
+        return int(name[:9])
+    for index, target in enumerate(evaluation.targets):
+        if name in (target.model, target.pinned):
+            return index
+    raise TargetNotEvaluated(name, [target.model for target in evaluation.targets])
+
+
+def require_metrics(metrics: Sequence[str], items: Sequence[EvaluationItem]) -> None:
+    """Refuse patterns that cannot be searched for, and metrics that would measure nothing.
+
+    Raises:
+        InvalidPattern, MetricNotApplicable.
+    """
+    for pattern in {item.pattern for item in items if item.pattern is not None}:
+        Pattern(pattern)
+    for name in metrics:
+        metric = ANSWER_METRICS[name]
+        if all(given(metric, item.reference, item.pattern) is None for item in items):
+            raise MetricNotApplicable(name, f"a {metric.needs}")

@@ -1,0 +1,138 @@
+"""The registry of evaluations, on every database."""
+
+import itertools
+
+import pytest
+
+from amalgam.domain.evaluation import EvaluationDraft, EvaluationError, EvaluationItem, EvaluationTarget, Measurement
+from amalgam.errors.evaluations import (
+    EvaluationNotFound,
+    EvaluationStateConflict,
+    EvaluationStopped,
+    TooManyEvaluations,
+)
+from amalgam.registry import evaluations as module
+from amalgam.registry.database import Database
+from amalgam.registry.evaluations import EvaluationRegistry
+from tests.registry_fixtures import FakeClock
+
+ITEMS = (
+    EvaluationItem(task="sql", prompt="a", reference="b"),
+    EvaluationItem(task="json", messages=({"role": "user", "content": "ü\u0000"},), pattern="x"),
+    EvaluationItem(task="sql", prompt="c"),
+)
+TARGETS = tuple(EvaluationTarget(model=name, pinned=f"{name}@1", meaning=f"{name}@1") for name in ("a", "b"))
+DRAFT = EvaluationDraft("evaluation", "nightly", TARGETS, ITEMS, ("contains", "regex"), 8)
+
+
+@pytest.fixture
+def rows(database: Database, clock: FakeClock) -> EvaluationRegistry:
+    ids = itertools.count(1)
+    return EvaluationRegistry(database, clock, lambda: f"eval-{next(ids)}")
+
+
+def one(target: int, item: int, **fields: object) -> Measurement:
+    return Measurement(target=target, item=item, served="a@1", answer="ä", values={"contains": 1.0}, **fields)  # type: ignore[arg-type]
+
+
+async def test_what_was_asked_comes_back(rows: EvaluationRegistry) -> None:
+    made = await rows.create(DRAFT)
+    assert (made.state, made.done, made.total) == ("queued", 0, 6)
+    assert made.tasks == {"sql": 2, "json": 1}
+    assert made.targets == TARGETS
+    assert await rows.get(made.id) == made
+    assert await rows.items(made.id) == ITEMS
+    for ask in (rows.get, rows.items, rows.cancel, rows.resume, rows.delete):
+        with pytest.raises(EvaluationNotFound):
+            await ask("eval-x")
+
+
+async def test_a_run_keeps_what_it_measured(rows: EvaluationRegistry, clock: FakeClock) -> None:
+    made = await rows.create(DRAFT)
+    clock.advance(1)
+    await rows.create(DRAFT)
+    claimed = await rows.claim("me", lease_s=10)
+    assert claimed is not None
+    assert (claimed.id, claimed.state) == (made.id, "running")
+    await rows.save(made.id, "me", [one(1, 0), one(0, 2, error_code="engine_refused")], lease_s=10)
+    await rows.save(made.id, "me", [one(0, 1)], lease_s=10)
+    with pytest.raises(EvaluationStopped):
+        await rows.save(made.id, "other", [one(0, 0)], lease_s=10)
+    assert (await rows.get(made.id)).done == 3
+    found = await rows.measured(made.id, with_answers=True)
+    assert found == (one(0, 1), one(0, 2, error_code="engine_refused"), one(1, 0))
+    assert [m.answer for m in await rows.measured(made.id)] == [None] * 3
+    assert await rows.measured(made.id, target=1, with_answers=True) == (one(1, 0),)
+    assert [(m.target, m.item) for m in await rows.measured(made.id, after=(0, 1), limit=1)] == [(0, 2)]
+    error = EvaluationError(code="engine_not_ready", message="gone")
+    assert (await rows.finish(made.id, "me", "failed", error)).error == error
+    with pytest.raises(EvaluationStopped):
+        await rows.finish(made.id, "me", "done")
+    second = await rows.claim("me", lease_s=10)
+    assert second is not None
+    assert second.id != made.id
+    assert await rows.claim("me", lease_s=10) is None
+
+
+async def test_a_silent_server_leaves_an_interrupted_row_that_goes_on(
+    rows: EvaluationRegistry, clock: FakeClock
+) -> None:
+    made = await rows.create(DRAFT)
+    await rows.claim("dead", lease_s=10)
+    await rows.save(made.id, "dead", [one(0, 0)], lease_s=10)
+    clock.advance(9)
+    assert await rows.interrupt_expired() == ()
+    clock.advance(1)
+    assert await rows.interrupt_expired() == (made.id,)
+    with pytest.raises(EvaluationStopped):
+        await rows.save(made.id, "dead", [one(0, 1)], lease_s=10)
+    assert (await rows.get(made.id)).state == "interrupted"
+    assert (await rows.resume(made.id)).state == "queued"
+    again = await rows.claim("new", lease_s=10)
+    assert again is not None
+    assert again.done == 1
+    assert len(await rows.measured(made.id)) == 1
+
+
+async def test_which_state_allows_what(rows: EvaluationRegistry) -> None:
+    made = await rows.create(DRAFT)
+    with pytest.raises(EvaluationStateConflict):
+        await rows.resume(made.id)
+    await rows.claim("me", lease_s=10)
+    with pytest.raises(EvaluationStateConflict):
+        await rows.delete(made.id)
+    assert (await rows.cancel(made.id)).state == "cancelled"
+    with pytest.raises(EvaluationStopped):
+        await rows.save(made.id, "me", [], lease_s=10)
+    for ask in (rows.cancel, rows.resume):
+        with pytest.raises(EvaluationStateConflict):
+            await ask(made.id)
+    await rows.delete(made.id)
+    assert await rows.measured(made.id) == ()
+
+
+async def test_pages_are_newest_first(rows: EvaluationRegistry, clock: FakeClock) -> None:
+    made = []
+    for number in range(5):
+        made.append((await rows.create(DRAFT)).id)
+        if number % 2:
+            clock.advance(1)
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await rows.list(None, limit=2, cursor=cursor)
+        found += [row.id for row in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert found == made[::-1]
+    assert (await rows.list("sweep", limit=9)).items == ()
+
+
+async def test_only_so_many_wait(rows: EvaluationRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    await rows.create(DRAFT)
+    with pytest.raises(TooManyEvaluations):
+        await rows.create(DRAFT)
+    await rows.claim("me", lease_s=10)
+    await rows.create(DRAFT)
