@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from amalgam.domain.pattern_search import Pattern
+from amalgam.domain.pattern import Pattern
 
 Need = Literal["reference", "JSON reference", "pattern", "nothing"]
 LOG_LIKELIHOOD: Final = "log_likelihood"

@@ -11,14 +11,13 @@ from amalgam.errors import AmalgamError, Conflict, InvalidRequest, NotFound, Una
 
 
 class InvalidPattern(InvalidRequest):
-    """A pattern that cannot be read, or that is too large; ``position`` counts from 1."""
+    """A pattern that cannot be read, or that is too large."""
 
     code = "invalid_pattern"
     param = "items"
 
-    def __init__(self, position: int, reason: str) -> None:
-        self.position = position
-        super().__init__(f"The pattern cannot be used: at character {position}, {reason}.")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The pattern cannot be used: {reason}. Patterns are RE2's.")
 
 
 class MetricNotApplicable(InvalidRequest):

@@ -14,7 +14,7 @@ from amalgam.domain.evaluation import (
     Measurement,
 )
 from amalgam.domain.evaluation_table import Cell, Comparison, compare, mean_table, refusals
-from amalgam.domain.pattern_search import Pattern
+from amalgam.domain.pattern import Pattern
 from amalgam.errors.evaluations import (
     EvaluationsDiffer,
     EvaluationTooLarge,
