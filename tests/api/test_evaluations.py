@@ -295,7 +295,7 @@ async def test_a_server_that_was_killed_leaves_an_interrupted_one(tmp_path: Path
 
 async def test_an_engine_that_restarts_is_waited_for(tmp_path: Path) -> None:
     class Restarting(Parrot):
-        left = 2
+        left = 1
 
         def say(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
             if self.left:
