@@ -12,10 +12,13 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse
 
+from amalgam.domain.blend import BlendError, BlendOrder, BlendReply
 from amalgam.domain.clock import utc_now
+from amalgam.domain.evaluation import EvaluationDraft
 from amalgam.errors.engine import EngineNotReady, EngineRefused
 from amalgam.registry.database import Database
 from amalgam.registry.evaluations import EvaluationRegistry
+from amalgam.services.blender_link import BlenderLink
 from tests.api.fake_engine import FakeEngine
 from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, write_adapter
 
@@ -136,7 +139,7 @@ async def test_results_page_by_page_and_exports(shop: tuple[House, httpx.AsyncCl
         rows, cursor = rows + page["data"], page["next_cursor"]
     assert [(row["target"], row["item"]) for row in rows] == [(t, i) for t in range(2) for i in range(3)]
     assert (rows[3]["served"], rows[3]["answer"], rows[3]["values"]["contains"]) == ("sql@1", "yes yes", 1.0)
-    assert (rows[5]["served"], rows[5]["answer"], rows[5]["error_code"]) == ("", None, "invalid_request")
+    assert (rows[5]["served"], rows[5]["answer"], rows[5]["error_code"]) == ("sql@1", None, "invalid_request")
     exported = (await http.get(f"{url}/export")).json()
     assert exported["results"] == rows
     assert exported["items"][1] == {"task": "numbers", "prompt": "say 1", "reference": "1"}
@@ -283,8 +286,6 @@ async def test_a_server_that_was_killed_leaves_an_interrupted_one(tmp_path: Path
         rows = EvaluationRegistry(database, utc_now, lambda: "eval-killed")
         [kept] = (await rows.list(None, limit=5)).items
         items = await rows.items(kept.id)
-        from amalgam.domain.evaluation import EvaluationDraft
-
         await rows.create(EvaluationDraft("evaluation", "", kept.targets, items, kept.metrics, 8))
         while (claimed := await rows.claim("dead", lease_s=0.0)) is not None and claimed.id != "eval-killed":
             pass
@@ -294,7 +295,7 @@ async def test_a_server_that_was_killed_leaves_an_interrupted_one(tmp_path: Path
 
 async def test_an_engine_that_restarts_is_waited_for(tmp_path: Path) -> None:
     class Restarting(Parrot):
-        left = 2
+        left = 1
 
         def say(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
             if self.left:
@@ -306,6 +307,24 @@ async def test_an_engine_that_restarts_is_waited_for(tmp_path: Path) -> None:
         report = await ended(http, await submit(http, targets=["tiny"], items=ITEMS[:1]))
         assert means(report) == {("tiny", "all", "exact_match"): (1.0, 1)}
         assert house.engine.calls[0][1]["model"] == "tiny"
+
+
+async def test_a_blend_that_cannot_be_built_is_not_built_for_every_item(
+    shop: tuple[House, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, http = shop
+    orders = []
+
+    async def refuse(_: BlenderLink, order: BlendOrder) -> BlendReply:
+        orders.append(order.id)
+        return BlendReply(id=order.id, error=BlendError(code="merge_undefined", status=422, message="no"))
+
+    monkeypatch.setattr(BlenderLink, "build", refuse)
+    items = [CHAT | {"reference": str(number)} for number in range(300)]
+    report = await ended(http, await submit(http, targets=["sql + 3*json", "tiny"], items=items))
+    assert report["refused"] == [{"target": 0, "code": "merge_undefined", "count": 300}]
+    assert [(cell["model"], cell["count"]) for cell in report["table"]] == [("tiny", 300)]
+    assert len(orders) <= 2
 
 
 async def test_the_list_knows_kinds_and_pages(shop: tuple[House, httpx.AsyncClient]) -> None:

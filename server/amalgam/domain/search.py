@@ -92,20 +92,20 @@ def grid(axes: Mapping[str, Axis], matters: Callable[[str, Point], bool]) -> lis
     if size > MAX_COMBINATIONS:
         raise InvalidSweep(f"the grid has {size} combinations, of at most {MAX_COMBINATIONS}; search at random")
     points = (_point(dict(zip(axes, values, strict=True)), matters) for values in itertools.product(*lists))
-    return _once(points)
+    return list({tuple(point.items()): point for point in points}.values())
 
 
 def draw(axes: Mapping[str, Axis], matters: Callable[[str, Point], bool], trials: int, seed: int) -> list[Point]:
     """Up to ``trials`` different combinations, drawn evenly and independently; fewer where there are no more."""
     # Not a secret: the same seed gives the same candidates.
     chance = random.Random(seed)  # noqa: S311
-    found: list[Point] = []
+    found: dict[tuple[tuple[str, Choice], ...], Point] = {}
     for _ in range(trials * _DRAWS_PER_TRIAL):
-        values = {name: _drawn(axis, chance) for name, axis in axes.items()}
-        found = _once([*found, _point(values, matters)])
+        point = _point({name: _drawn(axis, chance) for name, axis in axes.items()}, matters)
+        found.setdefault(tuple(point.items()), point)
         if len(found) == trials:
             break
-    return found
+    return list(found.values())
 
 
 def _drawn(axis: Axis, chance: random.Random) -> Choice:
@@ -120,10 +120,6 @@ def _point(values: Mapping[str, Choice], matters: Callable[[str, Point], bool]) 
         if matters(name, kept):
             kept[name] = value
     return kept
-
-
-def _once(points: Any) -> list[Point]:
-    return list({tuple(point.items()): point for point in points}.values())
 
 
 def standing(target: int, scores: Mapping[str, tuple[float | None, float | None]], *, logs: frozenset[str]) -> Standing:

@@ -192,6 +192,12 @@ class EvaluationRegistry:
             raise EvaluationNotFound(evaluation_id)
         return tuple(EvaluationItem.model_validate(item) for item in found)
 
+    async def known(self, evaluation_id: str) -> set[tuple[int, int]]:
+        """(target, item) of every measurement."""
+        query = sa.select(results.c.target, results.c.item).where(results.c.evaluation_id == evaluation_id)
+        async with self._database.read() as connection:
+            return {(target, item) for target, item in await connection.execute(query)}
+
     async def measured(
         self,
         evaluation_id: str,

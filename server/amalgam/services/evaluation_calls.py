@@ -52,7 +52,7 @@ class EvaluationCalls:
         self._clock = clock
 
     async def measure(self, evaluation: Evaluation, target: int, index: int, item: EvaluationItem) -> Measurement:
-        """Ask, and score. What the target or the engine refuse is a measurement too, with its code.
+        """Ask, and score. What is refused is a measurement too; where nobody served, it is the target that was refused.
 
         Raises:
             AmalgamError: one that a later try may not meet: the server could not be asked for ``_RETRY_FOR_S``.
@@ -79,11 +79,16 @@ class EvaluationCalls:
         # A weighted alias means the same for an item whatever else is asked.
         async with self._inference.admit(model, user=f"{evaluation.items_digest}-{index}", client=CLIENT) as held:
             served = held.engine_name
-            if any(value is not None for value in wanted.values()):
-                answer = await self._generate(served, item, evaluation.max_tokens)
-            if reference is not None:
-                likelihood = await self._likelihood(served, item, reference)
-                values |= {} if likelihood is None else {LOG_LIKELIHOOD: likelihood}
+            try:
+                if any(value is not None for value in wanted.values()):
+                    answer = await self._generate(served, item, evaluation.max_tokens)
+                if reference is not None:
+                    likelihood = await self._likelihood(served, item, reference)
+                    values |= {} if likelihood is None else {LOG_LIKELIHOOD: likelihood}
+            except AmalgamError as error:
+                if error.retry_after_s is not None:
+                    raise
+                return Measurement(target=target, item=index, served=served, error_code=error.code)
         if answer is not None:
             # A pattern may take a while, and the streams of clients must not wait for it.
             values |= await asyncio.to_thread(score, answer, wanted)

@@ -21,6 +21,7 @@ LEASE_S: Final = 30.0
 _SAVE_PERIOD_S: Final = 1.0
 _LOOK_PERIOD_S: Final = 2.0
 _MAX_UNSAVED: Final = 256
+_ROOM_PERIOD_S: Final = 0.05
 _GOODBYE_S: Final = 2.0
 
 
@@ -138,11 +139,12 @@ class EvaluationRunner:
 
     async def _measure(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
         items = await self._registry.items(evaluation.id)
-        known = {(one.target, one.item) for one in await self._registry.measured(evaluation.id)}
+        known = await self._registry.known(evaluation.id)
         missing = iter(_missing(evaluation, items, known))
+        refused: dict[int, str] = {}
         async with asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
-                group.create_task(self._work_off(evaluation, items, missing, unsaved))
+                group.create_task(self._work_off(evaluation, items, missing, unsaved, refused))
 
     async def _work_off(
         self,
@@ -150,12 +152,22 @@ class EvaluationRunner:
         items: tuple[EvaluationItem, ...],
         missing: Iterator[tuple[int, int]],
         unsaved: list[Measurement],
+        refused: dict[int, str],
     ) -> None:
         """Take from ``missing``, which several share, until nothing is left."""
         for target, index in missing:
-            while len(unsaved) >= _MAX_UNSAVED:  # noqa: ASYNC110  (the registry is away; there is nothing to be told by)
-                await asyncio.sleep(self._save_period_s)
-            one = await self._calls.measure(evaluation, target, index, items[index])
+            # The registry may be away for a while; what is measured meanwhile has to fit somewhere.
+            while len(unsaved) >= _MAX_UNSAVED:
+                self.wake()
+                await asyncio.sleep(_ROOM_PERIOD_S)
+            if target in refused:
+                one = Measurement(target=target, item=index, error_code=refused[target])
+            else:
+                one = await self._calls.measure(evaluation, target, index, items[index])
+            of = evaluation.targets[target]
+            if one.error_code is not None and not one.served and of.pinned == of.meaning:
+                # A blend that cannot be built is not built anew for every item; a weighted alias may do better.
+                refused[target] = one.error_code
             self._metrics.evaluation_call(refused=one.error_code is not None)
             unsaved.append(one)
 

@@ -1,5 +1,6 @@
 """Evaluations: what may be asked for, and what can be read of it."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -25,8 +26,8 @@ from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import Inference
 
-EXPORT_PAGE: Final = 500
-"""Measurements that are read at once, so that an export takes little memory."""
+EXPORT_PAGE: Final = 200
+"""Measurements that are read at once: reading more would keep streams of clients waiting."""
 
 
 class EvaluationService:
@@ -76,7 +77,7 @@ class EvaluationService:
         """
         if len(draft.targets) * len(draft.items) > self._max_calls:
             raise EvaluationTooLarge(len(draft.targets), len(draft.items), self._max_calls)
-        require_metrics(draft.metrics, draft.items)
+        await asyncio.to_thread(require_metrics, draft.metrics, draft.items)
         evaluation = await self._registry.create(draft)
         self._wake()
         return evaluation
@@ -112,8 +113,17 @@ class EvaluationService:
     async def table(self, evaluation_id: str) -> tuple[tuple[Cell, ...], Mapping[tuple[int, str], int]]:
         """Means so far by target, task and metric; and how many items ended with which code."""
         tasks = [item.task for item in await self._registry.items(evaluation_id)]
-        measured = await self._registry.measured(evaluation_id)
-        return mean_table(tasks, measured), refusals(measured)
+        measured = await self._measured(evaluation_id, None)
+        return await asyncio.to_thread(mean_table, tasks, measured), refusals(measured)
+
+    async def _measured(self, evaluation_id: str, target: int | None) -> Sequence[Measurement]:
+        """All, without their answers."""
+        found: list[Measurement] = []
+        after = None
+        while page := await self._registry.measured(evaluation_id, target=target, after=after, limit=EXPORT_PAGE):
+            found += page
+            after = (page[-1].target, page[-1].item)
+        return found
 
     async def results(
         self, evaluation_id: str, *, target: int | None, after: tuple[int, int] | None, limit: int
@@ -137,9 +147,10 @@ class EvaluationService:
         if not same:
             raise EvaluationsDiffer(evaluation.id, other.id)
         tasks = [item.task for item in await self._registry.items(evaluation_id)]
-        before = await self._registry.measured(other.id, target=target_index(other, baseline))
-        after = await self._registry.measured(evaluation.id, target=target_index(evaluation, candidate))
-        return compare(tasks, {one.item: one.values for one in before}, {one.item: one.values for one in after})
+        before = await self._measured(other.id, target_index(other, baseline))
+        after = await self._measured(evaluation.id, target_index(evaluation, candidate))
+        sides = [{one.item: one.values for one in side} for side in (before, after)]
+        return await asyncio.to_thread(compare, tasks, *sides)
 
 
 def target_index(evaluation: Evaluation, name: str) -> int:

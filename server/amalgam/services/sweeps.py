@@ -104,8 +104,6 @@ class SweepService:
         adapters = tuple(dict.fromkeys(adapter for adapter, _ in order.tasks.values()))
         singles = [self._evaluations.pin(adapter) for adapter in adapters]
         points, candidates = self._candidates(order.search, adapters)
-        if len(singles) + len(candidates) > MAX_TARGETS:
-            raise InvalidSweep(f"it has {len(candidates)} candidates beside {len(singles)} adapters, of {MAX_TARGETS}")
         plan = SweepPlan(
             tasks={
                 task: SweepTask(adapter=adapters.index(adapter), metric=metric)
@@ -136,6 +134,8 @@ class SweepService:
         axes |= {"density": search.density, "lambda": search.lambda_, "rank": search.rank}
         axes = {name: axis for name, axis in axes.items() if not isinstance(axis, Sequence) or axis}
         tried = grid(axes, _matters) if search.kind == "grid" else draw(axes, _matters, search.trials, search.seed)
+        if len(adapters) + len(tried) > MAX_TARGETS:
+            raise InvalidSweep(f"it has {len(tried)} candidates beside {len(adapters)} adapters, of {MAX_TARGETS}")
         found: dict[str, tuple[Point, EvaluationTarget]] = {}
         for point in map(_plain, tried):
             target = self._pin(_recipe(point, adapters, search.seed), point)
