@@ -3,7 +3,7 @@
 import typer
 
 from amalgam import __version__
-from amalgam.cli import adapters, aliases, blender, demo, doctor, merge, serve, worker
+from amalgam.cli import adapters, aliases, blender, demo, doctor, export, merge, serve, worker
 
 app = typer.Typer(
     name="amalgam",
@@ -16,6 +16,7 @@ app.command(context_settings={"allow_extra_args": True})(serve.serve)
 app.command(hidden=True)(worker.worker)
 app.command(hidden=True)(blender.blender)
 app.command()(doctor.doctor)
+app.command()(export.export)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(merge.app, name="merge")

@@ -10,6 +10,7 @@ from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog
+from amalgam.services.exports import ExportService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.lineage import LineageService
@@ -35,6 +36,7 @@ class Services:
     idempotency: Idempotency
     lineage: LineageService
     blender: BlenderLink
+    exports: ExportService
 
 
 def services(request: Request) -> Services:

@@ -10,6 +10,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.merging      expressions, recipes, plans, kernels
     ├── errors.blends       expressions in the ``model`` field: limits, the blend process
     ├── errors.jobs         jobs and their leases
+    ├── errors.exports      checkpoints made of the base model and an adapter
     └── errors.engine       the engine: not ready, failed to load, gone
 """
 
