@@ -3,7 +3,7 @@
 import typer
 
 from amalgam import __version__
-from amalgam.cli import adapters, aliases, blender, demo, doctor, evaluate, merge, serve, worker
+from amalgam.cli import adapters, aliases, blender, demo, doctor, evaluate, export, merge, serve, worker
 
 app = typer.Typer(
     name="amalgam",
@@ -17,6 +17,7 @@ app.command(hidden=True)(worker.worker)
 app.command(hidden=True)(blender.blender)
 app.command()(doctor.doctor)
 app.command(name="eval")(evaluate.evaluate)
+app.command()(export.export)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(merge.app, name="merge")

@@ -20,6 +20,7 @@ from amalgam.api import (
     admin_aliases,
     admin_engine,
     admin_evaluations,
+    admin_exports,
     admin_lineage,
     admin_merges,
     admin_sweeps,
@@ -55,6 +56,7 @@ from amalgam.services.demo_adapters import register_missing
 from amalgam.services.evaluation_calls import Ask, EvaluationCalls
 from amalgam.services.evaluation_run import EvaluationRunner
 from amalgam.services.evaluations import EvaluationService
+from amalgam.services.exports import ExportService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.lineage import LineageService
@@ -69,6 +71,7 @@ from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
 from amalgam.store.blend_folders import BlendFolders, default_root
+from amalgam.store.export_folders import ExportFolders
 from amalgam.store.hub_source import HubSource
 from amalgam.store.sources import sources
 from amalgam.telemetry.build import build_versions
@@ -133,6 +136,7 @@ def create_app(
     app.include_router(admin_aliases.router())
     app.include_router(admin_merges.router())
     app.include_router(admin_lineage.router())
+    app.include_router(admin_exports.router())
     app.include_router(admin_engine.router())
     app.include_router(admin_evaluations.router())
     app.include_router(admin_sweeps.router())
@@ -195,7 +199,7 @@ async def _build(
     )
     worker = WorkerLink(
         _worker_command(),
-        _worker_environment(settings, base),
+        _worker_environment(settings, base, args.model),
         merges.hear,
         on_progress=merges.hear_progress,
         on_end=merges.worker_ended,
@@ -236,7 +240,12 @@ async def _build(
         blender,
         evaluations,
         SweepService(evaluations, merges),
+        ExportService(jobs, store, catalog, merges, worker, _export_folders(settings), Path(args.model)),
     )
+
+
+def _export_folders(settings: Settings) -> ExportFolders | None:
+    return None if settings.export_root is None else ExportFolders(settings.export_root)
 
 
 def _runner(
@@ -267,7 +276,7 @@ async def _blend_tier(
     budget = await asyncio.to_thread(folders.budget, settings.blend_bytes)
     if budget < settings.blend_bytes:
         logger.warning("blends get %d bytes, half of what is free for them, not %d", budget, settings.blend_bytes)
-    blender = BlenderLink(_blender_command(), _worker_environment(settings, base), settings.blend_timeout_s)
+    blender = BlenderLink(_blender_command(), _worker_environment(settings, base, ""), settings.blend_timeout_s)
     if settings.inline_blends:
         await blender.start()
         stack.push_async_callback(blender.stop)
@@ -328,11 +337,13 @@ def _blender_command() -> tuple[str, ...]:
     return (sys.executable, "-m", "amalgam", "blender")
 
 
-def _worker_environment(settings: Settings, base: BaseModelSpec) -> dict[str, str]:
+def _worker_environment(settings: Settings, base: BaseModelSpec, model_dir: str) -> dict[str, str]:
     """This process's environment with the settled settings; flags of the command line reach the worker this way."""
     return dict(os.environ) | {
         "AMALGAM_STORE": str(settings.store),
         "AMALGAM_DATABASE_URL": settings.database_url,
         "AMALGAM_MAX_LORA_RANK": str(base.max_lora_rank),
         "OMP_NUM_THREADS": str(settings.worker_threads),
+        **({"AMALGAM_EXPORT_ROOT": str(settings.export_root)} if settings.export_root else {}),
+        **({"AMALGAM_BASE_MODEL": model_dir} if model_dir else {}),
     }

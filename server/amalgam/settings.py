@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     blend_timeout_s: float = Field(
         30.0, gt=0, description="a blend process silent for so long on one blend is restarted, seconds"
     )
+    export_root: Path | None = Field(
+        None, description="folder that exported checkpoints are written below; unset: no exports"
+    )
+    base_model: Path | None = Field(
+        None, description="folder of the base model, for a merge worker started by hand that is to export"
+    )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     access_log: bool | None = Field(None, description="one log line for each request; unset: with log_format json only")
     cpu_lora: Literal["amalgam", "stock"] = Field(

@@ -1,4 +1,4 @@
-"""The merge process: claim a job, build it, hand over the bytes, repeat.
+"""The merge process: claim a job, build or export it, hand over the bytes, repeat.
 
 A crash, a hang or an exhausted memory here ends in a stated job and stops no token. The lease is renewed while a job
 is built; a worker that lost it (paused for too long, say) is refused by the registry and drops its result. A build that
@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,16 @@ import torch
 
 from amalgam.domain.adapter import AdapterVersion, VersionRef
 from amalgam.domain.clock import new_id, utc_now
+from amalgam.domain.export import ExportSpec
 from amalgam.domain.job import Job, JobError
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.version import VersionDraft
 from amalgam.errors import AmalgamError, Unavailable
 from amalgam.errors.adapters import ArtifactDamaged
+from amalgam.errors.exports import ExportsOff
 from amalgam.errors.jobs import LeaseLost
 from amalgam.errors.merging import MergeCancelled, OutOfMemory
+from amalgam.exporter import ExportOrder, is_exported, record_export, stage_export
 from amalgam.merge.build import BuildOptions, MergeOutcome, build_adapter
 from amalgam.merge.rehearse import rehearse
 from amalgam.merge.run import RunOptions
@@ -38,6 +42,7 @@ from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
+from amalgam.store.export_folders import ExportFolders
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors
 
@@ -99,6 +104,9 @@ class MergeWorker:
             return False
         _say(job=job.id, state="running")
         try:
+            if job.kind == "export":
+                await self._export(job)
+                return True
             built = await self._build(job)
             await self._jobs.finish_built(job.id, job.fencing_token, built.draft, built.timings)
             _say(job=job.id, state="built")
@@ -156,14 +164,60 @@ class MergeWorker:
     async def _build(self, job: Job) -> Built:
         """Build in a thread, renew the lease beside it, and stop the thread where the lease or the job is gone."""
         watch = Watch()
-        keeper = asyncio.create_task(self._keep_lease(job, watch))
-        try:
+        async with self._lease_kept(job, watch):
             recipe = Recipe.model_validate(job.recipe)
             versions = {ref: await self._version(ref) for ref in recipe.adapters}
             return await asyncio.to_thread(self._compute, job, recipe, versions, watch, asyncio.get_running_loop())
+
+    @asynccontextmanager
+    async def _lease_kept(self, job: Job, watch: Watch) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(self._keep_lease(job, watch))
+        try:
+            yield
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _export(self, job: Job) -> None:
+        """Write the checkpoint, give it its name, then record it. A start before this one may have come as far."""
+        root, base = self._settings.export_root, self._settings.base_model
+        if root is None or base is None:
+            raise ExportsOff
+        folders = ExportFolders(root)
+        timings: dict[str, float] = {}
+        if not await asyncio.to_thread(is_exported, folders, job):
+            watch = Watch()
+            async with self._lease_kept(job, watch):
+                order = await self._export_order(job, base)
+                report = self._reporter(job, watch, asyncio.get_running_loop())
+                staging = await asyncio.to_thread(folders.stage)
+                try:
+                    timings = await asyncio.to_thread(stage_export, order, folders, staging, report, watch.stopped)
+                    # Whoever lost the job meanwhile must not give out its name.
+                    await self._jobs.heartbeat(job.id, job.fencing_token, lease_s=self._settings.job_lease_s)
+                    await asyncio.to_thread(folders.publish, staging, job.name)
+                finally:
+                    await asyncio.to_thread(staging.close)
+        if await record_export(self._jobs, folders, job, timings):
+            _say(job=job.id, state="published")
+
+    async def _export_order(self, job: Job, base: Path) -> ExportOrder:
+        spec = ExportSpec.model_validate(job.recipe)
+        versions = {ref: await self._version(ref) for ref in spec.recipe.adapters}
+        sources = {ref: await asyncio.to_thread(self._open, version) for ref, version in versions.items()}
+        recipes = {ref: version.lineage["recipe"] for ref, version in versions.items() if version.lineage}
+        return ExportOrder(spec, sources, base, self._options(versions), recipes)
+
+    def _reporter(self, job: Job, watch: Watch, loop: asyncio.AbstractEventLoop) -> Callable[[int, int], None]:
+        """Takes (done, total) in the computing thread; the server hears of it now and then."""
+
+        def on_progress(done: int, total: int) -> None:
+            watch.done, watch.total, watch.moved_at = done, total, time.monotonic()
+            if watch.moved_at - watch.said_at >= _SAY_PERIOD_S or done == total:
+                watch.said_at = watch.moved_at
+                loop.call_soon_threadsafe(partial(_say, job=job.id, progress=[job.attempts, done, total]))
+
+        return on_progress
 
     async def _keep_lease(self, job: Job, watch: Watch) -> None:
         while True:
@@ -202,20 +256,13 @@ class MergeWorker:
         began = time.monotonic()
         sources = {ref: self._open(version) for ref, version in versions.items()}
         opened = time.monotonic()
-
-        def on_progress(done: int, total: int) -> None:
-            watch.done, watch.total, watch.moved_at = done, total, time.monotonic()
-            if watch.moved_at - watch.said_at >= _SAY_PERIOD_S or done == total:
-                watch.said_at = watch.moved_at
-                loop.call_soon_threadsafe(partial(_say, job=job.id, progress=[job.attempts, done, total]))
-
         with self._store.stage() as staging:
             outcome = build_adapter(
                 recipe,
                 sources,
                 FolderSink(staging.folder),
                 self._options(versions),
-                on_progress=on_progress,
+                on_progress=self._reporter(job, watch, loop),
                 is_cancelled=watch.stopped,
             )
             computed = time.monotonic()

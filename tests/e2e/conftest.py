@@ -56,6 +56,7 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         "AMALGAM_API_KEYS": API_KEY,
         "AMALGAM_STORE": str(store),
         "AMALGAM_SOURCE_ROOTS": str(sources),
+        "AMALGAM_EXPORT_ROOT": str(folder / "exports"),
         "AMALGAM_MAX_LORAS": "4",
         "AMALGAM_MAX_CPU_LORAS": "6",
         "AMALGAM_BLEND_BYTES": str(32 << 20),

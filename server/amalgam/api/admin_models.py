@@ -141,15 +141,19 @@ class JobView(BaseModel):
     """A job as the API shows it."""
 
     id: str = Field(examples=["job-8f14e45fceea4e6f9d5c1f6a2b7c3d90"])
-    kind: str = Field(examples=["merge"])
-    name: str = Field(description="adapter that the result becomes a version of", examples=["sql-json"])
+    kind: str = Field(description="merge | export", examples=["merge"])
+    name: str = Field(
+        description="adapter that the result becomes a version of; of an export: its folder", examples=["sql-json"]
+    )
     state: str = Field(description="queued | running | built | published | failed | cancelled", examples=["published"])
     recipe: dict[str, Any] = Field(
-        description="completed, inputs pinned",
+        description="completed, inputs pinned; of an export: within what else was asked for",
         examples=[{"method": "task_arithmetic", "inputs": [{"adapter": "sql@1"}, {"adapter": "json@1"}]}],
     )
     recipe_digest: str = Field(examples=["5b0c…"])
-    progress: dict[str, Any] | None = Field(examples=[{"modules_done": 210, "modules_total": 210}])
+    progress: dict[str, Any] | None = Field(
+        description="in modules; of an export: tensors", examples=[{"modules_done": 210, "modules_total": 210}]
+    )
     error: dict[str, Any] | None = Field(description="code, status and message of a failed job", examples=[None])
     version: str | None = Field(description="what it made, as name@number", examples=["sql-json@1"])
     timings_s: dict[str, float] = Field(description="seconds by step", examples=[{"merge": 0.41, "probe": 0.05}])

@@ -11,6 +11,7 @@ from amalgam.services.aliases import AliasService
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog
 from amalgam.services.evaluations import EvaluationService
+from amalgam.services.exports import ExportService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.lineage import LineageService
@@ -39,6 +40,7 @@ class Services:
     blender: BlenderLink
     evaluations: EvaluationService
     sweeps: SweepService
+    exports: ExportService
 
 
 def services(request: Request) -> Services:

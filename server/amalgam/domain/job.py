@@ -1,6 +1,6 @@
 """Jobs: one run of a recipe, and the few ways its state may change.
 
-    queued ──> running ──> built ──> published
+    queued ──> running ──> built ──> published        (an export is published as it is built)
       ^  │       │  │        └─────> failed
       │  │       │  ├──────────────> failed
       │  │       │  └──────────────> cancelled
@@ -63,9 +63,9 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: str = Field(description="what kind of work: merge")
-    name: str = Field(description="adapter that the result becomes a version of")
-    recipe: dict[str, Any] = Field(description="the frozen recipe, inputs pinned")
+    kind: str = Field(description="what kind of work: merge | export")
+    name: str = Field(description="adapter that the result becomes a version of, or folder that it becomes")
+    recipe: dict[str, Any] = Field(description="the frozen recipe, inputs pinned; of an export its spec")
     recipe_digest: str
     set_default: bool = Field(description="whether publishing moves the default version to the result")
     state: JobState

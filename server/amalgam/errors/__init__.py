@@ -11,6 +11,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.blends       expressions in the ``model`` field: limits, the blend process
     ├── errors.evaluations  evaluations and sweeps
     ├── errors.jobs         jobs and their leases
+    ├── errors.exports      checkpoints made of the base model and an adapter
     └── errors.engine       the engine: not ready, failed to load, gone
 """
 

@@ -115,7 +115,9 @@ async def refuse_adapter_name(connection: AsyncConnection, name: str) -> None:
         NameTaken: a live adapter has it, or an unfinished job will give it to one.
     """
     of_adapter = sa.select(adapters.c.name).where(adapters.c.name == name, adapters.c.deleted_at.is_(None))
-    of_job = sa.select(jobs.c.name).where(jobs.c.name == name, jobs.c.state.in_(LIVE_STATES))
+    # An export's name is a folder's: nobody asks for it in a request.
+    live = (jobs.c.state.in_(LIVE_STATES), jobs.c.kind != "export")
+    of_job = sa.select(jobs.c.name).where(jobs.c.name == name, *live)
     for query in (of_adapter, of_job):
         if (await connection.execute(query.limit(1))).first() is not None:
             raise NameTaken.by_adapter(name)

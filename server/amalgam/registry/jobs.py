@@ -11,7 +11,7 @@ from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
 from amalgam.domain.version import VersionDraft
-from amalgam.errors.adapters import VersionNotFound
+from amalgam.errors.adapters import NameTaken, VersionNotFound
 from amalgam.errors.jobs import LeaseLost
 from amalgam.registry.alias_rows import refuse_alias_name
 from amalgam.registry.database import Database
@@ -49,6 +49,21 @@ class JobRegistry:
                 return Submission(None, version, created=False)
             job = await self._insert(connection, request)
         return Submission(job, None, created=True)
+
+    async def submit_export(self, request: JobRequest) -> Submission:
+        """Queue the export, unless the same one is under way. Its name is a folder's, not an adapter's.
+
+        Raises:
+            NameTaken: another export of that name is under way.
+        """
+        async with self._database.write() as connection:
+            same_name = (jobs.c.name == request.name, jobs.c.kind == request.kind)
+            job = await find_job(connection, *same_name, jobs.c.state.in_(LIVE_STATES))
+            if job is None:
+                return Submission(await self._insert(connection, request), None, created=True)
+            if job.recipe_digest != request.recipe_digest:
+                raise NameTaken(request.name, f"wait for job {job.id}, or cancel it")
+        return Submission(job, None, created=False)
 
     async def _insert(self, connection: AsyncConnection, request: JobRequest) -> Job:
         now = self._clock()
@@ -185,6 +200,23 @@ class JobRegistry:
                 timings=job.timings | dict(timings or {}),
             )
         return version
+
+    async def finish_export(self, job_id: str, token: int, timings: Mapping[str, float]) -> Job:
+        """Record that the exported folder has its name.
+
+        Args:
+            timings: Seconds by step, added to the job's.
+
+        Raises:
+            JobNotFound, LeaseLost: as `heartbeat`; nothing was written.
+        """
+        async with self._database.write() as connection:
+            now = self._clock()
+            job = await _leased(connection, job_id, token, now)
+            check_transition(job.id, job.state, "built")
+            check_transition(job.id, "built", "published")
+            fields = {"state": "published", "lease_expires_at": None, "timings": job.timings | dict(timings)}
+            return await change_job(connection, job_id, now, **fields)
 
     async def publish(self, job_id: str, timings: Mapping[str, float] | None = None) -> Job:
         """Let the built version serve: the default moves if the job asks for it. Repeating it changes nothing.

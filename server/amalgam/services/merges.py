@@ -114,7 +114,7 @@ class MergeService:
         if name == self._catalog.base.served_name:
             raise NameReserved(name)
         plan = await self.plan(recipe)
-        versions = [self._catalog.snapshot.versions[ref] for ref in plan.recipe.adapters]
+        versions = self.versions_of(plan.recipe)
         request = JobRequest(
             kind="merge",
             name=name,
@@ -149,11 +149,7 @@ class MergeService:
         Raises:
             JobFailed: the job failed or was cancelled; carries its code and status.
         """
-        if job.state in ("failed", "cancelled"):
-            error = job.error
-            if error is None:
-                raise JobFailed(job.id, "job_cancelled", 409, f"Job {job.id} was cancelled.")
-            raise JobFailed(job.id, error.code, error.status, error.message)
+        raise_where_failed(job)
         assert job.version_number is not None
         return await self._registry.get_version(job.name, job.version_number)
 
@@ -174,8 +170,9 @@ class MergeService:
 
     def hear(self, job_id: str, state: str) -> None:
         """The worker's word: something changed. The registry says what."""
-        if state == "failed":
-            self._metrics.job_ended("failed")
+        if state in ("failed", "published"):
+            # Of exports the worker says both; what it merged is published by the server.
+            self._metrics.job_ended(state)
         self.feed.changed(job_id)
         self._built.set()
 
@@ -231,6 +228,10 @@ class MergeService:
         async with self._changed:
             self._changed.notify_all()
 
+    def versions_of(self, recipe: Recipe) -> tuple[AdapterVersion, ...]:
+        """The versions that a pinned recipe names, in its order; right after `plan`, without an await in between."""
+        return tuple(self._catalog.snapshot.versions[ref] for ref in recipe.adapters)
+
     def _pin(self, recipe: Recipe) -> tuple[Recipe, dict[str, AdapterVersion]]:
         refs: dict[str, VersionRef] = {}
         versions: dict[str, AdapterVersion] = {}
@@ -253,3 +254,16 @@ class MergeService:
                 raise ArtifactDamaged(version.digest)
             headers[ref] = header
         return headers
+
+
+def raise_where_failed(job: Job) -> None:
+    """Let a job pass that has not ended badly.
+
+    Raises:
+        JobFailed: the job failed or was cancelled; carries its code and status.
+    """
+    if job.state in ("failed", "cancelled"):
+        error = job.error
+        if error is None:
+            raise JobFailed(job.id, "job_cancelled", 409, f"Job {job.id} was cancelled.")
+        raise JobFailed(job.id, error.code, error.status, error.message)

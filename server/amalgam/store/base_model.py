@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from amalgam.domain.adapter import BaseModelSpec
-from amalgam.errors.adapters import BaseModelUnreadable, InvalidSafetensors
+from amalgam.store.checkpoint_tensors import CONFIG, checkpoint_tensors, read_json
 from amalgam.store.meta_model import meta_shapes
-from amalgam.store.safetensors_header import TensorSpan, read_header
-
-_INDEX: Final = "model.safetensors.index.json"
-_SINGLE: Final = "model.safetensors"
 
 _CONFIG_FIELDS: Final = (
     "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -30,7 +26,7 @@ def base_spec(model_dir: Path, served_name: str, max_lora_rank: int) -> BaseMode
     Raises:
         BaseModelUnreadable: no config, files that do not belong together, or an architecture that cannot be known.
     """
-    config = _read_json(model_dir / "config.json")
+    config = read_json(model_dir / CONFIG)
     shapes = _read_shapes(model_dir)
     return BaseModelSpec(
         served_name=served_name,
@@ -72,50 +68,7 @@ def _linear_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int
 
 
 def _read_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
-    index = model_dir / _INDEX
-    if index.is_file():
-        spans = _read_shards(model_dir, _read_json(index))
-    elif (model_dir / _SINGLE).is_file():
-        spans = _read(model_dir / _SINGLE)
-    else:
+    tensors = checkpoint_tensors(model_dir)
+    if tensors is None:
         return meta_shapes(model_dir)
-    return {name: span.shape for name, span in spans.items()}
-
-
-def _read_shards(model_dir: Path, index: Mapping[str, Any]) -> dict[str, TensorSpan]:
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not all(_is_file_name(file) for file in weight_map.values()):
-        raise BaseModelUnreadable(f"{_INDEX} does not map tensors to files")
-    spans: dict[str, TensorSpan] = {}
-    for file in sorted(set(weight_map.values())):
-        in_file = _read(model_dir / file)
-        spans |= {name: span for name, span in in_file.items() if weight_map.get(name) == file}
-    missing = sorted(weight_map.keys() - spans.keys())
-    if missing:
-        raise BaseModelUnreadable(f"{len(missing)} tensors of {_INDEX} are in no file, {missing[0]!r} first")
-    return spans
-
-
-def _is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(".safetensors") and "/" not in value
-
-
-def _read(path: Path) -> dict[str, TensorSpan]:
-    try:
-        return read_header(path)
-    except InvalidSafetensors as error:
-        raise BaseModelUnreadable(f"{path.name}: {error.reason}") from error
-    except OSError as error:
-        raise BaseModelUnreadable(f"{path.name}: {error.strerror}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BaseModelUnreadable(f"{path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise BaseModelUnreadable(f"{path.name} is not JSON") from error
-    if not isinstance(content, dict):
-        raise BaseModelUnreadable(f"{path.name} is not a JSON object")
-    return content
+    return {name: tensor.span.shape for name, tensor in tensors.items()}

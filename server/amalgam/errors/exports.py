@@ -1,0 +1,63 @@
+"""Errors of exports: whole checkpoints made of the base model and what an adapter adds to it."""
+
+from amalgam.errors import AmalgamError, InvalidRequest, NotFound
+
+
+class ExportsOff(InvalidRequest):
+    """An export on a server that has no place for them."""
+
+    status = 403
+    code = "exports_off"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server writes no checkpoints. Set AMALGAM_EXPORT_ROOT to the folder that is to hold them, "
+            "or use `amalgam export` on folders."
+        )
+
+
+class ExportNotFound(NotFound):
+    """No finished export of that name."""
+
+    code = "export_not_found"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No export is named {name[:128]!r}. GET /admin/v1/exports lists what there is.")
+
+
+class TiedEmbeddings(InvalidRequest):
+    """An adapter of the output layer whose weight is the embedding's too."""
+
+    status = 422
+    code = "tied_embeddings"
+    param = "inputs"
+
+    def __init__(self, module: str) -> None:
+        super().__init__(
+            f"The base model has one weight for {module} and for the other end of the model, so what is added to one "
+            "would change both. Leave the module out by a weight of 0 with the filter of its name."
+        )
+
+
+class BaseNotExportable(InvalidRequest):
+    """A base model whose files are no plain safetensors checkpoint."""
+
+    status = 422
+    code = "base_not_exportable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Nothing can be added to the base model's files: {reason}. Export over a plain checkpoint.")
+
+
+class DiskTooSmall(AmalgamError):
+    """Less room than the checkpoint takes; nothing was written."""
+
+    status = 507
+    code = "disk_too_small"
+
+    def __init__(self, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(
+            f"The checkpoint takes {needed_bytes} bytes, and its disk has {free_bytes} left. "
+            "Free space, or export to another disk."
+        )

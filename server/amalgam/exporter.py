@@ -1,0 +1,209 @@
+"""One export from end to end, for the merge worker and for the command line: adapter in, checkpoint folder out.
+
+Memory is that of a merge, and then of a few blocks.
+"""
+
+import asyncio
+import logging
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import amalgam
+from amalgam.domain.export import RECORD_FILE, ExportBase, ExportInput, ExportRecord, ExportSpec
+from amalgam.domain.job import Job
+from amalgam.errors import Unavailable
+from amalgam.errors.adapters import BaseModelUnreadable
+from amalgam.errors.exports import BaseNotExportable
+from amalgam.errors.jobs import LeaseLost
+from amalgam.merge.build import BuildOptions, build_adapter
+from amalgam.merge.methods import unchanged_input
+from amalgam.merge.plan import plan
+from amalgam.merge.sources import TensorSource
+from amalgam.registry.jobs import JobRegistry
+from amalgam.store.base_model import base_spec
+from amalgam.store.checkpoint_layout import CheckpointLayout, lay_out
+from amalgam.store.checkpoint_tensors import read_json
+from amalgam.store.checkpoint_writer import write_checkpoint
+from amalgam.store.disk import disk_errors
+from amalgam.store.export_folders import ExportFolders, ExportStaging
+from amalgam.store.peft_folder import read_peft_folder
+from amalgam.store.tensor_files import FolderSink, open_tensors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOrder:
+    """What goes in."""
+
+    spec: ExportSpec
+    sources: Mapping[str, TensorSource]
+    """Every adapter of the recipe, opened, by the recipe's spelling."""
+    base: Path
+    """Folder of the base model."""
+    options: BuildOptions
+    recipes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the inputs that were merged themselves."""
+
+
+def complete_spec(order: ExportOrder) -> ExportSpec:
+    """The spec with a completed recipe; every refusal of the merge that needs no tensor happens here.
+
+    Raises:
+        InvalidRequest: one of `amalgam.errors.merging`.
+    """
+    headers = {name: source.header for name, source in order.sources.items()}
+    layout = plan(order.spec.recipe, headers, max_rank=order.options.max_rank, bases=order.options.bases)
+    return order.spec.model_copy(update={"recipe": layout.recipe})
+
+
+def lay_out_export(order: ExportOrder) -> CheckpointLayout:
+    """Where every byte goes, and every refusal that needs no tensor.
+
+    Raises:
+        BaseNotExportable: another base model than the spec's. Besides, as `lay_out`.
+    """
+    headers = {name: source.header for name, source in order.sources.items()}
+    layout = plan(order.spec.recipe, headers, max_rank=order.options.max_rank, bases=order.options.bases)
+    if base_spec(order.base, "", order.options.max_rank).fingerprint != order.spec.base_fingerprint:
+        raise BaseNotExportable("its folder holds another model than the one that is served")
+    adapted = {module.name: module.inputs[0].header for module in layout.modules}
+    return lay_out(order.base, adapted, dtype=order.spec.dtype, max_shard_bytes=order.spec.max_shard_bytes)
+
+
+def write_export(
+    order: ExportOrder,
+    layout: CheckpointLayout,
+    folder: Path,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> ExportRecord:
+    """Build what is added, write the checkpoint into ``folder``, and the record last.
+
+    Args:
+        order: As for ``layout``.
+        layout: Of `lay_out_export`.
+        folder: There, and empty.
+        on_progress: Told (tensors written, tensors in all).
+        is_cancelled: Asked between batches of the merge and blocks of the checkpoint.
+
+    Raises:
+        InvalidRequest: one of `amalgam.errors.merging`, by what only tensors can tell.
+        StoreUnavailable: the disk is full or failing.
+    """
+    recipe = order.spec.recipe
+    with tempfile.TemporaryDirectory(prefix="adapter-", dir=folder) as beside:
+        adapter = _adapter(order, Path(beside), is_cancelled)
+        written = write_checkpoint(layout, adapter, folder, on_progress=on_progress, is_cancelled=is_cancelled)
+    record = ExportRecord(
+        export_digest=order.spec.digest(),
+        dtype=order.spec.dtype,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest(),
+        inputs={name: _input(order, name) for name in recipe.adapters},
+        base=ExportBase(
+            fingerprint=order.spec.base_fingerprint,
+            weights_digest=written.base_weights_digest,
+            record=_record_of(order.base),
+        ),
+        fingerprint=base_spec(folder, "", order.options.max_rank).fingerprint,
+        weights_digest=written.weights_digest,
+        tensor_count=sum(1 for _ in layout.tensors),
+        changed_modules=sum(1 for tensor in layout.tensors if tensor.module is not None),
+        weight_bytes=written.weight_bytes,
+        shard_count=len(layout.shards),
+        versions={
+            "amalgam": amalgam.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    )
+    with disk_errors():
+        (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _adapter(order: ExportOrder, beside: Path, is_cancelled: Callable[[], bool] | None) -> TensorSource:
+    """What is added: an input as it is stored, or what serving the recipe would apply."""
+    same = unchanged_input(order.spec.recipe)
+    if same is not None:
+        return order.sources[same]
+    # Diagnostics change nothing of the result, and nobody would see them.
+    options = replace(order.options, run=replace(order.options.run, diagnostics=False))
+    build_adapter(order.spec.recipe, order.sources, FolderSink(beside), options, is_cancelled=is_cancelled)
+    return open_tensors(beside, read_peft_folder(beside, None).require())
+
+
+def _input(order: ExportOrder, name: str) -> ExportInput:
+    return ExportInput(digest=order.sources[name].digest, recipe=order.recipes.get(name))
+
+
+def _record_of(base: Path) -> dict[str, Any] | None:
+    """The base model's own record, where it was exported itself: what it was made of stays known."""
+    try:
+        return read_json(base / RECORD_FILE)
+    except BaseModelUnreadable:
+        return None
+
+
+def is_exported(folders: ExportFolders, job: Job) -> bool:
+    """Whether an earlier start of ``job`` has given its result the name already.
+
+    Raises:
+        NameTaken: something else has the name.
+    """
+    found = folders.find(job.name)
+    if found is not None and found.export_digest != job.recipe_digest:
+        raise folders.taken(job.name)
+    return found is not None
+
+
+def stage_export(
+    order: ExportOrder,
+    folders: ExportFolders,
+    staging: ExportStaging,
+    on_progress: Callable[[int, int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> dict[str, float]:
+    """Everything but the name: lay out, refuse, merge where there is something to merge, write, sync.
+
+    Returns: seconds by step.
+
+    Raises:
+        DiskTooSmall: there is no room for it. Besides, as `lay_out_export` and `write_export`.
+    """
+    began = time.monotonic()
+    layout = lay_out_export(order)
+    folders.require_room(layout.size_bytes)
+    write_export(order, layout, staging.folder, on_progress=on_progress, is_cancelled=is_cancelled)
+    written = time.monotonic()
+    folders.sync(staging)
+    return {"export": written - began, "sync": time.monotonic() - written}
+
+
+async def record_export(jobs: JobRegistry, folders: ExportFolders, job: Job, timings: Mapping[str, float]) -> bool:
+    """Record that the folder has its name; take the name back where the job was cancelled in that moment.
+
+    Returns: whether it is recorded. Where the registry does not answer nobody knows; the job's next start finds out.
+
+    Raises:
+        LeaseLost: the job is another's, or nobody's, by now.
+    """
+    try:
+        await jobs.finish_export(job.id, job.fencing_token, timings)
+    except LeaseLost:
+        if not (await jobs.get(job.id)).is_live:
+            await asyncio.to_thread(folders.retract, job.name, job.recipe_digest)
+        raise
+    except Unavailable as error:
+        logger.warning("export %s is there and not recorded: %s", job.name, error)
+        return False
+    return True

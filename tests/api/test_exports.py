@@ -1,0 +1,140 @@
+"""Exports at the door: what is refused before anything is queued, and what becomes one job."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from amalgam.domain.job import JobRequest
+from tests.adapter_factory import encode_safetensors
+from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, write_adapter
+
+
+@pytest.fixture(scope="module")
+async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    folder = tmp_path_factory.mktemp("exports")
+    async with open_house(folder, export_root=folder / "exports") as house, house.http(ADMIN_KEY) as http:
+        for seed, name in enumerate(("one", "two")):
+            assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
+        yield house
+
+
+@pytest.fixture
+async def http(shop: House) -> AsyncIterator[httpx.AsyncClient]:
+    async with shop.http(ADMIN_KEY) as session:
+        yield session
+        for job in (await session.get("/admin/v1/jobs")).json()["data"]:
+            await session.post(f"/admin/v1/jobs/{job['id']}:cancel")
+
+
+async def submit(http: httpx.AsyncClient, name: str = "out", expression: str = "one", **more: Any) -> httpx.Response:
+    return await http.post("/admin/v1/exports", json={"name": name, "expression": expression} | more)
+
+
+async def test_the_same_export_is_one_job_and_another_of_its_name_is_refused(http: httpx.AsyncClient) -> None:
+    first = await submit(http, expression="one + 0.5*two")
+    assert first.status_code == 202
+    job = first.json()["job"]
+    assert (job["kind"], job["state"], job["name"]) == ("export", "queued", "out")
+    assert first.headers["location"] == f"/admin/v1/jobs/{job['id']}"
+    assert [entry["adapter"] for entry in job["recipe"]["recipe"]["inputs"]] == ["one@1", "two@1"]
+    same = await submit(http, expression="0.5*two@1 + 1.0*one")
+    assert same.json()["job"]["id"] == job["id"]
+    for change in ({"dtype": "float16"}, {"max_shard_bytes": 1 << 20}, {"expression": "one"}):
+        assert_error(await submit(http, **({"expression": "one + 0.5*two"} | change)), 409, "name_taken")
+    assert (await submit(http, "elsewhere")).status_code == 202
+
+
+async def test_the_name_of_an_export_is_no_adapters(http: httpx.AsyncClient) -> None:
+    """It is a folder's: an adapter, an alias and an export may share it."""
+    assert (await submit(http, "shared")).status_code == 202
+    alias = await http.put("/admin/v1/aliases/shared", json={"targets": [{"model": "one", "weight": 1}]})
+    assert alias.status_code in (200, 201), alias.text
+    assert (await submit(http, "one")).status_code == 202
+    assert (await http.delete("/admin/v1/aliases/shared")).status_code == 200
+
+
+@pytest.mark.parametrize(("body", "status", "code"), [
+    ({"name": "../up", "expression": "one"}, 400, "invalid_value"),
+    ({"name": ".hidden", "expression": "one"}, 400, "invalid_value"),
+    ({"name": "out", "expression": "one", "recipe": {"inputs": [{"adapter": "one"}]}}, 400, "invalid_value"),
+    ({"name": "out"}, 400, "invalid_value"),
+    ({"name": "out", "expression": "one", "dtype": "int8"}, 400, "invalid_value"),
+    ({"name": "out", "expression": "one", "max_shard_bytes": 1}, 400, "invalid_value"),
+    ({"name": "out", "expression": "none"}, 404, "adapter_not_found"),
+    ({"name": "out", "expression": "one +"}, 400, "invalid_expression"),
+    ({"name": "out", "recipe": {"method": "cat", "inputs": [{"adapter": "one"}], "output": {"rank": 99}}}, 400,
+     "rank_too_large"),
+])  # fmt: skip
+async def test_what_cannot_be_is_refused_and_nothing_is_queued(
+    http: httpx.AsyncClient, body: dict[str, Any], status: int, code: str
+) -> None:
+    before = (await http.get("/admin/v1/jobs")).json()["data"]
+    assert_error(await http.post("/admin/v1/exports", json=body), status, code)
+    assert (await http.get("/admin/v1/jobs")).json()["data"] == before
+
+
+async def test_a_taken_name_a_small_disk_and_a_base_without_safetensors(
+    shop: House, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = shop.settings.export_root
+    assert root is not None
+    (root / "taken").mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path)
+    for name in ("taken", "link"):
+        assert_error(await submit(http, name), 409, "name_taken")
+        assert_error(await http.get(f"/admin/v1/exports/{name}"), 404, "export_not_found")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
+        assert_error(await submit(http), 507, "disk_too_small")
+    config = shop.folder / "base" / "config.json"
+    kept = config.read_text()
+    config.write_text(json.dumps(json.loads(kept) | {"quantization_config": {}}))
+    assert_error(await submit(http), 422, "base_not_exportable")
+    config.write_text(kept)
+    weights = shop.folder / "base" / "model.safetensors"
+    weights.rename(tmp_path / "away")
+    assert_error(await submit(http), 422, "base_not_exportable")
+    import numpy as np
+
+    weights.write_bytes(encode_safetensors({"model.embed_tokens.weight": np.ones((32, 16), np.float32)}, "bfloat16"))
+    refused = assert_error(await submit(http), 422, "unknown_modules")
+    assert "q_proj" in refused["message"]
+    (tmp_path / "away").replace(weights)
+    assert (await submit(http)).status_code == 202
+
+
+async def test_a_failed_job_answers_with_its_own_code(shop: House, http: httpx.AsyncClient) -> None:
+    jobs = shop.services.merges._jobs
+    answer = (await submit(http, "failing")).json()
+    await jobs.fail(answer["job"]["id"], code="non_finite", status=422, message="no")
+    shop.services.merges.hear(answer["job"]["id"], "failed")
+    job = await shop.services.merges.get(answer["job"]["id"])
+    with pytest.raises(Exception, match="no") as failed:
+        await shop.services.exports.finished(job)
+    assert failed.value.code == "non_finite"  # type: ignore[attr-defined]
+
+
+async def test_off_by_default_and_never_for_clients(shop: House, tmp_path: Path) -> None:
+    async with shop.http(API_KEY) as client:
+        assert_error(await submit(client), 403, "invalid_api_key")
+    async with open_house(tmp_path) as house, house.http(ADMIN_KEY) as http:
+        assert (await push(http, "one", write_adapter(tmp_path / "one"))).status_code == 201
+        assert_error(await submit(http), 403, "exports_off")
+        assert_error(await http.get("/admin/v1/exports"), 403, "exports_off")
+        assert house.services.worker.alive
+
+
+async def test_an_export_job_is_not_published_like_a_merge(shop: House, http: httpx.AsyncClient) -> None:
+    """The same row under a worker that is not here: claimed as any job, and ended in one step."""
+    jobs = shop.services.merges._jobs
+    submitted = await jobs.submit_export(JobRequest("export", "by-hand", {}, "e" * 64))
+    assert submitted.job is not None
+    claimed = await jobs.claim("elsewhere", lease_s=60, max_attempts=3)
+    assert claimed is not None
+    done = await jobs.finish_export(claimed.id, claimed.fencing_token, {"export": 1.0})
+    assert (done.state, done.version_number, done.timings["export"]) == ("published", None, 1.0)
