@@ -1,7 +1,7 @@
 """`amalgam export`: a base model and what adapters add to it, as one checkpoint folder, without a server."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,10 @@ from amalgam.cli.recipe_options import (
 )
 from amalgam.domain.export import ExportDtype
 
+if TYPE_CHECKING:
+    from amalgam.exporter import ExportOrder
+    from amalgam.store.export_folders import ExportFolders
+
 
 def export(
     expression: Expression,
@@ -39,7 +43,7 @@ def export(
 ) -> None:
     """Write base model + adapters as a checkpoint that transformers and vLLM load."""
     with sentences():
-        from amalgam.exporter import describe_export, stage_export
+        from amalgam.exporter import describe_export
         from amalgam.store.export_folders import ExportFolders
 
         target = out.expanduser().absolute()
@@ -49,23 +53,26 @@ def export(
         recipe = recipe_of(expression, rank, None, seed, allow_base_mismatch)
         sources = open_inputs(recipe)
         options = build_options(sources, max_rank, device, "auto", max_workspace)
-        order = describe_export(
-            recipe, sources, base, options, dtype=dtype, max_shard_bytes=size_bytes(max_shard)
-        )  # fmt: skip
-        staging = folders.stage()
-        try:
-            with progress_bar() as progress:
-                task = progress.add_task("exporting", total=None)
-                timings = stage_export(
-                    order, folders, staging,
-                    lambda done, total: progress.update(task, completed=done, total=total),
-                )  # fmt: skip
-            folders.publish(staging, target.name)
-        finally:
-            staging.close()
+        shard_bytes = size_bytes(max_shard)
+        order = describe_export(recipe, sources, base, options, dtype=dtype, max_shard_bytes=shard_bytes)
+        seconds = _write(order, folders, target.name)
         record = folders.get(target.name)
-    seconds = sum(timings.values())
-    CONSOLE.print(
-        f"{out}: {record.changed_modules} modules changed, {record.weight_bytes} bytes in {record.shard_count} files, "
-        f"{seconds:.1f} s", markup=False,
-    )  # fmt: skip
+    files = f"{record.weight_bytes} bytes in {record.shard_count} files"
+    CONSOLE.print(f"{out}: {record.changed_modules} modules changed, {files}, {seconds:.1f} s", markup=False)
+
+
+def _write(order: "ExportOrder", folders: "ExportFolders", name: str) -> float:
+    """Stage and publish, with a bar; the seconds it took."""
+    from amalgam.exporter import stage_export
+
+    staging = folders.stage()
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("exporting", total=None)
+            timings = stage_export(
+                order, folders, staging, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+        folders.publish(staging, name)
+    finally:
+        staging.close()
+    return sum(timings.values())
