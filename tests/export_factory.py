@@ -1,5 +1,6 @@
 """Small base models as transformers saves them, with random weights, and exports of them by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from amalgam.domain.export import ExportRecord, ExportSpec
+from amalgam.domain.export import ExportRecord
 from amalgam.domain.expression import parse_expression
-from amalgam.exporter import ExportOrder, complete_spec, stage_export
+from amalgam.exporter import ExportOrder, describe_export, stage_export
 from amalgam.merge.build import BuildOptions
-from amalgam.store.base_model import base_spec
 from amalgam.store.export_folders import ExportFolders
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import open_tensors
@@ -43,10 +43,11 @@ def order(base: Path, expression: str, *, max_rank: int = 64, **spec: Any) -> Ex
     recipe = parse_expression(expression, allow_paths=True)
     headers = {name: read_peft_folder(Path(name), None).require() for name in recipe.adapters}
     sources = {name: open_tensors(Path(name), header) for name, header in headers.items()}
-    wanted = ExportSpec(recipe=recipe, base_fingerprint=base_spec(base, "", 64).fingerprint)
-    wanted = wanted.model_copy(update=spec)
-    made = ExportOrder(wanted, sources, base, BuildOptions(max_rank=max_rank))
-    return ExportOrder(complete_spec(made), sources, base, made.options)
+    made = describe_export(
+        recipe, sources, base, BuildOptions(max_rank=max_rank), dtype="base", max_shard_bytes=1 << 30
+    )
+    # Shards of these models are smaller than what may be asked for.
+    return replace(made, spec=made.spec.model_copy(update=spec))
 
 
 def export(given: ExportOrder, out: Path) -> ExportRecord:

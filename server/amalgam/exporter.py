@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 import amalgam
-from amalgam.domain.export import RECORD_FILE, ExportBase, ExportInput, ExportRecord, ExportSpec
+from amalgam.domain.export import RECORD_FILE, ExportBase, ExportDtype, ExportInput, ExportRecord, ExportSpec
 from amalgam.domain.job import Job
+from amalgam.domain.recipe import Recipe
 from amalgam.errors import Unavailable
-from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.errors.exports import BaseNotExportable
 from amalgam.errors.jobs import LeaseLost
 from amalgam.merge.build import BuildOptions, build_adapter
@@ -29,10 +29,9 @@ from amalgam.merge.sources import TensorSource
 from amalgam.registry.jobs import JobRegistry
 from amalgam.store.base_model import base_spec
 from amalgam.store.checkpoint_layout import CheckpointLayout, lay_out
-from amalgam.store.checkpoint_tensors import read_json
 from amalgam.store.checkpoint_writer import write_checkpoint
 from amalgam.store.disk import disk_errors
-from amalgam.store.export_folders import ExportFolders, ExportStaging
+from amalgam.store.export_folders import ExportFolders, ExportStaging, read_record
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import FolderSink, open_tensors
 
@@ -53,15 +52,32 @@ class ExportOrder:
     """Of the inputs that were merged themselves."""
 
 
-def complete_spec(order: ExportOrder) -> ExportSpec:
-    """The spec with a completed recipe; every refusal of the merge that needs no tensor happens here.
+def describe_export(
+    recipe: Recipe,
+    sources: Mapping[str, TensorSource],
+    base: Path,
+    options: BuildOptions,
+    *,
+    dtype: ExportDtype,
+    max_shard_bytes: int,
+) -> ExportOrder:
+    """The order for opened adapters of any kind, its recipe completed.
 
     Raises:
-        InvalidRequest: one of `amalgam.errors.merging`.
+        InvalidRequest: one of `amalgam.errors.merging`, where it needs no tensor.
+        BaseModelUnreadable: the base model.
     """
-    headers = {name: source.header for name, source in order.sources.items()}
-    layout = plan(order.spec.recipe, headers, max_rank=order.options.max_rank, bases=order.options.bases)
-    return order.spec.model_copy(update={"recipe": layout.recipe})
+    headers = {name: source.header for name, source in sources.items()}
+    earlier = read_record(base)
+    spec = ExportSpec(
+        recipe=plan(recipe, headers, max_rank=options.max_rank, bases=options.bases).recipe,
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+        input_digests={name: source.digest for name, source in sources.items()},
+        base_fingerprint=base_spec(base, "", options.max_rank).fingerprint,
+        base_weights_digest=None if earlier is None else earlier.weights_digest,
+    )
+    return ExportOrder(spec, sources, base, options)
 
 
 def lay_out_export(order: ExportOrder) -> CheckpointLayout:
@@ -72,7 +88,9 @@ def lay_out_export(order: ExportOrder) -> CheckpointLayout:
     """
     headers = {name: source.header for name, source in order.sources.items()}
     layout = plan(order.spec.recipe, headers, max_rank=order.options.max_rank, bases=order.options.bases)
-    if base_spec(order.base, "", order.options.max_rank).fingerprint != order.spec.base_fingerprint:
+    base = read_record(order.base)
+    known = (base_spec(order.base, "", order.options.max_rank).fingerprint, base and base.weights_digest)
+    if known != (order.spec.base_fingerprint, order.spec.base_weights_digest):
         raise BaseNotExportable("its folder holds another model than the one that is served")
     adapted = {module.name: module.inputs[0].header for module in layout.modules}
     return lay_out(order.base, adapted, dtype=order.spec.dtype, max_shard_bytes=order.spec.max_shard_bytes)
@@ -99,7 +117,7 @@ def write_export(
         InvalidRequest: one of `amalgam.errors.merging`, by what only tensors can tell.
         StoreUnavailable: the disk is full or failing.
     """
-    recipe = order.spec.recipe
+    recipe, base = order.spec.recipe, read_record(order.base)
     with tempfile.TemporaryDirectory(prefix="adapter-", dir=folder) as beside:
         adapter = _adapter(order, Path(beside), is_cancelled)
         written = write_checkpoint(layout, adapter, folder, on_progress=on_progress, is_cancelled=is_cancelled)
@@ -112,7 +130,7 @@ def write_export(
         base=ExportBase(
             fingerprint=order.spec.base_fingerprint,
             weights_digest=written.base_weights_digest,
-            record=_record_of(order.base),
+            record=None if base is None else base.model_dump(mode="json"),
         ),
         fingerprint=base_spec(folder, "", order.options.max_rank).fingerprint,
         weights_digest=written.weights_digest,
@@ -144,14 +162,6 @@ def _adapter(order: ExportOrder, beside: Path, is_cancelled: Callable[[], bool] 
 
 def _input(order: ExportOrder, name: str) -> ExportInput:
     return ExportInput(digest=order.sources[name].digest, recipe=order.recipes.get(name))
-
-
-def _record_of(base: Path) -> dict[str, Any] | None:
-    """The base model's own record, where it was exported itself: what it was made of stays known."""
-    try:
-        return read_json(base / RECORD_FILE)
-    except BaseModelUnreadable:
-        return None
 
 
 def is_exported(folders: ExportFolders, job: Job) -> bool:

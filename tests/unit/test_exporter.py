@@ -119,6 +119,21 @@ def test_the_record_says_what_went_in_and_what_came_out(folders: Folders, tmp_pa
     assert again == deeper
 
 
+def test_equal_names_of_other_bytes_are_another_export(folders: Folders, tmp_path: Path) -> None:
+    """A folder outlives registries, and a merged base has its base's fingerprint."""
+    base, one, _ = folders
+    given = order(base, str(one))
+    export(given, tmp_path / "merged")
+    onto_merged = order(tmp_path / "merged", str(one))
+    assert onto_merged.spec.base_fingerprint == given.spec.base_fingerprint
+    assert onto_merged.spec.digest() != given.spec.digest()
+    other_bytes = given.spec.model_copy(update={"input_digests": {str(one): "0" * 64}})
+    assert other_bytes.digest() != given.spec.digest()
+    # A worker whose base model is the one before.
+    with pytest.raises(BaseNotExportable, match="another model"):
+        lay_out_export(ExportOrder(onto_merged.spec, given.sources, base, given.options))
+
+
 def test_what_cannot_be_exported_is_refused_before_a_tensor_is_read(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

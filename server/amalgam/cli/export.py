@@ -1,7 +1,7 @@
 """`amalgam export`: a base model and what adapters add to it, as one checkpoint folder, without a server."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,16 +21,18 @@ from amalgam.cli.recipe_options import (
     sentences,
     size_bytes,
 )
-from amalgam.domain.export import ExportSpec
+from amalgam.domain.export import ExportDtype
+
+if TYPE_CHECKING:
+    from amalgam.exporter import ExportOrder
+    from amalgam.store.export_folders import ExportFolders
 
 
 def export(
     expression: Expression,
     base: Annotated[Path, typer.Option(help="folder of the base model, with safetensors files")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write; must not be there yet")],
-    dtype: Annotated[
-        Literal["base", "bfloat16", "float16", "float32"], typer.Option(help="of the checkpoint; base: as it is there")
-    ] = "base",
+    dtype: Annotated[ExportDtype, typer.Option(help="of the checkpoint; base: as it is there")] = "base",
     max_shard: Annotated[str, typer.Option(help="most bytes of tensors in one file, such as 2GiB")] = "5000000000",
     rank: Rank = None,
     seed: Seed = None,
@@ -41,8 +43,7 @@ def export(
 ) -> None:
     """Write base model + adapters as a checkpoint that transformers and vLLM load."""
     with sentences():
-        from amalgam.exporter import ExportOrder, complete_spec, stage_export
-        from amalgam.store.base_model import base_spec
+        from amalgam.exporter import describe_export
         from amalgam.store.export_folders import ExportFolders
 
         target = out.expanduser().absolute()
@@ -52,27 +53,26 @@ def export(
         recipe = recipe_of(expression, rank, None, seed, allow_base_mismatch)
         sources = open_inputs(recipe)
         options = build_options(sources, max_rank, device, "auto", max_workspace)
-        spec = ExportSpec(
-            recipe=recipe,
-            dtype=dtype,
-            max_shard_bytes=size_bytes(max_shard),
-            base_fingerprint=base_spec(base, "", max_rank).fingerprint,
-        )
-        spec = complete_spec(ExportOrder(spec, sources, base, options))
-        staging = folders.stage()
-        try:
-            with progress_bar() as progress:
-                task = progress.add_task("exporting", total=None)
-                timings = stage_export(
-                    ExportOrder(spec, sources, base, options), folders, staging,
-                    lambda done, total: progress.update(task, completed=done, total=total),
-                )  # fmt: skip
-            folders.publish(staging, target.name)
-        finally:
-            staging.close()
+        shard_bytes = size_bytes(max_shard)
+        order = describe_export(recipe, sources, base, options, dtype=dtype, max_shard_bytes=shard_bytes)
+        seconds = _write(order, folders, target.name)
         record = folders.get(target.name)
-    seconds = sum(timings.values())
-    CONSOLE.print(
-        f"{out}: {record.changed_modules} modules changed, {record.weight_bytes} bytes in {record.shard_count} files, "
-        f"{seconds:.1f} s", markup=False,
-    )  # fmt: skip
+    files = f"{record.weight_bytes} bytes in {record.shard_count} files"
+    CONSOLE.print(f"{out}: {record.changed_modules} modules changed, {files}, {seconds:.1f} s", markup=False)
+
+
+def _write(order: "ExportOrder", folders: "ExportFolders", name: str) -> float:
+    """Stage and publish, with a bar; the seconds it took."""
+    from amalgam.exporter import stage_export
+
+    staging = folders.stage()
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("exporting", total=None)
+            timings = stage_export(
+                order, folders, staging, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+        folders.publish(staging, name)
+    finally:
+        staging.close()
+    return sum(timings.values())

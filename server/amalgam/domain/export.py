@@ -30,10 +30,14 @@ class ExportSpec(_Frozen):
     recipe: Recipe = Field(description="completed, inputs pinned; one input as it is stands for itself")
     dtype: ExportDtype = "base"
     max_shard_bytes: MaxShardBytes = 5_000_000_000
+    input_digests: dict[str, str] = Field(description="of every adapter's files; a folder outlives what names mean")
     base_fingerprint: str
+    base_weights_digest: str | None = Field(
+        description="where the base model is an export, and so known by its weights"
+    )
 
     def digest(self) -> str:
-        """SHA-256, in hex, that names the result: equal specs make equal checkpoints on equal base weights."""
+        """SHA-256, in hex, that names the result: equal specs make equal checkpoints of one base model."""
         described = self.model_dump(mode="json") | {"recipe": self.recipe.digest()}
         text = json.dumps(described, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(_DIGEST_DOMAIN + text.encode()).hexdigest()

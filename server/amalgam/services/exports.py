@@ -18,7 +18,7 @@ from amalgam.services.merges import MergeService, raise_where_failed
 from amalgam.services.worker_link import WorkerLink
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.checkpoint_layout import lay_out
-from amalgam.store.export_folders import ExportFolders
+from amalgam.store.export_folders import ExportFolders, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class ExportService:
         """
         folders = self._require_folders()
         found = await asyncio.to_thread(folders.find, name)
+        base = await asyncio.to_thread(read_record, self._base)
         plan = await self._merges.plan(recipe)
         versions = self._merges.versions_of(plan.recipe)
         self._check_bases(versions)
@@ -69,7 +70,9 @@ class ExportService:
             recipe=plan.recipe,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
+            input_digests={str(version.ref): version.digest for version in versions},
             base_fingerprint=self._catalog.base.fingerprint,
+            base_weights_digest=None if base is None else base.weights_digest,
         )
         if found is not None:
             if found.export_digest != spec.digest():

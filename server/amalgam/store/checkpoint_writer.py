@@ -5,6 +5,7 @@ No tensor is ever whole in memory, let alone a shard: what is held is one module
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def _write_beside(layout: CheckpointLayout, folder: Path) -> None:
         if layout.index is not None:
             _write_json(folder / INDEX, layout.index)
         for name in layout.copied:
-            (folder / name).write_bytes((layout.base / name).read_bytes())
+            shutil.copyfile(layout.base / name, folder / name)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -75,7 +75,7 @@ class ExportFolders:
         folder = self.root / name
         if not os.path.lexists(folder):
             return None
-        record = None if folder.is_symlink() else _read_record(folder)
+        record = None if folder.is_symlink() else read_record(folder)
         if record is None:
             raise self.taken(name)
         return record
@@ -105,7 +105,7 @@ class ExportFolders:
             return {}
         with disk_errors():
             names = sorted(name for name in os.listdir(self.root) if is_name(name))
-        found = {name: _read_record(self.root / name) for name in names if not (self.root / name).is_symlink()}
+        found = {name: read_record(self.root / name) for name in names if not (self.root / name).is_symlink()}
         return {name: record for name, record in found.items() if record is not None}
 
     def stage(self) -> ExportStaging:
@@ -157,7 +157,7 @@ class ExportFolders:
     def retract(self, name: str, export_digest: str) -> None:
         """Take back the export ``name`` if it is that one: its job was cancelled in the moment it was published."""
         with disk_errors(), locked(self.root):
-            record = _read_record(self.root / name)
+            record = read_record(self.root / name)
             if record is None or record.export_digest != export_digest:
                 return
             hidden = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.root))
@@ -179,7 +179,8 @@ def _is_abandoned(folder: Path) -> bool:
         return False
 
 
-def _read_record(folder: Path) -> ExportRecord | None:
+def read_record(folder: Path) -> ExportRecord | None:
+    """What lies in ``folder``, where it is an export: also of another root, and of a base model."""
     path = folder / RECORD_FILE
     try:
         if path.stat().st_size > _MAX_RECORD_BYTES:
