@@ -90,7 +90,7 @@ class EvaluationRegistry:
             return await self._change(connection, evaluation_id, state="running", error=None, **lease)
 
     async def save(self, evaluation_id: str, holder: str, measured: Sequence[Measurement], *, lease_s: float) -> None:
-        """Keep measurements and extend the lease, which has to be held still.
+        """Keep measurements and extend the lease, which has to be held still; what is kept already stays as it is.
 
         Raises:
             EvaluationStopped: it was cancelled, deleted or taken for dead; nothing was kept.
@@ -98,12 +98,15 @@ class EvaluationRegistry:
         async with self._database.write() as connection:
             now = self._clock()
             await _held(connection, evaluation_id, holder)
-            if measured:
-                rows = [{"evaluation_id": evaluation_id} | one.model_dump(mode="json") for one in measured]
+            # A commit that was not heard of is repeated.
+            kept = await _kept(connection, evaluation_id, measured)
+            new = [one for one in measured if (one.target, one.item) not in kept]
+            if new:
+                rows = [{"evaluation_id": evaluation_id} | one.model_dump(mode="json") for one in new]
                 await connection.execute(results.insert(), rows)
             fields: dict[str, Any] = {"lease_expires_at": now + timedelta(seconds=lease_s), "updated_at": now}
             query = evaluations.update().where(evaluations.c.id == evaluation_id)
-            await connection.execute(query.values(done=evaluations.c.done + len(measured), **fields))
+            await connection.execute(query.values(done=evaluations.c.done + len(new), **fields))
 
     async def finish(
         self, evaluation_id: str, holder: str, state: EvaluationState, error: EvaluationError | None = None
@@ -250,6 +253,15 @@ async def _read(connection: AsyncConnection, evaluation_id: str) -> Evaluation:
     if row is None:
         raise EvaluationNotFound(evaluation_id)
     return Evaluation.model_validate(dict(row))
+
+
+async def _kept(
+    connection: AsyncConnection, evaluation_id: str, measured: Sequence[Measurement]
+) -> set[tuple[int, int]]:
+    """Those of ``measured`` that are there already."""
+    places = sa.tuple_(results.c.target, results.c.item).in_([(one.target, one.item) for one in measured])
+    query = sa.select(results.c.target, results.c.item).where(results.c.evaluation_id == evaluation_id, places)
+    return {(target, item) for target, item in await connection.execute(query)}
 
 
 async def _held(connection: AsyncConnection, evaluation_id: str, holder: str) -> None:

@@ -55,7 +55,8 @@ async def test_a_run_keeps_what_it_measured(rows: EvaluationRegistry, clock: Fak
     assert claimed is not None
     assert (claimed.id, claimed.state) == (made.id, "running")
     await rows.save(made.id, "me", [one(1, 0), one(0, 2, error_code="engine_refused")], lease_s=10)
-    await rows.save(made.id, "me", [one(0, 1)], lease_s=10)
+    await rows.save(made.id, "me", [one(0, 1), one(1, 0, error_code="late")], lease_s=10)
+    await rows.save(made.id, "me", [], lease_s=10)
     with pytest.raises(EvaluationStopped):
         await rows.save(made.id, "other", [one(0, 0)], lease_s=10)
     assert (await rows.get(made.id)).done == 3
