@@ -60,7 +60,14 @@ def spread(samples: Sequence[float]) -> str:
 
 
 def write_report(
-    title: str, rows: Sequence[Row], *, rounds: int, out: str, notes: Mapping[str, Any], theirs: str
+    title: str,
+    rows: Sequence[Row],
+    *,
+    rounds: int,
+    out: str,
+    notes: Mapping[str, Any],
+    theirs: str,
+    ours: str = "Amalgam",
 ) -> None:
     """Print the page; with ``out``, also write ``results/<out>.json`` and ``.md``."""
     command = "python loadtests/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -84,7 +91,7 @@ def write_report(
             for row in rows
         ],
     }
-    page = _page(report, rows, theirs)
+    page = _page(report, rows, ours, theirs)
     print(page)
     if out:
         RESULTS.mkdir(exist_ok=True)
@@ -92,7 +99,7 @@ def write_report(
         (RESULTS / f"{out}.md").write_text(page)
 
 
-def _page(report: Mapping[str, Any], rows: Sequence[Row], theirs: str) -> str:
+def _page(report: Mapping[str, Any], rows: Sequence[Row], ours: str, theirs: str) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
         f"# {report['title']}",
@@ -102,7 +109,7 @@ def _page(report: Mapping[str, Any], rows: Sequence[Row], theirs: str) -> str:
         "",
         f"`{report['command']}`",
         "",
-        f"| case | unit | Amalgam | {theirs} | ratio | more |",
+        f"| case | unit | {ours} | {theirs} | ratio | more |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

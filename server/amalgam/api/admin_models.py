@@ -104,19 +104,15 @@ class VersionView(BaseModel):
             name=version.name,
             version=version.number,
             model=str(version.ref),
+            digest=version.digest,
+            rank=version.rank,
+            size_bytes=version.size_bytes,
+            module_count=version.module_count,
+            source=version.source,
             created_at=version.created_at.isoformat(),
-            **version.model_dump(
-                include={
-                    "digest",
-                    "rank",
-                    "size_bytes",
-                    "module_count",
-                    "source",
-                    "recipe_digest",
-                    "lineage",
-                    "warnings",
-                }
-            ),
+            recipe_digest=version.recipe_digest,
+            lineage=version.lineage,
+            warnings=version.warnings,
         )
 
 

@@ -10,12 +10,12 @@ from starlette.responses import JSONResponse, Response
 from amalgam.api.error_document import ERRORS
 from amalgam.api.fields import check_fields
 from amalgam.api.held_response import HeldResponse
+from amalgam.api.model_cards import PAGE, ModelPages, alias_card, blend_card, model_card
 from amalgam.api.state import services
 from amalgam.api.strict_json import parse_object, require_json
-from amalgam.domain.alias import Alias
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import ModelNotFound
-from amalgam.services.catalog import Catalog, Target
+from amalgam.services.catalog import Target
 from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.request_watch import CLIENT_GONE
 
@@ -30,8 +30,6 @@ _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
 )
 ENDPOINT_PATHS: Final[Mapping[str, Endpoint]] = {path: endpoint for path, endpoint, _ in _ROUTES}
 """The paths of inference."""
-_PAGE: Final = 10_000
-"""OpenAI's clients do not ask for a second page of models, so one page is all that they see."""
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -79,31 +77,10 @@ def _endpoint(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     return route
 
 
-def model_card(target: Target, catalog: Catalog, created: int) -> dict[str, Any]:
-    """One entry of ``/v1/models``: ``root`` is the exact version or the blend, ``parent`` the base model."""
-    base = catalog.base.served_name
-    card: dict[str, Any] = {"id": target.engine_name, "object": "model", "created": created, "owned_by": "amalgam"}
-    if target.version is None:
-        return card | {"root": base, "parent": None, "permission": []}
-    return card | {"root": str(target.version.ref), "parent": base, "permission": []}
-
-
-def alias_card(alias: Alias, catalog: Catalog) -> dict[str, Any]:
-    """The entry of an alias: ``root`` is what it means, targets and shares."""
-    created = int(alias.created_at.timestamp())
-    card = {"id": alias.name, "object": "model", "created": created, "owned_by": "amalgam"}
-    return card | {"root": alias.meaning, "parent": catalog.base.served_name, "permission": []}
-
-
-def blend_card(asked: str, target: Target, catalog: Catalog, created: int) -> dict[str, Any]:
-    """The entry of what an expression describes; ``recipe`` says it with exact versions."""
-    card = model_card(Target(asked, target.version), catalog, created)
-    return card | {"root": target.engine_name, "parent": catalog.base.served_name, "recipe": target.recipe}
-
-
 def router(started_at: float) -> APIRouter:
     """The routes; ``started_at`` (Unix seconds) is the base model's ``created``."""
     routes = APIRouter(responses=ERRORS)
+    pages = ModelPages(int(started_at))
     for path, endpoint, summary in _ROUTES:
         routes.add_api_route(
             path,
@@ -117,35 +94,23 @@ def router(started_at: float) -> APIRouter:
 
     @routes.get("/v1/models", summary="What can be asked for", tags=["OpenAI plane"])
     async def list_models(
-        request: Request, limit: int = Query(_PAGE, ge=1, le=_PAGE), after: str | None = Query(None, max_length=256)
-    ) -> JSONResponse:
-        catalog = services(request).catalog
-        snapshot = catalog.snapshot
-        names = sorted([*snapshot.defaults, *snapshot.aliases])
-        if after is not None and after != catalog.base.served_name:
-            names = [name for name in names if name > after]
-        cards = [] if after is not None else [model_card(catalog.resolve(None), catalog, int(started_at))]
-        for name in names[: limit - len(cards)]:
-            if (alias := snapshot.aliases.get(name)) is not None:
-                cards.append(alias_card(alias, catalog))
-                continue
-            version = snapshot.defaults[name]
-            cards.append(model_card(Target(name, version), catalog, int(version.created_at.timestamp())))
-        has_more = len(names) > limit - (0 if after is not None else 1)
-        return JSONResponse({"object": "list", "data": cards, "has_more": has_more})
+        request: Request, limit: int = Query(PAGE, ge=1, le=PAGE), after: str | None = Query(None, max_length=256)
+    ) -> Response:
+        page = await pages.page(services(request).catalog, limit, after)
+        return Response(page, media_type="application/json")
 
     @routes.get("/v1/models/{model:path}", summary="One model", tags=["OpenAI plane"])
     async def show_model(request: Request, model: str) -> JSONResponse:
         house = services(request)
-        catalog = house.catalog
+        catalog, base = house.catalog, house.catalog.base.served_name
         if not model.strip():
             raise ModelNotFound(model)
         if (alias := catalog.alias(model)) is not None:
-            return JSONResponse(alias_card(alias, catalog) | {"id": model})
+            return JSONResponse(alias_card(alias, base) | {"id": model})
         target = house.inference.resolve(model)
         created = int(target.version.created_at.timestamp()) if target.version else int(started_at)
         if target.recipe is not None:
-            return JSONResponse(blend_card(model, target, catalog, created))
-        return JSONResponse(model_card(Target(model, target.version), catalog, created))
+            return JSONResponse(blend_card(model, target, base, created))
+        return JSONResponse(model_card(Target(model, target.version), base, created))
 
     return routes

@@ -58,3 +58,18 @@ class CatalogRows:
     """The same versions, in order of id."""
     aliases: tuple[Alias, ...] = ()
     """Every live alias, in order of name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogChange:
+    """The same for a reader who has some of the versions already: a version never changes, so its id stands for it."""
+
+    revision: int
+    live: frozenset[int]
+    """Ids of every live version."""
+    defaults: frozenset[int]
+    """Ids of those among them that a bare name means."""
+    versions: tuple[AdapterVersion, ...]
+    """The live ones that the reader did not have, in order of id."""
+    aliases: tuple[Alias, ...] = ()
+    """Every live alias, in order of name."""

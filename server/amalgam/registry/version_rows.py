@@ -1,6 +1,6 @@
 """Adapters and versions within an open transaction: what the use cases of adapters and of jobs share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -51,6 +51,16 @@ async def live_versions(connection: AsyncConnection, names: Sequence[str] | None
     if names is not None:
         query = query.where(versions.c.name.in_(names))
     return [version_of(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def versions_by_id(connection: AsyncConnection, ids: Collection[int]) -> tuple[AdapterVersion, ...]:
+    """Versions in order of id; all of ``ids`` are there."""
+    if not ids:
+        return ()
+    # Ids grow, so what is new stands at the end; a list of thousands of ids would be more than a statement takes.
+    query = sa.select(versions).where(versions.c.id >= min(ids)).order_by(versions.c.id)
+    rows = (await connection.execute(query)).mappings()
+    return tuple(version_of(row) for row in rows if row["id"] in ids)
 
 
 def by_name(ordered: Iterable[AdapterVersion]) -> dict[str, tuple[AdapterVersion, ...]]:

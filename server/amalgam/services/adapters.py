@@ -199,7 +199,7 @@ class AdapterService:
         await self._engine.unload(version.id)
         # Another version, or a job's input, may be these very bytes; the registry knows. Files that were published a
         # moment ago may be about to get a row, so they are given time.
-        while version.digest not in await self._registry.digests_in_use():
+        while not await self._registry.is_digest_in_use(version.digest):
             now = self._clock().timestamp()
             if await asyncio.to_thread(self._store.remove, version.digest, now=now, grace_s=FILE_GRACE_S):
                 return

@@ -3,19 +3,17 @@
 No SQL on the way of a request. A snapshot is replaced whole, so a request sees one state of the world.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
 from amalgam.domain.alias import Alias, Uniform, draw
 from amalgam.domain.expression import is_expression
-from amalgam.domain.version import CatalogRows
+from amalgam.domain.version import CatalogChange, CatalogRows
 from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
 from amalgam.errors.requests import ModelNotFound
 from amalgam.registry.adapters import AdapterRegistry
-
-_NEAR_NAMES = 3
+from amalgam.services.name_index import NameIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,7 @@ class Snapshot:
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
     """``name@number`` -> version."""
     aliases: Mapping[str, Alias] = field(default_factory=dict)
+    by_id: Mapping[int, AdapterVersion] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: CatalogRows) -> "Snapshot":
@@ -50,7 +49,22 @@ class Snapshot:
             for adapter in rows.adapters
             if adapter.default_version is not None
         }
-        return cls(rows.revision, defaults, versions, {alias.name: alias for alias in rows.aliases})
+        by_id = {version.id: version for version in rows.versions}
+        return cls(rows.revision, defaults, versions, {alias.name: alias for alias in rows.aliases}, by_id)
+
+    def changed(self, change: CatalogChange) -> "Snapshot":
+        """The state that ``change`` describes to a reader of this one; what stays is taken over as it is."""
+        versions, defaults, by_id = dict(self.versions), dict(self.defaults), dict(self.by_id)
+        for version_id in self.by_id.keys() - change.live:
+            del versions[str(by_id.pop(version_id).ref)]
+        for version in change.versions:
+            versions[str(version.ref)] = by_id[version.id] = version
+        before = {version.id for version in self.defaults.values()}
+        for version_id in before - change.defaults:
+            del defaults[self.by_id[version_id].name]
+        for version_id in change.defaults - before:
+            defaults[by_id[version_id].name] = by_id[version_id]
+        return Snapshot(change.revision, defaults, versions, {alias.name: alias for alias in change.aliases}, by_id)
 
 
 class Catalog:
@@ -60,6 +74,7 @@ class Catalog:
         self.base = base
         self._registry = registry
         self._snapshot = Snapshot()
+        self._names = (self._snapshot, NameIndex((), ()))
         self._base_target = Target(base.served_name, None)
 
     @property
@@ -67,13 +82,28 @@ class Catalog:
         """The state that requests are resolved against."""
         return self._snapshot
 
+    @property
+    def names(self) -> NameIndex:
+        """What the snapshot names, in order."""
+        snapshot, index = self._names
+        if snapshot is not self._snapshot:
+            snapshot = self._snapshot
+            index = NameIndex((*snapshot.defaults, *snapshot.aliases), snapshot.versions)
+            self._names = (snapshot, index)
+        return index
+
     async def refresh(self) -> None:
-        """Read the registry where its revision moved."""
-        if await self._registry.revision() != self._snapshot.revision:
-            rows = await self._registry.load_catalog()
-            # Two refreshes may overlap; the older answer must not win.
-            if rows.revision >= self._snapshot.revision:
-                self._snapshot = Snapshot.of(rows)
+        """Read the registry where its revision moved; of versions, what is not known yet."""
+        known = self._snapshot
+        if await self._registry.revision() == known.revision:
+            return
+        if known.by_id:
+            found = known.changed(await self._registry.load_change(known.by_id.keys()))
+        else:
+            found = Snapshot.of(await self._registry.load_catalog())
+        # Two refreshes may overlap; the older answer must not win.
+        if found.revision >= self._snapshot.revision:
+            self._snapshot = found
 
     def resolve(self, model: str | None) -> Target:
         """The version that ``model`` means now.
@@ -128,7 +158,6 @@ class Catalog:
 
     def _near(self, name: str) -> list[str]:
         bare = name.split("@", 1)[0][:128]
-        known: Iterable[str] = (*self._snapshot.defaults, *self._snapshot.aliases, self.base.served_name)
         if bare in self._snapshot.defaults:
-            return sorted(ref for ref, v in self._snapshot.versions.items() if v.name == bare)[-_NEAR_NAMES:]
-        return difflib.get_close_matches(bare, list(known), n=_NEAR_NAMES, cutoff=0.6)
+            return self.names.versions_of(bare)
+        return self.names.near(bare, self.base.served_name)

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from amalgam.domain.alias import AliasTarget
 from amalgam.domain.job import JobRequest
 from amalgam.errors import Conflict
 from amalgam.errors.adapters import AdapterNotFound, DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.aliases import AliasRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
 from tests.registry_fixtures import FakeClock, digest_of, draft
@@ -278,6 +280,24 @@ class TestCatalog:
                     assert len(rows.versions) == rows.revision
                     assert [a.default_version for a in rows.adapters] == [rows.revision] * bool(rows.revision)
 
+    async def test_a_change_is_what_everything_is_without_the_rows_that_are_known(
+        self, registry: AdapterRegistry, aliases: AliasRegistry
+    ) -> None:
+        for i, name in enumerate(["b", "a", "b", "gone"]):
+            await registry.create_version(draft(name, i), set_default=name != "a")
+        known = {version.id for version in (await registry.load_catalog()).versions}
+        await registry.delete_adapter("gone")
+        await registry.delete_version("b", 1)
+        new = [(await registry.create_version(draft(name, 9), set_default=name != "b")).version for name in "bc"]
+        await aliases.put("x", (AliasTarget(model="c", weight=1),))
+        rows, change = await registry.load_catalog(), await registry.load_change(known)
+        assert (change.revision, change.aliases) == (rows.revision, rows.aliases)
+        assert change.live == {version.id for version in rows.versions}
+        assert [str(v.ref) for v in rows.versions if v.id in change.defaults] == ["b@2", "c@1"]
+        assert change.versions == tuple(new)
+        assert (await registry.load_change(change.live)).versions == ()
+        assert (await registry.load_change(set())).versions == rows.versions
+
     async def test_digests_in_use(self, registry: AdapterRegistry, jobs: JobRegistry) -> None:
         for i in range(3):
             await registry.create_version(draft(f"n{i}", i))
@@ -289,8 +309,16 @@ class TestCatalog:
         job = (await jobs.submit(asked)).job
         assert job is not None
         assert await registry.digests_in_use() == {digest_of(n) for n in (0, 1, 2, 7)}
+        assert [await registry.is_digest_in_use(digest_of(n)) for n in (0, 1, 2, 3, 7)] == [
+            True,
+            True,
+            True,
+            False,
+            True,
+        ]
         await jobs.cancel(job.id)
         assert await registry.digests_in_use() == {digest_of(0), digest_of(2)}
+        assert not await registry.is_digest_in_use(digest_of(1))
 
 
 async def test_moments_are_kept_to_the_microsecond(registry: AdapterRegistry, clock: FakeClock) -> None:

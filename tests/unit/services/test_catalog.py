@@ -1,10 +1,11 @@
+from collections.abc import Set
 from datetime import UTC, datetime
 
 import pytest
 
 from amalgam.domain.adapter import Adapter, AdapterVersion, BaseModelSpec
 from amalgam.domain.alias import Alias, AliasTarget
-from amalgam.domain.version import CatalogRows
+from amalgam.domain.version import CatalogChange, CatalogRows
 from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Snapshot, Target
@@ -56,6 +57,17 @@ class Registry:
     async def load_catalog(self) -> CatalogRows:
         self.reads += 1
         return self.rows
+
+    async def load_change(self, known: Set[int]) -> CatalogChange:
+        self.known = set(known)
+        rows = self.rows
+        defaults = {
+            v.id for v in rows.versions for a in rows.adapters if (a.name, a.default_version) == (v.name, v.number)
+        }
+        new = tuple(v for v in rows.versions if v.id not in known)
+        return CatalogChange(
+            rows.revision, frozenset(v.id for v in rows.versions), frozenset(defaults), new, rows.aliases
+        )
 
 
 @pytest.fixture
@@ -164,6 +176,8 @@ async def test_a_refresh_reads_only_what_moved_and_never_goes_back() -> None:
     async def older() -> CatalogRows:
         return ROWS
 
+    assert not catalog.snapshot.by_id
+
     async def newer() -> int:
         return 5
 
@@ -171,6 +185,56 @@ async def test_a_refresh_reads_only_what_moved_and_never_goes_back() -> None:
     registry.revision = newer  # type: ignore[method-assign]
     await catalog.refresh()
     assert catalog.snapshot.revision == 4
+
+
+MOVED = CatalogRows(
+    revision=4,
+    adapters=(
+        adapter("sql", 10, [SQL[0], SQL[2], version("sql", 11, 8)]),
+        adapter("hidden", 1, HIDDEN),
+        adapter("new", 2, []),
+    ),
+    versions=(SQL[0], SQL[2], *HIDDEN, version("new", 2, 7), version("sql", 11, 8)),
+    aliases=(alias("prod", "new"),),
+)
+
+
+async def test_a_change_brings_a_reader_to_the_same_state_as_reading_everything() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+    first = catalog.snapshot
+    registry.rows = MOVED
+    await catalog.refresh()
+    assert catalog.snapshot == Snapshot.of(MOVED)
+    assert registry.reads == 1
+    assert registry.known == {v.id for v in ROWS.versions}, "what is known is not read again"
+    assert first == Snapshot.of(ROWS), "who resolved before still sees one whole state"
+
+
+async def test_an_older_change_does_not_win() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+    older = await registry.load_change(set())
+
+    async def overtaken(known: Set[int]) -> CatalogChange:
+        catalog._snapshot = Snapshot.of(MOVED)
+        return older
+
+    registry.rows = MOVED
+    registry.load_change = overtaken  # type: ignore[method-assign]
+    await catalog.refresh()
+    assert catalog.snapshot == Snapshot.of(MOVED)
+
+
+async def test_names_follow_the_snapshot(catalog: Catalog) -> None:
+    assert catalog.names.ordered == ["canary", "gone", "json", "plain", "prod", "sql"]
+    assert catalog.names is catalog.names, "sorted once"
+    catalog._snapshot = Snapshot.of(MOVED)
+    assert catalog.names.ordered == ["hidden", "new", "prod", "sql"]
+    with pytest.raises(ModelNotFound, match="hidden@1"):
+        catalog.resolve("hidden@3")
 
 
 def test_a_snapshot_of_nothing() -> None:
