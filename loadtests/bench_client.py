@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,19 @@ class Load:
     input_tokens: int
     output_tokens: int
     models: Sequence[str]
-    """What each request's ``model`` is drawn from, at random with the seed; repeat a name to make it popular."""
+    """What requests ask for, in turn; a list as long as the load says it for each one."""
     seed: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One request that was answered."""
+
+    model: str
+    ttft_ms: float
+    latency_ms: float
+    """From sending it to its last token; waiting for its turn at the client does not count."""
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class Figures:
     e2e_p50_ms: float
     e2e_p99_ms: float
     failed: int
+    records: tuple[Record, ...] = ()
+    """In the order of the load; failed requests are left out."""
 
 
 def run_load(url: str, tokenizer: str, load: Load, endpoint: str = "/v1/completions") -> Figures:
@@ -53,6 +66,7 @@ def run_load(url: str, tokenizer: str, load: Load, endpoint: str = "/v1/completi
             *("--seed", str(load.seed), "--temperature", "0", "--disable-tqdm"),
             *("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,99"),
             *("--lora-modules", *load.models),
+            *("--lora-assignment", "round-robin", "--save-detailed"),
         ]
     )
     with contextlib.redirect_stdout(io.StringIO()):
@@ -67,4 +81,17 @@ def run_load(url: str, tokenizer: str, load: Load, endpoint: str = "/v1/completi
         e2e_p50_ms=result["p50_e2el_ms"],
         e2e_p99_ms=result["p99_e2el_ms"],
         failed=load.requests - result["completed"],
+        records=records_of(load, result),
+    )
+
+
+def records_of(load: Load, result: Mapping[str, Sequence[Any]]) -> tuple[Record, ...]:
+    """The client's columns, seconds, as rows."""
+    columns = zip(
+        *(result[name] for name in ("ttfts", "latencies", "output_lens", "errors")), range(load.requests), strict=True
+    )
+    return tuple(
+        Record(load.models[number % len(load.models)], ttft * 1e3, latency * 1e3, tokens)
+        for ttft, latency, tokens, error, number in columns
+        if not error and tokens
     )

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -68,10 +69,10 @@ def write_report(
     notes: Mapping[str, Any],
     theirs: str,
     ours: str = "Amalgam",
-) -> None:
-    """Print the page; with ``out``, also write ``results/<out>.json`` and ``.md``."""
-    command = "python loadtests/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    report = {
+) -> dict[str, Any]:
+    """Print the page; with ``out``, also write ``results/<out>.json`` and ``.md``. Returns what the JSON says."""
+    command = "python loadtests/" + shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    report: dict[str, Any] = {
         "title": title,
         "machine": machine(),
         "versions": versions(),
@@ -97,6 +98,7 @@ def write_report(
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{out}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         (RESULTS / f"{out}.md").write_text(page)
+    return report
 
 
 def _page(report: Mapping[str, Any], rows: Sequence[Row], ours: str, theirs: str) -> str:

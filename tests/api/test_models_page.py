@@ -1,6 +1,8 @@
 """`/v1/models` with thousands of adapters: every page, in order, each name once; and through the openai client."""
 
+import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import openai
@@ -68,6 +70,26 @@ async def test_who_knows_of_no_pages_gets_them_all(crowd: House) -> None:
     card = page["data"][1]
     assert (card["root"], card["parent"], card["owned_by"]) == (f"{NAMES[0]}@1", "tiny", "amalgam")
     assert page["data"][0]["parent"] is None
+
+
+async def test_a_kept_page_ends_with_what_it_shows(crowd: House) -> None:
+    catalog = crowd.services.catalog
+    kept = catalog.snapshot
+    async with crowd.http(API_KEY) as session:
+
+        async def text(**params: str) -> str:
+            return (await session.get("/v1/models", params=params)).text
+
+        whole, after = await text(), await text(after=NAMES[7])
+        assert await text() == whole, "another page came between"
+        assert [card["id"] for card in json.loads(after)["data"]] == NAMES[8:]
+        try:
+            moved = dict(kept.defaults) | {"zz-new": kept.defaults[NAMES[0]]}
+            catalog._snapshot = replace(kept, defaults=moved)
+            assert [card["id"] for card in json.loads(await text())["data"]] == ["tiny", *NAMES, "zz-new"]
+        finally:
+            catalog._snapshot = kept
+        assert await text() == whole
 
 
 async def test_after_need_not_exist_and_the_end_is_empty(crowd: House) -> None:
