@@ -19,7 +19,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from loadtests.bench_client import Figures, Load, run_load  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
-from loadtests.servers import Server, start_amalgam, start_plain  # noqa: E402
+from loadtests.servers import Server, dtype_flags, start_amalgam, start_plain  # noqa: E402
 
 FLAGS = ["--max-model-len", "1024", "--max-num-seqs", "32", "--max-loras", "3", "--max-lora-rank", "8"]
 FLAGS += ["--max-cpu-loras", "8", "--no-enable-prefix-caching"]
@@ -84,7 +84,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         ours = start_amalgam(Path(folder) / "store", FLAGS, sources=Path(folder), port=PORTS["amalgam"])
-        plain = start_plain(model, FLAGS, {"sql": demo_adapter_folders()["sql"]}, port=PORTS["vllm"])
+        plain = start_plain(model, [*FLAGS, *dtype_flags()], {"sql": demo_adapter_folders()["sql"]}, port=PORTS["vllm"])
         try:
             seen = measure([ours, plain], model, arguments.rounds)
             rows = rows_of(seen)

@@ -20,6 +20,7 @@ def engine_environment(**more: str) -> dict[str, str]:
     cores = os.cpu_count() or 1
     ours = {
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}",
+        "OMP_NUM_THREADS": str(cores),
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
@@ -90,13 +91,25 @@ def start_amalgam(store: Path, flags: list[str], *, sources: Path, port: int, **
     return _start("amalgam", command, environment, port, "/readyz")
 
 
-def start_plain(model: str, flags: list[str], adapters: Mapping[str, Path], *, port: int) -> Server:
+def dtype_flags() -> list[str]:
+    """The type that `amalgam serve` computes in on this machine, for a server beside it.
+
+    On a CPU it may be float32, where vLLM by itself takes the checkpoint's and is several times slower.
+    """
+    import torch
+
+    from amalgam.cli.serve import cpu_multiplies_bfloat16
+
+    return [] if torch.cuda.is_available() or cpu_multiplies_bfloat16() else ["--dtype", "float32"]
+
+
+def start_plain(model: str, flags: list[str], adapters: Mapping[str, Path], *, port: int, **environment: str) -> Server:
     """VLLM's own server with the adapters given at its start; returns when it is ready."""
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
     command = [sys.executable, "-c", PLAIN, "--model", model, "--served-model-name", "smollm2", "--enable-lora"]
     command += ["--enforce-eager", "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", *flags]
     command += ["--lora-modules", *modules] if modules else []
-    return _start("vllm", command, engine_environment(), port, "/health")
+    return _start("vllm", command, engine_environment(**environment), port, "/health")
 
 
 def _start(name: str, command: list[str], environment: dict[str, str], port: int, probe: str) -> Server:

@@ -1,12 +1,15 @@
 """Many adapters at once: Amalgam against vLLM's own server, same engine flags, model, adapters and requests.
 
 Both servers run at once and take turns with vLLM's own benchmark client, so that a change of the machine's load meets
-both alike. Both load the same LoRA operations for CPU. For each number of registered adapters both are started anew;
-plain vLLM gets its adapters at its start, Amalgam finds them in its registry. Synthetic adapters of rank 8 on all
-linear modules; there are few different files, which share their bytes under many names.
+both alike. With ``--plain like`` vLLM's server computes in the same type and loads the same LoRA operations for CPU, so
+that what differs is Amalgam around the engine; with ``--plain stock`` it is as it is without Amalgam. For each number
+of registered adapters both are started anew; plain vLLM gets its adapters at its start, Amalgam finds them in its
+registry. Synthetic adapters of rank 8 on all linear modules; there are few different files, which share their bytes
+under many names.
 
     python loadtests/serving.py [--rounds 3] [--out serving]      # the whole of it: about an hour and a half on 2 cores
     python loadtests/serving.py --quick                           # one number of adapters, short bursts: two minutes
+    python loadtests/serving.py --plain stock --counts 8 --out serving_stock
 
 With --out the rows and a page with plots (`results/<out>.html`) are written.
 """
@@ -36,7 +39,7 @@ from loadtests.fairness import (  # noqa: E402
 )
 from loadtests.population import register_population, write_population  # noqa: E402
 from loadtests.report import RESULTS, Row, write_report  # noqa: E402
-from loadtests.servers import Server, start_amalgam, start_plain  # noqa: E402
+from loadtests.servers import Server, dtype_flags, start_amalgam, start_plain  # noqa: E402
 from loadtests.serving_page import serving_page  # noqa: E402
 
 PORTS = {"amalgam": 18451, "vllm": 18452}
@@ -93,8 +96,10 @@ def measure_count(
     return seen
 
 
-def measure(plan: Plan, model: Path, folder: Path) -> tuple[Seen, list[Row]]:
+def measure(plan: Plan, model: Path, folder: Path, *, alike: bool) -> tuple[Seen, list[Row]]:
     """Everything; and the memory and start of each side by number of adapters."""
+    plain_flags = [*FLAGS, *(dtype_flags() if alike else [])]
+    plain_lora = "amalgam" if alike else "stock"
     seen: Seen = {}
     rows: list[Row] = []
     folders = write_population(folder / "adapters", max(plan.counts), rank=RANK)
@@ -106,7 +111,9 @@ def measure(plan: Plan, model: Path, folder: Path) -> tuple[Seen, list[Row]]:
             "amalgam": lambda at=store: start_amalgam(  # type: ignore[misc]
                 at, FLAGS, sources=folder, port=PORTS["amalgam"], AMALGAM_REGISTER_DEMO="false"
             ),
-            "vllm": lambda them=some: start_plain(str(model), FLAGS, them, port=PORTS["vllm"]),  # type: ignore[misc]
+            "vllm": lambda them=some: start_plain(  # type: ignore[misc]
+                str(model), plain_flags, them, port=PORTS["vllm"], AMALGAM_CPU_LORA=plain_lora
+            ),
         }
         servers: list[Server] = []
         took: dict[str, float] = {}
@@ -180,6 +187,7 @@ def _losses(seen: Seen) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 adapters, short bursts, one round")
+    parser.add_argument("--plain", choices=("like", "stock"), default="like", help="what vLLM's server is")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--counts", type=int, nargs="*", default=[], help="registered adapters")
     parser.add_argument("--out", default="")
@@ -193,11 +201,15 @@ def main() -> None:
     model = ensure_base_model(Settings().cache_dir, lambda text: None)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        seen, rows = measure(plan, model, Path(folder))
+        seen, rows = measure(plan, model, Path(folder), alike=arguments.plain == "like")
     load = plan.load
     notes: dict[str, Any] = {
         "A burst": f"{load.requests} requests, {load.concurrency} at once, {load.input_tokens} tokens in, "
         f"{load.output_tokens} out; {SLOTS} slots, {RESIDENT} resident adapters, rank {RANK}",
+        "vLLM's server": {
+            "like": "with Amalgam's LoRA operations on CPU, and in the type that Amalgam computes in",
+            "stock": "as it is by itself: its own LoRA operations, the checkpoint's type",
+        }[arguments.plain],
         "load average before": round(load_before, 2),
         "load average after": round(os.getloadavg()[0], 2),
         "note": arguments.note,
