@@ -20,7 +20,6 @@ def engine_environment(**more: str) -> dict[str, str]:
     cores = os.cpu_count() or 1
     ours = {
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}",
-        "OMP_NUM_THREADS": str(cores),
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",

@@ -11,9 +11,6 @@ _DEFAULTS: Final = {
     # What vLLM warns of on CPU (no Triton, no tcmalloc) is known and repeated by each of its processes.
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
-    # On CPU the core computes by itself, where vLLM would start one more process for that: a second import of vLLM and
-    # of torch, and a copy of every step's input and output. What vLLM sets for that process is set below instead.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # GiB. vLLM would take most of the machine's memory for a model that needs a hundredth of it.
     "VLLM_CPU_KVCACHE_SPACE": "2",
 }
@@ -25,7 +22,7 @@ def prepare_environment(cpu_count: int, log_config: Path | None = None) -> None:
     Args:
         log_config: a file that says how vLLM's processes log; None leaves it to vLLM.
     """
-    cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{cpu_count - 1}", "OMP_NUM_THREADS": str(cpu_count)}
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{cpu_count - 1}"}
     logs = {} if log_config is None else {"VLLM_LOGGING_CONFIG_PATH": str(log_config)}
     for name, value in (_DEFAULTS | cores | logs).items():
         os.environ.setdefault(name, value)
