@@ -197,68 +197,66 @@ async def _build(
         max_upload_bytes=settings.max_upload_bytes,
         clock=utc_now,
     )
-    worker = WorkerLink(
-        _worker_command(),
-        _worker_environment(settings, base, args.model),
-        merges.hear,
-        on_progress=merges.hear_progress,
-        on_end=merges.worker_ended,
-    )
-    merges.attach(worker)
+    worker = _worker(settings, base, args.model, merges)
     await engine.start()
     stack.push_async_callback(engine.stop, settings.drain_timeout_s)
     await register_missing(adapters, registry, demo_folders)
     await worker.start()
     stack.push_async_callback(worker.stop)
-    retention = Retention(registry, store, utc_now)
     idempotency = Idempotency(IdempotencyRegistry(database, utc_now), settings.idempotency_keep_s, new_id)
-    loops = (
+    runner, evaluations = _evaluating(settings, database, catalog, inference, ask, metrics)
+    for loop in (
         merges.publish_loop(),
-        retention.sweep_loop(),
+        Retention(registry, store, utc_now).sweep_loop(),
         idempotency.sweep_loop(),
+        runner.loop(),
         _follow_catalog(catalog, metrics),
         _announce_ready(engine, on_ready),
-    )
-    evaluation_rows = EvaluationRegistry(database, utc_now, new_evaluation_id)
-    measuring = _runner(settings, evaluation_rows, inference, ask, base, metrics)
-    evaluations = EvaluationService(evaluation_rows, catalog, inference, settings.evaluation_max_calls, measuring.wake)
-    for loop in (*loops, measuring.loop()):
+    ):
         _run_until_closed(stack, loop)
-    aliases = AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, inference.resolve)
     return Services(
-        settings,
-        engine,
-        catalog,
-        inference,
-        adapters,
-        aliases,
-        merges,
-        metrics,
-        worker,
-        idempotency,
-        LineageService(registry, store, worker),
-        blender,
-        evaluations,
-        SweepService(evaluations, merges),
-        ExportService(jobs, store, catalog, merges, worker, _export_folders(settings), Path(args.model)),
+        settings=settings,
+        engine=engine,
+        catalog=catalog,
+        inference=inference,
+        adapters=adapters,
+        aliases=AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, inference.resolve),
+        merges=merges,
+        metrics=metrics,
+        worker=worker,
+        idempotency=idempotency,
+        lineage=LineageService(registry, store, worker),
+        blender=blender,
+        evaluations=evaluations,
+        sweeps=SweepService(evaluations, merges),
+        exports=ExportService(jobs, store, catalog, merges, worker, _export_folders(settings), Path(args.model)),
     )
+
+
+def _worker(settings: Settings, base: BaseModelSpec, model: str, merges: MergeService) -> WorkerLink:
+    worker = WorkerLink(
+        _worker_command(),
+        _worker_environment(settings, base, model),
+        merges.hear,
+        on_progress=merges.hear_progress,
+        on_end=merges.worker_ended,
+    )
+    merges.attach(worker)
+    return worker
 
 
 def _export_folders(settings: Settings) -> ExportFolders | None:
     return None if settings.export_root is None else ExportFolders(settings.export_root)
 
 
-def _runner(
-    settings: Settings,
-    rows: EvaluationRegistry,
-    inference: Inference,
-    ask: Ask,
-    base: BaseModelSpec,
-    metrics: Metrics,
-) -> EvaluationRunner:
+def _evaluating(
+    settings: Settings, database: Database, catalog: Catalog, inference: Inference, ask: Ask, metrics: Metrics
+) -> tuple[EvaluationRunner, EvaluationService]:
+    rows = EvaluationRegistry(database, utc_now, new_evaluation_id)
     spare = SpareCapacity(metrics.running, settings.evaluation_yield_above, settings.evaluation_patience_s)
-    calls = EvaluationCalls(inference, ask, spare, base.served_name)
-    return EvaluationRunner(rows, calls, new_evaluation_id(), settings.evaluation_concurrency, metrics)
+    calls = EvaluationCalls(inference, ask, spare, catalog.base.served_name)
+    runner = EvaluationRunner(rows, calls, new_evaluation_id(), settings.evaluation_concurrency, metrics)
+    return runner, EvaluationService(rows, catalog, inference, settings.evaluation_max_calls, runner.wake)
 
 
 async def _blend_tier(

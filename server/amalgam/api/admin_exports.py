@@ -3,24 +3,22 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted
-from amalgam.api.admin_models import JobView
+from amalgam.api.admin_models import JobView, RecipeBody
 from amalgam.api.error_document import ERRORS
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
 from amalgam.domain.adapter import NAME_PATTERN
 from amalgam.domain.export import ExportDtype, ExportRecord, MaxShardBytes
-from amalgam.domain.expression import parse_expression
-from amalgam.domain.recipe import Recipe
 
 _MAX_WAIT_S = 600.0
 _Name = Annotated[str, Path(pattern=f"^{NAME_PATTERN}$", description="export's folder", examples=["smollm2-sql"])]
 
 
-class ExportBody(BaseModel):
+class ExportBody(RecipeBody):
     """An export: its folder's name, what is added to the base model, and how it is stored."""
 
     model_config = ConfigDict(
@@ -35,16 +33,8 @@ class ExportBody(BaseModel):
     )
 
     name: str = Field(max_length=128, pattern=rf"^{NAME_PATTERN}$", description="folder", examples=["smollm2-sql"])
-    expression: str | None = Field(default=None, max_length=4096, examples=["sql@1"])
-    recipe: Recipe | None = None
     dtype: ExportDtype = Field(default="base", description="of the checkpoint; base: as the base model is stored")
     max_shard_bytes: MaxShardBytes = Field(default=5_000_000_000, description="most bytes of tensors in one file")
-
-    @model_validator(mode="after")
-    def _one_of(self) -> "ExportBody":
-        if (self.expression is None) == (self.recipe is None):
-            raise ValueError("give either expression or recipe")
-        return self
 
 
 class ExportView(BaseModel):
@@ -85,14 +75,6 @@ _SUBMITTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _recipe(body: ExportBody) -> Recipe:
-    """The body's recipe; ExportBody holds exactly one of the two."""
-    if body.recipe is not None:
-        return body.recipe
-    assert body.expression is not None
-    return parse_expression(body.expression)
-
-
 def router() -> APIRouter:
     """The routes of exports."""
     routes = APIRouter(
@@ -113,7 +95,7 @@ def router() -> APIRouter:
     ) -> JSONResponse:
         house = services(request)
         answer = await house.exports.submit(
-            body.name, _recipe(body), dtype=body.dtype, max_shard_bytes=body.max_shard_bytes
+            body.name, body.described(), dtype=body.dtype, max_shard_bytes=body.max_shard_bytes
         )
         record, job = answer.record, answer.job
         if job is not None and wait_s > 0:

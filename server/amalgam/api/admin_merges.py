@@ -11,8 +11,6 @@ from amalgam.api.error_document import ERRORS
 from amalgam.api.job_events import DESCRIBED, events_response
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
-from amalgam.domain.expression import parse_expression
-from amalgam.domain.recipe import Recipe
 
 _MAX_WAIT_S = 600.0
 _JOB_ID = r"^[A-Za-z0-9._-]{1,64}$"
@@ -22,14 +20,6 @@ _SUBMITTED: dict[int | str, dict[str, Any]] = {
     201: {"model": VersionView, "description": "Built within wait_s, and answering"},
     202: {"model": JobAccepted, "description": "Queued, or being built"},
 }
-
-
-def _recipe(body: MergeBody) -> Recipe:
-    """The body's recipe; MergeBody holds exactly one of the two."""
-    if body.recipe is not None:
-        return body.recipe
-    assert body.expression is not None
-    return parse_expression(body.expression)
 
 
 def router() -> APIRouter:
@@ -51,7 +41,7 @@ def router() -> APIRouter:
         wait_s: float = Query(0.0, ge=0, le=_MAX_WAIT_S, description="answer with the version if it is there in time"),
     ) -> JSONResponse:
         merges = services(request).merges
-        answer = await merges.submit(body.name, _recipe(body), set_default=body.set_default)
+        answer = await merges.submit(body.name, body.described(), set_default=body.set_default)
         version, job = answer.version, answer.job
         if version is None and job is not None and wait_s > 0:
             job = await merges.wait(job.id, wait_s)
@@ -70,7 +60,7 @@ def router() -> APIRouter:
         diagnostics: bool = Query(True, description="run the merge in the worker too, and say what came of it"),
     ) -> PlanView:
         house = services(request)
-        plan = await house.merges.plan(_recipe(body))
+        plan = await house.merges.plan(body.described())
         if not diagnostics:
             return PlanView.of(plan, None)
         return PlanView.of(plan, await house.merges.forecast(plan.recipe, house.settings.plan_budget_s))

@@ -1,10 +1,11 @@
 """Bodies of the admin plane: parsed and bounded here, trusted inside."""
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from amalgam.domain.adapter import MAX_VERSION, NAME_PATTERN, Adapter, AdapterVersion
+from amalgam.domain.expression import parse_expression
 from amalgam.domain.job import Job
 from amalgam.domain.recipe import Recipe
 
@@ -48,7 +49,31 @@ class VersionBody(_Body):
     version: int | None = Field(default=None, ge=1, le=MAX_VERSION, examples=[1])
 
 
-class MergeBody(_Body):
+class RecipeBody(_Body):
+    """What is to be computed: a recipe or an expression, and not both."""
+
+    expression: str | None = Field(default=None, max_length=4096, examples=["sql + 0.5*json"])
+    recipe: Recipe | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.expression is None) == (self.recipe is None):
+            raise ValueError("give either expression or recipe")
+        return self
+
+    def described(self) -> Recipe:
+        """The recipe, however it was written.
+
+        Raises:
+            InvalidExpression: names the column.
+        """
+        if self.recipe is not None:
+            return self.recipe
+        assert self.expression is not None
+        return parse_expression(self.expression)
+
+
+class MergeBody(RecipeBody):
     """A merge: its name, and a recipe or an expression."""
 
     model_config = ConfigDict(
@@ -70,15 +95,7 @@ class MergeBody(_Body):
     )
 
     name: str = _NAME
-    expression: str | None = Field(default=None, max_length=4096, examples=["sql + 0.5*json"])
-    recipe: Recipe | None = None
     set_default: bool = True
-
-    @model_validator(mode="after")
-    def _one_of(self) -> "MergeBody":
-        if (self.expression is None) == (self.recipe is None):
-            raise ValueError("give either expression or recipe")
-        return self
 
 
 class VersionView(BaseModel):
