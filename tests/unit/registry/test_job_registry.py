@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from amalgam.domain.job import FINAL_STATES, LIVE_STATES, TRANSITIONS, Job, JobRequest, check_transition
+from amalgam.domain.job import Job, JobRequest
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
 from amalgam.errors.jobs import JobNotFound, JobStateConflict, LeaseLost
 from amalgam.registry.adapters import AdapterRegistry
@@ -388,25 +388,3 @@ class TestList:
         assert [job.id for job in (await jobs.list(states=["running"])).items] == [running.id]
         assert len((await jobs.list(states=["queued", "running"])).items) == 2
         assert (await jobs.list(states=["failed"])).items == ()
-
-
-class TestStates:
-    def test_ends_lead_nowhere_and_everything_else_leads_to_an_end(self) -> None:
-        assert set(FINAL_STATES) == {"published", "failed", "cancelled"}
-        assert set(LIVE_STATES) | set(FINAL_STATES) == set(TRANSITIONS)
-        for state in LIVE_STATES:
-            assert "failed" in TRANSITIONS[state]
-
-    @pytest.mark.parametrize("current", TRANSITIONS)
-    @pytest.mark.parametrize("wanted", TRANSITIONS)
-    def test_only_steps_of_the_table_pass(self, current: Any, wanted: Any) -> None:
-        allowed = {
-            ("queued", "running"), ("queued", "cancelled"), ("queued", "failed"),
-            ("running", "running"), ("running", "queued"), ("running", "built"), ("running", "failed"),
-            ("running", "cancelled"), ("built", "published"), ("built", "failed"),
-        }  # fmt: skip
-        if (current, wanted) in allowed:
-            check_transition("j", current, wanted)
-        else:
-            with pytest.raises(JobStateConflict):
-                check_transition("j", current, wanted)
