@@ -14,7 +14,6 @@ from typing import Any
 
 from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
 from amalgam.engine.residency import Residency
-from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
 from amalgam.errors.requests import EndpointUnsupported
 from amalgam.telemetry.metrics import Metrics
@@ -102,7 +101,6 @@ class VllmEngine:
         while True:
             try:
                 await self._boot()
-                await self._restore(pinned)
             except Exception as error:
                 logger.exception("the engine did not start")
                 if self._restarts == 0:
@@ -112,13 +110,20 @@ class VllmEngine:
                     return
                 await asyncio.sleep(_RESTART_PAUSE_S)
                 continue
-            await self._watch()
+            restored = asyncio.create_task(self._restore(pinned), name="restore pinned versions")
+            # Watched from here on: a core that dies or hangs over a pinned version is restarted too.
+            try:
+                await self._watch()
+                is_whole = restored.done()
+            finally:
+                restored.cancel()
+            await asyncio.gather(restored, return_exceptions=True)
             logger.error("the engine's core %s; restarting it", "hangs" if self._state == "hung" else "died")
             self._ready.clear()
             self._state = "restarting"
             self._lost.set()
             self._restarts += 1
-            pinned = self._residency.pinned()
+            pinned = self._residency.pinned() if is_whole else pinned
             self._residency.forget_all()
             await self._bury()
 
@@ -156,8 +161,9 @@ class VllmEngine:
             try:
                 async with self._residency.hold(version):
                     self._residency.pin(version.lora_id, pinned=True)
-            except AmalgamError as error:
-                logger.error("%s could not be pinned again: %s", version.engine_name, error)
+            except Exception:
+                # Whatever it was: one version must not keep the door closed to all others.
+                logger.exception("%s could not be pinned again", version.engine_name)
         self._state = "ready"
         self._ready.set()
 
