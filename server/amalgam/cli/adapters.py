@@ -1,15 +1,13 @@
 """`amalgam adapters`: push, list, show, remove and move the default version, on a running server."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, ERRORS, Key, Url, answer, client
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, ERRORS, Key, Url, answer, client, every_page
 
 _REBUILD_S = 660.0
 
@@ -50,7 +48,7 @@ def list_adapters(
     """List adapters."""
     table = Table("name", "default", "versions", "rank", "MB", "source")
     with client(url, key) as session:
-        for adapter in _all_adapters(session, search):
+        for adapter in every_page(session, "/admin/v1/adapters", search):
             versions = adapter["versions"]
             newest: dict[str, Any] = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
             default = str(adapter["default_version"] or "-")
@@ -93,7 +91,7 @@ def verify(
     """Compare stored files with their digests; exit code 1 where one is damaged."""
     damaged = 0
     with client(url, key) as session:
-        names = [name] if name else [adapter["name"] for adapter in _all_adapters(session, "")]
+        names = [name] if name else [adapter["name"] for adapter in every_page(session, "/admin/v1/adapters", "")]
         for adapter in names:
             for ref, sound in answer(session.post(f"/admin/v1/adapters/{adapter}:verify"))["versions"].items():
                 damaged += not sound
@@ -121,17 +119,3 @@ def rebuild(
     first = ", ".join(f"{what} {which}" for what, which in rebuilt["built_with"].items())
     ERRORS.print(f"[red]not the same bytes[/red]; the first build was by {first}")
     raise typer.Exit(1)
-
-
-def _all_adapters(session: httpx.Client, search: str) -> Iterator[dict[str, Any]]:
-    """Every page of the listing."""
-    cursor: str | None = None
-    while True:
-        query: dict[str, str | int] = {"search": search, "limit": 200}
-        if cursor is not None:
-            query["cursor"] = cursor
-        page = answer(session.get("/admin/v1/adapters", params=query))
-        yield from page["data"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return

@@ -1,14 +1,12 @@
 """`amalgam aliases`: list, set, show, remove and roll back, on a running server."""
 
 import re
-from collections.abc import Iterator
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page
 
 app = typer.Typer(help="Names for weighted targets, on a running server.", no_args_is_help=True)
 
@@ -25,7 +23,7 @@ def list_aliases(
     """List aliases."""
     table = Table("name", "revision", "means", "changed")
     with client(url, key) as session:
-        for alias in _all_aliases(session, search):
+        for alias in every_page(session, "/admin/v1/aliases", search):
             table.add_row(alias["name"], str(alias["revision"]), _meaning(alias), alias["updated_at"])
     CONSOLE.print(table)
 
@@ -91,17 +89,3 @@ def _meaning(alias: dict[str, Any]) -> str:
 
 def _print(alias: dict[str, Any]) -> None:
     CONSOLE.print(f"{alias['name']} -> {_meaning(alias)}  (revision {alias['revision']})", markup=False)
-
-
-def _all_aliases(session: httpx.Client, search: str) -> Iterator[dict[str, Any]]:
-    """Every page of the listing."""
-    cursor: str | None = None
-    while True:
-        query: dict[str, str | int] = {"search": search, "limit": 200}
-        if cursor is not None:
-            query["cursor"] = cursor
-        page = answer(session.get("/admin/v1/aliases", params=query))
-        yield from page["data"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return

@@ -28,6 +28,20 @@ def client(url: str, key: str | None, timeout_s: float = 120.0) -> Iterator[http
         raise typer.Exit(2) from None
 
 
+def every_page(session: httpx.Client, path: str, search: str) -> Iterator[dict[str, Any]]:
+    """The entries of a listing whose names contain ``search``, from all of its pages."""
+    cursor: str | None = None
+    while True:
+        query: dict[str, str | int] = {"search": search, "limit": 200}
+        if cursor is not None:
+            query["cursor"] = cursor
+        page = answer(session.get(path, params=query))
+        yield from page["data"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
 def answer(response: httpx.Response) -> Any:
     """The JSON of a good answer; ends the program with the server's message otherwise."""
     try:
