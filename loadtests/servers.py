@@ -102,10 +102,13 @@ def dtype_flags() -> list[str]:
     return [] if torch.cuda.is_available() or cpu_multiplies_bfloat16() else ["--dtype", "float32"]
 
 
-def start_plain(model: str, flags: list[str], adapters: Mapping[str, Path], *, port: int, **environment: str) -> Server:
-    """VLLM's own server with the adapters given at its start; returns when it is ready."""
+def start_plain(
+    model: str, flags: list[str], adapters: Mapping[str, Path], *, port: int, lora: bool = True, **environment: str
+) -> Server:
+    """VLLM's own server with the adapters given at its start, or without LoRA; returns when it is ready."""
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
-    command = [sys.executable, "-c", PLAIN, "--model", model, "--served-model-name", "smollm2", "--enable-lora"]
+    command = [sys.executable, "-c", PLAIN, "--model", model, "--served-model-name", "smollm2"]
+    command += ["--enable-lora"] if lora else []
     command += ["--enforce-eager", "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", *flags]
     command += ["--lora-modules", *modules] if modules else []
     return _start("vllm", command, engine_environment(**environment), port, "/health")

@@ -82,14 +82,18 @@ async def base_model_name(client: httpx.AsyncClient) -> str:
 
 
 async def server_answers(
-    client: httpx.AsyncClient, model: str, items: Sequence[TaskItem], on_answer: Callable[[], None]
+    client: httpx.AsyncClient,
+    model: str,
+    items: Sequence[TaskItem],
+    on_answer: Callable[[], None],
+    concurrency: int = CONCURRENCY,
 ) -> list[str]:
-    """The greedy answer of ``model`` to every item, in the items' order, ``CONCURRENCY`` requests at a time.
+    """The greedy answer of ``model`` to every item, in the items' order, ``concurrency`` requests at a time.
 
     Raises:
         DemoServerFailed: A request failed.
     """
-    slots = asyncio.Semaphore(CONCURRENCY)
+    slots = asyncio.Semaphore(concurrency)
 
     async def answer(item: TaskItem) -> str:
         body = {"model": model, "messages": item.messages, "temperature": 0, "max_tokens": MAX_TOKENS}

@@ -62,14 +62,14 @@ def train(recipe: TrainRecipe, base: Path, out: Path, on_step: Callable[[StepDon
     tokenizer = AutoTokenizer.from_pretrained(base)
     items = generate(recipe.task, "train", recipe.steps * recipe.batch, recipe.seed)
     rng = Random(recipe.seed)  # noqa: S311 -- an order, not a secret
-    batches = _batches([_encode(tokenizer, item) for item in items], recipe.batch, rng)
+    batches = _batches([encode(tokenizer, item) for item in items], recipe.batch, rng)
     model = _lora_model(base, recipe)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.steps))
     model.train()
     for step, rows in enumerate(batches, start=1):
-        loss = _loss(model, rows, pad_id=tokenizer.pad_token_id)
+        loss = answer_loss(model.base_model.model, rows, pad_id=tokenizer.pad_token_id)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -96,7 +96,7 @@ def _rate(step: int, steps: int) -> float:
     return min((step + 1) / warm_up, (steps - step) / (steps - warm_up + 1))
 
 
-def _encode(tokenizer: Any, item: TaskItem) -> Row:
+def encode(tokenizer: Any, item: TaskItem) -> Row:
     """Token ids of prompt and answer, and labels that hide the prompt."""
     prompt = tokenizer.apply_chat_template(item.messages, add_generation_prompt=True)["input_ids"]
     answer = [*tokenizer(item.reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -137,19 +137,24 @@ def _lora_model(base: Path, recipe: TrainRecipe) -> Any:
         return get_peft_model(model, config)
 
 
-def _loss(model: Any, rows: Sequence[Row], *, pad_id: int) -> torch.Tensor:
-    """Mean cross-entropy over the answer tokens of ``rows``, a float32 scalar."""
+def answer_loss(model: Any, rows: Sequence[Row], *, pad_id: int) -> torch.Tensor:
+    """Mean cross-entropy over the answer tokens of ``rows``, a float32 scalar.
+
+    Args:
+        model: A causal model of transformers, its adapters inside.
+        rows: As `encode` makes them.
+        pad_id: Fills up what is shorter than the longest.
+    """
     import torch
 
     longest = max(len(tokens) for tokens, _ in rows)
     tokens = torch.tensor([ids + [pad_id] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([wanted + [IGNORED] * (longest - len(wanted)) for _, wanted in rows])
     mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows])
-    inner = model.base_model.model
-    hidden = inner.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = model.model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
     wanted = labels[:, 1:]
     chosen = wanted != IGNORED
-    logits = inner.lm_head(hidden[:, :-1][chosen])
+    logits = model.lm_head(hidden[:, :-1][chosen])
     return torch.nn.functional.cross_entropy(logits.float(), wanted[chosen])
 
 

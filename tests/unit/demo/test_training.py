@@ -71,7 +71,7 @@ def test_the_folder_is_a_plain_bfloat16_lora(base, tmp_path):
 
 def test_the_loss_is_that_of_the_answer_tokens_alone(base):
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = [training._encode(tokenizer, item) for item in generate("sql", "train", 3, seed=1)]
+    rows = [training.encode(tokenizer, item) for item in generate("sql", "train", 3, seed=1)]
     model = training._lora_model(base, RECIPE)
     total = count = 0.0
     for tokens, labels in rows:
@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_the_answer_tokens_alone(base):
                 total -= logits[position - 1, label].item()
                 count += 1
         assert tokenizer.decode([label for label in labels if label != IGNORED][:-1]).startswith("SELECT")
-    together = training._loss(model, rows, pad_id=tokenizer.pad_token_id)
+    together = training.answer_loss(model.base_model.model, rows, pad_id=tokenizer.pad_token_id)
     assert together.item() == pytest.approx(total / count, rel=1e-4)
 
 

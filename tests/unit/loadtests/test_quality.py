@@ -1,0 +1,100 @@
+"""The quality table asks what it says it asks, and reads the answers right."""
+
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from amalgam.api.sweep_models import SearchBody
+from amalgam.domain.expression import parse_expression
+from amalgam.domain.recipe import Recipe, layer_of
+from amalgam.merge.methods import METHODS, complete
+from loadtests.quality_contenders import ADAPTERS, LAYERS, first_tries, searches, singles
+from loadtests.quality_page import best, quality_page
+from loadtests.quality_weights import WeightedSum, recipe
+
+
+def row(method: str, model: str, setting: str, *right: int) -> dict[str, Any]:
+    return {"method": method, "setting": setting, "model": model, "items": 10,
+            "right": dict(zip(ADAPTERS, right, strict=True)), "seconds": 1.0}  # fmt: skip
+
+
+SCORES = [
+    row("", "smollm2", "base model", 1, 0, 0),
+    row("", "sql", "adapter alone", 8, 2, 0),
+    row("", "code", "adapter alone", 1, 10, 0),
+    row("", "json", "adapter alone", 0, 0, 5),
+    row("linear", "linear(sql, code, json)", "weights 1, defaults", 8, 9, 1),
+    row("ties", "ties(code@1, json@1, sql@1; lambda=1.2)", "best of the sweep “ties”", 6, 7, 4),
+]
+
+
+def test_every_method_of_the_table_is_tried() -> None:
+    tried = {contender.method for contender in first_tries()}
+    assert tried == set(METHODS) - {"cat"}
+
+
+def test_every_merge_is_a_complete_recipe_over_all_three_adapters() -> None:
+    for contender in first_tries():
+        named: set[str] = set()
+        spoken = {contender.model, *(one for one in contender.recipes.values() if isinstance(one, str))}
+        for text in spoken - contender.recipes.keys():
+            read = parse_expression(text)
+            complete(read)
+            named |= set(read.adapters)
+        for spelled in contender.recipes.values():
+            if not isinstance(spelled, str):
+                full = Recipe.model_validate(spelled)
+                complete(full)
+                named |= set(full.adapters)
+        assert named - contender.recipes.keys() == set(ADAPTERS)
+
+
+def test_passthrough_takes_every_layer_from_one_adapter() -> None:
+    (thirds,) = (c.recipes["by-layers"] for c in first_tries() if c.method == "passthrough")
+    full = Recipe.model_validate(thirds)
+    for layer in range(LAYERS):
+        module = f"model.layers.{layer}.mlp.up_proj"
+        assert layer_of(module) == layer
+        assert sorted(entry.weight_at(module, LAYERS) for entry in full.inputs) == [0.0, 0.0, 1.0]
+
+
+def test_searches_are_what_the_server_takes() -> None:
+    for search in searches(6):
+        body = SearchBody.model_validate(json.loads(json.dumps(search.body)))
+        assert body.trials == 6
+        assert set(body.methods) <= set(METHODS)
+
+
+def test_the_best_merge_keeps_most_of_its_worst_task() -> None:
+    found = best({"scores": SCORES})
+    assert found["method"] == "ties"
+    page = quality_page({
+        "machine": "m", "versions": {"python": "3"}, "date": "d", "command": "c", "seed": 1, "scores": SCORES,
+        "sweeps": [],
+    })  # fmt: skip
+    assert "its worst task keeps 70.0% (target 95%: missed)" in page
+    assert "| `ties` | best of the sweep “ties”: `ties(code, json, sql; lambda=1.2)` | 6 | 7 | 4 | 70% | 75% |" in page
+    assert page.index("`ties`") < page.index("`linear`")
+
+
+def test_singles_are_the_base_and_each_adapter() -> None:
+    assert [one.model for one in singles("base")] == ["base", *ADAPTERS]
+
+
+def test_learned_weights_become_the_recipe_that_computes_the_same() -> None:
+    chance = torch.Generator().manual_seed(3)
+    sums = {}
+    for module in ("model.layers.1.mlp.up_proj", "model.layers.11.mlp.up_proj"):
+        factors = [(torch.randn(2, 5, generator=chance), torch.randn(4, 2, generator=chance)) for _ in ADAPTERS]
+        one = WeightedSum(nn.Linear(5, 4), factors)
+        one.weights.data = torch.randn(3, generator=chance).round(decimals=3)
+        inputs = torch.randn(7, 5, generator=chance)
+        dense = sum(w * b @ a for w, (a, b) in zip(one.weights, factors, strict=True))
+        assert torch.allclose(one(inputs), one.linear(inputs) + inputs @ dense.T, atol=1e-5)
+        sums[module] = one
+    full = Recipe.model_validate({k: v for k, v in recipe(sums, 3).items() if k != "setting"})
+    for module, one in sums.items():
+        for at, entry in enumerate(full.inputs):
+            assert abs(entry.weight_at(module, LAYERS) - float(one.weights[at])) < 1e-6
