@@ -19,7 +19,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ async def swept(client: httpx.AsyncClient, search: Search, items: int) -> dict[s
 async def run(server: Server, book: Book, arguments: argparse.Namespace) -> None:
     """All that is not in the book yet."""
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
-        for contender in chosen(singles(BASE), first_tries(), weights=arguments.weights):
+        for contender in (*singles(BASE), *learned(arguments.weights), *first_tries()):
             if not book.has("scores", model=contender.model):
                 book.add("scores", await scored(client, contender, arguments.items))
         for search in searches(arguments.trials):
@@ -142,13 +142,13 @@ async def run(server: Server, book: Book, arguments: argparse.Namespace) -> None
                 book.add("scores", await scored(client, contender, arguments.items))
 
 
-def chosen(*groups: Iterable[Contender], weights: Path | None) -> Sequence[Contender]:
-    """The groups' contenders, and learned weights where there are some."""
-    found = [contender for group in groups for contender in group]
-    if weights is not None:
-        recipe = json.loads(weights.read_text())
-        found.append(Contender(recipe["method"], recipe.pop("setting"), weights.stem, {weights.stem: recipe}))
-    return found
+def learned(weights: Path | None) -> tuple[Contender, ...]:
+    """The recipe that quality_weights.py wrote, where there is one."""
+    if weights is None:
+        return ()
+    recipe = json.loads(weights.read_text())
+    setting = recipe.pop("setting")
+    return (Contender(recipe["method"], setting, weights.stem, {weights.stem: recipe}),)
 
 
 def started(folder: Path) -> Server:
@@ -156,7 +156,7 @@ def started(folder: Path) -> Server:
     return start_amalgam(
         folder / "store", FLAGS, sources=REPOSITORY, port=PORT,
         AMALGAM_BLEND_METHODS=",".join(METHODS), AMALGAM_BLEND_SPACES=",".join(Space), AMALGAM_BLENDS_PER_MINUTE="6000",
-        AMALGAM_BLEND_TIMEOUT_S="120", AMALGAM_EVALUATION_CONCURRENCY=str(AT_ONCE),
+        AMALGAM_BLEND_TIMEOUT_S="120", AMALGAM_ENGINE_HANG_S="900", AMALGAM_EVALUATION_CONCURRENCY=str(AT_ONCE),
         AMALGAM_EXPORT_ROOT=str(folder / "exports"),
     )  # fmt: skip
 
