@@ -57,6 +57,7 @@ from amalgam.services.evaluation_calls import Ask, EvaluationCalls
 from amalgam.services.evaluation_run import EvaluationRunner
 from amalgam.services.evaluations import EvaluationService
 from amalgam.services.exports import ExportService
+from amalgam.services.fair_queue import FairQueue
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.lineage import LineageService
@@ -82,6 +83,8 @@ logger = logging.getLogger(__name__)
 
 _CATALOG_PERIOD_S = 1.0
 _ENGINE_START_TIMEOUT_S = 1800.0
+_SEQUENCES = 128
+"""Of a full batch, where vLLM is not told."""
 _UPLOAD_PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/adapters:validate"})
 
 EngineFactory = Callable[[Any], Engine]
@@ -187,8 +190,9 @@ async def _build(
     usage = Usage()
     blender, tier = await _blend_tier(stack, settings, base, store, engine, metrics)
     blends = Blends(catalog, store, usage, tier, blender, _blend_limits(settings), metrics=metrics)
-    inference = Inference(catalog, engine, store, random.SystemRandom().random, usage, blends)
-    publisher = Publisher(registry, jobs, store, catalog, engine, metrics=metrics)
+    queue = _fair_queue(settings, args, metrics)
+    inference = Inference(catalog, engine, store, random.SystemRandom().random, usage, blends, queue)
+    publisher = Publisher(registry, jobs, store, catalog, engine, metrics=metrics, queue=queue)
     merges = MergeService(registry, jobs, store, catalog, publisher, metrics=metrics)
     adapters = AdapterService(
         registry=registry,
@@ -235,6 +239,14 @@ async def _build(
         sweeps=SweepService(evaluations, merges),
         exports=ExportService(jobs, store, catalog, merges, worker, _export_folders(settings), Path(args.model)),
     )
+
+
+def _fair_queue(settings: Settings, args: Namespace, metrics: Metrics) -> FairQueue | None:
+    """A turn may begin as many requests as are its slot's share of a full batch."""
+    if not settings.fair_queue:
+        return None
+    sequences = getattr(args, "max_num_seqs", None) or _SEQUENCES
+    return FairQueue(args.max_loras, -(-sequences // args.max_loras), settings.fair_queue_wait_s, metrics=metrics)
 
 
 def _worker(settings: Settings, base: BaseModelSpec, model: str, merges: MergeService) -> WorkerLink:

@@ -110,6 +110,9 @@ class Settings(BaseSettings):
         10.0, ge=0, description="after so long a call of an evaluation starts all the same, seconds"
     )
 
+    fair_queue: bool = Field(True, description="whether adapters take turns where more are asked for than max_loras")
+    fair_queue_wait_s: float = Field(600.0, gt=0, description="longest wait for an adapter's turn, seconds")
+
     @field_validator("api_keys", "source_roots", "blend_methods", "blend_spaces", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

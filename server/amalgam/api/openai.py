@@ -30,6 +30,7 @@ _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
 )
 ENDPOINT_PATHS: Final[Mapping[str, Endpoint]] = {path: endpoint for path, endpoint, _ in _ROUTES}
 """The paths of inference."""
+_WITHOUT_BATCH: Final = frozenset({"tokenize", "detokenize"})
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -50,7 +51,13 @@ async def forward(endpoint: Endpoint, request: Request) -> Response:
     check_fields(endpoint, body, house.catalog.base.vocabulary_size)
     async with AsyncExitStack() as stack:
         client = request.scope.get("amalgam.client", "")
-        held = house.inference.admit(body.get("model"), user=_user(endpoint, body), client=client)
+        held = house.inference.admit(
+            body.get("model"),
+            user=_user(endpoint, body),
+            client=client,
+            generates=endpoint not in _WITHOUT_BATCH,
+            gone=lambda: _client_gone(request),
+        )
         target = await stack.enter_async_context(held)
         note_adapter(target.engine_name)
         response = await house.engine.call(endpoint, body | {"model": target.engine_name}, request)
@@ -60,6 +67,12 @@ async def forward(endpoint: Endpoint, request: Request) -> Response:
         if target.recipe is not None:
             response.headers["x-amalgam-recipe"] = target.recipe
         return HeldResponse(response, stack.pop_all())
+
+
+async def _client_gone(request: Request) -> None:
+    """Return when the client has left. The body has been read: nothing else can come."""
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
 
 
 def _user(endpoint: Endpoint, body: Mapping[str, Any]) -> str | None:

@@ -34,6 +34,16 @@ class SlotsBusy(Unavailable):
         super().__init__(f"{ref} found no free slot in {waited_s:.0f} s. Try again, or raise --max-cpu-loras.")
 
 
+class NoTurn(Unavailable):
+    """More adapters were asked for than a batch holds, and the request's turn did not come in time."""
+
+    status = 503
+    code = "adapter_no_turn"
+
+    def __init__(self, ref: str, waited_s: float) -> None:
+        super().__init__(f"{ref} got no turn in the batch in {waited_s:.0f} s. Try again, or raise --max-loras.")
+
+
 class EngineRefused(AmalgamError):
     """An error that vLLM's handler answered with, in this server's shape."""
 

@@ -103,3 +103,13 @@ class ModelUnreadable(AmalgamError):
             f"The base model {model!r} cannot be read: {reason}. Give a folder with config.json and safetensors, or a "
             "hub id; without an argument the demo model is served."
         )
+
+
+class ClientLeft(AmalgamError):
+    """The client closed its connection while its request waited; nobody reads the answer."""
+
+    status = 499
+    code = "client_left"
+
+    def __init__(self) -> None:
+        super().__init__("The client left before its request began.")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Final
 
 from amalgam.domain.adapter import AdapterVersion
@@ -13,6 +14,7 @@ from amalgam.errors import AmalgamError, Unavailable
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.catalog import Catalog
+from amalgam.services.fair_queue import FairQueue
 from amalgam.services.inference import loadable
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.peft_folder import read_peft_folder
@@ -35,6 +37,7 @@ class Publisher:
         engine: Engine,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        queue: FairQueue | None = None,
     ) -> None:
         self._registry = registry
         self._jobs = jobs
@@ -43,12 +46,13 @@ class Publisher:
         self._engine = engine
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self._queue = queue
 
     async def prove(self, version: AdapterVersion) -> dict[str, float]:
         """Load ``version`` and generate one token with it; seconds by step, empty where the engine is not up yet.
 
         Raises:
-            EngineLoadFailed, SlotsBusy: the engine did not take it.
+            EngineLoadFailed, SlotsBusy, NoTurn: the engine did not take it.
         """
         if self._engine.state != "ready":
             # The engine is a cache: a version registered while it starts is loaded by its first request.
@@ -57,7 +61,8 @@ class Publisher:
         began = self._clock()
         await self._engine.load(target)
         loaded = self._clock()
-        await self._engine.probe(target)
+        async with nullcontext() if self._queue is None else self._queue.turn(target):
+            await self._engine.probe(target)
         return {"register": loaded - began, "probe": self._clock() - loaded}
 
     async def put_in_service(self, version: AdapterVersion, *, set_default: bool) -> None:

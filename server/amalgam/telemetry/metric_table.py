@@ -114,6 +114,14 @@ ADAPTER_SLOTS: Final = _gauge("amalgam_adapter_slots", "Different adapters that 
 ADAPTER_WAITING: Final = _gauge(
     "amalgam_adapter_waiting_requests", "Requests that wait for a place in the engine's memory for their adapter"
 )
+TURN_WAITING: Final = _gauge(
+    "amalgam_adapter_turn_waiting_requests", "Requests that wait for their adapter's turn in the batch"
+)
+TURN_WAIT: Final = _histogram(
+    "amalgam_adapter_turn_wait_seconds",
+    "Seconds that requests waited for their adapter's turn; those that began at once are not counted",
+    _LATENCY_S,
+)
 ADAPTER_LOAD: Final = _histogram(
     "amalgam_adapter_load_seconds", "Seconds that loads of adapters into the engine took", _LOAD_S
 )
@@ -188,6 +196,8 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     ADAPTER_CAPACITY,
     ADAPTER_SLOTS,
     ADAPTER_WAITING,
+    TURN_WAITING,
+    TURN_WAIT,
     ADAPTER_LOAD,
     LOAD_FAILURES,
     EVICTIONS,

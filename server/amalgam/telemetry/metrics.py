@@ -215,6 +215,19 @@ class Metrics:
         finally:
             self._values[table.ADAPTER_WAITING].add(amount=-1)
 
+    @contextmanager
+    def turn_waiting(self) -> Iterator[None]:
+        """A request waits for its adapter's turn while the block runs."""
+        self._values[table.TURN_WAITING].add()
+        try:
+            yield
+        finally:
+            self._values[table.TURN_WAITING].add(amount=-1)
+
+    def turn_waited(self, seconds: float) -> None:
+        """A request's turn came after ``seconds``."""
+        self._distributions[table.TURN_WAIT].observe(seconds)
+
     def job_ended(self, state: str, timings_s: Mapping[str, float] | None = None) -> None:
         """A merge job came to a final state; seconds by step where it was published."""
         self._values[table.MERGE_FINISHED].add((state,))

@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from amalgam.domain.version import CatalogRows
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, SlotsBusy
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Snapshot
+from amalgam.services.fair_queue import FairQueue
 from amalgam.services.inference import Inference
 from amalgam.telemetry.context import RequestContext, enter
 from tests.api.fake_engine import FakeEngine
@@ -188,3 +190,28 @@ async def test_the_disk_is_asked_once_a_version_and_again_after_it_was_drained()
     async with rig.inference.admit("a"):
         pass
     assert rig.store.asked == [VERSIONS[0].digest] * 2
+
+
+async def test_a_request_waits_for_its_turn_before_it_takes_a_place_and_counts_from_the_first() -> None:
+    rig = Rig()
+    rig.inference._queue = FairQueue(slots=1, quantum=4, wait_s=10)
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(rig.inference.admit("a"))
+        waits = asyncio.create_task(rig.inference.admit("b").__aenter__())
+        await asyncio.sleep(0.01)
+        assert rig.engine.loaded == ["a@1"]
+        assert not await drained(rig, 2)
+        async with rig.inference.admit("b", generates=False), rig.inference.admit("base"):
+            assert not waits.done()
+    assert (await waits).engine_name == "b@1"
+
+
+async def test_a_refused_load_gives_its_turn_back() -> None:
+    rig = Rig()
+    rig.inference._queue = FairQueue(slots=1, quantum=4, wait_s=1)
+    rig.engine.refuse_load.add("a@1")
+    with pytest.raises(EngineLoadFailed):
+        async with rig.inference.admit("a"):
+            pytest.fail("it was not loaded")
+    async with rig.inference.admit("b") as target:
+        assert target.engine_name == "b@1"
