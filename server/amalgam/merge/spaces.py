@@ -121,11 +121,17 @@ def _delta(stack: Stack, around: Circumstances) -> Factors:
         around.energy, around.max_workspace_bytes // workers, around.thresholds,
     )  # fmt: skip
     randomness = around.randomness(stack)
+
+    def share(worker: int) -> list[Factors]:
+        buffer = work.room(stack)
+        return [work.merge(stack, row, randomness, buffer) for row in range(worker, count, workers)]
+
     if workers == 1:
-        return _joined([work.merge(stack, row, randomness) for row in range(count)])
+        return _joined(share(0))
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return _joined(list(pool.map(lambda row: work.merge(stack, row, randomness), range(count))))
+            shares = list(pool.map(share, range(workers)))
+        return _joined([shares[row % workers][row // workers] for row in range(count)])
     finally:
         # The setting reaches parts of torch that threads share.
         torch.set_num_threads(threads)
