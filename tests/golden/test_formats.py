@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from amalgam.cli.recipe_options import open_inputs
+from amalgam.errors.adapters import InvalidAdapter
 from amalgam.errors.merging import UnsupportedFormat
 from amalgam.merge.formats import convert
-from amalgam.store.tensor_files import read_all
+from amalgam.store.tensor_files import WEIGHTS, read_all
 from tests.golden.test_peft import tiny_llama
+from tests.merge_factory import make_recipe
 
 peft = pytest.importorskip("peft")
 
@@ -65,10 +69,84 @@ def test_the_command_line_merges_kinds(adapters, tmp_path):
 def test_what_no_factors_express_is_refused(adapters):
     folder, _ = adapters["loha"]
     config, tensors, digest = read_all(folder)
-    for wrong in ({"peft_type": "IA3"}, {"peft_type": "VERA"}, {}):
+    for wrong in ({"peft_type": "IA3"}, {"peft_type": "BOFT"}, {}):
         with pytest.raises(UnsupportedFormat):
             convert("x", wrong, tensors, digest)
     with pytest.raises(UnsupportedFormat, match="no place"):
         convert("x", config, {**tensors, "base_model.model.m.lora_A.weight": torch.ones(2, 2)}, digest)
     with pytest.raises(UnsupportedFormat, match="lacks"):
         convert("x", config, {next(iter(tensors)): next(iter(tensors.values()))}, digest)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tiny_llama().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_less_its_start_is_what_peft_converts_it_to(init, tmp_path, base):
+    """PiSSA and OLoRA take their start out of the base weights; PEFT writes the difference at twice the rank."""
+    options = {"r": 3, "lora_alpha": 5, "target_modules": TARGETS, "init_lora_weights": init}
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(**options))
+    model.peft_config["default"].init_lora_weights = True
+    model.save_pretrained(tmp_path / "start")
+    generator = torch.Generator().manual_seed(4)
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            parameter.data = parameter.data + 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.peft_config["default"].init_lora_weights = init
+    with pytest.warns(UserWarning, match="init_lora_weights|initial|convert"):
+        model.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    model.save_pretrained(tmp_path / "trained")
+    recipe = make_recipe("cat", {str(tmp_path / "trained"): 1.0})
+    with pytest.raises(InvalidAdapter) as refused:
+        open_inputs(recipe)
+    assert {finding.code for finding in refused.value.findings} == {"unsupported_init"}
+    (tmp_path / "start").rename(tmp_path / "trained" / "initial")
+    (found,) = open_inputs(recipe).values()
+    (expected,) = open_inputs(make_recipe("cat", {str(tmp_path / "plain"): 1.0})).values()
+    assert set(found.header.modules) == set(expected.header.modules) != set()
+    for name, module in expected.header.modules.items():
+        (a, b), (c, d) = found.factors(name), expected.factors(name)
+        assert module.rank == 6
+        delta = module.scaling * (d.double() @ c.double())
+        error = found.header.modules[name].scaling * (b.double() @ a.double()) - delta
+        assert float(error.norm() / delta.norm()) < 1e-6
+    write_all(tmp_path / "trained" / "initial", drop="lora_B")
+    with pytest.raises(UnsupportedFormat, match="initial"):
+        open_inputs(recipe)
+
+
+def write_all(folder, drop):
+    _, tensors, _ = read_all(folder)
+    save_file({key: value for key, value in tensors.items() if drop not in key}, folder / WEIGHTS)
+
+
+def test_vera_is_pefts_delta_with_the_base_at_hand(tmp_path, base):
+    model = peft.get_peft_model(tiny_llama(), peft.VeraConfig(r=5, target_modules=TARGETS))
+    generator = torch.Generator().manual_seed(5)
+    for key, parameter in model.named_parameters():
+        if "vera_lambda" in key:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "vera")
+    recipe = make_recipe("cat", {str(tmp_path / "vera"): 1.0})
+    with pytest.raises(UnsupportedFormat, match="--base"):
+        open_inputs(recipe)
+    (found,) = open_inputs(recipe, base).values()
+    deltas = {
+        key.removeprefix("base_model.model."): module.get_delta_weight("default").double().detach()
+        for key, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    assert set(found.header.modules) == set(deltas)
+    for name, delta in deltas.items():
+        a, b = found.factors(name)
+        assert float((b.double() @ a.double() - delta).norm() / delta.norm()) < 1e-6
+    config, tensors, digest = read_all(tmp_path / "vera")
+    unsaved = {key: value for key, value in tensors.items() if "lambda" in key}
+    with pytest.raises(UnsupportedFormat, match="save_projection"):
+        convert("x", config, unsaved, digest, {})
+    with pytest.raises(UnsupportedFormat, match="no such module"):
+        convert("x", config, tensors, digest, {})

@@ -6,7 +6,7 @@ import torch
 from amalgam.errors.merging import BackendUnavailable
 from amalgam.kernels import reference
 from amalgam.kernels.backend import select_backend, usable_device
-from amalgam.kernels.cpu_tiles import CpuTiles
+from amalgam.kernels.cpu_tiles import CpuTiles, elect_in_place
 from amalgam.kernels.philox import Stream
 from amalgam.kernels.selection import RadixSelect, largest_of_buffer
 from amalgam.kernels.tiles import ReferenceTiles, TileInput, TileRule
@@ -70,6 +70,37 @@ def test_radix_selection_is_the_sorted_value(size):
             selection.advance()
         assert selection.value == float(ordered[k - 1])
         assert largest_of_buffer(x.abs().clone(), (k,)) == [float(ordered[k - 1])]
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "misleading", "huge"])
+def test_bracketed_selection_is_the_sorted_value(kind):
+    """Large buffers, whose sizes fit neither groups nor chunks, and a sample that tells nothing of the rest."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(331, 577, generator=generator).abs()
+    if kind == "ties":
+        x = (x * 3).round()
+    if kind == "zeros":
+        x *= torch.rand(x.shape, generator=generator) < 0.1
+    if kind == "misleading":
+        # Whatever is sampled is larger than all else.
+        x.view(-1)[::32] += 100
+    if kind == "huge":
+        x.view(-1)[:1000] = torch.finfo(torch.float32).max
+    entries = x.numel()
+    ordered = x.flatten().sort(descending=True).values
+    for k in (1, 2, entries // 100, entries // 5, entries // 2, entries - 1, entries):
+        assert largest_of_buffer(x.clone(), (k,)) == [float(ordered[k - 1])]
+    ks = (entries // 5, 1, entries // 3)
+    assert largest_of_buffer(x.clone(), ks) == [float(ordered[k - 1]) for k in ks]
+
+
+def test_an_election_of_doubles_is_the_reference():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(-2, 3, (3, 11, 13), generator=generator).double()
+    weights = [0.5, -1.0, 1.0]
+    expected = reference.elect(x, torch.tensor(weights).view(-1, 1, 1).double(), 1.5, False)
+    parts = [part * weight for part, weight in zip(x, weights, strict=True)]
+    torch.testing.assert_close(elect_in_place(parts, [0.5, 1.0, 1.0], 1.5, False), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("sparsify", ["none", "trim", "drop", "breadcrumbs", "della"])

@@ -11,6 +11,7 @@ from rich.table import Table
 from amalgam.cli.recipe_options import (
     CONSOLE,
     Backend,
+    Base,
     Device,
     Dtype,
     Expression,
@@ -45,6 +46,7 @@ def build(
     backend: Backend = "auto",
     max_workspace: Workspace = "1GiB",
     allow_base_mismatch: Mismatch = False,
+    base: Base = None,
 ) -> None:
     """Merge adapter folders into a new one."""
     with sentences():
@@ -54,7 +56,7 @@ def build(
         if (out / WEIGHTS).exists():
             raise FieldRefused("out", f"{out} holds an adapter already; name another folder")
         recipe = recipe_of(expression, rank, dtype, seed, allow_base_mismatch)
-        sources = open_inputs(recipe)
+        sources = open_inputs(recipe, base)
         options = build_options(sources, max_rank, device, backend, max_workspace)
         with progress_bar() as progress:
             task = progress.add_task("merging", total=None)
@@ -79,6 +81,7 @@ def plan(
     device: Device = "cpu",
     max_workspace: Workspace = "1GiB",
     allow_base_mismatch: Mismatch = False,
+    base: Base = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything, module by module, as JSON")] = False,
 ) -> None:
     """Say what a merge would do, and how its inputs relate, without building it."""
@@ -86,7 +89,7 @@ def plan(
         from amalgam.merge.build import diagnose
 
         recipe = recipe_of(expression, rank, dtype, seed, allow_base_mismatch)
-        sources = open_inputs(recipe)
+        sources = open_inputs(recipe, base)
         layout, modules, overall = diagnose(
             recipe, sources, build_options(sources, max_rank, device, "auto", max_workspace)
         )

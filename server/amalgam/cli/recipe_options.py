@@ -1,5 +1,6 @@
 """What the commands that work on adapter folders share: their recipes, their inputs, and how they end."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ MaxRank = Annotated[int, typer.Option(help="largest rank that serving allows")]
 Device = Annotated[str, typer.Option(help="cpu, cuda:0, …")]
 Backend = Annotated[str, typer.Option(help="auto, reference, cpu or triton")]
 Workspace = Annotated[str, typer.Option(help="bound on working memory, such as 512MiB or 1GiB")]
+Base = Annotated[Path | None, typer.Option(help="folder of the base model; VeRA needs it", file_okay=False)]
 Mismatch = Annotated[bool, typer.Option("--allow-base-mismatch", help="merge adapters of different base models")]
 
 
@@ -61,11 +63,16 @@ def _rank(text: str) -> str | int | dict[str, float]:
         raise FieldRefused("rank", f"{text!r} is none of: auto, a number, energy=0.95") from None
 
 
-def open_inputs(recipe: Recipe) -> "dict[str, TensorSource]":
-    """Every folder of the recipe: plain LoRA checked and mapped, other kinds converted."""
+def open_inputs(recipe: Recipe, base: Path | None = None) -> "dict[str, TensorSource]":
+    """Every folder of the recipe: plain LoRA checked and mapped, other kinds converted.
+
+    Args:
+        recipe: Its adapters are folders.
+        base: Folder of the base model, for kinds whose files do not tell the sizes of their modules.
+    """
     from amalgam.merge.formats import convert, is_plain
-    from amalgam.store.peft_folder import read_peft_folder
-    from amalgam.store.tensor_files import CONFIG, open_tensors, read_all
+    from amalgam.store.base_model import base_spec
+    from amalgam.store.tensor_files import CONFIG, read_all
 
     opened: dict[str, TensorSource] = {}
     for name in recipe.adapters:
@@ -74,11 +81,28 @@ def open_inputs(recipe: Recipe) -> "dict[str, TensorSource]":
             raise FieldRefused("inputs", f"{name!r} is no folder. Name the folder of a PEFT adapter")
         config = folder / CONFIG
         if config.is_file() and not is_plain(config.read_text(encoding="utf-8")):
-            opened[name] = convert(name, *read_all(folder))
-            continue
-        header = read_peft_folder(folder, None, scan_values=False).require()
-        opened[name] = open_tensors(folder, header)
+            shapes = None if base is None else base_spec(base, base.name, max_lora_rank=1).linear_shapes
+            opened[name] = convert(name, *read_all(folder), shapes)
+        else:
+            opened[name] = _open_lora(name, folder)
     return opened
+
+
+def _open_lora(name: str, folder: Path) -> "TensorSource":
+    """LoRA; where it started as a part of the base weights, less that start, which its folder ``initial`` holds."""
+    from amalgam.merge.formats import subtract_initial
+    from amalgam.store.peft_folder import read_peft_folder
+    from amalgam.store.tensor_files import open_tensors, read_all
+
+    checked = read_peft_folder(folder, None, scan_values=False)
+    initial = folder / "initial"
+    is_mutated = {error.code for error in checked.errors} == {"unsupported_init"}
+    if checked.header is None or not is_mutated or not initial.is_dir():
+        return open_tensors(folder, checked.require())
+    config, tensors, digest = read_all(folder)
+    _, start, start_digest = read_all(initial)
+    both = hashlib.sha256(f"{digest} {start_digest}".encode()).hexdigest()
+    return subtract_initial(name, (checked.header, config, tensors, both), start)
 
 
 def build_options(

@@ -24,7 +24,9 @@ class InputDiagnostics(_Frozen):
     column_chance: float
     row_overlap: tuple[tuple[float, ...], ...]
     row_chance: float
-    sign_conflict: tuple[tuple[float, ...], ...] = Field(description="share of sampled entries whose signs differ")
+    sign_conflict: tuple[tuple[float, ...], ...] = Field(
+        description="share of entries whose signs differ: of a sample, or of all where deltas were merged"
+    )
     sign_baseline: tuple[tuple[float, ...], ...] = Field(
         description="the same for Gaussian entries of that cosine: arccos(cos)/π"
     )

@@ -36,7 +36,8 @@ _TOKEN: Final = re.compile(
 )
 _NUMBER: Final = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?")
 _RESERVED_OPTIONS: Final = frozenset(
-    {"space", "seed", "rank", "energy", "min_energy", "dtype", "norm_balance", "calibrate", "orthogonalize_against",
+    {"space", "seed", "rank", "energy", "min_energy", "dtype", "norm_balance", "calibrate",
+     "orthogonalize_against", "orthogonalize_rows",
      "allow_base_mismatch"}
 )  # fmt: skip
 
@@ -139,6 +140,7 @@ def _print_options(recipe: Recipe, *, always_seed: bool) -> list[str]:
     shown |= {"norm_balance": recipe.norm_balance or None, "allow_base_mismatch": recipe.allow_base_mismatch or None}
     if recipe.orthogonalize_against:
         shown["orthogonalize_against"] = "+".join(_print_name(name) for name in recipe.orthogonalize_against)
+    shown["orthogonalize_rows"] = recipe.orthogonalize_rows or None
     output, plain = recipe.output, Output()
     if isinstance(output.rank, EnergyRank):
         shown["energy"] = output.rank.energy

@@ -99,6 +99,7 @@ class Recipe(_Frozen):
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=1 << 64, description="of the random methods")
     orthogonalize_against: tuple[str, ...] = Field(default=(), max_length=16, description="adapters to keep clear of")
+    orthogonalize_rows: bool = Field(default=False, description="of the rows of their A too, not of B's columns alone")
     norm_balance: bool = Field(default=False, description="bring every input to the mean norm before merging")
     calibrate: Literal["pico"] | None = Field(default=None, description="damp directions the inputs share")
     allow_base_mismatch: bool = False

@@ -3,7 +3,7 @@
 The deltas of all inputs are recomputed for the block, thinned out and combined; nothing larger than the block is held.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -63,7 +63,7 @@ class TileBackend(Protocol):
         """
 
     def order_statistics(
-        self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffered: bool
+        self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffer: Tensor | None
     ) -> list[float]:
         """The k-th largest magnitudes of one input's matrix after ``rule.sparsify``, exactly, 1 <= k <= entries.
 
@@ -71,7 +71,7 @@ class TileBackend(Protocol):
             part: The input. rule: Its ``sparsify`` is "none" or "drop".
             shape: (out, in).
             ks: Which.
-            buffered: Whether there is room for one matrix of that shape.
+            buffer: Room for a matrix of that shape, float32 and contiguous, where there is any; overwritten.
         """
 
 
@@ -93,22 +93,28 @@ class ReferenceTiles:
         return reference.elect(x, weights, rule.scale, rule.frequency)
 
     def order_statistics(
-        self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffered: bool
+        self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffer: Tensor | None
     ) -> list[float]:
         """See ``TileBackend``."""
-        return order_statistics_by_rows(part, rule, shape, ks, buffered)
+        return order_statistics_by_rows(part, rule, shape, ks, buffer)
 
 
 def order_statistics_by_rows(
-    part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffered: bool
+    part: TileInput,
+    rule: TileRule,
+    shape: tuple[int, int],
+    ks: Sequence[int],
+    buffer: Tensor | None,
+    rows: Callable[[TileInput, TileRule, int, int], Tensor] | None = None,
 ) -> list[float]:
-    """``TileBackend.order_statistics``, from the reference's rows."""
+    """``TileBackend.order_statistics``, from a backend's rows, those of the reference by default."""
+    thinned = rows or thinned_rows
     device = part.B.device
 
     def stream() -> Iterator[Tensor]:
-        return (thinned_rows(part, rule, block.start, block.stop) for block in blocks(shape, device))
+        return (thinned(part, rule, block.start, block.stop) for block in blocks(shape, device))
 
-    return select(stream, shape, ks, buffered, device)
+    return select(stream, shape, ks, buffer, device)
 
 
 def thinned_rows(part: TileInput, rule: TileRule, first: int, last: int) -> Tensor:

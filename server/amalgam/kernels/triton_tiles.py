@@ -177,7 +177,7 @@ class TritonTiles:
         return out
 
     def order_statistics(
-        self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffered: bool
+        self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffer: Tensor | None
     ) -> list[float]:
         """See ``TileBackend``: a bracket from a sample, then a fused pass that counts above it and keeps its inside."""
         return [self._order_statistic(part, rule, shape, k) for k in ks]

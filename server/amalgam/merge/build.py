@@ -14,6 +14,7 @@ from amalgam.domain.recipe import Recipe
 from amalgam.errors.merging import EnergyTooLow, OutputTooLarge
 from amalgam.kernels.backend import usable_device
 from amalgam.merge.diagnostics import DiagnosticsCollector
+from amalgam.merge.methods import Space
 from amalgam.merge.peft_config import peft_config
 from amalgam.merge.plan import MergePlan, plan
 from amalgam.merge.run import MergedModule, RunOptions, run, stacks
@@ -89,7 +90,8 @@ def build_adapter(
     if options.max_output_bytes is not None and layout.output_bytes > options.max_output_bytes:
         raise OutputTooLarge(layout.output_bytes, options.max_output_bytes)
     # In the plan's order, which its modules count by.
-    collector = DiagnosticsCollector([entry.adapter for entry in layout.recipe.inputs])
+    names = [entry.adapter for entry in layout.recipe.inputs]
+    collector = DiagnosticsCollector(names, every_sign=layout.space is Space.DELTA)
     observe = collector.observe if options.run.diagnostics else None
     merged = list(
         run(layout, sources, options.run, on_progress=on_progress, is_cancelled=is_cancelled, on_batch=observe)

@@ -69,8 +69,20 @@ class DeltaMerge:
     thresholds: Sequence[float] | None = None
     """Per input of the recipe, where one threshold holds for the whole adapter."""
 
-    def merge(self, stack: Stack, row: int, randomness: Randomness) -> Factors:
+    def room(self, stack: Stack) -> Tensor | None:
+        """A buffer for the matrix of any module of a stack, to be used again and again; None where it does not fit."""
+        shape = (stack.modules[0].out_features, stack.modules[0].in_features)
+        if buffered_bytes(*shape) > self.max_workspace_bytes:
+            return None
+        return torch.empty(shape, dtype=torch.float32, device=stack.B.device)
+
+    def merge(self, stack: Stack, row: int, randomness: Randomness, buffer: Tensor | None) -> Factors:
         """One module of a stack, as factors of batch size 1.
+
+        Args:
+            stack: Its inputs. row: Which.
+            randomness: For the random methods.
+            buffer: Of ``room``; overwritten.
 
         Raises:
             NonFinite: the rule produced NaN or infinity.
@@ -78,23 +90,22 @@ class DeltaMerge:
         inputs = module_inputs(stack, row, randomness)
         module = stack.modules[row]
         shape = (module.out_features, module.in_features)
-        buffered = buffered_bytes(*shape) <= self.max_workspace_bytes
-        inputs = self._with_thresholds(inputs, stack.inputs, shape, buffered)
-        inputs, gate = self._selected(inputs, shape, buffered)
+        inputs = self._with_thresholds(inputs, stack.inputs, shape, buffer)
+        inputs, gate = self._selected(inputs, shape, buffer)
 
         def computed() -> Iterator[tuple[slice, Tensor]]:
             for block in blocks(shape, inputs[0].B.device):
                 passed = gate(block) if gate is not None else None
                 yield block, self.backend.merge_rows(inputs, self.rule, block.start, block.stop, passed)
 
-        tiles = _held(computed, shape, inputs[0].B.device) if buffered else computed
+        tiles = computed if buffer is None else _held(computed, buffer)
         factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
         if not bool(torch.isfinite(factors.total).all()):
             raise NonFinite("The result", module.name)
         return factors
 
     def _with_thresholds(
-        self, inputs: list[TileInput], positions: Sequence[int], shape: tuple[int, int], buffered: bool
+        self, inputs: list[TileInput], positions: Sequence[int], shape: tuple[int, int], buffer: Tensor | None
     ) -> list[TileInput]:
         """The inputs with the magnitudes between which an entry stays."""
         parameters, entries = self.parameters, shape[0] * shape[1]
@@ -103,7 +114,7 @@ class DeltaMerge:
         if isinstance(parameters, BreadcrumbsParameters):
             top, last = crumb_ranks(parameters, entries)
             whole, ks = TileRule("none", "sum"), (last, top + 1)
-            found = [self.backend.order_statistics(part, whole, shape, ks, buffered) for part in inputs]
+            found = [self.backend.order_statistics(part, whole, shape, ks, buffer) for part in inputs]
             return [replace(part, low=low, high=high) for part, (low, high) in zip(inputs, found, strict=True)]
         density, rule = trim_density(parameters), replace(self.rule, sparsify="none")
         if density is None:
@@ -111,12 +122,10 @@ class DeltaMerge:
         if self.spec.sparsify is Sparsify.DROP:
             rule = replace(self.rule, sparsify="drop")
         k = reference.kept_count(density, entries)
-        return [
-            replace(part, low=self.backend.order_statistics(part, rule, shape, (k,), buffered)[0]) for part in inputs
-        ]
+        return [replace(part, low=self.backend.order_statistics(part, rule, shape, (k,), buffer)[0]) for part in inputs]
 
     def _selected(
-        self, inputs: list[TileInput], shape: tuple[int, int], buffered: bool
+        self, inputs: list[TileInput], shape: tuple[int, int], buffer: Tensor | None
     ) -> tuple[list[TileInput], Callable[[slice], Tensor] | None]:
         """For SCE: weights times the share of energy, and which positions of a block are selected."""
         if not isinstance(self.parameters, SceParameters):
@@ -130,9 +139,7 @@ class DeltaMerge:
         device = inputs[0].B.device
         if self.parameters.density < 1:
             k = reference.kept_count(self.parameters.density, shape[0] * shape[1])
-            least = select((lambda: (spread(block) for block in blocks(shape, device))), shape, (k,), buffered, device)[
-                0
-            ]
+            least = select((lambda: (spread(block) for block in blocks(shape, device))), shape, (k,), buffer, device)[0]
 
             def gate(block: slice) -> Tensor:
                 return spread(block) >= least
@@ -170,16 +177,15 @@ def module_inputs(stack: Stack, row: int, randomness: Randomness) -> list[TileIn
 
 
 def buffered_bytes(out_features: int, in_features: int) -> int:
-    """Workspace of one module with its merged matrix and one input's magnitudes held."""
-    return 8 * out_features * in_features
+    """Workspace of one module whose matrix is held: first an input's magnitudes, then the merged matrix."""
+    return 4 * out_features * in_features
 
 
-def _held(computed: Tiles, shape: tuple[int, int], device: torch.device) -> Tiles:
-    """The same tiles, computed once and kept."""
-    buffer = torch.empty(shape, dtype=torch.float32, device=device)
+def _held(computed: Tiles, buffer: Tensor) -> Tiles:
+    """The same tiles, computed once and kept in a buffer."""
     for block, tile in computed():
         buffer[block] = tile
-    return lambda: iter([(slice(0, shape[0]), buffer)])
+    return lambda: iter([(slice(0, buffer.shape[0]), buffer)])
 
 
 def truncate(tiles: Tiles, shape: tuple[int, int], limit: int, energy: float | None, device: torch.device) -> Factors:
@@ -190,31 +196,41 @@ def truncate(tiles: Tiles, shape: tuple[int, int], limit: int, energy: float | N
     out_features, in_features = shape
     width = min(limit + OVERSAMPLING, out_features, in_features)
     generator = torch.Generator().manual_seed(_SKETCH_SEED)
-    sketch = torch.randn((in_features, width), generator=generator).to(device)
-    image = torch.empty((out_features, width), device=device)
+    sketch = torch.randn((width, in_features), generator=generator).to(device)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for block, tile in tiles():
-        torch.mm(tile, sketch, out=image[block])
+    for _, tile in tiles():
         total += torch.linalg.vector_norm(tile).double().square()
-    back = _transposed_product(tiles, torch.linalg.qr(image).Q, in_features)
-    rows = torch.linalg.qr(back).Q
-    for block, tile in tiles():
-        torch.mm(tile, rows, out=image[block])
-    basis = torch.linalg.qr(image).Q
-    # D ≈ basis·backᵀ with back = Dᵀ·basis = Q·R, so the singular values are those of the small R.
-    Q, R = torch.linalg.qr(_transposed_product(tiles, basis, in_features))
+    columns = _orthonormal(_images(tiles, sketch, out_features))
+    rows = _orthonormal(_preimages(tiles, columns, in_features))
+    basis = _orthonormal(_images(tiles, rows, out_features))
+    # D ≈ basisᵀ·back with back = basis·D, so the singular values are those of the small R of backᵀ = Q·R.
+    Q, R = torch.linalg.qr(_preimages(tiles, basis, in_features).mT)
     V, values, Uh = torch.linalg.svd(R.double(), full_matrices=False)
     ranks = choose_ranks(values[None], limit, energy, total[None])
     root = values[: ranks[0]].sqrt()
-    B = basis @ (Uh.mT[:, : ranks[0]] * root).float()
+    B = basis.mT @ (Uh.mT[:, : ranks[0]] * root).float()
     A = (Q @ (V[:, : ranks[0]] * root).float()).mT
     # Rounding must not make what is kept larger than the whole.
     return Factors(B[None], A[None], ranks, values[None], torch.maximum(total, values.square().sum())[None])
 
 
-def _transposed_product(tiles: Tiles, left: Tensor, in_features: int) -> Tensor:
-    """Dᵀ·left, [in, width]."""
-    product = torch.zeros((in_features, left.shape[1]), device=left.device)
+def _orthonormal(vectors: Tensor) -> Tensor:
+    """An orthonormal basis of the span of the rows, as rows: [width, n] -> [width, n]."""
+    basis: Tensor = torch.linalg.qr(vectors.mT).Q.mT
+    return basis
+
+
+def _images(tiles: Tiles, vectors: Tensor, out_features: int) -> Tensor:
+    """vectors·Dᵀ, [width, out]."""
+    images = torch.empty((vectors.shape[0], out_features), device=vectors.device)
     for block, tile in tiles():
-        product.addmm_(tile.mT, left[block])
+        images[:, block] = vectors @ tile.mT
+    return images
+
+
+def _preimages(tiles: Tiles, vectors: Tensor, in_features: int) -> Tensor:
+    """vectors·D, [width, in]."""
+    product = torch.zeros((vectors.shape[0], in_features), device=vectors.device)
+    for block, tile in tiles():
+        product.addmm_(vectors[:, block], tile)
     return product

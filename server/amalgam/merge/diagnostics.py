@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from amalgam.domain.diagnostics import InputDiagnostics, ModuleDiagnostics, OutputDiagnostics
+from amalgam.kernels.selection import blocks
 from amalgam.merge.coefficients import cosines
 from amalgam.merge.lowrank import Factors, inverse_where_safe
 from amalgam.merge.stack import Stack
@@ -22,13 +23,15 @@ _DIGITS: Final = 5
 class DiagnosticsCollector:
     """Looks at batches as they are merged."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, every_sign: bool = False) -> None:
+        """Names of the recipe's inputs; ``every_sign`` counts sign conflicts over all entries of what is merged."""
         self._names = tuple(names)
+        self._every_sign = every_sign
         self.modules: list[ModuleDiagnostics] = []
 
     def observe(self, stack: Stack, factors: Factors | None) -> None:
         """Take one batch; without factors only its inputs are described."""
-        given = describe_inputs(stack, self._names)
+        given = describe_inputs(stack, self._names, every_sign=self._every_sign and factors is not None)
         results: Sequence[OutputDiagnostics | None] = [None] * len(given)
         if factors is not None:
             results = describe_results(stack, factors)
@@ -40,12 +43,12 @@ class DiagnosticsCollector:
         return summarize(self.modules, self._names)
 
 
-def describe_inputs(stack: Stack, names: Sequence[str]) -> list[InputDiagnostics]:
-    """The inputs of every module of a stack."""
+def describe_inputs(stack: Stack, names: Sequence[str], *, every_sign: bool = False) -> list[InputDiagnostics]:
+    """The inputs of every module of a stack; signs are compared on a sample, or by ``every_sign`` on all entries."""
     gram = stack.gram_delta
     cosine, norms = cosines(gram)
     columns, rows = _overlaps(stack.gram_b, stack.ranks), _overlaps(stack.gram_a, stack.ranks)
-    conflict = _sign_conflict(stack)
+    conflict = _every_sign_conflict(stack) if every_sign else _sign_conflict(stack)
     weights = stack.weights
     sums = torch.einsum("ni,nij,nj->n", weights, gram, weights).clamp_min(0).sqrt()
     mass = (weights.abs() * norms).sum(dim=1)
@@ -155,8 +158,30 @@ def _sign_conflict(stack: Stack) -> Tensor:
         for t, (b, a) in enumerate(stack.parts())
     ]
     votes = torch.stack(signs, dim=1)
-    both = votes.abs() @ votes.abs().mT
-    return torch.where(both > 0, (both - votes @ votes.mT) / 2 / both.clamp_min(1), 0.0)
+    return _conflicting(votes.abs() @ votes.abs().mT, votes @ votes.mT)
+
+
+def _every_sign_conflict(stack: Stack) -> Tensor:
+    """The same over all entries, tile by tile."""
+    n, count = len(stack.modules), len(stack.ranks)
+    both = torch.zeros((n, count, count), dtype=torch.float64, device=stack.B.device)
+    agreement = torch.zeros_like(both)
+    for row, module in enumerate(stack.modules):
+        signs = stack.scaling[row].sign().tolist()
+        for block in blocks((module.out_features, module.in_features), stack.B.device):
+            tiles = [
+                (b[row, block] @ a[row]).sign_().mul_(sign) for (b, a), sign in zip(stack.parts(), signs, strict=True)
+            ]
+            votes = torch.stack(tiles).flatten(1)
+            agreement[row] += votes @ votes.mT
+            present = votes.abs_()
+            both[row] += present @ present.mT
+    return _conflicting(both, agreement)
+
+
+def _conflicting(both: Tensor, agreement: Tensor) -> Tensor:
+    """Share of conflicts among entries that two inputs both have, from counts and sums of products of signs."""
+    return torch.where(both > 0, (both - agreement) / 2 / both.clamp_min(1), 0.0)
 
 
 def _inside(own_b: Tensor, own_a: Tensor, cross_b: Tensor, cross_a: Tensor, ranks: tuple[int, ...]) -> Tensor:

@@ -312,9 +312,13 @@ def complete(recipe: Recipe) -> Recipe:
     inputs = recipe.inputs
     if spec.consensus is not Consensus.SLERP:
         inputs = tuple(sorted(inputs, key=lambda entry: entry.adapter))
+    # Without adapters to keep clear of there are no rows either.
+    rows = recipe.orthogonalize_rows and bool(recipe.orthogonalize_against)
     return recipe.model_copy(
-        update={"space": str(space), "parameters": parameters, "seed": seed, "inputs": inputs},
-    )
+        update={
+            "space": str(space), "parameters": parameters, "seed": seed, "inputs": inputs, "orthogonalize_rows": rows,
+        },
+    )  # fmt: skip
 
 
 def shorten(recipe: Recipe) -> Recipe:

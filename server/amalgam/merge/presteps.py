@@ -17,10 +17,12 @@ def prepare(stack: Stack, recipe: Recipe, references: Mapping[str, Tensor] | Non
     Args:
         stack: The inputs.
         recipe: Says which steps.
-        references: ``B`` [n, out, r] of the adapters to stay orthogonal to; None without any.
+        references: ``B`` [n, out, r] and ``A`` [n, r, in] of the adapters to stay orthogonal to; None without any.
     """
     if references is not None:
         stack = orthogonalize(stack, references["B"])
+        if recipe.orthogonalize_rows:
+            stack = orthogonalize_rows(stack, references["A"])
     if recipe.norm_balance:
         stack = balance_norms(stack)
     if recipe.calibrate == "pico":
@@ -34,11 +36,26 @@ def orthogonalize(stack: Stack, reference: Tensor) -> Stack:
     Args:
         reference: All old B side by side, [n, out, r].
     """
+    return stack.with_b(_cleared(stack.B, reference))
+
+
+def orthogonalize_rows(stack: Stack, reference: Tensor) -> Stack:
+    """A ← A - AQQᵀ with Q an orthonormal basis of the reference's rows.
+
+    Args:
+        reference: All old A, one below the other, [n, r, in].
+    """
+    return stack.with_a(_cleared(stack.A.mT, reference.mT).mT.contiguous())
+
+
+def _cleared(columns: Tensor, reference: Tensor) -> Tensor:
+    """The columns less their part in the span of the reference's columns, computed in float64."""
     wide = reference.double()
     eigenvalues, V = torch.linalg.eigh(wide.mT @ wide)
     Q = wide @ (V * inverse_where_safe(eigenvalues).unsqueeze(-2))
-    B = stack.B.double()
-    return stack.with_b((B - Q @ (Q.mT @ B)).float())
+    exact = columns.double()
+    cleared: Tensor = exact - Q @ (Q.mT @ exact)
+    return cleared.float()
 
 
 def balance_norms(stack: Stack) -> Stack:

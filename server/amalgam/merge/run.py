@@ -1,6 +1,7 @@
 """Walks a plan: modules of one shape in batches, memory bounded, cancellable between batches, in a fixed order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -78,6 +79,7 @@ def run(
         BackendUnavailable: the device or the backend is not there.
     """
     device = usable_device(options.device)
+    threads = torch.get_num_threads() if device.type == "cpu" and plan.space is Space.DELTA else 1
     around = Circumstances(
         plan=plan,
         adapter_ids=tuple(stable_id(sources[entry.adapter].digest) for entry in plan.recipe.inputs),
@@ -85,19 +87,34 @@ def run(
         tiles=tile_backend(plan, options.backend, device),
         max_workspace_bytes=options.max_workspace_bytes,
         spectrum=options.diagnostics,
+        threads=threads,
     )
     prepared = partial(stacks, plan, sources, options, is_cancelled)
-    if is_global(plan.parameters):
-        around = replace(around, thresholds=_global_thresholds(plan, around, prepared))
-    done, total = 0, len(plan.modules)
-    for stack in prepared():
-        factors = merge_stack(stack, around)
-        yield from _cut(stack, factors, plan)
-        if on_batch is not None:
-            on_batch(stack, factors)
-        done += len(stack.modules)
-        if on_progress is not None:
-            on_progress(done, total)
+    with _one_thread_each(threads):
+        if is_global(plan.parameters):
+            around = replace(around, thresholds=_global_thresholds(plan, around, prepared))
+        done, total = 0, len(plan.modules)
+        for stack in prepared():
+            factors = merge_stack(stack, around)
+            yield from _cut(stack, factors, plan)
+            if on_batch is not None:
+                on_batch(stack, factors)
+            done += len(stack.modules)
+            if on_progress is not None:
+                on_progress(done, total)
+
+
+@contextmanager
+def _one_thread_each(threads: int) -> Iterator[None]:
+    """Where several threads merge modules, torch's own would only wait for work in loops and take their time."""
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def stacks(

@@ -36,6 +36,8 @@ class Circumstances:
     """Of delta space."""
     max_workspace_bytes: int
     spectrum: bool
+    threads: int = 1
+    """How many modules of delta space to work on at once."""
     thresholds: tuple[float, ...] | None = None
     """Per input of the recipe, of a method with one threshold for the whole adapter."""
 
@@ -113,22 +115,23 @@ def _delta(stack: Stack, around: Circumstances) -> Factors:
     """Module by module; on a processor several at once, since each runs best on one thread."""
     plan, count = around.plan, len(stack.modules)
     assert around.tiles is not None
-    threads = torch.get_num_threads() if around.device.type == "cpu" else 1
     needed = delta.buffered_bytes(stack.modules[0].out_features, stack.modules[0].in_features)
-    workers = max(1, min(threads, count, around.max_workspace_bytes // needed))
+    workers = max(1, min(around.threads, count, around.max_workspace_bytes // needed))
     work = delta.DeltaMerge(
         plan.spec, plan.parameters, delta.tile_rule(plan.spec, plan.parameters), around.tiles,
         around.energy, around.max_workspace_bytes // workers, around.thresholds,
     )  # fmt: skip
     randomness = around.randomness(stack)
+
+    def share(worker: int) -> list[Factors]:
+        buffer = work.room(stack)
+        return [work.merge(stack, row, randomness, buffer) for row in range(worker, count, workers)]
+
     if workers == 1:
-        return _joined([work.merge(stack, row, randomness) for row in range(count)])
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return _joined(list(pool.map(lambda row: work.merge(stack, row, randomness), range(count))))
-    finally:
-        # The setting reaches parts of torch that threads share.
-        torch.set_num_threads(threads)
+        return _joined(share(0))
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        shares = list(pool.map(share, range(workers)))
+    return _joined([shares[row % workers][row // workers] for row in range(count)])
 
 
 def _joined(results: Sequence[Factors]) -> Factors:

@@ -65,6 +65,10 @@ class Stack:
         """The same stack with other B factors."""
         return self._carry(replace(self, B=B), "gram_a")
 
+    def with_a(self, A: Tensor) -> "Stack":
+        """The same stack with other A factors."""
+        return self._carry(replace(self, A=A), "gram_b")
+
     def with_scaling(self, scaling: Tensor) -> "Stack":
         """The same stack with other scales."""
         return self._carry(replace(self, scaling=scaling), "gram_a", "gram_b")

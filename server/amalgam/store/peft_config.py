@@ -127,7 +127,8 @@ def _unsupported(config: Mapping[str, Any]) -> Iterator[Finding]:
         yield _refused(
             "unsupported_init",
             f"init_lora_weights={_brief(init)}",
-            "It changed the base weights; save with path_initial_model_for_weight_conversion to get a plain adapter",
+            "It changed the base weights; save with path_initial_model_for_weight_conversion to get a plain adapter, "
+            "or merge it offline with the adapter as it was before training in its folder 'initial'",
         )
     if config.get("alora_invocation_tokens"):
         yield _refused("unsupported_alora", "alora_invocation_tokens", "Train a plain LoRA adapter")

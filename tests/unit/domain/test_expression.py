@@ -22,7 +22,7 @@ def test_sum_reads_signs_and_weights():
 def test_call_sorts_options_into_recipe_output_and_parameters():
     recipe = parse_expression(
         "ties(sql, -0.8*json; density=.3, space=delta, seed=7, energy=0.95, dtype=float32, min_energy=0.5,"
-        " norm_balance=true, calibrate=pico, orthogonalize_against=old+older@2)"
+        " norm_balance=true, calibrate=pico, orthogonalize_against=old+older@2, orthogonalize_rows=true)"
     )
     assert weights(recipe) == {"sql": 1.0, "json": -0.8}
     assert recipe.parameters == {"density": 0.3}

@@ -190,3 +190,16 @@ def test_config_names_ranks_and_targets():
     assert mixed["rank_pattern"] == mixed["alpha_pattern"] == {names[0]: 4}
     assert (mixed["r"], mixed["lora_alpha"], mixed["use_rslora"]) == (8, 8, False)
     assert target_modules([*names[:-1], "lm_head"]) == sorted({"q_proj", "lm_head", *names[1:-1:2]})
+
+
+def test_a_merge_of_deltas_counts_every_sign(tmp_path):
+    """In a module larger than the sample: the share of all entries, to the last one."""
+    name = "model.layers.0.q_proj"
+    sources = {key: make_adapter(seed, rank=3, shapes={name: (150, 130)}) for seed, key in enumerate("ab")}
+    exact = float((sources["a"].delta(name) * sources["b"].delta(name) < 0).double().mean())
+    errors = {}
+    for space in ("delta", "knots"):
+        recipe = make_recipe("ties", {"a": 1.0, "b": -0.5}, space=space, rank=4)
+        (module,) = build(tmp_path / space, recipe, sources).diagnostics
+        errors[space] = abs(module.given.sign_conflict[0][1] - exact)
+    assert errors["delta"] < 2e-5 < errors["knots"] < 0.05

@@ -229,7 +229,8 @@ def test_7_mixed_ranks_rslora_and_missing_modules_are_exact(data):
             assert relative(found[name], expected) < 1e-5
 
 
-@pytest.mark.parametrize("step", [{"norm_balance": True}, {"calibrate": "pico"}, {"orthogonalize_against": ("old",)}])
+@pytest.mark.parametrize("step", [{"norm_balance": True}, {"calibrate": "pico"}, {"orthogonalize_against": ("old",)},
+                                  {"orthogonalize_against": ("old",), "orthogonalize_rows": True}])  # fmt: skip
 @FEW
 @given(data=st.data(), gauge=seeds)
 def test_pre_steps_do_what_they_say_in_any_gauge(step, data, gauge):
@@ -248,9 +249,14 @@ def test_pre_steps_do_what_they_say_in_any_gauge(step, data, gauge):
         elif "calibrate" in step:
             assert relative(found[name], pico(a, b)) < 1e-4
         else:
-            basis = torch.linalg.svd(old)[0][:, :2]
-            assert float((basis.mT @ found[name]).norm()) < 1e-5 * float((a + b).norm())
-            assert relative(found[name], a + b - basis @ (basis.mT @ (a + b))) < 1e-4
+            U, _, V = torch.linalg.svd(old)
+            left, right = U[:, :2] @ U[:, :2].mT, V[:2].mT @ V[:2]
+            expected = a + b - left @ (a + b)
+            assert float((left @ found[name]).norm()) < 1e-5 * float((a + b).norm())
+            if "orthogonalize_rows" in step:
+                expected = expected - expected @ right
+                assert float((found[name] @ right).norm()) < 1e-5 * float((a + b).norm())
+            assert relative(found[name], expected, scale=b) < 1e-4
 
 
 def pico(*deltas):
