@@ -239,7 +239,7 @@ async def _connect(
 ) -> _Serving:
     base, store, catalog, usage = kept.base, kept.store, kept.catalog, Usage()
     blender, tier = await _blend_tier(stack, settings, base, store, engine, metrics)
-    blends = Blends(catalog, store, usage, tier, blender, _blend_limits(settings), metrics=metrics)
+    blends = Blends(catalog, store, usage, tier, blender, BlendLimits.of(settings), metrics=metrics)
     queue = _fair_queue(settings, args, metrics)
     inference = Inference(catalog, engine, store, random.SystemRandom().random, usage, blends, queue)
     publisher = Publisher(kept.registry, kept.jobs, store, catalog, engine, metrics=metrics, queue=queue)
@@ -351,17 +351,6 @@ async def _blend_tier(
     tier = BlendTier(folders, engine, budget, settings.load_timeout_s, metrics=metrics)
     stack.push_async_callback(tier.close)
     return blender, tier
-
-
-def _blend_limits(settings: Settings) -> BlendLimits:
-    return BlendLimits(
-        enabled=settings.inline_blends,
-        max_inputs=settings.blend_max_inputs,
-        max_length=settings.blend_max_length,
-        methods=settings.blend_methods,
-        spaces=settings.blend_spaces,
-        per_minute=settings.blends_per_minute,
-    )
 
 
 def _hub(settings: Settings) -> HubSource | None:

@@ -27,6 +27,7 @@ from amalgam.services.blend_tier import BlendTier, Build
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog, Snapshot, Target
 from amalgam.services.usage import Usage
+from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.metrics import Metrics
 
@@ -48,6 +49,18 @@ class BlendLimits:
     spaces: Sequence[str]
     per_minute: int
     """New blends of one client."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "BlendLimits":
+        """The limits that an operator set."""
+        return cls(
+            enabled=settings.inline_blends,
+            max_inputs=settings.blend_max_inputs,
+            max_length=settings.blend_max_length,
+            methods=settings.blend_methods,
+            spaces=settings.blend_spaces,
+            per_minute=settings.blends_per_minute,
+        )
 
 
 @dataclass(frozen=True, slots=True)
