@@ -151,6 +151,43 @@ async def test_results_page_by_page_and_exports(shop: tuple[House, httpx.AsyncCl
     assert (read[0]["exact_match"], read[3]["exact_match"], read[5]["exact_match"]) == ("1.0", "0.0", "")
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+async def test_a_spreadsheet_runs_nothing_of_what_was_asked_or_answered(
+    shop: tuple[House, httpx.AsyncClient], start: str
+) -> None:
+    _, http = shop
+    formula = f'{start}HYPERLINK("http://x","y")'
+    item = {"prompt": f"say {formula}", "reference": formula}
+    metrics = ["exact_match", "log_likelihood"]
+    evaluation_id = await submit(http, targets=["tiny"], metrics=metrics, items=[item])
+    await ended(http, evaluation_id)
+    url = f"/admin/v1/evaluations/{evaluation_id}/export"
+    [row] = csv.DictReader(io.StringIO((await http.get(url, params={"format": "csv"})).text, newline=""))
+    assert row["reference"] == f"'{formula}"
+    assert row["answer"] == (formula.strip() if start.isspace() else f"'{formula}")
+    # A number stays one.
+    assert float(row["log_likelihood"]) < 0
+    told = (await http.get(url)).json()
+    assert told["items"][0]["reference"] == formula
+
+
+async def test_a_key_sent_again_with_other_items_is_refused(shop: tuple[House, httpx.AsyncClient]) -> None:
+    """F17: the same key and body queue nothing new, another body is refused."""
+    _, http = shop
+    body = {"targets": ["tiny"], "metrics": ["exact_match"], "items": ITEMS, "label": "keyed"}
+    headers = {"Idempotency-Key": "evaluation"}
+    first = await http.post("/admin/v1/evaluations", json=body, headers=headers)
+    again = await http.post("/admin/v1/evaluations", json=body, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert (again.content, again.headers["idempotency-replayed"]) == (first.content, "true")
+    for other in ({"items": ITEMS[:1]}, {"label": "other"}):
+        refused = await http.post("/admin/v1/evaluations", json=body | other, headers=headers)
+        assert_error(refused, 422, "idempotency_key_reused")
+    queued = (await http.get("/admin/v1/evaluations")).json()["data"]
+    assert [one["id"] for one in queued if one["label"] in ("keyed", "other")] == [first.json()["id"]]
+    await ended(http, first.json()["id"])
+
+
 async def test_targets_compare_within_and_between_evaluations(shop: tuple[House, httpx.AsyncClient]) -> None:
     _, http = shop
     first, second = await submit(http), await submit(http, targets=["sql"])

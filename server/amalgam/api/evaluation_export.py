@@ -13,6 +13,8 @@ from amalgam.domain.evaluation import Evaluation, EvaluationItem, Measurement
 from amalgam.services.evaluations import EXPORT_PAGE, EvaluationService
 
 _COLUMNS: Final = ("target", "model", "served", "task", "item", "reference", "answer", "error_code")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes for the start of a formula, or skips before one (OWASP, "CSV Injection")."""
 EXPORTED: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "Everything that was asked and answered so far",
@@ -46,7 +48,10 @@ async def export_json(service: EvaluationService, evaluation: Evaluation) -> Str
 
 
 async def export_csv(service: EvaluationService, evaluation: Evaluation) -> StreamingResponse:
-    """One row a measurement, one column a metric; a metric that does not apply leaves its column empty."""
+    """One row a measurement, one column a metric; a metric that does not apply leaves its column empty.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front. The JSON document has it as it was.
+    """
     items = await service.items(evaluation.id)
 
     async def pieces() -> AsyncIterator[str]:
@@ -72,8 +77,13 @@ def _row(evaluation: Evaluation, item: EvaluationItem, one: Measurement) -> list
 
 def _rows(rows: list[list[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[_inert(cell) for cell in row] for row in rows])
     return text.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    """Texts alone: a log-likelihood is a number, and begins with a minus."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
 def _download(pieces: AsyncIterator[str], media_type: str, name: str) -> StreamingResponse:
