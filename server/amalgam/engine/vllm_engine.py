@@ -118,16 +118,16 @@ class VllmEngine:
             # Watched from here on: a core that dies or hangs over a pinned version is restarted too.
             try:
                 await self._watch()
-                is_whole = restored.done()
             finally:
                 restored.cancel()
-            await asyncio.gather(restored, return_exceptions=True)
+            [is_whole] = await asyncio.gather(restored, return_exceptions=True)
             logger.error("the engine's core %s; restarting it", "hangs" if self._state == "hung" else "died")
             self._ready.clear()
             self._state = "restarting"
             self._lost.set()
             self._restarts += 1
-            pinned = self._residency.pinned() if is_whole else pinned
+            # What a core was lost over is what the next one is to bring back.
+            pinned = self._residency.pinned() if is_whole is True else pinned
             self._residency.forget_all()
             await self._bury()
 
@@ -159,17 +159,20 @@ class VllmEngine:
         self._client.output_processor.propagate_error(EngineDeadError())
         await asyncio.to_thread(self._client.shutdown, timeout=1.0)
 
-    async def _restore(self, pinned: Iterable[LoadableVersion]) -> None:
-        """Bring the pinned versions back, then open the door."""
+    async def _restore(self, pinned: Iterable[LoadableVersion]) -> bool:
+        """Bring the pinned versions back, then open the door; False where the core was lost meanwhile."""
         for version in pinned:
             try:
                 async with self._residency.hold(version):
                     self._residency.pin(version.lora_id, pinned=True)
             except Exception:
+                if self._client.errored:
+                    return False
                 # Whatever it was: one version must not keep the door closed to all others.
                 logger.exception("%s could not be pinned again", version.engine_name)
         self._state = "ready"
         self._ready.set()
+        return True
 
     async def _boot(self) -> None:
         """Import vLLM, load the model, build vLLM's handlers."""
