@@ -42,21 +42,21 @@ def logprobs(client: openai.OpenAI, model: str) -> list[float]:
 def test_an_upload_answers_at_once_and_versions_stay(
     admin: httpx.Client, client: openai.OpenAI, tmp_path: Path
 ) -> None:
-    first = push(admin, "mine", write_lora(tmp_path / "one", rank=4, seed=1))
+    first = push(admin, "own", write_lora(tmp_path / "one", rank=4, seed=1))
     assert first.status_code == 201, first.text
-    assert first.json()["model"] == "mine@1"
-    one = logprobs(client, "mine")
-    assert one == logprobs(client, "mine@1")
-    second = push(admin, "mine", write_lora(tmp_path / "two", rank=16, seed=2))
-    assert second.json()["model"] == "mine@2"
-    two = logprobs(client, "mine")
+    assert first.json()["model"] == "own@1"
+    one = logprobs(client, "own")
+    assert one == logprobs(client, "own@1")
+    second = push(admin, "own", write_lora(tmp_path / "two", rank=16, seed=2))
+    assert second.json()["model"] == "own@2"
+    two = logprobs(client, "own")
     assert two != one
-    assert logprobs(client, "mine@1") == pytest.approx(one, abs=1e-3)
-    moved = admin.patch("/admin/v1/adapters/mine", json={"default_version": 1})
+    assert logprobs(client, "own@1") == pytest.approx(one, abs=1e-3)
+    moved = admin.patch("/admin/v1/adapters/own", json={"default_version": 1})
     assert moved.json()["default_version"] == 1
-    assert logprobs(client, "mine") == pytest.approx(one, abs=1e-3)
-    again = push(admin, "mine", tmp_path / "one")
-    assert (again.status_code, again.json()["model"]) == (200, "mine@1")
+    assert logprobs(client, "own") == pytest.approx(one, abs=1e-3)
+    again = push(admin, "own", tmp_path / "one")
+    assert (again.status_code, again.json()["model"]) == (200, "own@1")
 
 
 def stream_text(server: RunningServer, model: str) -> str:

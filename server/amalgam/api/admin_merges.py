@@ -1,25 +1,20 @@
 """Merges and jobs on the admin plane."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted, JobPageView, PlanView
-from amalgam.api.admin_models import JobView, MergeBody, VersionView
+from amalgam.api.admin_answers import ADMIN_KEY, JobPageView, PlanView
+from amalgam.api.admin_models import JobView, MergeBody
 from amalgam.api.error_document import ERRORS
 from amalgam.api.job_events import DESCRIBED, events_response
+from amalgam.api.merge_answer import MAX_WAIT_S, SUBMITTED, WAIT, merge_response
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
 
-_MAX_WAIT_S = 600.0
 _JOB_ID = r"^[A-Za-z0-9._-]{1,64}$"
 _JobId = Annotated[str, Path(pattern=_JOB_ID, description="job id")]
-_SUBMITTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": VersionView, "description": "This recipe was built under this name before; nothing is new"},
-    201: {"model": VersionView, "description": "Built within wait_s, and answering"},
-    202: {"model": JobAccepted, "description": "Queued, or being built"},
-}
 
 
 def router() -> APIRouter:
@@ -31,27 +26,23 @@ def router() -> APIRouter:
         dependencies=[Depends(ADMIN_KEY)],
         route_class=StrictRoute,
     )
+    _add_merges(routes)
+    _add_jobs(routes)
+    return routes
 
+
+def _add_merges(routes: APIRouter) -> None:
     @routes.post(
-        "/merges", status_code=202, summary="Build a merged adapter and put it into service", responses=_SUBMITTED
+        "/merges", status_code=202, summary="Build a merged adapter and put it into service", responses=SUBMITTED
     )
     async def create(
         request: Request,
         body: MergeBody,
-        wait_s: float = Query(0.0, ge=0, le=_MAX_WAIT_S, description="answer with the version if it is there in time"),
+        wait_s: float = Query(0.0, ge=0, le=MAX_WAIT_S, description=WAIT),
     ) -> JSONResponse:
         merges = services(request).merges
         answer = await merges.submit(body.name, body.described(), set_default=body.set_default)
-        version, job = answer.version, answer.job
-        if version is None and job is not None and wait_s > 0:
-            job = await merges.wait(job.id, wait_s)
-            if not job.is_live:
-                version = await merges.version_of(job)
-        if version is not None:
-            return JSONResponse(VersionView.of(version).model_dump(), status_code=201 if job else 200)
-        assert job is not None
-        location = {"Location": f"/admin/v1/jobs/{job.id}"}
-        return JSONResponse({"job": JobView.of(job).model_dump()}, status_code=202, headers=location)
+        return await merge_response(merges, answer, wait_s)
 
     @routes.post("/merges:plan", summary="What a merge would do; build nothing")
     async def plan(
@@ -65,6 +56,8 @@ def router() -> APIRouter:
             return PlanView.of(plan, None)
         return PlanView.of(plan, await house.merges.forecast(plan.recipe, house.settings.plan_budget_s))
 
+
+def _add_jobs(routes: APIRouter) -> None:
     @routes.get("/jobs", summary="List jobs, newest first")
     async def list_jobs(
         request: Request, limit: int = Query(50, ge=1, le=500), cursor: str | None = Query(None, pattern=_JOB_ID)
@@ -89,5 +82,3 @@ def router() -> APIRouter:
     @routes.post("/jobs/{job_id}:cancel", summary="Cancel a job")
     async def cancel(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.cancel(job_id))
-
-    return routes

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY, JobAccepted
+from amalgam.api.admin_answers import ADMIN_KEY
 from amalgam.api.admin_evaluations import EVALUATION_ID, read_items
-from amalgam.api.admin_models import JobView, VersionView
 from amalgam.api.error_document import ERRORS
 from amalgam.api.evaluation_models import EvaluationView
+from amalgam.api.merge_answer import MAX_WAIT_S, SUBMITTED, WAIT, merge_response
 from amalgam.api.state import services
 from amalgam.api.strict_json import StrictRoute
 from amalgam.api.sweep_models import PromoteBody, SweepBody, SweepReportView
@@ -27,7 +27,12 @@ def router() -> APIRouter:
         dependencies=[Depends(ADMIN_KEY)],
         route_class=StrictRoute,
     )
+    _add_searches(routes)
+    _add_promotion(routes)
+    return routes
 
+
+def _add_searches(routes: APIRouter) -> None:
     @routes.post("/sweeps", status_code=202, summary="Search over merges, each tried as a blend on the same items")
     async def create(request: Request, body: SweepBody) -> EvaluationView:
         order = SweepOrder(
@@ -44,22 +49,20 @@ def router() -> APIRouter:
     async def show(request: Request, sweep_id: _Id) -> SweepReportView:
         return SweepReportView.of(await services(request).sweeps.report(sweep_id))
 
+
+def _add_promotion(routes: APIRouter) -> None:
     @routes.post(
         "/sweeps/{sweep_id}:promote",
         status_code=202,
         summary="Make the winner, or another candidate, an adapter: an ordinary merge",
-        responses={
-            200: {"model": VersionView, "description": "This recipe was built under this name before"},
-            202: {"model": JobAccepted, "description": "Queued, or being built"},
-        },
+        responses=SUBMITTED,
     )
-    async def promote(request: Request, sweep_id: _Id, body: PromoteBody) -> JSONResponse:
-        sweeps = services(request).sweeps
-        answer = await sweeps.promote(sweep_id, body.name, body.candidate, set_default=body.set_default)
-        if answer.version is not None:
-            return JSONResponse(VersionView.of(answer.version).model_dump())
-        assert answer.job is not None
-        location = {"Location": f"/admin/v1/jobs/{answer.job.id}"}
-        return JSONResponse({"job": JobView.of(answer.job).model_dump()}, status_code=202, headers=location)
-
-    return routes
+    async def promote(
+        request: Request,
+        sweep_id: _Id,
+        body: PromoteBody,
+        wait_s: float = Query(0.0, ge=0, le=MAX_WAIT_S, description=WAIT),
+    ) -> JSONResponse:
+        house = services(request)
+        answer = await house.sweeps.promote(sweep_id, body.name, body.candidate, set_default=body.set_default)
+        return await merge_response(house.merges, answer, wait_s)
