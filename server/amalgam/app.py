@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,29 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(RequestId)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is stored, and what is known of it."""
+
+    base: BaseModelSpec
+    store: AdapterStore
+    database: Database
+    registry: AdapterRegistry
+    jobs: JobRegistry
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What answers requests and makes versions."""
+
+    inference: Inference
+    adapters: AdapterService
+    merges: MergeService
+    worker: WorkerLink
+    blender: BlenderLink
+
+
 async def _build(
     stack: AsyncExitStack,
     settings: Settings,
@@ -177,6 +201,28 @@ async def _build(
     ask: Ask,
 ) -> Services:
     """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
+    kept = await _open(stack, settings, args, metrics)
+    serving = await _connect(stack, settings, args.model, engine, metrics, kept)
+    await engine.start()
+    stack.push_async_callback(engine.stop, settings.drain_timeout_s)
+    await register_missing(serving.adapters, kept.registry, demo_folders)
+    await serving.worker.start()
+    stack.push_async_callback(serving.worker.stop)
+    idempotency = Idempotency(IdempotencyRegistry(kept.database, utc_now), settings.idempotency_keep_s, new_id)
+    runner, evaluations = _evaluating(settings, kept.database, kept.catalog, serving.inference, ask, metrics)
+    for loop in (
+        serving.merges.publish_loop(),
+        Retention(kept.registry, kept.store, utc_now).sweep_loop(),
+        idempotency.sweep_loop(),
+        runner.loop(),
+        _follow_catalog(kept.catalog, metrics),
+        _announce_ready(engine, on_ready),
+    ):
+        _run_until_closed(stack, loop)
+    return _services(settings, args.model, engine, metrics, kept, serving, idempotency, evaluations)
+
+
+async def _open(stack: AsyncExitStack, settings: Settings, args: Namespace, metrics: Metrics) -> _Kept:
     base = await asyncio.to_thread(base_spec, Path(args.model), args.served_model_name[0], args.max_lora_rank)
     store = await asyncio.to_thread(AdapterStore.open, settings.store)
     database = await stack.enter_async_context(Database.open(settings.registry_url))
@@ -184,14 +230,20 @@ async def _build(
     catalog = Catalog(base, registry)
     await catalog.refresh()
     metrics.registry_read()
-    usage = Usage()
+    return _Kept(base, store, database, registry, jobs, catalog)
+
+
+async def _connect(
+    stack: AsyncExitStack, settings: Settings, model: str, engine: Engine, metrics: Metrics, kept: _Kept
+) -> _Serving:
+    base, store, catalog, usage = kept.base, kept.store, kept.catalog, Usage()
     blender, tier = await _blend_tier(stack, settings, base, store, engine, metrics)
     blends = Blends(catalog, store, usage, tier, blender, _blend_limits(settings), metrics=metrics)
     inference = Inference(catalog, engine, store, random.SystemRandom().random, usage, blends)
-    publisher = Publisher(registry, jobs, store, catalog, engine, metrics=metrics)
-    merges = MergeService(registry, jobs, store, catalog, publisher, metrics=metrics)
+    publisher = Publisher(kept.registry, kept.jobs, store, catalog, engine, metrics=metrics)
+    merges = MergeService(kept.registry, kept.jobs, store, catalog, publisher, metrics=metrics)
     adapters = AdapterService(
-        registry=registry,
+        registry=kept.registry,
         store=store,
         sources=sources(settings.source_roots, _hub(settings)),
         catalog=catalog,
@@ -201,39 +253,39 @@ async def _build(
         max_upload_bytes=settings.max_upload_bytes,
         clock=utc_now,
     )
-    worker = _worker(settings, base, args.model, merges)
-    await engine.start()
-    stack.push_async_callback(engine.stop, settings.drain_timeout_s)
-    await register_missing(adapters, registry, demo_folders)
-    await worker.start()
-    stack.push_async_callback(worker.stop)
-    idempotency = Idempotency(IdempotencyRegistry(database, utc_now), settings.idempotency_keep_s, new_id)
-    runner, evaluations = _evaluating(settings, database, catalog, inference, ask, metrics)
-    for loop in (
-        merges.publish_loop(),
-        Retention(registry, store, utc_now).sweep_loop(),
-        idempotency.sweep_loop(),
-        runner.loop(),
-        _follow_catalog(catalog, metrics),
-        _announce_ready(engine, on_ready),
-    ):
-        _run_until_closed(stack, loop)
+    return _Serving(inference, adapters, merges, _worker(settings, base, model, merges), blender)
+
+
+def _services(
+    settings: Settings,
+    model: str,
+    engine: Engine,
+    metrics: Metrics,
+    kept: _Kept,
+    serving: _Serving,
+    idempotency: Idempotency,
+    evaluations: EvaluationService,
+) -> Services:
+    """What routes reach."""
+    merges, worker, catalog = serving.merges, serving.worker, kept.catalog
+    aliases = AliasRegistry(kept.database, utc_now, kept.base.served_name)
+    folders = None if settings.export_root is None else ExportFolders(settings.export_root)
     return Services(
         settings=settings,
         engine=engine,
         catalog=catalog,
-        inference=inference,
-        adapters=adapters,
-        aliases=AliasService(AliasRegistry(database, utc_now, base.served_name), catalog, inference.resolve),
+        inference=serving.inference,
+        adapters=serving.adapters,
+        aliases=AliasService(aliases, catalog, serving.inference.resolve),
         merges=merges,
         metrics=metrics,
         worker=worker,
         idempotency=idempotency,
-        lineage=LineageService(registry, store, worker),
-        blender=blender,
+        lineage=LineageService(kept.registry, kept.store, worker),
+        blender=serving.blender,
         evaluations=evaluations,
         sweeps=SweepService(evaluations, merges),
-        exports=ExportService(jobs, store, catalog, merges, worker, _export_folders(settings), Path(args.model)),
+        exports=ExportService(kept.jobs, kept.store, catalog, merges, worker, folders, Path(model)),
     )
 
 
@@ -247,10 +299,6 @@ def _worker(settings: Settings, base: BaseModelSpec, model: str, merges: MergeSe
     )
     merges.attach(worker)
     return worker
-
-
-def _export_folders(settings: Settings) -> ExportFolders | None:
-    return None if settings.export_root is None else ExportFolders(settings.export_root)
 
 
 def _evaluating(

@@ -1,5 +1,6 @@
 """What a wheel holds and promises, judged from pyproject.toml as hatchling reads it."""
 
+import ast
 import importlib
 import re
 import tomllib
@@ -14,6 +15,9 @@ from amalgam.demo.adapters import CHECKOUT, PACKAGED
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAX_FILE_LINES = 400
+MAX_BODY_LINES = 40
+"""Of a function, without its signature and its docstring, which may be as long as they need."""
 WHEEL: dict[str, Any] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
 
 
@@ -89,3 +93,24 @@ def test_every_dependency_is_justified_in_contributing_and_no_other() -> None:
 def test_the_license_is_there() -> None:
     assert PROJECT["project"]["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / PROJECT["project"]["license-files"][0]).read_text()
+
+
+def source_files() -> list[Path]:
+    return sorted((ROOT / "server").rglob("*.py"))
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_files_and_functions_can_be_read_at_a_glance() -> None:
+    long = {}
+    for path in source_files():
+        text, name = path.read_text(), path.relative_to(ROOT).as_posix()
+        if text.count("\n") > MAX_FILE_LINES:
+            long[name] = text.count("\n")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > MAX_BODY_LINES:
+                long[f"{name}: {node.name}"] = body_lines(node)
+    assert long == {}

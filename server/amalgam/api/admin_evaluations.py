@@ -67,6 +67,7 @@ def router() -> APIRouter:
     _add_writing(routes)
     _add_reading(routes)
     _add_results(routes)
+    _add_export(routes)
     return routes
 
 
@@ -148,6 +149,8 @@ def _add_results(routes: APIRouter) -> None:
         rows = await services(request).evaluations.compare(evaluation_id, baseline, candidate, other)
         return ComparisonPageView.of(rows)
 
+
+def _add_export(routes: APIRouter) -> None:
     @routes.get(
         "/evaluations/{evaluation_id}/export",
         summary="All of it as JSON or CSV",

@@ -84,7 +84,12 @@ def router() -> APIRouter:
         dependencies=[Depends(ADMIN_KEY)],
         route_class=StrictRoute,
     )
+    _add_writing(routes)
+    _add_reading(routes)
+    return routes
 
+
+def _add_writing(routes: APIRouter) -> None:
     @routes.post(
         "/exports", status_code=202, summary="Write base model + adapter as a checkpoint", responses=_SUBMITTED
     )
@@ -108,6 +113,8 @@ def router() -> APIRouter:
         location = {"Location": f"/admin/v1/jobs/{job.id}"}
         return JSONResponse({"job": JobView.of(job).model_dump()}, status_code=202, headers=location)
 
+
+def _add_reading(routes: APIRouter) -> None:
     @routes.get("/exports", summary="List exports, by name")
     async def list_exports(request: Request) -> ExportListView:
         found = await services(request).exports.list()
@@ -116,5 +123,3 @@ def router() -> APIRouter:
     @routes.get("/exports/{name}", summary="One export and where it comes from")
     async def show(request: Request, name: _Name) -> ExportView:
         return ExportView.of(name, await services(request).exports.get(name))
-
-    return routes

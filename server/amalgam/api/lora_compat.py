@@ -76,7 +76,12 @@ def router() -> APIRouter:
         dependencies=[Depends(ADMIN_KEY)],
         route_class=StrictRoute,
     )
+    _add_load(routes)
+    _add_unload(routes)
+    return routes
 
+
+def _add_load(routes: APIRouter) -> None:
     @routes.post(
         "/load_lora_adapter",
         summary="Register an adapter from a source",
@@ -97,6 +102,8 @@ def router() -> APIRouter:
             raise LoraAlreadyLoaded(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
+
+def _add_unload(routes: APIRouter) -> None:
     @routes.post(
         "/unload_lora_adapter",
         summary="Delete an adapter; running requests finish",
@@ -108,5 +115,3 @@ def router() -> APIRouter:
             raise AdapterNotFound(body.lora_name)
         await services(request).adapters.delete(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
-
-    return routes

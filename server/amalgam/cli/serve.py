@@ -9,13 +9,17 @@ import threading
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from amalgam.errors import AmalgamError
 from amalgam.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
 
 DEMO_NAME = "smollm2"
 _CONSOLE = Console(stderr=True, highlight=False)
@@ -116,10 +120,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: float, *, is_demo: bool) -> None:
-    import uvicorn
-
     from amalgam.app import create_app
-    from amalgam.cli.http_protocol import bounded_http
     from amalgam.demo.adapters import demo_adapter_folders
     from amalgam.telemetry.logs import configure_logging
 
@@ -138,18 +139,27 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
 
     folders = demo_adapter_folders() if is_demo and settings.register_demo else {}
     app = create_app(settings, args, on_phase=phases.show, on_ready=ready, demo_folders=folders)
+    server = _http_server(app, settings.drain_timeout_s)
+    # Having stopped in good order, uvicorn raises the signal again; with its default handler that would be a death.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+
+
+def _http_server(app: "Starlette", drain_timeout_s: float) -> "uvicorn.Server":
+    import uvicorn
+
+    from amalgam.cli.http_protocol import bounded_http
+
     config = uvicorn.Config(
         app,
         http=bounded_http(),
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
+        timeout_graceful_shutdown=int(drain_timeout_s) + 1,
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
-    # Having stopped in good order, uvicorn raises the signal again; with its default handler that would be a death.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
 
     class _Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -158,7 +168,7 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
                 app.state.amalgam.merges.feed.close()
             await super().shutdown(sockets)
 
-    _Server(config).run(sockets=[listener])
+    return _Server(config)
 
 
 class _Phases:
