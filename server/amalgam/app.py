@@ -308,7 +308,7 @@ def _evaluating(
     spare = SpareCapacity(metrics.running, settings.evaluation_yield_above, settings.evaluation_patience_s)
     calls = EvaluationCalls(inference, ask, spare, catalog.base.served_name)
     runner = EvaluationRunner(rows, calls, new_evaluation_id(), settings.evaluation_concurrency, metrics)
-    return runner, EvaluationService(rows, catalog, inference, settings.evaluation_max_calls, runner.wake)
+    return runner, EvaluationService(rows, catalog, inference, settings.evaluation_max_calls, runner.wake, metrics)
 
 
 async def _open_staging(stack: AsyncExitStack, settings: Settings, staging: Staging) -> None:

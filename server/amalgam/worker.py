@@ -102,16 +102,16 @@ class MergeWorker:
         )
         if job is None:
             return False
-        _say(job=job.id, state="running")
+        _say(job=job.id, kind=job.kind, state="running")
         try:
             if job.kind == "export":
                 await self._export(job)
                 return True
             built = await self._build(job)
             await self._jobs.finish_built(job.id, job.fencing_token, built.draft, built.timings)
-            _say(job=job.id, state="built")
+            _say(job=job.id, kind=job.kind, state="built")
         except MergeCancelled:
-            _say(job=job.id, state="cancelled")
+            _say(job=job.id, kind=job.kind, state="cancelled")
         except LeaseLost as error:
             logger.warning("%s", error)
         except Exception as error:
@@ -159,7 +159,7 @@ class MergeWorker:
             )
         except LeaseLost as error:
             logger.warning("%s", error)
-        _say(job=job.id, state="failed")
+        _say(job=job.id, kind=job.kind, state="failed")
 
     async def _build(self, job: Job) -> Built:
         """Build in a thread, renew the lease beside it, and stop the thread where the lease or the job is gone."""
@@ -199,7 +199,7 @@ class MergeWorker:
                 finally:
                     await asyncio.to_thread(staging.close)
         if await record_export(self._jobs, folders, job, timings):
-            _say(job=job.id, state="published")
+            _say(job=job.id, kind=job.kind, state="published", timings=timings)
 
     async def _export_order(self, job: Job, base: Path) -> ExportOrder:
         spec = ExportSpec.model_validate(job.recipe)

@@ -122,8 +122,11 @@ async def test_every_metric_of_an_evaluation(shop: tuple[House, httpx.AsyncClien
     chats = [body for endpoint, body in house.engine.calls[asked:] if endpoint == "chat_completions"]
     assert all((body["temperature"], body["max_tokens"]) == (0, 128) for body in chats)
     page = (await http.get("/metrics")).text
-    assert 'amalgam_evaluation_calls_total{outcome="measured"} 4' in page
-    assert 'amalgam_evaluation_calls_total{outcome="refused"} 2' in page
+    assert 'amalgam_evaluation_calls_total{kind="evaluation",outcome="measured"} 4' in page
+    assert 'amalgam_evaluation_calls_total{kind="evaluation",outcome="refused"} 2' in page
+    assert 'amalgam_jobs_finished_total{kind="evaluation",state="done"} 1' in page
+    assert 'amalgam_job_step_seconds_count{kind="evaluation",step="measure"} 1' in page
+    assert 'amalgam_jobs{kind="evaluation",state="running"} 0' in page
 
 
 async def test_results_page_by_page_and_exports(shop: tuple[House, httpx.AsyncClient]) -> None:

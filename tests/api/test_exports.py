@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from amalgam.domain.job import JobRequest
+from amalgam.domain.job import JobNews, JobRequest
 from tests.adapter_factory import encode_safetensors
 from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, write_adapter
 
@@ -112,7 +112,7 @@ async def test_a_failed_job_answers_with_its_own_code(shop: House, http: httpx.A
     jobs = shop.services.merges._jobs
     answer = (await submit(http, "failing")).json()
     await jobs.fail(answer["job"]["id"], code="non_finite", status=422, message="no")
-    shop.services.merges.hear(answer["job"]["id"], "failed")
+    shop.services.merges.hear(JobNews(answer["job"]["id"], "export", "failed", {}))
     job = await shop.services.merges.get(answer["job"]["id"])
     with pytest.raises(Exception, match="no") as failed:
         await shop.services.exports.finished(job)

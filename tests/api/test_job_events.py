@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from amalgam.domain.job import Job, JobProgress, JobRequest
+from amalgam.domain.job import Job, JobNews, JobProgress, JobRequest
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services import job_feed
@@ -79,7 +79,7 @@ async def test_the_present_state_then_every_change_then_the_end(shop: tuple[Hous
         assert (first["event"], first["data"]["state"], first["data"]["id"]) == ("state", "queued", job.id)
         claimed = await jobs.claim("worker", lease_s=60, max_attempts=3)
         assert claimed is not None
-        merges.hear(job.id, "running")
+        merges.hear(JobNews(job.id, "merge", "running", {}))
         assert (await anext(told))["data"]["state"] == "running"
         merges.hear_progress(job.id, JobProgress(1, 5, 14))
         progress = await anext(told)
@@ -94,7 +94,7 @@ async def test_the_present_state_then_every_change_then_the_end(shop: tuple[Hous
         )
         assert (await anext(told))["data"]["modules_done"] == 7
         await jobs.fail(job.id, code="non_finite", status=422, message="no", token=claimed.fencing_token)
-        merges.hear(job.id, "failed")
+        merges.hear(JobNews(job.id, "merge", "failed", {}))
         last = await anext(told)
         assert (last["event"], last["data"]["state"], last["data"]["error"]["code"]) == (
             "state",

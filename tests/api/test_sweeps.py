@@ -77,11 +77,17 @@ async def test_a_grid_has_a_front_and_a_winner_which_becomes_an_adapter(shop: tu
     made = await http.post("/admin/v1/sweeps", json=order(label="mix"))
     assert made.status_code == 202, made.text
     url = f"/admin/v1/sweeps/{made.json()['id']}"
+    page = (await http.get("/metrics")).text
+    waiting = [f'amalgam_jobs{{kind="sweep",state="{state}"}} 1.0' in page for state in ("queued", "running")]
+    assert waiting.count(True) == 1
     early = await http.post(f"{url}:promote", json={"name": "mix"})
     assert_error(early, 409, "evaluation_state_conflict")
     assert [c["worst"] for c in (await http.get(url)).json()["candidates"]] == [None] * 3
     house.engine.blends.gate.set()
     report = await ended(http, made.json()["id"])
+    page = (await http.get("/metrics")).text
+    assert 'amalgam_jobs_finished_total{kind="sweep",state="done"} 1' in page
+    assert 'amalgam_evaluation_calls_total{kind="sweep",outcome="measured"} 40' in page
     assert (report["evaluation"]["kind"], report["evaluation"]["state"]) == ("sweep", "done")
     found = [(c["model"], c["retention"], c["worst"], c["mean"], c["on_front"]) for c in report["candidates"]]
     assert found == [
@@ -125,7 +131,10 @@ async def test_a_random_search_is_the_same_for_a_seed_and_knows_what_methods_tak
     for _ in range(2):
         made = await http.post("/admin/v1/sweeps", json=order(search=search))
         assert made.status_code == 202, made.text
+        cancelled = 'amalgam_jobs_finished_total{kind="sweep",state="cancelled"} '
+        before = float((await http.get("/metrics")).text.partition(cancelled)[2].split()[0])
         await http.post(f"/admin/v1/evaluations/{made.json()['id']}:cancel")
+        assert f"{cancelled}{before + 1}" in (await http.get("/metrics")).text
         reports.append((await http.get(f"/admin/v1/sweeps/{made.json()['id']}")).json())
     first, second = ([(c["model"], c["point"]) for c in report["candidates"]] for report in reports)
     assert first == second

@@ -146,7 +146,7 @@ def prometheus(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) 
             merge = {"name": "measured", "expression": f"sql + {weight}*json"}
             assert admin.post("/admin/v1/merges", params={"wait_s": 60}, json=merge).status_code == 201
             # Each of the two rounds must be seen by a scrape of its own, so that there is a rate.
-            newest = f'timestamp(amalgam_merge_jobs_finished_total{{state="published"}}) > {time.time()}'
+            newest = f'timestamp(amalgam_jobs_finished_total{{kind="merge",state="published"}}) > {time.time()}'
             running.wait_for(newest)
         yield running
 

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from amalgam import __version__
 from amalgam.api.state import Services, services
+from amalgam.services.live_jobs import live_jobs
 from amalgam.telemetry.metrics import ServerState
 
 
@@ -63,5 +64,5 @@ async def server_state(house: Services) -> ServerState:
         worker_restarts=house.worker.restarts,
         blender_alive=house.blender.alive,
         blender_restarts=house.blender.restarts,
-        live_jobs=await house.merges.live_jobs(),
+        live_jobs=await live_jobs(house.merges.count_live, house.evaluations.count_live),
     )

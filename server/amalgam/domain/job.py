@@ -22,6 +22,8 @@ from amalgam.errors.jobs import JobStateConflict
 
 JobState = Literal["queued", "running", "built", "published", "failed", "cancelled"]
 
+JOB_KINDS: Final = ("merge", "export")
+
 TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     "queued": frozenset({"running", "cancelled", "failed"}),
     "running": frozenset({"running", "queued", "built", "failed", "cancelled"}),
@@ -63,7 +65,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: str = Field(description="what kind of work: merge | export")
+    kind: str = Field(description="what kind of work: merge | export; see `JOB_KINDS`")
     name: str = Field(description="adapter that the result becomes a version of, or folder that it becomes")
     recipe: dict[str, Any] = Field(description="the frozen recipe, inputs pinned; of an export its spec")
     recipe_digest: str
@@ -102,6 +104,17 @@ class JobProgress:
         """What the job's row says."""
         known = job.progress or {}
         return cls(job.attempts, int(known.get("modules_done", 0)), int(known.get("modules_total", 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class JobNews:
+    """A worker's word that a job's row changed."""
+
+    job_id: str
+    kind: str
+    state: str
+    timings: Mapping[str, float]
+    """Seconds by step, where the worker itself came to the result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -185,6 +185,15 @@ class EvaluationRegistry:
             rows = (await connection.execute(query)).mappings().all()
         items = tuple(Evaluation.model_validate(dict(row)) for row in rows[:limit])
         return EvaluationPage(items, items[-1].id if len(rows) > limit else None)
+
+    async def count_live(self) -> dict[tuple[str, str], int]:
+        """How many are queued or running, by kind and state, zeros included."""
+        live, kinds = ("queued", "running"), get_args(EvaluationKind)
+        group = (evaluations.c.kind, evaluations.c.state)
+        query = sa.select(*group, sa.func.count()).where(evaluations.c.state.in_(live)).group_by(*group)
+        async with self._database.read() as connection:
+            found = {(kind, state): int(count) for kind, state, count in await connection.execute(query)}
+        return dict.fromkeys(((kind, state) for kind in kinds for state in live), 0) | found
 
     async def items(self, evaluation_id: str) -> tuple[EvaluationItem, ...]:
         """What is asked, in order. Raises EvaluationNotFound."""

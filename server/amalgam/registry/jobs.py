@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.clock import Clock
-from amalgam.domain.job import LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
+from amalgam.domain.job import JOB_KINDS, LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import NameTaken, VersionNotFound
 from amalgam.errors.jobs import LeaseLost
@@ -152,12 +152,13 @@ class JobRegistry:
         async with self._database.read() as connection:
             return (await connection.execute(sa.select(jobs.c.id).where(*late).limit(1))).first() is not None
 
-    async def count_live(self) -> dict[JobState, int]:
-        """How many unfinished jobs there are in each state."""
-        query = sa.select(jobs.c.state, sa.func.count()).where(jobs.c.state.in_(LIVE_STATES)).group_by(jobs.c.state)
+    async def count_live(self) -> dict[tuple[str, str], int]:
+        """How many unfinished jobs there are, by kind and state, zeros included."""
+        group = (jobs.c.kind, jobs.c.state)
+        query = sa.select(*group, sa.func.count()).where(jobs.c.state.in_(LIVE_STATES)).group_by(*group)
         async with self._database.read() as connection:
-            found = {row[0]: int(row[1]) for row in await connection.execute(query)}
-        return {state: found.get(state, 0) for state in LIVE_STATES}
+            found = {(kind, state): int(count) for kind, state, count in await connection.execute(query)}
+        return dict.fromkeys(((kind, state) for kind in JOB_KINDS for state in LIVE_STATES), 0) | found
 
     async def release(self, job_id: str, token: int) -> Job:
         """Give the job back to the queue, uncounted: the worker stops for reasons of its own.

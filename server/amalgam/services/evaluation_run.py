@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from amalgam.domain.evaluation import Evaluation, EvaluationError, EvaluationItem, Measurement
@@ -33,9 +34,10 @@ class EvaluationRunner:
         calls: asks and scores.
         holder: name of this process' leases; never used by another.
         concurrency: calls at a time.
-        metrics: told of calls.
+        metrics: told of calls and of ends.
         lease_s: see ``LEASE_S``.
         save_period_s: seconds between two looks at the registry.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class EvaluationRunner:
         *,
         lease_s: float = LEASE_S,
         save_period_s: float = _SAVE_PERIOD_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._calls = calls
@@ -56,6 +59,7 @@ class EvaluationRunner:
         self._metrics = metrics or Metrics()
         self._lease_s = lease_s
         self._save_period_s = save_period_s
+        self._clock = clock
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -81,13 +85,14 @@ class EvaluationRunner:
     async def _run(self, evaluation: Evaluation) -> None:
         """Measure what is missing; whatever happens, the row says how it ended."""
         unsaved: list[Measurement] = []
+        began = self._clock()
         work = asyncio.create_task(self._measure(evaluation, unsaved))
         try:
             while not work.done():
                 await self._pause(work)
                 with contextlib.suppress(RegistryUnavailable):
                     await self._save(evaluation, unsaved)
-            await self._end(evaluation, unsaved, work)
+            await self._end(evaluation, unsaved, work, began)
         except EvaluationStopped:
             logger.info("evaluation %s was stopped", evaluation.id)
         except asyncio.CancelledError:
@@ -107,11 +112,14 @@ class EvaluationRunner:
             woken.cancel()
             self._woken.clear()
 
-    async def _end(self, evaluation: Evaluation, unsaved: list[Measurement], work: "asyncio.Task[None]") -> None:
+    async def _end(
+        self, evaluation: Evaluation, unsaved: list[Measurement], work: "asyncio.Task[None]", began: float
+    ) -> None:
         await self._save(evaluation, unsaved)
         failure = work.exception()
         if failure is None:
             await self._registry.finish(evaluation.id, self._holder, "done")
+            self._metrics.job_ended(evaluation.kind, "done", {"measure": self._clock() - began})
             return
         if isinstance(failure, ExceptionGroup):
             failure = failure.exceptions[0]
@@ -122,6 +130,7 @@ class EvaluationRunner:
         )
         error = EvaluationError(code=known.code, message=known.message)
         await self._registry.finish(evaluation.id, self._holder, "failed", error)
+        self._metrics.job_ended(evaluation.kind, "failed")
 
     async def _interrupt(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
         """The server stops: say so, as far as the registry listens."""
@@ -168,7 +177,7 @@ class EvaluationRunner:
             if one.error_code is not None and not one.served and of.pinned == of.meaning:
                 # A blend that cannot be built is not built anew for every item; a weighted alias may do better.
                 refused[target] = one.error_code
-            self._metrics.evaluation_call(refused=one.error_code is not None)
+            self._metrics.evaluation_call(evaluation.kind, refused=one.error_code is not None)
             unsaved.append(one)
 
 

@@ -25,6 +25,7 @@ from amalgam.errors.evaluations import (
 from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import Inference
+from amalgam.telemetry.metrics import Metrics
 
 EXPORT_PAGE: Final = 200
 """Measurements that are read at once: reading more would keep streams of clients waiting."""
@@ -39,6 +40,7 @@ class EvaluationService:
         inference: what expressions mean.
         max_calls: measurements of one evaluation.
         wake: tells who measures that there is something new.
+        metrics: told of what is cancelled.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class EvaluationService:
         inference: Inference,
         max_calls: int,
         wake: Callable[[], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._registry = registry
         self._catalog = catalog
         self._inference = inference
         self._max_calls = max_calls
         self._wake = wake
+        self._metrics = metrics or Metrics()
 
     def pin(self, model: str) -> EvaluationTarget:
         """What ``model`` means now, for good; a weighted alias stays what it is.
@@ -93,6 +97,7 @@ class EvaluationService:
     async def cancel(self, evaluation_id: str) -> Evaluation:
         """Stop it; what was measured stays. Raises EvaluationNotFound, EvaluationStateConflict."""
         evaluation = await self._registry.cancel(evaluation_id)
+        self._metrics.job_ended(evaluation.kind, "cancelled")
         self._wake()
         return evaluation
 
@@ -105,6 +110,10 @@ class EvaluationService:
     async def delete(self, evaluation_id: str) -> None:
         """Forget it. Raises EvaluationNotFound, EvaluationStateConflict."""
         await self._registry.delete(evaluation_id)
+
+    async def count_live(self) -> dict[tuple[str, str], int]:
+        """How many are queued or running, by kind and state."""
+        return await self._registry.count_live()
 
     async def items(self, evaluation_id: str) -> tuple[EvaluationItem, ...]:
         """What is asked. Raises EvaluationNotFound."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from amalgam.domain.adapter import AdapterHeader, AdapterVersion, VersionRef, is_name
 from amalgam.domain.diagnostics import MergeForecast
-from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobProgress, JobRequest
+from amalgam.domain.job import FINAL_STATES, Job, JobNews, JobPage, JobProgress, JobRequest
 from amalgam.domain.recipe import Recipe
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
@@ -30,7 +30,6 @@ from amalgam.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-_LOOK_TIMEOUT_S: Final = 1.0
 _ASK_GRACE_S: Final = 10.0
 """A question waits for at most one batch of another, and for the worker's turn on a busy processor."""
 _OVERDUE_S: Final = 2.0
@@ -164,16 +163,16 @@ class MergeService:
     async def cancel(self, job_id: str) -> Job:
         """Stop a queued or running job; the worker notices at its next module group."""
         job = await self._jobs.cancel(job_id)
-        self._metrics.job_ended("cancelled")
+        self._metrics.job_ended(job.kind, "cancelled")
         await self._announce()
         return job
 
-    def hear(self, job_id: str, state: str) -> None:
+    def hear(self, news: JobNews) -> None:
         """The worker's word: something changed. The registry says what."""
-        if state in ("failed", "published"):
+        if news.state in ("failed", "published"):
             # Of exports the worker says both; what it merged is published by the server.
-            self._metrics.job_ended(state)
-        self.feed.changed(job_id)
+            self._metrics.job_ended(news.kind, news.state, news.timings)
+        self.feed.changed(news.job_id)
         self._built.set()
 
     def hear_progress(self, job_id: str, progress: JobProgress) -> None:
@@ -185,13 +184,9 @@ class MergeService:
         self._dead_workers.add(name)
         self._built.set()
 
-    async def live_jobs(self) -> dict[str, int] | None:
-        """How many unfinished jobs are in each state; None where the registry does not answer in time."""
-        try:
-            async with asyncio.timeout(_LOOK_TIMEOUT_S):
-                return {str(state): count for state, count in (await self._jobs.count_live()).items()}
-        except (AmalgamError, TimeoutError):
-            return None
+    async def count_live(self) -> dict[tuple[str, str], int]:
+        """How many unfinished merges and exports there are, by kind and state."""
+        return await self._jobs.count_live()
 
     async def publish_loop(self, period_s: float = 1.0) -> None:
         """Publish what is built and free what dead workers hold, when told and every ``period_s`` seconds, for ever."""

@@ -86,7 +86,7 @@ class Publisher:
             await asyncio.to_thread(self._require_sound, version)
             timings = await self.prove(version)
             await self._jobs.publish(job.id, timings)
-            self._metrics.job_ended("published", {**job.timings, **timings})
+            self._metrics.job_ended(job.kind, "published", {**job.timings, **timings})
         except Unavailable:
             raise
         except AmalgamError as error:
@@ -103,7 +103,7 @@ class Publisher:
 
     async def _fail(self, job: Job, code: str, status: int, message: str) -> None:
         await self._jobs.fail(job.id, code=code, status=status, message=message)
-        self._metrics.job_ended("failed")
+        self._metrics.job_ended(job.kind, "failed")
         if job.version_id is not None:
             await self._engine.unload(job.version_id)
 

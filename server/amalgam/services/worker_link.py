@@ -3,9 +3,9 @@
 The worker's standard input carries an empty line per wake-up and a JSON object per question, and its end tells the
 worker to stop, so a server that is killed leaves no worker behind. Its standard output carries one JSON object a line:
 
-    {"worker": name}                                  who it is, as jobs name it
-    {"job": id, "state": state}                       a job's row changed
-    {"job": id, "progress": [attempt, done, total]}   a job is so far, in modules
+    {"worker": name}                                                        who it is, as jobs name it
+    {"job": id, "kind": kind, "state": state, "timings": {step: seconds}}   a job's row changed
+    {"job": id, "progress": [attempt, done, total]}                         a job is so far, in modules
     {"ask": id, "answer": …} | {"ask": id, "error": {"code", "status", "message"}}
 
 The registry is the truth about jobs; what is said of them here only saves both sides from polling.
@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from amalgam.domain.job import JobProgress
+from amalgam.domain.job import JobNews, JobProgress
 from amalgam.errors.jobs import WorkerRefused, WorkerUnavailable
 from amalgam.services.child_process import ChildProcess
 
@@ -49,7 +49,7 @@ class WorkerLink:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        on_event: Callable[[str, str], None],
+        on_event: Callable[[JobNews], None],
         *,
         on_progress: Callable[[str, JobProgress], None] = _ignore,
         on_end: Callable[[str], None] = _ignore,
@@ -108,7 +108,8 @@ class WorkerLink:
             elif "progress" in said:
                 self._on_progress(str(said["job"]), JobProgress(*(int(count) for count in said["progress"])))
             else:
-                self._on_event(str(said["job"]), str(said["state"]))
+                timings = {str(step): float(seconds) for step, seconds in dict(said.get("timings", {})).items()}
+                self._on_event(JobNews(str(said["job"]), str(said["kind"]), str(said["state"]), timings))
         except (ValueError, KeyError, TypeError):
             logger.warning("the merge worker said something unexpected: %r", line[:200])
 

@@ -16,7 +16,7 @@ _FIRST_TOKEN_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 _INTER_TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _LOAD_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STEP_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
-_MERGE_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+_JOB_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +130,22 @@ REGISTRY_READ: Final = _gauge(
     "amalgam_registry_last_read_timestamp_seconds", "Unix seconds of the last successful look at the registry"
 )
 
-MERGE_JOBS: Final = _gauge("amalgam_merge_jobs", "Merge jobs of this registry that are not finished, by state", "state")
-MERGE_FINISHED: Final = _counter(
-    "amalgam_merge_jobs_finished_total", "Merge jobs that this server saw end, by final state", "state"
+JOBS: Final = _gauge(
+    "amalgam_jobs",
+    "Jobs of this registry that are queued or under way, by kind (merge, export, evaluation, sweep) and state",
+    "kind",
+    "state",
 )
-MERGE_STEP: Final = _histogram(
-    "amalgam_merge_step_seconds", "Seconds of published merges by step", _MERGE_S, "step"
-)  # fmt: skip
+JOBS_FINISHED: Final = _counter(
+    "amalgam_jobs_finished_total", "Jobs that this server saw end, by kind and final state", "kind", "state"
+)
+JOB_STEP: Final = _histogram(
+    "amalgam_job_step_seconds",
+    "Seconds by step: of published merges and exports, and of evaluations and sweeps from their last start on",
+    _JOB_S,
+    "kind",
+    "step",
+)
 WORKER_UP: Final = _gauge("amalgam_worker_up", "1 while the merge worker runs")
 WORKER_RESTARTS: Final = _counter("amalgam_worker_restarts_total", "Times the merge worker ended and was started again")
 
@@ -162,7 +171,10 @@ BLENDER_RESTARTS: Final = _counter(
 )
 
 EVALUATION_CALLS: Final = _counter(
-    "amalgam_evaluation_calls_total", "Items that evaluations asked of a target: measured, or refused", "outcome"
+    "amalgam_evaluation_calls_total",
+    "Items that evaluations and sweeps asked of a target: measured, or refused",
+    "kind",
+    "outcome",
 )
 
 ENGINE_READY: Final = _gauge("amalgam_engine_ready", "1 while the engine answers")
@@ -194,9 +206,9 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     REGISTRY_UP,
     REGISTRY_REVISION,
     REGISTRY_READ,
-    MERGE_JOBS,
-    MERGE_FINISHED,
-    MERGE_STEP,
+    JOBS,
+    JOBS_FINISHED,
+    JOB_STEP,
     WORKER_UP,
     WORKER_RESTARTS,
     BLENDS,

@@ -25,11 +25,15 @@ OTHER: Final = "other"
 BLEND: Final = "blend"
 """All blends together: clients make their names, as many as they like."""
 NONE: Final = "none"
-_FINAL_STATES: Final = ("published", "failed", "cancelled")
+_FINAL_STATES: Final = {
+    **dict.fromkeys(("merge", "export"), ("published", "failed", "cancelled")),
+    **dict.fromkeys(("evaluation", "sweep"), ("done", "failed", "cancelled")),
+}
+"""Of each kind of job."""
 _BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
 _BLEND_NAME_LENGTH: Final = len("blend@") + 12
 """At least; the name of a version of an adapter called blend is shorter."""
-_STEPS: Final = frozenset({"read", "merge", "write", "register", "probe"})
+_STEPS: Final = frozenset({"read", "merge", "write", "register", "probe", "export", "sync", "measure"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class ServerState:
     worker_restarts: int = 0
     blender_alive: bool = False
     blender_restarts: int = 0
-    live_jobs: Mapping[str, int] | None = None
-    """Unfinished merge jobs by state; None where the registry did not answer."""
+    live_jobs: Mapping[tuple[str, str], int] | None = None
+    """Unfinished jobs by kind and state; None where the registry did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,9 @@ class Metrics:
         for spec, values in self._values.items():
             if not spec.labels:
                 values.put(0.0)
-        for state in _FINAL_STATES:
-            self.values(table.MERGE_FINISHED).put(0.0, (state,))
+        for kind, states in _FINAL_STATES.items():
+            for state in states:
+                self.values(table.JOBS_FINISHED).put(0.0, (kind, state))
         self.values(table.BUILD).put(1, build)
 
     def values(self, spec: MetricSpec) -> Values:
@@ -141,9 +146,9 @@ class Metrics:
         """Inference requests of clients that are being answered."""
         return self._values[table.RUNNING].total()
 
-    def evaluation_call(self, *, refused: bool) -> None:
-        """An evaluation asked an item of a target."""
-        self._values[table.EVALUATION_CALLS].add(("refused" if refused else "measured",))
+    def evaluation_call(self, kind: str, *, refused: bool) -> None:
+        """An evaluation, or a sweep, asked an item of a target."""
+        self._values[table.EVALUATION_CALLS].add((kind, "refused" if refused else "measured"))
 
     def end_http(self, method: str, route: str, code: int) -> None:
         """A request beside inference ended; ``route`` is its template."""
@@ -215,11 +220,11 @@ class Metrics:
         finally:
             self._values[table.ADAPTER_WAITING].add(amount=-1)
 
-    def job_ended(self, state: str, timings_s: Mapping[str, float] | None = None) -> None:
-        """A merge job came to a final state; seconds by step where it was published."""
-        self._values[table.MERGE_FINISHED].add((state,))
+    def job_ended(self, kind: str, state: str, timings_s: Mapping[str, float] | None = None) -> None:
+        """A job of some kind came to a final state; seconds by step where it came to a result."""
+        self._values[table.JOBS_FINISHED].add((kind, state))
         for step, seconds in (timings_s or {}).items():
-            self._distributions[table.MERGE_STEP].observe(seconds, (step if step in _STEPS else OTHER,))
+            self._distributions[table.JOB_STEP].observe(seconds, (kind, step if step in _STEPS else OTHER))
 
     def blend_built(self, seconds: float | None) -> None:
         """A build of a blend ended, after ``seconds``; None: it was refused or failed."""
@@ -270,14 +275,13 @@ class Metrics:
         for spec, number in numbers.items():
             self._values[spec].put(float(number))
         tiers = {"registered": state.registered, "resident": state.resident, "pinned": state.pinned, "held": state.held}
-        for spec, rows in (
-            (table.ADAPTER_VERSIONS, tiers),
-            (table.ENGINE_START, state.engine_start_s),
-            (table.MERGE_JOBS, state.live_jobs or {}),
-        ):
+        for spec, rows in ((table.ADAPTER_VERSIONS, tiers), (table.ENGINE_START, state.engine_start_s)):
             self._values[spec].clear()
             for label, number in rows.items():
                 self._values[spec].put(number, (label,))
+        self._values[table.JOBS].clear()
+        for labels, count in (state.live_jobs or {}).items():
+            self._values[table.JOBS].put(float(count), labels)
 
 
 class Scrape:

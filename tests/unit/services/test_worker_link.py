@@ -8,25 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from amalgam.domain.job import JobNews
 from amalgam.services import worker_link
 from amalgam.services.worker_link import WorkerLink
 
 ECHO = """
 import json, sys, os
-print(json.dumps({"job": "start", "state": str(os.getpid())}), flush=True)
+print(json.dumps({"job": "start", "kind": "merge", "state": str(os.getpid()), "timings": {"sync": 1}}), flush=True)
 for line in sys.stdin:
     print("not json " + "x" * 200_000, flush=True)
     print(json.dumps(["a list"]), flush=True)
     print(json.dumps({"job": "woken"}), flush=True)
-    print(json.dumps({"job": "woken", "state": os.environ["WORD"]}), flush=True)
+    print(json.dumps({"job": "woken", "kind": "merge", "state": os.environ["WORD"]}), flush=True)
 """
-DEAF = "import json, time; print(json.dumps({'job': 'start', 'state': ''}), flush=True); time.sleep(60)"
+WOKEN = JobNews("woken", "merge", "hello", {})
+DEAF = (
+    "import json, time; print(json.dumps({'job': 'start', 'kind': 'merge', 'state': ''}), flush=True); time.sleep(60)"
+)
 
 
 @asynccontextmanager
-async def link(program: str) -> AsyncIterator[tuple[WorkerLink, list[tuple[str, str]]]]:
-    heard: list[tuple[str, str]] = []
-    made = WorkerLink((sys.executable, "-c", program), {"WORD": "hello"}, lambda job, state: heard.append((job, state)))
+async def link(program: str) -> AsyncIterator[tuple[WorkerLink, list[JobNews]]]:
+    heard: list[JobNews] = []
+    made = WorkerLink((sys.executable, "-c", program), {"WORD": "hello"}, heard.append)
     await made.start()
     try:
         yield made, heard
@@ -50,10 +54,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_byte_wakes_the_worker_and_its_words_are_heard() -> None:
     async with link(ECHO) as (worker, heard):
         await until(lambda: bool(heard))
-        assert heard == [("start", str(worker.pid))]
+        assert heard == [JobNews("start", "merge", str(worker.pid), {"sync": 1.0})]
         worker.wake()
         await until(lambda: len(heard) == 2)
-        assert heard[1] == ("woken", "hello")
+        assert heard[1] == WOKEN
         worker.wake()
         await until(lambda: len(heard) == 3)
 
@@ -70,7 +74,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_can_be_woken() -> No
         assert worker.pid not in (first, None)
         worker.wake()
         await until(lambda: len(heard) == 3)
-        assert heard[2] == ("woken", "hello")
+        assert heard[2] == WOKEN
 
 
 async def test_waking_a_dead_worker_harms_nobody() -> None:
@@ -105,7 +109,7 @@ async def test_a_worker_that_does_not_listen_is_ended() -> None:
 
 
 async def test_stopping_before_anything_started_is_quiet() -> None:
-    worker = WorkerLink(("true",), {}, lambda job, state: None)
+    worker = WorkerLink(("true",), {}, lambda news: None)
     worker.wake()
     assert not worker.alive
     assert worker.pid is None
@@ -115,8 +119,8 @@ async def test_stopping_before_anything_started_is_quiet() -> None:
 async def test_a_listener_that_fails_does_not_lose_the_worker() -> None:
     calls: list[str] = []
 
-    def listener(job: str, state: str) -> None:
-        calls.append(job)
+    def listener(news: JobNews) -> None:
+        calls.append(news.job_id)
         if len(calls) == 1:
             raise RuntimeError("of the listener")
 
@@ -131,7 +135,7 @@ async def test_a_listener_that_fails_does_not_lose_the_worker() -> None:
 
 
 async def test_a_command_that_cannot_be_started_is_tried_again() -> None:
-    worker = WorkerLink(("/does/not/exist",), {}, lambda job, state: None)
+    worker = WorkerLink(("/does/not/exist",), {}, lambda news: None)
     await worker.start()
     try:
         await until(lambda: worker.restarts >= 2, 3)

@@ -1,17 +1,20 @@
 """What the house tells its metrics: loads, evictions, waits, and how merge jobs end."""
 
 import asyncio
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from amalgam.domain.job import JobNews
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.residency import Residency
 from amalgam.engine.token_usage import usage_in_answer, usage_left_on
 from amalgam.errors.engine import EngineLoadFailed, SlotsBusy
 from amalgam.errors.registry import RegistryUnavailable
+from amalgam.services.live_jobs import live_jobs
 from amalgam.services.merges import MergeService
 from amalgam.settings import Settings
 from amalgam.telemetry import metric_table as table
@@ -79,13 +82,13 @@ class Jobs:
         self._states = states
         self._down = down
 
-    async def count_live(self) -> dict[str, int]:
+    async def count_live(self) -> dict[tuple[str, str], int]:
         if self._down:
             raise RegistryUnavailable("select")
-        return {state: self._states.count(state) for state in ("queued", "running", "built")}
+        return {("merge", state): self._states.count(state) for state in ("queued", "running", "built")}
 
     async def cancel(self, job_id: str) -> Any:
-        return SimpleNamespace(id=job_id)
+        return SimpleNamespace(id=job_id, kind="export")
 
 
 def merges(jobs: Jobs, metrics: Metrics) -> MergeService:
@@ -93,20 +96,34 @@ def merges(jobs: Jobs, metrics: Metrics) -> MergeService:
     return MergeService(unused, jobs, unused, unused, unused, metrics=metrics)  # type: ignore[arg-type]
 
 
-async def test_live_jobs_are_counted_by_state_and_unknown_without_a_registry() -> None:
-    counts = await merges(Jobs(["queued", "queued", "running"]), Metrics()).live_jobs()
-    assert counts == {"queued": 2, "running": 1, "built": 0}
-    assert await merges(Jobs([], down=True), Metrics()).live_jobs() is None
+async def test_live_jobs_of_every_kind_are_counted_and_unknown_without_a_registry() -> None:
+    async def sweeps() -> dict[tuple[str, str], int]:
+        return {("sweep", "queued"): 3}
+
+    some = merges(Jobs(["queued", "queued", "running"]), Metrics())
+    assert await live_jobs(some.count_live, sweeps) == {
+        ("merge", "queued"): 2, ("merge", "running"): 1, ("merge", "built"): 0, ("sweep", "queued"): 3,
+    }  # fmt: skip
+    assert await live_jobs(sweeps, merges(Jobs([], down=True), Metrics()).count_live) is None
 
 
 async def test_failed_and_cancelled_jobs_are_counted_once() -> None:
     metrics = Metrics()
     service = merges(Jobs([]), metrics)
-    for state in ("running", "failed", "cancelled"):
-        service.hear("job", state)
-    await service.cancel("job")
-    finished = metrics.values(table.MERGE_FINISHED)
-    assert (finished.get(("failed",)), finished.get(("cancelled",)), finished.get(("published",))) == (1, 1, 0)
+    for state in ("running", "built", "failed", "cancelled"):
+        service.hear(JobNews("job", "merge", state, {}))
+    service.hear(JobNews("other", "export", "published", {"export": 2.0, "sync": 0.5}))
+    await service.cancel("another")
+    finished = metrics.values(table.JOBS_FINISHED)
+    ends = {
+        key: finished.get(key) for key in itertools.product(("merge", "export"), ("published", "failed", "cancelled"))
+    }
+    assert {key for key, count in ends.items() if count == 1} == {
+        ("merge", "failed"), ("export", "published"), ("export", "cancelled"),
+    }  # fmt: skip
+    assert sum(ends.values()) == 3
+    steps = metrics.distribution(table.JOB_STEP)
+    assert [steps.count(("export", step)) for step in ("export", "sync", "merge")] == [1, 1, 0]
 
 
 def test_usage_is_read_where_vllm_leaves_it() -> None:

@@ -202,28 +202,30 @@ def test_the_page_parses_and_no_family_stands_twice() -> None:
     metrics = Metrics(build=("1", "2", "3"))
     metrics.adapter_loaded(0.3)
     metrics.adapter_loaded(None)
-    metrics.job_ended("published", {"read": 0.1, "no such step": 1.0})
+    metrics.job_ended("merge", "published", {"read": 0.1, "no such step": 1.0})
     metrics.end_http("GET", "/metrics", 200)
     beside = CollectorRegistry()
     Counter("vllm:tokens", "of the engine", registry=beside).inc()
-    state = ServerState(engine_ready=True, resident=3, live_jobs={"queued": 2}, engine_start_s={"load": 9.5})
+    state = ServerState(engine_ready=True, resident=3, live_jobs={("merge", "queued"): 2}, engine_start_s={"load": 9.5})
     families = list(text_string_to_metric_families(metrics.scrape(state).text(beside).decode()))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
     ours = {spec.name.removesuffix("_total") for spec in METRICS}
     assert ours <= set(names)
     assert {family.name for family in families if not family.documentation} == set()
-    assert value(metrics, "amalgam_merge_step_seconds_count", step="other") == 1
+    assert value(metrics, "amalgam_job_step_seconds_count", kind="merge", step="other") == 1
 
 
 def test_gauges_of_a_scrape_do_not_outlive_it() -> None:
     metrics = Metrics()
     assert (
-        samples(metrics, ServerState(live_jobs={"queued": 2}))[("amalgam_merge_jobs", frozenset({("state", "queued")}))]
+        samples(metrics, ServerState(live_jobs={("merge", "queued"): 2}))[
+            ("amalgam_jobs", frozenset({("kind", "merge"), ("state", "queued")}))
+        ]
         == 2
     )
     after = samples(metrics, ServerState(live_jobs=None))
-    assert not [key for key in after if key[0] == "amalgam_merge_jobs"]
+    assert not [key for key in after if key[0] == "amalgam_jobs"]
     assert after[("amalgam_registry_up", frozenset())] == 0
 
 
