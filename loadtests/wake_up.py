@@ -30,7 +30,7 @@ async def waits(folder: Path, count: int) -> tuple[list[float], list[float]]:
     environment = os.environ | {"AMALGAM_STORE": str(folder), "AMALGAM_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
     failed = asyncio.Event()
     command = (sys.executable, "-m", "amalgam", "worker")
-    worker = WorkerLink(command, environment, lambda job, state: failed.set() if state == "failed" else None)
+    worker = WorkerLink(command, environment, lambda news: failed.set() if news.state == "failed" else None)
     from_call, from_wake = [], []
     async with Database.open(url) as database:
         jobs = JobRegistry(database, utc_now, new_id)
