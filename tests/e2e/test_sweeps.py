@@ -17,9 +17,9 @@ TASKS = ("sql", "json")
 ITEMS = [
     {"task": task, "messages": item.messages, "reference": item.reference}
     for task in TASKS
-    for item in generate(task, "dev", 2, seed=1)
+    for item in generate(task, "dev", 1, seed=1)
 ]
-WEIGHTS = {"sql": [0.375, 1.0], "json": [0.625, 0.875]}
+WEIGHTS = {"sql": [0.375, 0.75, 1.0], "json": [0.625]}
 
 
 def means(report: dict[str, Any], target: int) -> dict[str, float]:
