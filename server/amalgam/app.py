@@ -40,7 +40,6 @@ from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.clock import new_evaluation_id, new_id, utc_now
 from amalgam.engine.protocol import Engine
 from amalgam.engine.vllm_engine import VllmEngine
-from amalgam.errors import AmalgamError
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.aliases import AliasRegistry
 from amalgam.registry.database import Database
@@ -81,7 +80,6 @@ from amalgam.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-_CATALOG_PERIOD_S = 1.0
 _ENGINE_START_TIMEOUT_S = 1800.0
 _UPLOAD_PATHS = frozenset({"/admin/v1/adapters", "/admin/v1/adapters:validate"})
 
@@ -215,7 +213,7 @@ async def _build(
         Retention(kept.registry, kept.store, utc_now).sweep_loop(),
         idempotency.sweep_loop(),
         runner.loop(),
-        _follow_catalog(kept.catalog, metrics),
+        kept.catalog.follow_loop(metrics.registry_read),
         _announce_ready(engine, on_ready),
     ):
         _run_until_closed(stack, loop)
@@ -368,18 +366,6 @@ def _run_until_closed(stack: AsyncExitStack, loop: Any) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
     stack.push_async_callback(end)
-
-
-async def _follow_catalog(catalog: Catalog, metrics: Metrics) -> None:
-    """See what other replicas registered, within the period; without the registry, serve on from what is known."""
-    while True:
-        await asyncio.sleep(_CATALOG_PERIOD_S)
-        try:
-            await catalog.refresh()
-        except AmalgamError as error:
-            logger.warning("the registry does not answer: %s", error)
-        else:
-            metrics.registry_read()
 
 
 async def _announce_ready(engine: Engine, on_ready: Ready) -> None:

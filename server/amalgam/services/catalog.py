@@ -3,17 +3,25 @@
 No SQL on the way of a request. A snapshot is replaced whole, so a request sees one state of the world.
 """
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
 from amalgam.domain.alias import Alias, Uniform, draw
 from amalgam.domain.expression import is_expression
 from amalgam.domain.version import CatalogChange, CatalogRows
+from amalgam.errors import AmalgamError
 from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
 from amalgam.errors.requests import ModelNotFound
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.services.name_index import NameIndex
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,22 @@ class Catalog:
         # Two refreshes may overlap; the older answer must not win.
         if found.revision >= self._snapshot.revision:
             self._snapshot = found
+
+    async def follow_loop(self, on_read: Callable[[], None], period_s: float = _PERIOD_S) -> None:
+        """See what other replicas changed, within ``period_s`` seconds, for ever.
+
+        Args:
+            on_read: Told of each look that the registry answered; without it, what is known is served on.
+            period_s: Seconds between two looks.
+        """
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await self.refresh()
+            except AmalgamError as error:
+                logger.warning("the registry does not answer: %s", error)
+            else:
+                on_read()
 
     def resolve(self, model: str | None) -> Target:
         """The version that ``model`` means now.

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Set
 from datetime import UTC, datetime
 
@@ -7,6 +8,7 @@ from amalgam.domain.adapter import Adapter, AdapterVersion, BaseModelSpec
 from amalgam.domain.alias import Alias, AliasTarget
 from amalgam.domain.version import CatalogChange, CatalogRows
 from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
+from amalgam.errors.registry import RegistryUnavailable
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.catalog import Catalog, Snapshot, Target
 
@@ -226,6 +228,29 @@ async def test_an_older_change_does_not_win() -> None:
     registry.load_change = overtaken  # type: ignore[method-assign]
     await catalog.refresh()
     assert catalog.snapshot == Snapshot.of(MOVED)
+
+
+async def test_a_registry_that_is_silent_for_a_while_is_followed_again() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    asked: list[str] = []
+    read = asyncio.Event()
+
+    async def silent_at_first() -> int:
+        asked.append("revision")
+        if len(asked) < 3:
+            raise RegistryUnavailable("locked")
+        return ROWS.revision
+
+    registry.revision = silent_at_first  # type: ignore[method-assign]
+    following = asyncio.create_task(catalog.follow_loop(read.set, period_s=0.001))
+    try:
+        await asyncio.wait_for(read.wait(), 5)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert len(asked) >= 3
+    assert catalog.snapshot.revision == ROWS.revision
 
 
 async def test_names_follow_the_snapshot(catalog: Catalog) -> None:
