@@ -1,6 +1,7 @@
 """The registry of evaluations, on every database."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,16 @@ async def test_what_was_asked_comes_back(rows: EvaluationRegistry) -> None:
     for ask in (rows.get, rows.items, rows.cancel, rows.resume, rows.delete):
         with pytest.raises(EvaluationNotFound):
             await ask("eval-x")
+
+
+async def test_what_waits_and_what_runs_is_counted_by_kind(rows: EvaluationRegistry) -> None:
+    none = {(kind, state): 0 for kind in ("evaluation", "sweep") for state in ("queued", "running")}
+    assert await rows.count_live() == none
+    for kind in ("evaluation", "sweep", "sweep", "evaluation"):
+        last = await rows.create(replace(DRAFT, kind=kind))
+    assert await rows.claim("me", lease_s=10) is not None
+    await rows.cancel(last.id)
+    assert await rows.count_live() == none | {("evaluation", "running"): 1, ("sweep", "queued"): 2}
 
 
 async def test_a_run_keeps_what_it_measured(rows: EvaluationRegistry, clock: FakeClock) -> None:
