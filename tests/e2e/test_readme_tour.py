@@ -127,8 +127,15 @@ def fill(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shell() -> None:
+    missing = [program for program in ("bash", "curl") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
 @pytest.fixture
-def terminal(server: RunningServer, admin: httpx.Client, tmp_path: Path) -> Iterator[Terminal]:
+def terminal(shell: None, server: RunningServer, admin: httpx.Client, tmp_path: Path) -> Iterator[Terminal]:
     shutil.copytree(demo_adapter_folders()["json"], server.sources / "mine", dirs_exist_ok=True)
     exports = [server.store.parent / "exports" / name for name in ("smollm2-sql", "smollm2-mix")]
     for folder in exports:
