@@ -29,6 +29,7 @@ class Core:
         self.errored = False
         self.buried = False
         self.loaded: list[int] = []
+        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(dtype="torch.bfloat16"))
         self._on_load = on_load
 
     async def list_loras(self) -> list[int]:
@@ -100,7 +101,7 @@ async def running(engine: Rehearsed) -> AsyncIterator[Rehearsed]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_engine, "_lora_request", lambda version: version.lora_id)
+    monkeypatch.setattr(vllm_engine, "_lora_request", lambda version, folder: version.lora_id)
     monkeypatch.setattr(vllm_engine, "_HEALTH_PERIOD_S", 0.02)
     monkeypatch.setattr(vllm_engine, "_PING_PERIOD_S", 0.05)
 
