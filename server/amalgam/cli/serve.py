@@ -52,7 +52,6 @@ def serve(
 def run(settings: Settings, model: str | None, served_model_name: str | None, flags: list[str]) -> None:
     """Everything between the command line and uvicorn."""
     from amalgam.api.auth import require_safe_binding
-    from amalgam.engine import early_core
     from amalgam.engine.environment import prepare_environment
     from amalgam.store.hub import local_model
     from amalgam.telemetry.logs import VLLM_JSON_CONFIG
@@ -62,7 +61,6 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     default_name = DEMO_NAME if model is None else Path(model).name.lower()
     began = time.monotonic()
     prepare_environment(os.cpu_count() or 1, VLLM_JSON_CONFIG if settings.log_format == "json" else None)
-    early_core.begin()
     if model is None:
         from amalgam.demo.base_model import ensure_base_model
 

@@ -13,7 +13,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 from typing import Any
 
-from amalgam.engine import early_core
 from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion, Stage
 from amalgam.engine.residency import Residency
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
@@ -207,12 +206,11 @@ class VllmEngine:
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._state = "stopped"
         if self._booting is not None:
-            # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself. The
-            # core may be there only after a while, once vLLM is imported.
-            while not self._booting.done():
+            if not self._booting.done():
+                # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself.
                 for child in multiprocessing.active_children():
                     child.kill()
-                await asyncio.wait([self._booting], timeout=_HEALTH_PERIOD_S)
+            await asyncio.wait([self._booting])
             if self._booting.exception() is None:
                 self._client = self._booting.result()
         if self._client is not None:
@@ -336,13 +334,12 @@ def _build_client(args: Namespace) -> Any:
 
     engine_args = AsyncEngineArgs.from_cli_args(args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    with early_core.used():
-        return AsyncLLM.from_vllm_config(
-            vllm_config=config,
-            usage_context=UsageContext.OPENAI_API_SERVER,
-            enable_log_requests=engine_args.enable_log_requests,
-            disable_log_stats=engine_args.disable_log_stats,
-        )
+    return AsyncLLM.from_vllm_config(
+        vllm_config=config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=engine_args.enable_log_requests,
+        disable_log_stats=engine_args.disable_log_stats,
+    )
 
 
 def _lora_request(version: LoadableVersion, folder: Path) -> Any:
