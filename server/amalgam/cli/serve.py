@@ -130,7 +130,8 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
 
     def ready(startup_s: dict[str, float]) -> None:
         phases.end()
-        split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in startup_s.items())
+        parts = {"command line": serving - began} | startup_s
+        split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in parts.items())
         took_s = time.monotonic() - began
         _CONSOLE.print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {url}", soft_wrap=True)
         if is_demo:
@@ -147,6 +148,8 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
+    # What came before is mostly vLLM's import, which its command line needs.
+    serving = time.monotonic()
     # Having stopped in good order, uvicorn raises the signal again; with its default handler that would be a death.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
