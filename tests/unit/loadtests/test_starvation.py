@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from loadtests.starvation import Seen, ask, figures
+from loadtests.turns_model import CASES, line, run
 
 
 async def test_a_request_that_never_begins_counts_with_what_it_has_waited() -> None:
@@ -41,3 +42,12 @@ def test_the_figures_of_a_phase() -> None:
         "tokens_per_s": 5.0,
         "cold_answered": 1,
     }
+
+
+async def test_in_the_model_turns_end_what_starves_in_vllms_order() -> None:
+    case = CASES[-2]
+    assert case.name.startswith("4 hot ones")
+    plain, turns = [line(await run(case, 60.0, fair=fair)) for fair in (False, True)]
+    assert plain[3] > 10
+    assert turns[3] < 2
+    assert turns[0] > 0.9 * plain[0]
