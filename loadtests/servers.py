@@ -133,6 +133,6 @@ def _start(name: str, command: list[str], environment: dict[str, str], port: int
                 if answer.status == 200:
                     return Server(name, process, url)
         except OSError:
-            time.sleep(0.5)
+            time.sleep(0.1)
     process.kill()
     raise SystemExit(f"{name} did not start:\n{''.join(tail)}")
