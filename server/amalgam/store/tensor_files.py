@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from amalgam.domain.adapter import AdapterHeader
 from amalgam.errors.merging import MissingInput
-from amalgam.store.safetensors_header import read_header
+from amalgam.store.safetensors_header import TensorSpan, read_header
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -21,6 +20,7 @@ LINEAGE: Final = "lineage.json"
 _PREFIX: Final = "base_model.model."
 _CHUNK_BYTES: Final = 1 << 20
 _DTYPES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+_TYPES: Final = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 class AdapterTensors:
@@ -30,9 +30,11 @@ class AdapterTensors:
     """
 
     def __init__(self, folder: Path, header: AdapterHeader, digest: str) -> None:
-        self._file = safe_open(folder / WEIGHTS, framework="pt", device="cpu")
-        keys: list[str] = self._file.keys()  # type: ignore[no-untyped-call]
-        self._keys = {key.removeprefix(_PREFIX).removesuffix(".weight"): key for key in keys}
+        path = folder / WEIGHTS
+        spans = read_header(path)
+        self._spans = {key.removeprefix(_PREFIX).removesuffix(".weight"): span for key, span in spans.items()}
+        # The file is mapped once: asking for its tensors one by one takes longer than to merge them.
+        self._bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
         self._header = header
         self._digest = digest
 
@@ -53,11 +55,19 @@ class AdapterTensors:
             MissingInput: the file has no such module.
         """
         try:
-            names = self._keys[f"{module}.lora_A"], self._keys[f"{module}.lora_B"]
+            spans = self._spans[f"{module}.lora_A"], self._spans[f"{module}.lora_B"]
         except KeyError as error:
             raise MissingInput(module) from error
-        a, b = (self._file.get_tensor(name) for name in names)  # type: ignore[no-untyped-call]
+        a, b = (self._view(span) for span in spans)
         return a, b
+
+    def _view(self, span: TensorSpan) -> Tensor:
+        dtype = _TYPES[span.dtype]
+        found = self._bytes[span.start : span.end]
+        if span.start % dtype.itemsize:
+            # No writer that we know leaves tensors unaligned, and the format does not forbid it.
+            found = found.clone()
+        return found.view(dtype).view(span.shape)
 
 
 def open_tensors(folder: Path, header: AdapterHeader, *, digest: str | None = None) -> AdapterTensors:
