@@ -14,8 +14,9 @@ from typing import Any, Literal, Protocol
 Endpoint = Literal["chat_completions", "completions", "responses", "messages", "tokenize", "detokenize", "embeddings"]
 EngineState = Literal["starting", "ready", "dead", "hung", "restarting", "stopped"]
 
-Stage = Callable[[Path], AbstractAsyncContextManager[Path]]
-"""Lends a folder with the adapter of another one as an engine that computes in float32 takes it up fastest."""
+Stage = Callable[[Path, Callable[[], bool]], AbstractAsyncContextManager[Path]]
+"""Lends a folder with the adapter of another one as an engine that computes in float32 takes it up fastest. The second
+argument says, at any time and in any thread, whether the engine is answering somebody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class VllmEngine:
         hang_limit_s: a core that is silent for so long is taken for hung, and restarted.
         on_phase: told in words what the start is doing.
         metrics: told of loads, evictions and waits.
-        stage: prepares what a core that computes in float32 is to load.
+        stage: prepares what a core that computes in float32 is to load; None: it loads what is stored.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class VllmEngine:
         hang_limit_s: float = 60.0,
         on_phase: Callable[[str], None] = lambda phase: None,
         metrics: Metrics | None = None,
-        stage: Stage = nullcontext,
+        stage: Stage | None = None,
     ) -> None:
         self._args = args
         self._stage = stage
@@ -294,8 +294,9 @@ class VllmEngine:
 
     def _staged(self, folder: Path) -> AbstractAsyncContextManager[Path]:
         """The folder to load from: another one where the core would have to convert what is stored."""
-        computes_in = str(self._client.vllm_config.model_config.dtype)
-        return self._stage(folder) if computes_in == "torch.float32" else nullcontext(folder)
+        if self._stage is None or str(self._client.vllm_config.model_config.dtype) != "torch.float32":
+            return nullcontext(folder)
+        return self._stage(folder, self._client.output_processor.has_unfinished_requests)
 
     async def _remove_lora(self, version: LoadableVersion) -> None:
         self._app_state.openai_serving_models.lora_requests.pop(version.engine_name, None)

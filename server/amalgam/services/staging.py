@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 1
 """Conversions; more would only take turns on the processor, and take it from the engine."""
+_REST: Final = 3.0
+"""Seconds without work for each second of it, while the engine answers: its threads wait for the slowest of them."""
 
 
 class Staging:
@@ -35,11 +38,12 @@ class Staging:
         self._folders = folders
 
     @asynccontextmanager
-    async def lend(self, folder: Path) -> AsyncIterator[Path]:
+    async def lend(self, folder: Path, busy: Callable[[], bool] = lambda: False) -> AsyncIterator[Path]:
         """A folder with the weights of the one in ``folder``, times their scale, in float32; or ``folder`` itself.
 
         Args:
             folder: a checked PEFT folder. One that lies beside the staged ones, as blends do, is in memory already.
+            busy: whether the engine is answering somebody, who is then to be disturbed little; asked in a thread.
         """
         folders = self._folders
         if folders is None or folder.is_relative_to(folders.root.parent):
@@ -47,19 +51,45 @@ class Staging:
             return
         place = folders.place(f"staged-{next(self._numbers)}")
         try:
-            yield place if await self._written(folders, folder, place) else folder
+            yield place if await self._written(folders, folder, place, busy) else folder
         finally:
             await asyncio.to_thread(folders.remove, place)
 
-    async def _written(self, folders: BlendFolders, folder: Path, place: Path) -> bool:
+    async def _written(self, folders: BlendFolders, folder: Path, place: Path, busy: Callable[[], bool]) -> bool:
         async with self._turns:
             try:
                 wanted = staged_size(folder)
                 if folders.budget(wanted) < wanted:
                     logger.info("too little memory to stage %s, %d bytes", folder, wanted)
                     return False
-                await asyncio.to_thread(write_staged, folder, place)
+                await asyncio.to_thread(write_staged, folder, place, _Pace(busy))
             except (AmalgamError, OSError) as error:
                 logger.warning("%s could not be staged: %s", folder, error)
                 return False
         return True
+
+
+class _Pace:
+    """Rests after each piece of work, for as long as somebody else needs the processor.
+
+    Args:
+        busy: whether somebody does.
+        clock: seconds.
+        sleep: rests so many seconds.
+    """
+
+    def __init__(
+        self,
+        busy: Callable[[], bool],
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._busy = busy
+        self._clock = clock
+        self._sleep = sleep
+        self._began = clock()
+
+    def __call__(self) -> None:
+        if self._busy():
+            self._sleep((self._clock() - self._began) * _REST)
+        self._began = self._clock()

@@ -7,7 +7,7 @@ either way.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -34,10 +34,15 @@ def staged_size(folder: Path) -> int:
     return 2 * (folder / WEIGHTS_FILE).stat().st_size
 
 
-def write_staged(folder: Path, place: Path) -> None:
+def write_staged(folder: Path, place: Path, pause: Callable[[], None] = lambda: None) -> None:
     """Write the checked PEFT adapter in ``folder`` to the new folder ``place``; memory stays at a few chunks.
 
     Tensors that are no factors, which a checked adapter has only as ignored copies of base weights, are left out.
+
+    Args:
+        folder: what is stored.
+        place: made here.
+        pause: called after every chunk, and may sleep.
 
     Raises:
         InvalidAdapter, InvalidSafetensors: the stored files are not what they were.
@@ -60,6 +65,7 @@ def write_staged(folder: Path, place: Path) -> None:
                 if scale != 1.0:
                     np.multiply(values, np.float32(scale), out=values)
                 target.write(values.data)
+                pause()
 
 
 def _without_scale(config: Mapping[str, object]) -> dict[str, object]:

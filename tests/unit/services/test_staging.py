@@ -1,12 +1,13 @@
 """What is lent to the engine while it loads, and that nothing stays behind."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from amalgam.services import staging
-from amalgam.services.staging import Staging
+from amalgam.services.staging import Staging, _Pace
 from amalgam.store.blend_folders import BlendFolders
 from tests.adapter_factory import write_lora
 
@@ -61,7 +62,7 @@ async def test_too_little_memory_and_a_failing_disk_leave_the_stored_files(
         async with lender.lend(stored) as folder:
             assert folder == stored
 
-    def full(folder: Path, place: Path) -> None:
+    def full(folder: Path, place: Path, pause: Callable[[], None]) -> None:
         place.mkdir()
         (place / "begun").touch()
         raise OSError(28, "no space")
@@ -72,3 +73,32 @@ async def test_too_little_memory_and_a_failing_disk_leave_the_stored_files(
             assert folder == stored
     assert "no space" in caplog.text
     assert list(folders.root.iterdir()) == []
+
+
+def test_work_rests_three_times_as_long_as_it_took_while_the_engine_is_busy() -> None:
+    now, rests, busy = [0.0], [], [True]
+
+    def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        now[0] += seconds
+
+    pace = _Pace(lambda: busy[0], lambda: now[0], sleep)
+    now[0] += 2.0
+    pace()
+    now[0] += 1.0
+    pace()
+    busy[0] = False
+    now[0] += 5.0
+    pace()
+    busy[0] = True
+    now[0] += 0.5
+    pace()
+    assert rests == [6.0, 3.0, 1.5]
+
+
+async def test_who_asks_says_whether_the_engine_is_busy(stored: Path, folders: BlendFolders) -> None:
+    lender = Staging()
+    lender.open(folders)
+    asked = []
+    async with lender.lend(stored, lambda: bool(asked.append(1))):
+        assert asked
