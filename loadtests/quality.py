@@ -8,6 +8,7 @@ own API and measure the log-likelihood of references; what counts in the end is 
     python loadtests/quality.py --resume FILE [--out quality]           # two hours on 2 cores; goes on where it stopped
     python loadtests/quality.py --resume FILE --weights WEIGHTS         # adds weights that quality_weights.py learned
     python loadtests/quality.py --resume FILE --latency --out quality   # and the best one: adapter against checkpoint
+    python loadtests/quality.py --resume FILE --so-far --out quality    # asks nothing more, writes what is known
 
 Numbers are counts, so a busy machine makes them late, not wrong; the latency of `--latency` wants a quiet one.
 """
@@ -161,17 +162,8 @@ def started(folder: Path) -> Server:
     )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resume", type=Path, required=True, help="file that keeps what was measured")
-    parser.add_argument("--items", type=int, default=200, help="held-out questions a task")
-    parser.add_argument("--dev-items", type=int, default=16, help="development questions a task in a sweep")
-    parser.add_argument("--trials", type=int, default=12, help="candidates of a sweep")
-    parser.add_argument("--weights", type=Path, help="a recipe that quality_weights.py wrote")
-    parser.add_argument("--latency", action="store_true", help="measure the best merge as adapter and as checkpoint")
-    parser.add_argument("--out", default="")
-    arguments = parser.parse_args()
-    book = Book(arguments.resume)
+def measure(book: Book, arguments: argparse.Namespace) -> None:
+    """Start a server, ask, and stop it."""
     with tempfile.TemporaryDirectory() as folder:
         server = started(Path(folder))
         try:
@@ -180,6 +172,22 @@ def main() -> None:
                 book.rows["latency"] = measure_latency(server, Path(folder), best(book.rows), FLAGS)
         finally:
             server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resume", type=Path, required=True, help="file that keeps what was measured")
+    parser.add_argument("--items", type=int, default=200, help="held-out questions a task")
+    parser.add_argument("--dev-items", type=int, default=16, help="development questions a task in a sweep")
+    parser.add_argument("--trials", type=int, default=12, help="candidates of a sweep")
+    parser.add_argument("--weights", type=Path, help="a recipe that quality_weights.py wrote")
+    parser.add_argument("--so-far", action="store_true", help="ask nothing, write what the file knows")
+    parser.add_argument("--latency", action="store_true", help="measure the best merge as adapter and as checkpoint")
+    parser.add_argument("--out", default="")
+    arguments = parser.parse_args()
+    book = Book(arguments.resume)
+    if not arguments.so_far:
+        measure(book, arguments)
     command = "python loadtests/quality.py " + shlex.join(sys.argv[1:])
     report: dict[str, Any] = {
         "machine": machine(),
