@@ -4,7 +4,7 @@ The adapters' factors stay as they are; only the weights of the sum move, so the
 with a filter for every module. The loss is the mean over the tasks of the cross-entropy of the references' tokens. It
 is what AdaMerging (arXiv:2310.02575) does with entropy instead of references, because it has none.
 
-    python loadtests/quality_weights.py --out learned.json [--steps 40]      # six minutes on 2 cores
+    python loadtests/quality_weights.py --out learned.json [--steps 90]      # ten minutes on 2 cores
     python loadtests/quality.py --resume FILE --weights learned.json
 """
 
@@ -33,7 +33,7 @@ from loadtests.quality_contenders import ADAPTERS  # noqa: E402
 
 SEED = 1
 SPLIT: Split = "dev"
-ITEMS = 160
+ITEMS = 400
 """Of the development split, a task."""
 HELD = 30
 """Of these, kept out of the learning, to see that it generalises."""
@@ -125,7 +125,7 @@ def recipe(sums: Mapping[str, WeightedSum], steps: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -324,7 +324,8 @@ def _evaluating(
 async def _open_staging(stack: AsyncExitStack, settings: Settings, staging: Staging) -> None:
     """Memory for what the engine is to load next."""
     if settings.stage_loads:
-        folders = await asyncio.to_thread(BlendFolders.open, settings.blend_dir or default_root(settings.store))
+        root = settings.blend_dir or default_root(settings.store)
+        folders = await asyncio.to_thread(BlendFolders.open, root, "staged")
         stack.push_async_callback(asyncio.to_thread, folders.close)
         staging.open(folders)
 

@@ -9,11 +9,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from amalgam.store.disk import disk_errors, is_held, locked
 
-_PREFIX: Final = "amalgam-blends-"
+Kind = Literal["blends", "staged"]
+"""What lies in a folder: blends, or adapters that an engine is about to load."""
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of its own is made there, for its owner alone)
 
 
@@ -32,20 +33,21 @@ class BlendFolders:
         self._lock = lock
 
     @classmethod
-    def open(cls, parent: Path) -> "BlendFolders":
+    def open(cls, parent: Path, kind: Kind = "blends") -> "BlendFolders":
         """A fresh folder below ``parent``, which is made if absent; those of dead servers are removed.
 
         Raises:
             StoreUnavailable: it cannot be made.
         """
+        prefix = f"amalgam-{kind}-"
         with disk_errors():
             parent.mkdir(parents=True, exist_ok=True)
             # Between being made and being held a folder looks like a dead server's, so one server at a time.
             with locked(parent):
-                for found in parent.glob(f"{_PREFIX}*"):
+                for found in parent.glob(f"{prefix}*"):
                     if _is_abandoned(found):
                         shutil.rmtree(found, ignore_errors=True)
-                root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+                root = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
                 lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(lock, fcntl.LOCK_EX)
         return cls(root, lock)

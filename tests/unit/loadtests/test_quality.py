@@ -97,4 +97,4 @@ def test_learned_weights_become_the_recipe_that_computes_the_same() -> None:
     full = Recipe.model_validate({k: v for k, v in recipe(sums, 3).items() if k != "setting"})
     for module, one in sums.items():
         for at, entry in enumerate(full.inputs):
-            assert abs(entry.weight_at(module, LAYERS) - float(one.weights[at])) < 1e-6
+            assert abs(entry.weight_at(module, LAYERS) - float(one.weights.detach()[at])) < 1e-6
