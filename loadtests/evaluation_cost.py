@@ -15,15 +15,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
 
-from loadtests.fairness import percentile  # noqa: E402
-from loadtests.loading import Stream  # noqa: E402
+from loadtests.loading import Stream, stream_rows  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
 from loadtests.servers import Server, start_amalgam  # noqa: E402
 
@@ -87,19 +85,8 @@ def measure(server: Server, rounds: int, phase_s: float) -> Phases:
 
 def rows_of(gate: str, found: Phases, phase_s: float) -> list[Row]:
     """With an evaluation against without one; what it got done beside the stream stands with the rate."""
-    rows = []
-    for case, share in (("median", 0.5), ("p99", 0.99), ("longest", 1.0)):
-        sides = [[percentile(gaps, share) for gaps in phase] for phase in (found.busy, found.idle)]
-        rows.append(Row(f"{gate}: time between tokens, {case}", "ms", *sides))
-    rates = [[rate(gaps) for gaps in phase] for phase in (found.busy, found.idle)]
     done = f"{sum(found.calls) / len(found.calls) / phase_s:.2f} /s"
-    rows.append(Row(f"{gate}: tokens of the stream", "tokens/s", *rates, {"calls of the evaluation": done}))
-    return rows
-
-
-def rate(gaps_ms: Sequence[float]) -> float:
-    """Tokens per second of a phase."""
-    return len(gaps_ms) / (sum(gaps_ms) / 1e3)
+    return stream_rows(found.busy, found.idle, {"calls of the evaluation": done}, label=f"{gate}: ")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -126,14 +126,34 @@ def measure(server: Server, names: Sequence[str], rounds: int) -> list[Row]:
             print(f"round {round_number}: {len(while_loading)} and {len(while_idle)} tokens", file=sys.stderr)
     finally:
         stream.end()
+    load_ms = {"one load, median": f"{statistics.median(loads):.0f} ms"}
+    return stream_rows(busy, idle, load_ms, target=f"≤ {TARGET} × idle")
+
+
+def stream_rows(
+    busy: Sequence[Sequence[float]],
+    idle: Sequence[Sequence[float]],
+    beside: Mapping[str, str],
+    *,
+    label: str = "",
+    target: str = "",
+) -> list[Row]:
+    """What a stream felt: times between its tokens, and its rate.
+
+    Args:
+        busy: Milliseconds between tokens, by round, while something else was done.
+        idle: The same while nothing was.
+        beside: What stands with the rate.
+        label: Before each case.
+        target: Of the p99.
+    """
     rows = []
     for case, share in (("median", 0.5), ("p99", 0.99), ("longest", 1.0)):
         sides = [[percentile(gaps, share) for gaps in phase] for phase in (busy, idle)]
-        target = {"target": f"≤ {TARGET} × idle"} if case == "p99" else {}
-        rows.append(Row(f"time between tokens, {case}", "ms", *sides, target))
+        wanted = {"target": target} if target and case == "p99" else {}
+        rows.append(Row(f"{label}time between tokens, {case}", "ms", *sides, wanted))
     rates = [[len(gaps) / (sum(gaps) / 1e3) for gaps in phase] for phase in (busy, idle)]
-    load_ms = {"one load, median": f"{statistics.median(loads):.0f} ms"}
-    rows.append(Row("tokens of the stream", "tokens/s", *rates, load_ms))
+    rows.append(Row(f"{label}tokens of the stream", "tokens/s", *rates, beside))
     return rows
 
 

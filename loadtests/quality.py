@@ -51,12 +51,17 @@ Rows = dict[str, Any]
 """What is known so far: ``scores`` and ``sweeps``, as they are written to the resume file."""
 
 
+_KEPT = frozenset({"scores", "sweeps", "latency"})
+
+
 class Book:
     """The rows, written down after each one."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.rows: Rows = json.loads(file.read_text()) if file.exists() else {"scores": [], "sweeps": []}
+        known = json.loads(file.read_text()) if file.exists() else {}
+        # A report may be gone on from; its machine, date and command are those of then.
+        self.rows: Rows = {"scores": [], "sweeps": []} | {key: known[key] for key in _KEPT & known.keys()}
 
     def add(self, kind: str, row: Mapping[str, Any]) -> None:
         """Write one down."""
@@ -110,8 +115,7 @@ async def swept(client: httpx.AsyncClient, search: Search, items: int) -> dict[s
     reply = await client.post("/admin/v1/sweeps", json=body)
     if reply.status_code not in (200, 201, 202):
         raise SystemExit(f"{search.label}: {reply.text}")
-    found = reply.json()
-    sweep_id = found.get("id") or found["evaluation"]["id"]
+    sweep_id = reply.json()["id"]
     began = time.monotonic()
     while True:
         report = (await client.get(f"/admin/v1/sweeps/{sweep_id}")).json()
@@ -143,6 +147,14 @@ async def run(server: Server, book: Book, arguments: argparse.Namespace) -> None
                 book.add("scores", await scored(client, contender, arguments.items))
 
 
+async def prepared(server: Server, model: str, weights: Path | None) -> None:
+    """Build what ``model`` is made of, where this server has not, because an earlier one scored it."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
+        for contender in (*learned(weights), *first_tries()):
+            if contender.model == model:
+                await merged(client, contender)
+
+
 def learned(weights: Path | None) -> tuple[Contender, ...]:
     """The recipe that quality_weights.py wrote, where there is one."""
     if weights is None:
@@ -169,6 +181,7 @@ def measure(book: Book, arguments: argparse.Namespace) -> None:
         try:
             asyncio.run(run(server, book, arguments))
             if arguments.latency:
+                asyncio.run(prepared(server, best(book.rows)["model"], arguments.weights))
                 book.rows["latency"] = measure_latency(server, Path(folder), best(book.rows), FLAGS)
         finally:
             server.stop()

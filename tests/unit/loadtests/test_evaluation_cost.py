@@ -1,4 +1,4 @@
-from loadtests.evaluation_cost import Phases, rate, rows_of
+from loadtests.evaluation_cost import Phases, rows_of
 
 
 def test_rows_compare_phases_with_and_without_an_evaluation() -> None:
@@ -13,4 +13,7 @@ def test_rows_compare_phases_with_and_without_an_evaluation() -> None:
 
 
 def test_a_rate_is_of_the_time_that_the_gaps_took() -> None:
-    assert rate([20.0, 30.0]) == 40
+    found = Phases(busy=[[20.0, 30.0]], idle=[[10.0, 10.0]], calls=[1])
+    (tokens,) = (row for row in rows_of("gate", found, 1.0) if row.unit == "tokens/s")
+    assert tokens.ours == [40]
+    assert tokens.theirs == [100]

@@ -1,6 +1,7 @@
 """The quality table asks what it says it asks, and reads the answers right."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from amalgam.api.sweep_models import SearchBody
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.recipe import Recipe, layer_of
 from amalgam.merge.methods import METHODS, complete
+from loadtests.quality import Book
 from loadtests.quality_contenders import ADAPTERS, LAYERS, first_tries, searches, singles
 from loadtests.quality_page import best, quality_page
 from loadtests.quality_weights import WeightedSum, recipe
@@ -77,6 +79,15 @@ def test_the_best_merge_keeps_most_of_its_worst_task() -> None:
     assert "its worst task keeps 70.0% (target 95%: missed)" in page
     assert "| `ties` | best of the sweep “ties”: `ties(code, json, sql; lambda=1.2)` | 6 | 7 | 4 | 70% | 75% |" in page
     assert page.index("`ties`") < page.index("`linear`")
+
+
+def test_a_report_is_gone_on_from_without_its_date(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps({"date": "then", "command": "c", "scores": SCORES, "sweeps": []}))
+    book = Book(file)
+    assert book.rows == {"scores": SCORES, "sweeps": []}
+    book.add("sweeps", {"search": "sums"})
+    assert Book(file).has("sweeps", search="sums")
 
 
 def test_singles_are_the_base_and_each_adapter() -> None:

@@ -130,6 +130,8 @@ async def test_a_listener_that_fails_does_not_lose_the_worker() -> None:
         await until(lambda: bool(calls))
         worker.wake()
         await until(lambda: "woken" in calls, 3)
+        assert worker.alive
+        assert worker.restarts == 0
     finally:
         await worker.stop()
 
@@ -139,5 +141,6 @@ async def test_a_command_that_cannot_be_started_is_tried_again() -> None:
     await worker.start()
     try:
         await until(lambda: worker.restarts >= 2, 3)
+        assert not worker.alive
     finally:
         await worker.stop()

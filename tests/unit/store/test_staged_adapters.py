@@ -72,6 +72,15 @@ def test_the_size_is_not_below_what_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "staged" / "adapter_model.safetensors").stat().st_size <= staged_size(tmp_path / "stored")
 
 
+def test_copies_of_base_weights_are_left_out(tmp_path: Path) -> None:
+    values = stored(tmp_path / "stored", "float32", {})
+    copy = {f"{PREFIX}model.embed_tokens.base_layer.weight": np.ones((9, 300), dtype=np.float32)}
+    weights = tmp_path / "stored" / "adapter_model.safetensors"
+    weights.write_bytes(encode_safetensors(values | copy, "float32"))
+    write_staged(tmp_path / "stored", tmp_path / "staged")
+    assert load_file(tmp_path / "staged" / "adapter_model.safetensors").keys() == values.keys()
+
+
 def test_damaged_files_are_refused_and_not_staged(tmp_path: Path) -> None:
     write_lora(tmp_path / "stored", rank=2, seed=1)
     weights = tmp_path / "stored" / "adapter_model.safetensors"
