@@ -160,7 +160,7 @@ def learned(weights: Path | None) -> tuple[Contender, ...]:
     if weights is None:
         return ()
     recipe = json.loads(weights.read_text())
-    setting = recipe.pop("setting")
+    setting, _ = recipe.pop("setting"), recipe.pop("steps")
     return (Contender(recipe["method"], setting, weights.stem, {weights.stem: recipe}),)
 
 

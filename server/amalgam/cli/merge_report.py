@@ -80,15 +80,22 @@ def _heading(lineage: Mapping[str, Any], names: Sequence[str]) -> str:
     inputs = "".join(
         f"<tr><td>{escape(name)}</td><td>{lineage['overall']['norms'][i]:.4g}</td>"
         + "".join(f"<td>{value:+.4f}</td>" for value in lineage["overall"]["cosine"][i])
-        + f"<td><code>{escape(lineage['inputs'][name][:16])}</code></td></tr>"
+        + "".join(f"<td>{_span(lineage['input_factors'][name][key])}</td>" for key in ("rank", "scaling"))
+        + f"<td>{lineage['input_factors'][name]['modules']}</td>"
+        f"<td><code>{escape(lineage['inputs'][name][:16])}</code></td></tr>"
         for i, name in enumerate(names)
     )
     heads = "".join(f"<th>cos {escape(name.rpartition('/')[2])}</th>" for name in names)
     warnings = "".join(f"<p class='warn'>{escape(text)}</p>" for text in lineage["warnings"])
     return (
         f"{warnings}<table>{rows}</table><h2>Inputs, over all modules</h2>"
-        f"<table><tr><th>input</th><th>norm</th>{heads}<th>digest</th></tr>{inputs}</table>"
+        f"<table><tr><th>input</th><th>norm</th>{heads}<th>rank</th><th>scale</th><th>modules</th><th>digest</th></tr>{inputs}</table>"
     )
+
+
+def _span(ends: Sequence[float]) -> str:
+    """Least and largest, or the one."""
+    return "–".join(f"{end:.4g}" for end in dict.fromkeys(ends))
 
 
 def _retention(lineage: Mapping[str, Any], modules: Sequence[Any], names: Sequence[str]) -> str:

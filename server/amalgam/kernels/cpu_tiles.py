@@ -1,22 +1,22 @@
-"""The tile operation for processors: few passes over blocks that stay in the cache; the values of the reference."""
+"""The tile operation for processors: products by BLAS, the rest in one compiled pass; the values of the reference."""
 
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from amalgam.kernels import reference
+from amalgam.kernels import compiled
+from amalgam.kernels.philox import Stream, keep_threshold
+from amalgam.kernels.selection import blocks, largest_of_buffer
 from amalgam.kernels.tiles import TileInput, TileRule, order_statistics_by_rows, thinned_rows
 
-_INTEGERS: Final = {torch.float32: torch.int32, torch.float64: torch.int64}
-"""Of the width of a floating type, for its sign bit."""
+_FUSED: Final = ("none", "trim", "drop")
+"""Ways to thin out that need nothing but the entry itself."""
 
 
 class CpuTiles:
-    """Each input once through the cache, then one election per tile."""
+    """Each input once through the cache, then one pass over all of them."""
 
     name = "cpu"
 
@@ -24,65 +24,55 @@ class CpuTiles:
         self, inputs: Sequence[TileInput], rule: TileRule, first: int, last: int, gate: Tensor | None = None
     ) -> Tensor:
         """See ``TileBackend``."""
-        weighted = []
-        for part in inputs:
-            x = _thinned(part, rule, first, last)
+        x = torch.empty((len(inputs), last - first, inputs[0].A.shape[1]))
+        for part, tile in zip(inputs, x, strict=True):
+            _fill(tile, part, rule, first, last)
             if gate is not None:
-                x = x * gate
-            weighted.append(x if part.weight == 1.0 else x.mul_(part.weight))
-        if rule.consensus == "sum":
-            return _total(weighted)
-        return elect_in_place(weighted, [abs(part.weight) for part in inputs], rule.scale, rule.frequency)
+                tile.mul_(gate)
+        weights = torch.tensor([part.weight for part in inputs])
+        lows = torch.tensor([part.low if rule.sparsify in _FUSED else 0.0 for part in inputs])
+        return _combined(x, weights, lows, rule)
 
     def order_statistics(
         self, part: TileInput, rule: TileRule, shape: tuple[int, int], ks: Sequence[int], buffer: Tensor | None
     ) -> list[float]:
         """See ``TileBackend``."""
-        return order_statistics_by_rows(part, rule, shape, ks, buffer, _thinned)
+        if buffer is None:
+            return order_statistics_by_rows(part, rule, shape, ks, buffer)
+        for block in blocks(shape, buffer.device):
+            _fill(buffer[block], part, rule, block.start, block.stop)
+        return largest_of_buffer(buffer, ks)
 
 
-def _thinned(part: TileInput, rule: TileRule, first: int, last: int) -> Tensor:
-    """As ``thinned_rows``, in a tensor of its own; a trim and a drop are one pass each."""
-    if rule.sparsify not in ("none", "trim", "drop"):
-        return thinned_rows(part, rule, first, last)
-    if rule.sparsify == "drop":
-        x = (part.B[first:last] * (1.0 / rule.density)) @ part.A
-        mask = reference.drop_mask((last - first, x.shape[1]), first, rule.density, part.stream, x.device)
-        # torch multiplies by flags at half of numpy's speed.
-        np.multiply(x.numpy(), mask.numpy(), out=x.numpy())
+def elect(x: Tensor, weights: Tensor, scale: float, frequency: bool) -> Tensor:
+    """``reference.elect`` on a processor, in one pass: x [T, ...], which is used up, weights [T] -> [...]."""
+    return _combined(x, weights, torch.zeros_like(weights), TileRule("none", "elect", scale, frequency))
+
+
+def drop(x: Tensor, first_row: int, density: float, stream: Stream) -> None:
+    """Zero what ``reference.drop_mask`` does not keep: x [rows, columns], rows first_row .. of a matrix, contiguous."""
+    bound, first = keep_threshold(density), first_row * x.shape[1]
+    compiled.drop(x.view(-1).numpy(), compiled.stream_words(stream), first, bound)
+
+
+def _fill(tile: Tensor, part: TileInput, rule: TileRule, first: int, last: int) -> None:
+    """Rows first .. last - 1 of one input's delta, dropped as the rule says, and not yet trimmed."""
+    if rule.sparsify not in _FUSED:
+        tile.copy_(thinned_rows(part, rule, first, last))
+    elif rule.sparsify == "drop":
+        torch.mm(part.B[first:last] * (1.0 / rule.density), part.A, out=tile)
+        drop(tile, first, rule.density, part.stream)
     else:
-        x = part.B[first:last] @ part.A
-    if part.low <= 0:
-        return x
-    # hardshrink drops |x| <= λ; with λ the float before the threshold that is |x| < threshold.
-    return functional.hardshrink(x, float(np.nextafter(np.float32(part.low), np.float32(0))))
+        torch.mm(part.B[first:last], part.A, out=tile)
 
 
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    """Σ parts, in a tensor of its own."""
-    total = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
-    for part in parts[2:]:
-        total += part
-    return total
-
-
-def elect_in_place(weighted: Sequence[Tensor], masses: Sequence[float], scale: float, frequency: bool) -> Tensor:
-    """``reference.elect`` of the weighted inputs u, which are overwritten; ``masses`` are the |w|.
-
-    γ is the sign bit of the ballot. Under exclusive or with it an input is positive exactly where it agrees, so a
-    rectifier does the masking.
-    """
-    ballot = _total([part.sign() for part in weighted] if frequency else weighted)
-    whole = _INTEGERS[ballot.dtype]
-    # A ballot of -0 means that all votes are zeros, and then the sign does not matter.
-    elected = ballot.view(whole).bitwise_and_(torch.iinfo(whole).min)
-    for part in weighted:
-        part.view(whole).bitwise_xor_(elected)
-        part.relu_()
-    total = _total(weighted)
-    mass = weighted[0].sign_().mul_(masses[0])
-    for part, weight in zip(weighted[1:], masses[1:], strict=True):
-        mass.add_(part.sign_(), alpha=weight)
-    # Where nobody agrees the total is 0 and stays it.
-    total.div_(mass.clamp_min_(torch.finfo(mass.dtype).tiny)).view(whole).bitwise_xor_(elected)
-    return total if scale == 1.0 else total.mul_(scale)
+def _combined(x: Tensor, weights: Tensor, lows: Tensor, rule: TileRule) -> Tensor:
+    """The consensus of x [T, ...], which is used up: weights and lows [T] -> [...]."""
+    out = torch.empty(x.shape[1:], dtype=x.dtype)
+    arrays = x.view(x.shape[0], -1).numpy(), weights.to(x.dtype).numpy(), lows.to(x.dtype).numpy()
+    if rule.consensus == "sum":
+        compiled.combine_sum(*arrays, out.view(-1).numpy())
+    else:
+        scale = arrays[0].dtype.type(rule.scale)
+        compiled.combine_elect(*arrays, scale, rule.frequency, out.view(-1).numpy())
+    return out

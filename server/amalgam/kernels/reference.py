@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.kernels.philox import Stream, below, keep_threshold, words
+from amalgam.kernels.philox import Stream, keep_threshold, words
 
 
 def delta_tile(B_rows: Tensor, A: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def breadcrumbs(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 def drop_mask(shape: tuple[int, int], first_row: int, density: float, stream: Stream, device: torch.device) -> Tensor:
     """Which entries DARE keeps in rows first_row .. of a matrix: [rows, columns], bool."""
     rows, columns = shape
-    return below(stream, first_row * columns, rows * columns, keep_threshold(density), device).view(rows, columns)
+    drawn = words(stream, first_row * columns, rows * columns, device)
+    return (drawn < keep_threshold(density)).view(rows, columns)
 
 
 def drop(x: Tensor, mask: Tensor, density: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ _DEVIATIONS: Final = 6.0
 _SMALL: Final = 1 << 17
 """Entries up to which a full selection is as fast as a bracket."""
 
-_CHUNK: Final = 1 << 16
-_GROUP: Final = 8
-"""Entries whose flags fit one 64-bit word, so that words without a flag are skipped."""
+_GATHERED_SHARE: Final = 4
+"""One entry in so many may lie in a bracket; more cost a full selection."""
 
 TILE_ENTRIES: Final = 1 << 17
 """Entries of a tile on a processor: its cache holds several, and calls cost little beside the work on one. Fixed, since
@@ -32,24 +31,26 @@ DEVICE_TILE_ENTRIES: Final = 1 << 26
 """Entries of a tile on an accelerator."""
 
 
-def largest_of_buffer(magnitudes: Tensor, ks: Sequence[int]) -> list[float]:
-    """The k-th largest entries of a buffer of magnitudes, which may be reordered; 1 <= k <= its size.
+def largest_of_buffer(buffer: Tensor, ks: Sequence[int]) -> list[float]:
+    """The k-th largest magnitudes in a buffer; 1 <= k <= its size.
 
     Args:
-        magnitudes: Contiguous float32, non-negative.
+        buffer: Contiguous float32.
         ks: Which, counted from 1.
     """
-    flat = magnitudes.view(-1)
+    flat = buffer.view(-1)
     if flat.device.type != "cpu":
-        return [float(torch.kthvalue(flat, flat.numel() - k + 1).values) for k in ks]
+        magnitudes = flat.abs()
+        return [float(torch.kthvalue(magnitudes, flat.numel() - k + 1).values) for k in ks]
     # numpy selects with vector instructions, several times faster than torch on a CPU.
     values = flat.numpy()
     if values.size <= _SMALL:
-        return [_partitioned(values, k) for k in ks]
+        whole = np.abs(values)
+        return [_partitioned(whole, k) for k in ks]
     stride = _SAMPLED_SHARE
-    while math.gcd(stride, magnitudes.shape[-1]) > 1:
+    while math.gcd(stride, buffer.shape[-1]) > 1:
         stride += 1
-    sample = values[::stride].copy()
+    sample = np.abs(values[::stride])
     return [_bracketed(values, k, *_bracket(sample, k / values.size)) for k in ks]
 
 
@@ -70,23 +71,14 @@ def _bracket(sample: NDArray[np.float32], share: float) -> tuple[float, float]:
 
 
 def _bracketed(values: NDArray[np.float32], k: int, low: float, high: float) -> float:
-    """The k-th largest value: what lies above the bracket is counted, and groups that reach inside are gathered."""
-    body = values[: values.size - values.size % _GROUP]
-    rest = values[body.size :]
-    above, found = int(np.count_nonzero(rest > high)), [rest]
-    over, within = np.empty(_CHUNK, dtype=np.bool_), np.empty(_CHUNK, dtype=np.bool_)
-    for first in range(0, body.size, _CHUNK):
-        chunk = body[first : first + _CHUNK]
-        is_over = np.greater(chunk, high, out=over[: chunk.size])
-        above += int(np.count_nonzero(is_over))
-        is_within = np.greater_equal(chunk, low, out=within[: chunk.size])
-        flags: Any = np.not_equal(is_within, is_over, out=is_within).view(np.uint64)
-        found.append(chunk.reshape(-1, _GROUP).take(np.flatnonzero(flags != 0), axis=0).reshape(-1))
-    gathered = np.concatenate(found)
-    also_above = int(np.count_nonzero(gathered > high))
-    if above < k <= above - also_above + int(np.count_nonzero(gathered >= low)):
-        return _partitioned(gathered, k - above + also_above)
-    return _partitioned(values, k)
+    """The k-th largest magnitude: what lies above the bracket is counted, and what lies inside is gathered."""
+    from amalgam.kernels import compiled
+
+    found = np.empty(values.size // _GATHERED_SHARE, dtype=np.float32)
+    above, inside = compiled.gather_between(values, low, high, found)
+    if above < k <= above + inside:
+        return _partitioned(found[:inside], k - above)
+    return _partitioned(np.abs(values), k)
 
 
 class RadixSelect:
@@ -149,7 +141,7 @@ def select(
     """The k-th largest magnitudes of a stream of blocks, by way of a buffer or, without one, from two passes."""
     if buffer is not None:
         for block, x in zip(blocks(shape, device), stream(), strict=True):
-            torch.abs(x, out=buffer[block])
+            buffer[block] = x
         return largest_of_buffer(buffer, ks)
     selections = [RadixSelect(k) for k in ks]
     for _ in range(2):

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 import amalgam
+from amalgam.domain.adapter import AdapterHeader
 from amalgam.domain.diagnostics import ModuleDiagnostics
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.merging import EnergyTooLow, OutputTooLarge
@@ -174,6 +175,7 @@ def _lineage(
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": recipe.digest(),
         "inputs": {name: sources[name].digest for name in recipe.adapters},
+        "input_factors": {name: _factors(sources[name].header) for name in recipe.adapters},
         "seed": recipe.seed,
         "computed_on": {"device": device.type, "backend": tiles.name if tiles is not None else "torch"},
         "versions": {
@@ -189,3 +191,10 @@ def _lineage(
         },
         "warnings": warnings,
     }
+
+
+def _factors(header: AdapterHeader) -> dict[str, Any]:
+    """How an input's factors were read: least and largest rank, and scale of B·A, over its modules."""
+    ranks = [module.rank for module in header.modules.values()]
+    scales = [module.scaling for module in header.modules.values()]
+    return {"modules": len(ranks), "rank": [min(ranks), max(ranks)], "scaling": [min(scales), max(scales)]}

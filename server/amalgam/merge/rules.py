@@ -10,8 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from amalgam.kernels import reference
-from amalgam.kernels.cpu_tiles import elect_in_place
+from amalgam.kernels import cpu_tiles, reference
 from amalgam.kernels.philox import Stream
 from amalgam.merge.methods import (
     BreadcrumbsParameters,
@@ -96,15 +95,20 @@ def _trim(x: Tensor, parameters: Parameters, _: Randomness, thresholds: Sequence
 
 def _drop(x: Tensor, parameters: Parameters, randomness: Randomness, _: Sequence[float] | None) -> Tensor:
     assert isinstance(parameters, (DropParameters, DropElectParameters))
-    out = torch.empty_like(x)
-    shape = (x.shape[2], x.shape[3])
+    out = (x * (1.0 / parameters.density)).contiguous()
     for t in range(x.shape[0]):
         for n in range(x.shape[1]):
-            mask = reference.drop_mask(shape, 0, parameters.density, randomness.stream(t, n), x.device)
-            out[t, n] = reference.drop(x[t, n], mask, parameters.density)
+            _drop_from(out[t, n], parameters.density, randomness.stream(t, n))
     if isinstance(parameters, DropElectParameters) and parameters.trim_after and parameters.trim_density < 1:
         out = reference.trim(out, order_statistic(out, reference.kept_count(parameters.trim_density, x[0, 0].numel())))
     return out
+
+
+def _drop_from(x: Tensor, density: float, stream: Stream) -> None:
+    if x.device.type == "cpu":
+        cpu_tiles.drop(x, 0, density, stream)
+    else:
+        x.mul_(reference.drop_mask((x.shape[0], x.shape[1]), 0, density, stream, x.device))
 
 
 def _della(x: Tensor, parameters: Parameters, randomness: Randomness, _: Sequence[float] | None) -> Tensor:
@@ -143,15 +147,11 @@ def _elect(x: Tensor, weights: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _elected(x: Tensor, weights: Tensor, scale: float, frequency: bool) -> Tensor:
-    """``reference.elect``; on a processor module by module, which stays in the cache."""
+    """``reference.elect``; on a processor module by module, in one pass each."""
     if x.device.type != "cpu":
         return reference.elect(x, weights, scale, frequency)
-    merged = []
-    for n in range(x.shape[1]):
-        factors = [float(weight) for weight in weights[:, n, 0, 0]]
-        parts = [x[t, n] * weight for t, weight in enumerate(factors)]
-        merged.append(elect_in_place(parts, [abs(weight) for weight in factors], scale, frequency))
-    return torch.stack(merged)
+    modules = range(x.shape[1])
+    return torch.stack([cpu_tiles.elect(x[:, n].clone(), weights[:, n, 0, 0], scale, frequency) for n in modules])
 
 
 def _sce(x: Tensor, weights: Tensor, parameters: Parameters) -> Tensor:

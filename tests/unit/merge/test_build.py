@@ -56,6 +56,8 @@ def test_lineage_says_what_was_done(tmp_path):
     assert lineage["recipe"]["parameters"]["density"] == 1.0
     assert lineage["recipe_digest"] == outcome.recipe.digest()
     assert lineage["inputs"] == {name: source.digest for name, source in SOURCES.items()}
+    scales = [module.scaling for module in SOURCES["b"].header.modules.values()]
+    assert lineage["input_factors"]["b"] == {"modules": 4, "rank": [3, 3], "scaling": [min(scales), max(scales)]}
     assert lineage["computed_on"] == {"device": "cpu", "backend": "torch"}
     assert lineage["result"]["rank"] == 2
     assert len(lineage["diagnostics"]) == 4
