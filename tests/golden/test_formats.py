@@ -6,9 +6,11 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from amalgam.cli.recipe_options import open_inputs
-from amalgam.errors.adapters import InvalidAdapter
+from amalgam.errors.adapters import BaseModelUnreadable, InvalidAdapter
 from amalgam.errors.merging import UnsupportedFormat
+from amalgam.merge.dora import convert_dora
 from amalgam.merge.formats import convert
+from amalgam.store.base_weights import BaseWeights
 from amalgam.store.tensor_files import WEIGHTS, read_all
 from tests.golden.test_peft import tiny_llama
 from tests.merge_factory import make_recipe
@@ -150,3 +152,50 @@ def test_vera_is_pefts_delta_with_the_base_at_hand(tmp_path, base):
         convert("x", config, unsaved, digest, {})
     with pytest.raises(UnsupportedFormat, match="no such module"):
         convert("x", config, tensors, digest, {})
+
+
+def test_dora_is_what_peft_adds_cut_to_a_rank(tmp_path, base, capsys):
+    options = {"r": 4, "lora_alpha": 6, "target_modules": TARGETS, "use_dora": True}
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(**options))
+    generator = torch.Generator().manual_seed(6)
+    for key, parameter in model.named_parameters():
+        if "lora_magnitude" in key:
+            parameter.data = parameter.data * (1 + 0.2 * torch.rand(parameter.shape, generator=generator))
+        elif "lora_" in key:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "dora")
+    recipe = make_recipe("cat", {str(tmp_path / "dora"): 1.0})
+    with pytest.raises(InvalidAdapter, match="--base"):
+        open_inputs(recipe)
+    (whole,) = open_inputs(recipe, base).values()
+    assert "holds 1.0000 of the energy" in " ".join(capsys.readouterr().err.split())
+    cut, share = convert_dora("x", read_all(tmp_path / "dora"), lambda name: 6 / 4, BaseWeights(base).of, 8)
+    before = dict(tiny_llama().named_parameters())
+    after = dict(model.merge_and_unload().named_parameters())
+    assert len(whole.header.modules) == sum(name.split(".")[-2] in TARGETS for name in before)
+    kept = total = 0.0
+    for name, module in whole.header.modules.items():
+        delta = (after[f"{name}.weight"] - before[f"{name}.weight"]).double().detach()
+        a, b = whole.factors(name)
+        assert module.rank == min(64, *delta.shape)
+        assert float((b.double() @ a.double() - delta).norm() / delta.norm()) < 1e-5, name
+        a, b = cut.factors(name)
+        best = torch.linalg.svdvals(delta)[8:].norm()
+        assert float((b.double() @ a.double() - delta).norm()) <= 1.05 * float(best), name
+        kept, total = kept + float((b.double() @ a.double()).square().sum()), total + float(delta.square().sum())
+    assert 0.5 < share < 0.99
+    assert share == pytest.approx(kept / total, rel=1e-3)
+
+
+def test_dora_over_another_base_is_refused(tmp_path, base):
+    options = {"r": 2, "target_modules": ["q_proj"], "use_dora": True}
+    peft.get_peft_model(tiny_llama(), peft.LoraConfig(**options)).save_pretrained(tmp_path / "dora")
+    config, tensors, digest = read_all(tmp_path / "dora")
+    module = next(iter(tensors)).removeprefix("base_model.model.").partition(".lora_")[0]
+    with pytest.raises(UnsupportedFormat, match="another shape"):
+        convert_dora("x", (config, tensors, digest), lambda name: 1.0, lambda name: torch.ones(3, 3), 4)
+    with pytest.raises(BaseModelUnreadable, match="no module"):
+        BaseWeights(base).of(module.replace("layers.0", "layers.99"))
+    incomplete = {name: tensor for name, tensor in tensors.items() if "magnitude" not in name}
+    with pytest.raises(UnsupportedFormat, match="lacks"):
+        convert_dora("x", (config, incomplete, digest), lambda name: 1.0, BaseWeights(base).of, 4)

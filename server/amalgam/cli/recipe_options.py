@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.recipe import Recipe
 from amalgam.errors import AmalgamError
+from amalgam.errors.adapters import InvalidAdapter
 from amalgam.errors.requests import FieldRefused
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 CONSOLE: Final = Console(highlight=False)
 ERRORS: Final = Console(stderr=True, highlight=False)
+DORA_RANK: Final = 64
+"""What the delta of a DoRA adapter, which has full rank, is held at before it is merged."""
+
 _UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 Expression = Annotated[
@@ -33,7 +37,7 @@ MaxRank = Annotated[int, typer.Option(help="largest rank that serving allows")]
 Device = Annotated[str, typer.Option(help="cpu, cuda:0, …")]
 Backend = Annotated[str, typer.Option(help="auto, reference, cpu or triton")]
 Workspace = Annotated[str, typer.Option(help="bound on working memory, such as 512MiB or 1GiB")]
-Base = Annotated[Path | None, typer.Option(help="folder of the base model; VeRA needs it", file_okay=False)]
+Base = Annotated[Path | None, typer.Option(help="folder of the base model; VeRA and DoRA need it", file_okay=False)]
 Mismatch = Annotated[bool, typer.Option("--allow-base-mismatch", help="merge adapters of different base models")]
 
 
@@ -68,7 +72,7 @@ def open_inputs(recipe: Recipe, base: Path | None = None) -> "dict[str, TensorSo
 
     Args:
         recipe: Its adapters are folders.
-        base: Folder of the base model, for kinds whose files do not tell the sizes of their modules.
+        base: Folder of the base model, for kinds whose files do not tell the sizes of their modules or their deltas.
     """
     from amalgam.merge.formats import convert, is_plain
     from amalgam.store.base_model import base_spec
@@ -84,25 +88,43 @@ def open_inputs(recipe: Recipe, base: Path | None = None) -> "dict[str, TensorSo
             shapes = None if base is None else base_spec(base, base.name, max_lora_rank=1).linear_shapes
             opened[name] = convert(name, *read_all(folder), shapes)
         else:
-            opened[name] = _open_lora(name, folder)
+            opened[name] = _open_lora(name, folder, base)
     return opened
 
 
-def _open_lora(name: str, folder: Path) -> "TensorSource":
+def _open_lora(name: str, folder: Path, base: Path | None) -> "TensorSource":
     """LoRA; where it started as a part of the base weights, less that start, which its folder ``initial`` holds."""
     from amalgam.merge.formats import subtract_initial
     from amalgam.store.peft_folder import read_peft_folder
     from amalgam.store.tensor_files import open_tensors, read_all
 
     checked = read_peft_folder(folder, None, scan_values=False)
-    initial = folder / "initial"
-    is_mutated = {error.code for error in checked.errors} == {"unsupported_init"}
-    if checked.header is None or not is_mutated or not initial.is_dir():
+    initial, codes = folder / "initial", {error.code for error in checked.errors}
+    if base is not None and codes == {"unsupported_dora"}:
+        return _open_dora(name, folder, base)
+    if checked.header is None or codes != {"unsupported_init"} or not initial.is_dir():
         return open_tensors(folder, checked.require())
     config, tensors, digest = read_all(folder)
     _, start, start_digest = read_all(initial)
     both = hashlib.sha256(f"{digest} {start_digest}".encode()).hexdigest()
     return subtract_initial(name, (checked.header, config, tensors, both), start)
+
+
+def _open_dora(name: str, folder: Path, base: Path) -> "TensorSource":
+    """DoRA, cut to the rank that keeps nearly all of what it changes; how much is said."""
+    from amalgam.merge.dora import convert_dora
+    from amalgam.store.base_weights import BaseWeights
+    from amalgam.store.peft_config import read_rules
+    from amalgam.store.tensor_files import read_all
+
+    stored = read_all(folder)
+    rules, findings = read_rules({**stored[0], "use_dora": False})
+    if rules is None or findings:
+        raise InvalidAdapter(findings)
+    found, share = convert_dora(name, stored, rules.scaling_of, BaseWeights(base).of, DORA_RANK)
+    text = f"{name} was trained with DoRA; rank {found.header.rank} holds {share:.4f} of the energy of its delta"
+    print_warnings((text,))
+    return found
 
 
 def build_options(

@@ -114,7 +114,9 @@ def _unsupported(config: Mapping[str, Any]) -> Iterator[Finding]:
         yield unsafe(CONFIG_FILE, "names code to import (auto_map), which is never done. Remove the field")
     if config.get("use_dora"):
         yield _refused(
-            "unsupported_dora", "use_dora", "Merge the adapter into the base model, or train it without DoRA"
+            "unsupported_dora",
+            "use_dora",
+            "Convert it offline, with 'amalgam merge build FOLDER -o OUT --base MODEL', or train without it",
         )
     for field in ("bias", "lora_bias"):
         if config.get(field) not in (None, False, "none"):
