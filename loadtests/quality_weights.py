@@ -4,9 +4,12 @@ The adapters' factors stay as they are; only the weights of the sum move, so the
 with a filter for every module. The loss is the mean over the tasks of the cross-entropy of the references' tokens. It
 is what AdaMerging (arXiv:2310.02575) does with entropy instead of references, because it has none. The questions are
 new draws from the adapters' training split, which has many wordings; learned on the development split, which has few,
-the weights knew those and lost others (see the quality table).
+the weights knew those and lost others (see the quality table). With twelve questions a step the last steps are noisy,
+so weights of several stages may be averaged (Izmailov et al., 2018, arXiv:1803.05407).
 
-    python loadtests/quality_weights.py --out learned.json [--steps 160]     # twenty minutes on 2 cores
+    python loadtests/quality_weights.py --out early.json [--steps 160]       # twenty minutes on 2 cores
+    python loadtests/quality_weights.py --after early.json --steps 200 --out late.json
+    python loadtests/quality_weights.py --average early.json late.json --out learned.json
     python loadtests/quality.py --resume FILE --weights learned.json
 """
 
@@ -132,13 +135,35 @@ def recipe(sums: Mapping[str, WeightedSum], steps: int) -> dict[str, Any]:
     return {"method": "task_arithmetic", "inputs": inputs, "setting": setting, "steps": steps}
 
 
+def averaged(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of the weights of several stages."""
+    found: dict[str, Any] = json.loads(json.dumps(stages[-1]))
+    for at, part in enumerate(found["inputs"]):
+        for number, rule in enumerate(part["weight"]):
+            values = [stage["inputs"][at]["weight"][number]["value"] for stage in stages]
+            rule["value"] = round(sum(values) / len(values), 4)
+    steps = " and ".join(str(stage["steps"]) for stage in stages)
+    found["setting"] = f"a weight per module, learned on training questions: the mean of those after {steps} steps"
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--after", type=Path, help="weights to go on from, with other questions")
+    parser.add_argument("--average", type=Path, nargs="+", help="learn nothing, average these")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    before = json.loads(arguments.after.read_text()) if arguments.after else {"inputs": [], "steps": 0}
+    if arguments.average:
+        found = averaged([json.loads(file.read_text()) for file in arguments.average])
+    else:
+        found = learned(arguments.after, arguments.steps)
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def learned(after: Path | None, steps: int) -> dict[str, Any]:
+    """Weights after so many steps, from the beginning or from those of a file."""
+    before = json.loads(after.read_text()) if after else {"inputs": [], "steps": 0}
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = ensure_base_model(Settings().cache_dir, lambda text: None)
@@ -146,10 +171,9 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     sums = with_weights(model)
     take_up(sums, before)
-    losses = learn(model, tokenizer, sums, before["steps"], arguments.steps)
+    losses = learn(model, tokenizer, sums, before["steps"], steps)
     print(json.dumps({task: round(loss, 4) for task, loss in losses.items()}))
-    found = recipe(sums, before["steps"] + arguments.steps)
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    return recipe(sums, before["steps"] + steps)
 
 
 if __name__ == "__main__":
