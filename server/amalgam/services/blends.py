@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from amalgam.domain.adapter import AdapterVersion, VersionRef
+from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
 from amalgam.domain.blend import BlendInput, BlendOrder, is_blend_name
 from amalgam.domain.expression import ParsedExpression, is_expression, locate_expression, print_expression
 from amalgam.domain.recipe import Recipe
@@ -78,11 +78,17 @@ class Blend:
     parse_s: float
     """Seconds that it took to find all this out."""
 
-    def reserve_bytes(self, max_rank: int) -> int:
-        """No smaller than what it will take: side by side, factors are as large as apart; else as the rank allows."""
-        width = 2 if self.recipe.output.dtype == "float32" else 1
-        grown = max_rank if self.recipe.space == Space.DELTA else 1
-        return width * grown * sum(v.size_bytes for v in self.versions.values()) + _OVERHEAD_BYTES
+    def reserve_bytes(self, base: BaseModelSpec) -> int:
+        """No smaller than what it will take: side by side, factors are as large as apart; on deltas any module of the
+        base model may come to have the largest rank.
+        """
+        bytes_each = 4 if self.recipe.output.dtype == "float32" else 2
+        # The inputs are stored in two bytes an entry, or more.
+        reserve = bytes_each // 2 * sum(version.size_bytes for version in self.versions.values())
+        if self.recipe.space == Space.DELTA:
+            sides = sum(rows + columns for rows, columns in base.linear_shapes.values())
+            reserve = min(reserve * base.max_lora_rank, bytes_each * base.max_lora_rank * sides)
+        return reserve + _OVERHEAD_BYTES
 
 
 class Blends:
@@ -220,7 +226,7 @@ class Blends:
         Raises:
             TooManyBlends, OutputTooLarge, BlendMemoryBusy, BlendUnavailable, BlendFailed, BlendRefused.
         """
-        reserve = blend.reserve_bytes(self._catalog.base.max_lora_rank)
+        reserve = blend.reserve_bytes(self._catalog.base)
         if reserve > self._tier.budget_bytes:
             error = OutputTooLarge(reserve, self._tier.budget_bytes)
             error.param = "model"

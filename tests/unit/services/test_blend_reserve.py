@@ -1,0 +1,34 @@
+"""What is set aside for a blend before it is built: never less than its files, and on deltas not the worst imaginable."""
+
+import pytest
+
+from amalgam.domain.adapter import AdapterHeader, AdapterVersion, BaseModelSpec, ModuleHeader
+from amalgam.domain.expression import parse_expression
+from amalgam.merge.plan import plan
+from amalgam.services.blends import Blend
+
+SHAPES = {"m.0.q_proj": (64, 64), "m.0.up_proj": (256, 64), "m.1.q_proj": (64, 64), "m.1.down_proj": (64, 256)}
+BASE = BaseModelSpec("base", "f" * 64, SHAPES, max_lora_rank=32)
+
+
+def blend_of(expression: str, modules: list[str]) -> tuple[Blend, int]:
+    """A blend of adapters of rank 4 on these modules; and the bytes of its result."""
+    parts = {name: ModuleHeader(name, 4, SHAPES[name][1], SHAPES[name][0], 1.0, "BF16") for name in modules}
+    size = sum(2 * part.rank * (part.in_features + part.out_features) for part in parts.values())
+    recipe = parse_expression(expression)
+    headers = {name: AdapterHeader(parts, None, size) for name in recipe.adapters}
+    versions = {name: AdapterVersion.model_construct(size_bytes=size) for name in recipe.adapters}
+    built = plan(recipe, headers, max_rank=BASE.max_lora_rank)
+    return Blend("d", recipe, expression, versions, {}, 0.0), built.output_bytes
+
+
+@pytest.mark.parametrize("expression", ["a + b", "ties(a, b)", "ties(a, b; space=delta)", "dare_ties(a, b; seed=1)"])
+@pytest.mark.parametrize("modules", [list(SHAPES), ["m.0.q_proj"]])
+def test_as_much_is_set_aside_as_the_files_take(expression: str, modules: list[str]) -> None:
+    blend, size = blend_of(expression, modules)
+    assert size <= blend.reserve_bytes(BASE)
+
+
+def test_a_blend_on_deltas_fits_where_the_largest_adapter_of_the_model_does() -> None:
+    blend, size = blend_of("ties(a, b; space=delta)", list(SHAPES))
+    assert blend.reserve_bytes(BASE) <= size + (64 << 10)
