@@ -79,8 +79,9 @@ class Blend:
     """Seconds that it took to find all this out."""
 
     def reserve_bytes(self, base: BaseModelSpec) -> int:
-        """No smaller than what it will take: side by side, factors are as large as apart; on deltas any module of the
-        base model may come to have the largest rank.
+        """No smaller than what it will take.
+
+        Side by side, factors are as large as apart; on deltas any module of the base model may get the largest rank.
         """
         bytes_each = 4 if self.recipe.output.dtype == "float32" else 2
         # The inputs are stored in two bytes an entry, or more.

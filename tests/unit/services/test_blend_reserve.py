@@ -1,4 +1,4 @@
-"""What is set aside for a blend before it is built: never less than its files, and on deltas not the worst imaginable."""
+"""What is set aside for a blend before it is built: never less than its files, and on deltas hardly more."""
 
 import pytest
 
