@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from amalgam.merge.methods import METHODS
+
 ADAPTERS = ("sql", "code", "json")
 """Each has a task of its own name."""
 LAYERS = 30
@@ -51,15 +53,15 @@ def first_tries() -> tuple[Contender, ...]:
     Left out: ``cat``, whose result is that of ``task_arithmetic`` at the rank that the server takes; what random
     methods give beside the first seed; the spaces beside the default, which the searches try.
     """
+    calls = ", ".join(ADAPTERS)
     plain = [
-        Contender(name, "weights 1, defaults", f"{name}({', '.join(ADAPTERS)})")
+        Contender(name, "weights 1, defaults", f"{name}({calls}{'; seed=1' if METHODS[name].random else ''})")
         for name in (
             "task_arithmetic", "linear", "multislerp", "karcher", "model_stock", "ties", "magnitude_prune",
             "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs", "breadcrumbs_ties", "sce", "tsv",
             "iso_c",
         )
     ]  # fmt: skip
-    calls = ", ".join(ADAPTERS)
     return (
         *plain,
         Contender("svd", "weights 1, truncated to rank 8", f"svd({calls}; rank=8)"),

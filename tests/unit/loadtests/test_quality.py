@@ -14,7 +14,7 @@ from amalgam.merge.methods import METHODS, complete
 from loadtests.quality import Book
 from loadtests.quality_contenders import ADAPTERS, LAYERS, first_tries, searches, singles
 from loadtests.quality_page import best, quality_page
-from loadtests.quality_weights import WeightedSum, recipe
+from loadtests.quality_weights import WeightedSum, averaged, recipe, take_up
 
 
 def row(method: str, model: str, setting: str, *right: int) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def test_every_merge_is_a_complete_recipe_over_all_three_adapters() -> None:
         for text in spoken - contender.recipes.keys():
             read = parse_expression(text)
             complete(read)
+            assert ("seed=" in text) == METHODS[read.method].random, "a blend of chance has to name its seed"
             named |= set(read.adapters)
         for spelled in contender.recipes.values():
             if not isinstance(spelled, str):
@@ -105,7 +106,27 @@ def test_learned_weights_become_the_recipe_that_computes_the_same() -> None:
         dense = sum(w * b @ a for w, (a, b) in zip(one.weights, factors, strict=True))
         assert torch.allclose(one(inputs), one.linear(inputs) + inputs @ dense.T, atol=1e-5)
         sums[module] = one
-    full = Recipe.model_validate({k: v for k, v in recipe(sums, 3).items() if k != "setting"})
+    learned = recipe(sums, 3)
+    assert learned.pop("steps") == 3
+    assert "3 steps" in learned.pop("setting")
+    full = Recipe.model_validate(learned)
     for module, one in sums.items():
         for at, entry in enumerate(full.inputs):
             assert abs(entry.weight_at(module, LAYERS) - float(one.weights.detach()[at])) < 1e-6
+    kept = {module: one.weights.detach().clone() for module, one in sums.items()}
+    for one in sums.values():
+        one.weights.data.zero_()
+    take_up(sums, learned)
+    assert all(torch.allclose(one.weights, kept[module], atol=1e-4) for module, one in sums.items())
+
+
+def test_averaged_weights_are_the_mean_and_say_of_what() -> None:
+    def stage(steps: int, value: float) -> dict[str, Any]:
+        inputs = [{"adapter": "a", "weight": [{"filter": "layers.0.q_proj", "value": value}]}]
+        return {"method": "task_arithmetic", "inputs": inputs, "setting": "", "steps": steps}
+
+    early, late = stage(160, 0.5), stage(360, 1.0)
+    found = averaged([early, late])
+    assert found["inputs"][0]["weight"][0]["value"] == 0.75
+    assert "160 and 360 steps" in found["setting"]
+    assert late == stage(360, 1.0)
