@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from amalgam.cli.recipe_options import open_inputs
 from amalgam.errors.adapters import BaseModelUnreadable, InvalidAdapter
-from amalgam.errors.merging import UnsupportedFormat
+from amalgam.errors.merging import NonFinite, UnsupportedFormat
 from amalgam.merge.dora import convert_dora
 from amalgam.merge.formats import convert
 from amalgam.store.base_weights import BaseWeights
@@ -199,3 +199,6 @@ def test_dora_over_another_base_is_refused(tmp_path, base):
     incomplete = {name: tensor for name, tensor in tensors.items() if "magnitude" not in name}
     with pytest.raises(UnsupportedFormat, match="lacks"):
         convert_dora("x", (config, incomplete, digest), lambda name: 1.0, BaseWeights(base).of, 4)
+    poisoned = {name: tensor * float("nan") if "lora_B" in name else tensor for name, tensor in tensors.items()}
+    with pytest.raises(NonFinite):
+        convert_dora("x", (config, poisoned, digest), lambda name: 1.0, BaseWeights(base).of, 4)

@@ -7,6 +7,7 @@ import torch
 from amalgam.kernels import compiled, reference
 from amalgam.kernels.cpu_tiles import CpuTiles, drop, elect
 from amalgam.kernels.philox import Stream, keep_threshold, words
+from amalgam.kernels.selection import blocks
 from amalgam.kernels.tiles import TileInput, TileRule
 
 PIECE = 2048
@@ -57,3 +58,17 @@ def test_gathering_counts_what_is_above_and_stops_where_there_is_no_room():
     assert above == int((magnitudes > np.float32(0.6)).sum())
     assert np.array_equal(found[:inside], wanted)
     assert compiled.gather_between(values, 0.0, 1.0, found)[1] == -1
+
+
+@pytest.mark.parametrize("sparsify", ["none", "drop"])
+def test_thresholds_are_of_the_values_that_are_compared_with_them(sparsify):
+    """With a buffer and without one, to the last bit: 1 / 0.3 is rounded, so the order of products matters."""
+    generator = torch.Generator().manual_seed(5)
+    factors = torch.randn(700, 4, generator=generator), torch.randn(4, 600, generator=generator)
+    part, shape, ks = TileInput(*factors, 1.0, Stream(1, 2, 3)), (700, 600), (1, 999, 84_000)
+    rule = TileRule(sparsify, "sum", density=0.3)
+    held = CpuTiles().order_statistics(part, rule, shape, ks, torch.empty(shape))
+    assert CpuTiles().order_statistics(part, rule, shape, ks, None) == held
+    tiles = [CpuTiles().merge_rows([part], rule, at.start, at.stop) for at in blocks(shape, torch.device("cpu"))]
+    ordered = torch.cat(tiles).abs().flatten().sort(descending=True).values
+    assert held == [float(ordered[k - 1]) for k in ks]

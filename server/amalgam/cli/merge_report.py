@@ -89,7 +89,8 @@ def _heading(lineage: Mapping[str, Any], names: Sequence[str]) -> str:
     warnings = "".join(f"<p class='warn'>{escape(text)}</p>" for text in lineage["warnings"])
     return (
         f"{warnings}<table>{rows}</table><h2>Inputs, over all modules</h2>"
-        f"<table><tr><th>input</th><th>norm</th>{heads}<th>rank</th><th>scale</th><th>modules</th><th>digest</th></tr>{inputs}</table>"
+        f"<table><tr><th>input</th><th>norm</th>{heads}<th>rank</th><th>scale</th><th>modules</th><th>digest</th></tr>"
+        f"{inputs}</table>"
     )
 
 

@@ -111,7 +111,7 @@ def _open_lora(name: str, folder: Path, base: Path | None) -> "TensorSource":
 
 
 def _open_dora(name: str, folder: Path, base: Path) -> "TensorSource":
-    """DoRA, cut to the rank that keeps nearly all of what it changes; how much is said."""
+    """DoRA, cut to ``DORA_RANK``; how much of what it changes that holds is said."""
     from amalgam.merge.dora import convert_dora
     from amalgam.store.base_weights import BaseWeights
     from amalgam.store.peft_config import read_rules

@@ -6,7 +6,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from amalgam.kernels import compiled
 from amalgam.kernels.philox import Stream, keep_threshold
 from amalgam.kernels.selection import blocks, largest_of_buffer
 from amalgam.kernels.tiles import TileInput, TileRule, order_statistics_by_rows, thinned_rows
@@ -38,7 +37,8 @@ class CpuTiles:
     ) -> list[float]:
         """See ``TileBackend``."""
         if buffer is None:
-            return order_statistics_by_rows(part, rule, shape, ks, buffer)
+            # Of the very values that merge_rows compares with them: the reference rounds a drop differently.
+            return order_statistics_by_rows(part, rule, shape, ks, None, _rows)
         for block in blocks(shape, buffer.device):
             _fill(buffer[block], part, rule, block.start, block.stop)
         return largest_of_buffer(buffer, ks)
@@ -51,8 +51,17 @@ def elect(x: Tensor, weights: Tensor, scale: float, frequency: bool) -> Tensor:
 
 def drop(x: Tensor, first_row: int, density: float, stream: Stream) -> None:
     """Zero what ``reference.drop_mask`` does not keep: x [rows, columns], rows first_row .. of a matrix, contiguous."""
+    # Where only an accelerator computes, numba need not be installed.
+    from amalgam.kernels import compiled
+
     bound, first = keep_threshold(density), first_row * x.shape[1]
     compiled.drop(x.view(-1).numpy(), compiled.stream_words(stream), first, bound)
+
+
+def _rows(part: TileInput, rule: TileRule, first: int, last: int) -> Tensor:
+    tile = torch.empty((last - first, part.A.shape[1]))
+    _fill(tile, part, rule, first, last)
+    return tile
 
 
 def _fill(tile: Tensor, part: TileInput, rule: TileRule, first: int, last: int) -> None:
@@ -68,6 +77,8 @@ def _fill(tile: Tensor, part: TileInput, rule: TileRule, first: int, last: int) 
 
 def _combined(x: Tensor, weights: Tensor, lows: Tensor, rule: TileRule) -> Tensor:
     """The consensus of x [T, ...], which is used up: weights and lows [T] -> [...]."""
+    from amalgam.kernels import compiled
+
     out = torch.empty(x.shape[1:], dtype=x.dtype)
     arrays = x.view(x.shape[0], -1).numpy(), weights.to(x.dtype).numpy(), lows.to(x.dtype).numpy()
     if rule.consensus == "sum":

@@ -59,8 +59,8 @@ def words(stream: Stream, first: int, count: int, device: torch.device | str = "
     if torch.device(device).type == "cpu":
         numbers = np.arange(low, high, dtype=np.uint64)
         fixed = np.full_like(numbers, stream.adapter), np.full_like(numbers, stream.tensor)
-        drawn = philox_numpy(np.stack([numbers & np.uint64(WORD), numbers >> np.uint64(32), *fixed]), stream.key)
-        lanes = tuple(torch.from_numpy(drawn.astype(np.int64)))
+        counter = np.stack([numbers & np.uint64(WORD), numbers >> np.uint64(32), *fixed])
+        lanes = tuple(torch.from_numpy(philox_numpy(counter, stream.key).view(np.int64)))
     else:
         blocks = torch.arange(low, high, dtype=torch.int64, device=device)
         ids = torch.full_like(blocks, stream.adapter), torch.full_like(blocks, stream.tensor)

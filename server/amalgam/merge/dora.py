@@ -10,10 +10,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from amalgam.domain.adapter import AdapterHeader, ModuleHeader
-from amalgam.errors.merging import UnsupportedFormat
+from amalgam.domain.adapter import ModuleHeader
+from amalgam.errors.merging import NonFinite, UnsupportedFormat
 from amalgam.merge.delta import truncate
-from amalgam.merge.formats import ConvertedAdapter
+from amalgam.merge.formats import ConvertedAdapter, header_of
 from amalgam.merge.lowrank import Factors
 
 _PREFIX: Final = "base_model.model."
@@ -38,6 +38,7 @@ def convert_dora(
 
     Raises:
         UnsupportedFormat: a module without one of its tensors, or of another shape than the base model's.
+        NonFinite: NaN or infinity in a tensor, or a row of W + s·B·A that is zero.
     """
     config, tensors, digest = stored
     pairs, modules, kept, total = {}, {}, 0.0, 0.0
@@ -49,14 +50,14 @@ def convert_dora(
         weight = weight_of(name).float()
         if weight.shape != (B.shape[0], A.shape[1]) or magnitude.numel() != weight.shape[0]:
             raise UnsupportedFormat(adapter, "DoRA", f"the base model's {name} has another shape")
-        factors = _cut(_delta(weight, A, B, magnitude.view(-1, 1), scaling_of(name)), rank)
+        delta = _delta(weight, A, B, magnitude.view(-1, 1), scaling_of(name))
+        if not bool(torch.isfinite(delta).all()):
+            raise NonFinite(adapter, name)
+        factors = _cut(delta, rank)
         pairs[name] = factors.A[0].contiguous(), factors.B[0].contiguous()
         modules[name] = ModuleHeader(name, pairs[name][0].shape[0], *weight.shape[::-1], 1.0, "F32")
         kept, total = kept + float(factors.kept), total + float(factors.total)
-    base = config.get("base_model_name_or_path")
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    header = AdapterHeader(modules=modules, base_model=base if isinstance(base, str) else None, weight_bytes=size)
-    return ConvertedAdapter(header, digest, pairs), kept / total if total else 1.0
+    return ConvertedAdapter(header_of(modules, config, tensors), digest, pairs), kept / total if total else 1.0
 
 
 def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

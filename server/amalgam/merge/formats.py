@@ -71,7 +71,7 @@ def convert(
             raise UnsupportedFormat(adapter, kind, f"{module} lacks the tensor {error}") from error
         pairs[module] = (A.contiguous(), B.contiguous())
         modules[module] = ModuleHeader(module, A.shape[0], A.shape[1], B.shape[0], scaling, "F32")
-    return ConvertedAdapter(_header(modules, config, tensors), digest, pairs)
+    return ConvertedAdapter(header_of(modules, config, tensors), digest, pairs)
 
 
 def subtract_initial(
@@ -100,12 +100,13 @@ def subtract_initial(
         (A, B), (A0, B0) = ([source[key].float() for key in keys] for source in (tensors, initial))
         pairs[name] = torch.cat([A, A0], dim=0), torch.cat([B, -B0], dim=1)
         modules[name] = ModuleHeader(name, 2 * module.rank, A.shape[1], B.shape[0], module.scaling, "F32")
-    return ConvertedAdapter(_header(modules, config, tensors), digest, pairs)
+    return ConvertedAdapter(header_of(modules, config, tensors), digest, pairs)
 
 
-def _header(
+def header_of(
     modules: Mapping[str, ModuleHeader], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> AdapterHeader:
+    """The header of a converted adapter, with the base model and the size of what it was."""
     base = config.get("base_model_name_or_path")
     size = sum(tensor.nbytes for tensor in tensors.values())
     return AdapterHeader(modules=modules, base_model=base if isinstance(base, str) else None, weight_bytes=size)

@@ -81,14 +81,16 @@ class Blend:
     def reserve_bytes(self, base: BaseModelSpec) -> int:
         """No smaller than what it will take.
 
-        Side by side, factors are as large as apart; on deltas any module of the base model may get the largest rank.
+        Side by side, factors are as large as apart; on deltas any module of the base model may get the rank asked for.
         """
         bytes_each = 4 if self.recipe.output.dtype == "float32" else 2
         # The inputs are stored in two bytes an entry, or more.
         reserve = bytes_each // 2 * sum(version.size_bytes for version in self.versions.values())
         if self.recipe.space == Space.DELTA:
+            asked = self.recipe.output.rank
+            rank = min(asked, base.max_lora_rank) if isinstance(asked, int) else base.max_lora_rank
             sides = sum(rows + columns for rows, columns in base.linear_shapes.values())
-            reserve = min(reserve * base.max_lora_rank, bytes_each * base.max_lora_rank * sides)
+            reserve = rank * min(reserve, bytes_each * sides)
         return reserve + _OVERHEAD_BYTES
 
 

@@ -22,7 +22,10 @@ def blend_of(expression: str, modules: list[str]) -> tuple[Blend, int]:
     return Blend("d", recipe, expression, versions, {}, 0.0), built.output_bytes
 
 
-@pytest.mark.parametrize("expression", ["a + b", "ties(a, b)", "ties(a, b; space=delta)", "dare_ties(a, b; seed=1)"])
+@pytest.mark.parametrize(
+    "expression",
+    ["a + b", "ties(a, b)", "ties(a, b; space=delta)", "ties(a, b; space=delta, rank=3)", "dare_ties(a, b; seed=1)"],
+)
 @pytest.mark.parametrize("modules", [list(SHAPES), ["m.0.q_proj"]])
 def test_as_much_is_set_aside_as_the_files_take(expression: str, modules: list[str]) -> None:
     blend, size = blend_of(expression, modules)
@@ -30,5 +33,6 @@ def test_as_much_is_set_aside_as_the_files_take(expression: str, modules: list[s
 
 
 def test_a_blend_on_deltas_fits_where_the_largest_adapter_of_the_model_does() -> None:
-    blend, size = blend_of("ties(a, b; space=delta)", list(SHAPES))
-    assert blend.reserve_bytes(BASE) <= size + (64 << 10)
+    for rank in ("auto", "5"):
+        blend, size = blend_of(f"ties(a, b; space=delta, rank={rank})", list(SHAPES))
+        assert blend.reserve_bytes(BASE) <= size + (64 << 10), "a smaller rank is what the refusal advises"
