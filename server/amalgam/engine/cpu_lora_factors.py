@@ -2,13 +2,23 @@
 
 vLLM keeps each slice (q, k, v; gate, up) of a module apart and pads every adapter to ``max_lora_rank``. Here the A
 factors of all slices are stacked, their B factors form one block matrix, and an adapter takes the rank it really has.
+Both kinds of products, plain and compiled, read the same copy.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from amalgam.engine.cpu_lora_compiled import Floats, Indices
+from amalgam.engine.cpu_lora_source import source_of
+
+_LINE_BYTES: Final = 64
+"""Of the cache: vectors that begin with one never cross into the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +45,22 @@ class SlotFactors:
     blocks: tuple[Block, ...]
 
 
+class FactorArrays(NamedTuple):
+    """All slots' factors as `cpu_lora_compiled.add_low_rank` takes them.
+
+    Attributes:
+        down: [slots, rank, in].
+        up: [slots, rank, out].
+        blocks: [slots, slices, 4].
+    """
+
+    down: Floats
+    up: Floats
+    blocks: Indices
+
+
 class ModuleFactors:
-    """Factors of all slots of one module, copied from vLLM's stacked tensors when these change.
+    """Factors of all slots of one module, copied from vLLM's stacked tensors when they are first asked for.
 
     Args:
         a_stacked: Per slice [slots, 1, max rank, in].
@@ -51,16 +75,24 @@ class ModuleFactors:
         self._a = a_stacked
         self._b = b_stacked
         self._dtype = dtype
-        self._columns = _column_slices(b_stacked)
-        self.width = self._columns[-1].stop
+        self._source = source_of(a_stacked, b_stacked, dtype)
         self._version = -1
         self._ids: list[int | None] = []
-        self._slots: list[SlotFactors | None] = []
+        # By slot and slice, as vLLM has them; what is copied of the slots that are not behind stands in the blocks.
+        self._ranks: list[list[int]] = []
+        self._behind: set[int] = set()
+        # Of each slot and slice: first rank, rank after the last, first column, column after the last.
+        self._blocks = np.zeros((a_stacked[0].shape[0], len(a_stacked), 4), dtype=np.int64)
+        self._blocks[:, :, 3] = np.cumsum([b.shape[-2] for b in b_stacked])
+        self._blocks[:, 1:, 2] = self._blocks[:, :-1, 3]
+        self.width = int(self._blocks[0, -1, 3])
+        self._views: dict[int, SlotFactors] = {}
         self._down = torch.empty(0)
         self._up = torch.empty(0)
+        self._arrays: FactorArrays | None = None
 
     def refresh(self, slot_ids: Sequence[int | None]) -> None:
-        """Copy again what vLLM wrote since the last call; cheap where it wrote nothing.
+        """Notice what vLLM wrote since the last call; cheap where it wrote nothing.
 
         Args:
             slot_ids: The adapter in each slot, by its id; None where a slot is free.
@@ -72,80 +104,112 @@ class ModuleFactors:
         changed = [
             slot for slot, (old, new) in enumerate(zip(self._ids, slot_ids, strict=False)) if new not in (old, None)
         ]
-        if not self._copy_changed(changed, version - self._version):
-            self._copy_all()
+        if not self._note_changed(changed, version - self._version):
+            self._start_over()
         self._version = version
         self._ids = list(slot_ids)
 
     @property
     def empty(self) -> bool:
         """Whether no slot changes this module."""
-        return not any(self._slots)
+        return not any(map(any, self._ranks))
 
     def slot(self, slot: int) -> SlotFactors | None:
         """Factors of one slot; None where its adapter does not change this module."""
-        return self._slots[slot]
+        self._catch_up((slot,))
+        if slot not in self._views and any(self._ranks[slot]):
+            self._views[slot] = self._views_of(slot)
+        return self._views.get(slot)
 
     def batch(self, first: int, stop: int) -> tuple[Tensor, Tensor] | None:
         """Factors of slots first ≤ s < stop: [slots, in, rank] and [slots, rank, out]; None where all are zero.
 
         The rank is the module's largest; smaller adapters are filled with zeros.
         """
-        if not any(self._slots[first:stop]):
+        self._catch_up(range(first, stop))
+        if not any(map(any, self._ranks[first:stop])):
             return None
         return self._down[first:stop].transpose(1, 2), self._up[first:stop]
 
-    def _copy_all(self) -> None:
-        slots = self._a[0].shape[0]
-        ranks = [[_rank(a[slot]) for a in self._a] for slot in range(slots)]
-        largest = max(sum(row) for row in ranks)
-        self._down = torch.zeros((slots, largest, self._a[0].shape[-1]), dtype=self._dtype)
-        self._up = torch.zeros((slots, largest, self.width), dtype=self._dtype)
-        self._slots = [self._copy_slot(slot, row) for slot, row in enumerate(ranks)]
+    def arrays(self, slots: Indices) -> FactorArrays | None:
+        """Factors in memory, those of these slots up to date; None where they are not float32."""
+        if self._behind:
+            self._catch_up(slots.tolist())
+        return self._arrays
 
-    def _copy_changed(self, changed: list[int], writes: int) -> bool:
-        """Copy the slots that got another adapter, if these account for every write; False otherwise.
+    def _start_over(self) -> None:
+        """With the largest rank there is now; nothing is copied yet."""
+        self._ranks = [self._source_ranks(slot) for slot in range(len(self._blocks))]
+        largest = max(map(sum, self._ranks))
+        self._down = _zeros((len(self._ranks), largest, self._a[0].shape[-1]), self._dtype)
+        self._up = _zeros((len(self._ranks), largest, self.width), self._dtype)
+        if self._dtype is torch.float32:
+            self._arrays = FactorArrays(self._down.numpy(), self._up.numpy(), self._blocks)
+        self._blocks[:, :, :2] = 0
+        self._behind = set(range(len(self._ranks)))
+
+    def _note_changed(self, changed: list[int], writes: int) -> bool:
+        """Let the slots that got another adapter be behind, if these account for every write; False otherwise.
 
         vLLM activates an adapter with one write per tensor that zeroes the slot, and one more for factors it has. More
         writes than that mean that weights changed under an id that stayed.
         """
-        ranks = {slot: [_rank(a[slot]) for a in self._a] for slot in changed}
+        parts = len(self._a)
+        if writes == 2 * parts * len(changed):
+            # Zeroed and no more: adapters that do not change this module, which is known without reading it.
+            ranks = {slot: [0] * parts for slot in changed}
+        else:
+            ranks = {slot: self._source_ranks(slot) for slot in changed}
         expected = sum(2 + 2 * (rank > 0) for row in ranks.values() for rank in row)
         if expected != writes or any(sum(row) > self._down.shape[1] for row in ranks.values()):
             return False
         for slot, row in ranks.items():
-            self._down[slot].zero_()
-            self._up[slot].zero_()
-            self._slots[slot] = self._copy_slot(slot, row)
+            self._ranks[slot] = row
+        self._behind.update(ranks)
         return True
 
-    def _copy_slot(self, slot: int, ranks: list[int]) -> SlotFactors | None:
-        total = sum(ranks)
-        if total == 0:
-            return None
-        down, up = self._down[slot], self._up[slot]
-        blocks = []
-        start = 0
-        for a, b, rank, columns in zip(self._a, self._b, ranks, self._columns, strict=True):
-            rows = slice(start, start + rank)
-            down[rows].copy_(a[slot].flatten(0, -2)[:rank])
-            up[rows, columns].copy_(b[slot].flatten(0, -2)[:, :rank].T)
+    def _catch_up(self, slots: Iterable[int]) -> None:
+        """Copy those of the slots that are behind.
+
+        Not all that are: somebody else's adapter, just loaded, is copied in the step that its first request begins in.
+        """
+        for slot in self._behind.intersection(slots):
+            self._clear(slot)
+            self._copy(slot)
+            self._behind.remove(slot)
+
+    def _clear(self, slot: int) -> None:
+        """Zero what the slot's last adapter used and the next one will not overwrite."""
+        first, stop = self._blocks[slot, :, 0], self._blocks[slot, :, 1]
+        if (stop - first).tolist() != self._ranks[slot]:
+            self._down[slot, sum(self._ranks[slot]) : stop[-1]].zero_()
+            self._up[slot, : stop[-1]].zero_()
+
+    def _copy(self, slot: int) -> None:
+        self._views.pop(slot, None)
+        blocks, ranks = self._blocks[slot], self._ranks[slot]
+        blocks[:, 1] = np.cumsum(ranks)
+        blocks[:, 0] = blocks[:, 1] - ranks
+        for part, rank in enumerate(ranks):
             if rank:
-                blocks.append(Block(rows, columns, up[rows, columns]))
-            start += rank
-        return SlotFactors(down[:total].T, up[:total], tuple(blocks))
+                self._source.copy(part, slot, blocks[part], self._down, self._up)
+
+    def _views_of(self, slot: int) -> SlotFactors:
+        down, up, rank = self._down[slot], self._up[slot], sum(self._ranks[slot])
+        blocks = []
+        for first, stop, column, end in self._blocks[slot].tolist():
+            if stop > first:
+                ranks, columns = slice(first, stop), slice(column, end)
+                blocks.append(Block(ranks, columns, up[ranks, columns]))
+        return SlotFactors(down[:rank].T, up[:rank], tuple(blocks))
+
+    def _source_ranks(self, slot: int) -> list[int]:
+        return [self._source.rank(part, slot) for part in range(len(self._a))]
 
 
-def _column_slices(b_stacked: tuple[Tensor, ...]) -> tuple[slice, ...]:
-    columns = []
-    start = 0
-    for b in b_stacked:
-        columns.append(slice(start, start + b.shape[-2]))
-        start += b.shape[-2]
-    return tuple(columns)
-
-
-def _rank(a: Tensor) -> int:
-    """Rows of A up to the last that is not zero."""
-    used = a.flatten(0, -2).any(dim=1).nonzero()
-    return int(used[-1]) + 1 if len(used) else 0
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that the system hands out as it is written to; torch's own zeros are written at once, for every slot."""
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.zeros(size + _LINE_BYTES, dtype=np.uint8)
+    start = -buffer.ctypes.data % _LINE_BYTES
+    return torch.from_numpy(buffer[start : start + size]).view(dtype).view(shape)

@@ -1,14 +1,16 @@
-"""Low-rank products over rows that belong to different adapters, in plain torch.
+"""Low-rank products over rows that belong to different adapters, in plain torch or, for a few rows, compiled.
 
 Every function changes only rows that its plan names.
 """
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
+from amalgam.engine.cpu_lora_compiled import add_low_rank
 from amalgam.engine.cpu_lora_factors import ModuleFactors, SlotFactors
-from amalgam.engine.cpu_lora_plan import Batch, RowPlan
+from amalgam.engine.cpu_lora_plan import Batch, Groups, RowPlan, Scatter
 
 BLOCK_ROWS: Final = 64
 """From this many rows on, slices are multiplied one by one: the zeros of the block matrix then cost more than calls."""
@@ -24,19 +26,39 @@ def add_low_rank_(y: Tensor, x: Tensor, factors: ModuleFactors, plan: RowPlan, s
         y: [rows, ≥ out], changed in place. x: [rows, in].
         factors: Of the module, fresh.
     """
+    if plan.groups is not None:
+        _add_groups_(y, x, factors, plan.groups, scale)
     y = y[:, : factors.width] if y.shape[1] > factors.width else y
     for run in plan.runs:
         slot = factors.slot(run.slot)
         if slot is not None:
             _add_run_(y[run.start : run.stop], x[run.start : run.stop], slot, scale)
     for scatter in plan.scatters:
-        slot = factors.slot(scatter.slot)
-        if slot is not None:
-            rows = x.index_select(0, scatter.rows).to(slot.down.dtype)
-            delta = rows.mm(slot.down).mm(slot.up[:, : y.shape[1]])
-            y.index_add_(0, scatter.rows, delta.to(y.dtype), alpha=scale)
+        _add_scatter_(y, x, factors, scatter, scale)
     for batch in plan.batches:
         _add_batch_(y, x, factors, batch, scale)
+
+
+def _add_groups_(y: Tensor, x: Tensor, factors: ModuleFactors, groups: Groups, scale: float) -> None:
+    arrays = factors.arrays(groups.slots)
+    if arrays is not None and _is_plain(y) and _is_plain(x):
+        add_low_rank(y.numpy(), x.numpy(), groups.rows, groups.starts, groups.slots, *arrays, scale)
+        return
+    # Not seen in the models served so far: a layer whose input or output is a view, or of another type than the model.
+    for scatter in groups.scatters():
+        _add_scatter_(y[:, : factors.width], x, factors, scatter, scale)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype is torch.float32 and tensor.is_contiguous()
+
+
+def _add_scatter_(y: Tensor, x: Tensor, factors: ModuleFactors, scatter: Scatter, scale: float) -> None:
+    slot = factors.slot(scatter.slot)
+    if slot is not None:
+        rows = x.index_select(0, scatter.rows).to(slot.down.dtype)
+        delta = rows.mm(slot.down).mm(slot.up[:, : y.shape[1]])
+        y.index_add_(0, scatter.rows, delta.to(y.dtype), alpha=scale)
 
 
 def _add_run_(y: Tensor, x: Tensor, slot: SlotFactors, scale: float) -> None:

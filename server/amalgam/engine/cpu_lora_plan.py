@@ -7,12 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amalgam.engine.cpu_lora_compiled import Indices
+
 SOLO_ROWS: Final = 16
 """From this many rows on, a slot's rows get products of their own: larger products gain nothing from batching, and one
 large group in a batch pads all others to its size."""
 
 FEW_RUNS: Final = 2
 """Up to this many runs of rows, two plain products each are fewer operations than gathering them into one batch."""
+
+COMPILED_ROWS: Final = 16
+"""Up to this many rows of a slot go through compiled loops, where there are any. In one thread these take half as long
+as plain products with rank 8 and three quarters with rank 64; at twice as many rows half and as long. More threads
+share plain products, and not the loops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,26 @@ class Batch:
     rows: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """A few rows each of some slots, for compiled loops.
+
+    Attributes:
+        rows: [n], int64; those of group g from starts[g] to starts[g + 1].
+        starts: [groups + 1], int64.
+        slots: [groups], int64, each once.
+    """
+
+    rows: Indices
+    starts: Indices
+    slots: Indices
+
+    def scatters(self) -> tuple[Scatter, ...]:
+        """The same rows, slot by slot."""
+        parts = np.split(self.rows, self.starts[1:-1])
+        return tuple(Scatter(int(slot), torch.from_numpy(rows)) for slot, rows in zip(self.slots, parts, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class RowPlan:
     """A partition of the rows that have an adapter; rows without one are in no part, so nothing touches them."""
@@ -56,16 +83,17 @@ class RowPlan:
     runs: tuple[Run, ...] = ()
     scatters: tuple[Scatter, ...] = ()
     batches: tuple[Batch, ...] = ()
+    groups: Groups | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.scatters or self.batches)
+        return bool(self.runs or self.scatters or self.batches or self.groups)
 
     def rows_by_slot(self) -> dict[int, Tensor]:
         """The rows of each slot, ascending; for layers that multiply slot by slot."""
         parts: dict[int, list[Tensor]] = {}
         for run in self.runs:
             parts.setdefault(run.slot, []).append(torch.arange(run.start, run.stop))
-        for scatter in self.scatters:
+        for scatter in (*self.scatters, *(self.groups.scatters() if self.groups else ())):
             parts.setdefault(scatter.slot, []).append(scatter.rows)
         for batch in self.batches:
             slots = torch.arange(batch.first, batch.stop).repeat_interleave(len(batch.gather) // _width(batch))
@@ -75,11 +103,12 @@ class RowPlan:
         return {slot: torch.cat(rows).sort().values for slot, rows in parts.items()}
 
 
-def plan_rows(slot_of_row: Tensor) -> RowPlan:
+def plan_rows(slot_of_row: Tensor, *, compiled: bool = False) -> RowPlan:
     """Plan a step.
 
     Args:
         slot_of_row: [rows], int64; -1 where the row has no adapter.
+        compiled: Whether a few rows of a slot go into `Groups`, instead of batches.
     """
     slots = slot_of_row.numpy()
     edges = np.flatnonzero(slots[1:] != slots[:-1]) + 1
@@ -87,17 +116,29 @@ def plan_rows(slot_of_row: Tensor) -> RowPlan:
     stops = np.concatenate((edges, [len(slots)])) if len(slots) else edges
     used = slots[starts] >= 0
     starts, stops = starts[used], stops[used]
-    long = stops - starts >= (1 if len(starts) <= FEW_RUNS else SOLO_ROWS)
+    least_batched = 1 if len(starts) <= FEW_RUNS else SOLO_ROWS
+    long = stops - starts >= (COMPILED_ROWS + 1 if compiled else least_batched)
     runs = tuple(
         Run(int(slots[start]), int(start), int(stop)) for start, stop in zip(starts[long], stops[long], strict=True)
     )
     loose = slots.copy()
     for run in runs:
         loose[run.start : run.stop] = -1
-    return _plan_loose(runs, {int(s): np.flatnonzero(loose == s) for s in np.unique(loose) if s >= 0})
+    rows_of = {int(s): np.flatnonzero(loose == s) for s in np.unique(loose) if s >= 0}
+    return _plan_groups(runs, rows_of) if compiled else _plan_batches(runs, rows_of)
 
 
-def _plan_loose(runs: tuple[Run, ...], rows_of: dict[int, np.ndarray]) -> RowPlan:
+def _plan_groups(runs: tuple[Run, ...], rows_of: dict[int, Indices]) -> RowPlan:
+    scatters = (Scatter(s, torch.from_numpy(rows)) for s, rows in rows_of.items() if len(rows) > COMPILED_ROWS)
+    few = {s: rows for s, rows in rows_of.items() if len(rows) <= COMPILED_ROWS}
+    if not few:
+        return RowPlan(runs, tuple(scatters))
+    starts = np.cumsum([0, *map(len, few.values())], dtype=np.int64)
+    groups = Groups(np.concatenate([*few.values()]), starts, np.array([*few], dtype=np.int64))
+    return RowPlan(runs, tuple(scatters), groups=groups)
+
+
+def _plan_batches(runs: tuple[Run, ...], rows_of: dict[int, Indices]) -> RowPlan:
     scatters = [Scatter(s, torch.from_numpy(rows)) for s, rows in rows_of.items() if len(rows) >= SOLO_ROWS]
     batches = []
     for chain in _chains([s for s, rows in rows_of.items() if len(rows) < SOLO_ROWS]):
@@ -119,7 +160,7 @@ def _chains(slots: list[int]) -> list[list[int]]:
     return chains
 
 
-def _batch(first: int, parts: list[np.ndarray]) -> Batch:
+def _batch(first: int, parts: list[Indices]) -> Batch:
     width = max(len(rows) for rows in parts)
     # Filling repeats a row of the same slot; its result is dropped.
     gather = np.concatenate([np.pad(rows, (0, width - len(rows)), mode="edge") for rows in parts])

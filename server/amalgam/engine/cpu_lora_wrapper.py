@@ -1,6 +1,7 @@
 """Our punica wrapper: what vLLM's LoRA layers call on CPU."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,22 +9,32 @@ from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
 from amalgam.engine.cpu_lora_cache import FactorCache, Occupancy, ProductDtype
+from amalgam.engine.cpu_lora_compiled import warm_up
 from amalgam.engine.cpu_lora_ops import add_low_rank_, expand_, shrink_
-from amalgam.engine.cpu_lora_plan import RowPlan, plan_rows
+from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, RowPlan, plan_rows
 
 
 class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     """Multiplies each adapter's rows with that adapter's factors; rows without an adapter are not touched.
 
-    Rows are planned once per step, in `update_metadata`; every layer of the step uses the same plan.
+    Rows are planned once per step, in `update_metadata`; every layer of the step uses the same plan. In float32 a few
+    rows go through compiled loops and more through torch; in other types all go through torch.
     """
 
-    def __init__(self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, **_: Any) -> None:
+    def __init__(
+        self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, *, lora_config: Any, **_: Any
+    ) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device)
         dtype_of = ProductDtype.of_this_cpu()
+        compiled = lora_config.lora_dtype == torch.float32
+        if compiled:
+            warm_up()
         logging.getLogger(__name__).info(
-            "LoRA on CPU: grouped products, bfloat16 factors multiplied in %s", dtype_of(torch.bfloat16)
+            "LoRA on CPU: grouped products, %s; bfloat16 factors multiplied in %s",
+            f"up to {COMPILED_ROWS} rows of an adapter in compiled loops" if compiled else "all in torch",
+            dtype_of(torch.bfloat16),
         )
+        self._plan = partial(plan_rows, compiled=compiled)
         self._factors = FactorCache(dtype_of)
         self._occupied = Occupancy()
         self._slot_ids: list[int | None] = []
@@ -37,8 +48,8 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
         self.is_prefill = mapping.is_prefill
         self._slot_ids = list(lora_index_to_id)
-        self._tokens = plan_rows(self.token_lora_indices)
-        self._samples = plan_rows(self.sampler_indices)
+        self._tokens = self._plan(self.token_lora_indices)
+        self._samples = self._plan(self.sampler_indices)
         self.no_lora = not self._tokens
 
     def add_lora_linear(
@@ -116,7 +127,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         if len(x) == len(self.sampler_indices) and len(x) == rows_in_memory:
             return self._samples
         first = x.storage_offset() // x.shape[1]
-        return plan_rows(self.token_lora_indices[first : first + len(x)])
+        return self._plan(self.token_lora_indices[first : first + len(x)])
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -1,19 +1,20 @@
-"""Our LoRA products on CPU against a dense float64 reference."""
+"""Our LoRA products on CPU, in torch and compiled, against a dense float64 reference."""
 
 import pytest
 import torch
 
-from amalgam.engine.cpu_lora_cache import FactorCache, Occupancy, ProductDtype
+from amalgam.engine import cpu_lora_ops
+from amalgam.engine.cpu_lora_cache import Occupancy, ProductDtype
 from amalgam.engine.cpu_lora_factors import ModuleFactors
 from amalgam.engine.cpu_lora_ops import add_low_rank_, expand_, shrink_
-from amalgam.engine.cpu_lora_plan import plan_rows
+from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, plan_rows
 
 SLOTS = 5
 MAX_RANK = 64
-WIDTH_IN = 48
-SLICES = {"qkv": (40, 24, 24), "gate_up": (56, 56), "plain": (72,)}
+WIDTH_IN = 51
+SLICES = {"qkv": (40, 24, 24), "gate_up": (56, 56), "plain": (72,), "odd": (37, 5, 11)}
 
-# float32 sums of at most 64 + 48 terms of size one, in another order than the reference's.
+# float32 sums of at most 64 + 51 terms of size one, in another order than the reference's.
 FLOAT32_TOLERANCE = 2e-5
 # One rounding of the result to 8 bits of mantissa.
 BFLOAT16_TOLERANCE = 2**-8
@@ -38,13 +39,14 @@ MIXES = {
 
 
 def random_factors(widths, *, ranks, dtype=torch.float32, seed=0):
-    """Stacked as vLLM has them: zero beyond each slot's rank."""
+    """Stacked as vLLM has them: zero beyond each slot's rank, which is one number or one for each slice."""
     generator = torch.Generator().manual_seed(seed)
     a_stacked, b_stacked = [], []
-    for width in widths:
+    for part, width in enumerate(widths):
         a = torch.zeros(SLOTS, 1, MAX_RANK, WIDTH_IN)
         b = torch.zeros(SLOTS, 1, width, MAX_RANK)
-        for slot, rank in enumerate(ranks):
+        for slot, of_slot in enumerate(ranks):
+            rank = of_slot[part] if isinstance(of_slot, tuple) else of_slot
             a[slot, 0, :rank] = torch.randn(rank, WIDTH_IN, generator=generator) / WIDTH_IN**0.5
             b[slot, 0, :, :rank] = torch.randn(width, rank, generator=generator) / max(rank, 1) ** 0.5
         a_stacked.append(a.to(dtype))
@@ -80,6 +82,12 @@ def fresh(a_stacked, b_stacked, dtype=torch.float32):
     return factors
 
 
+@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
+def plan_of(request):
+    """Plans a mix for either kind of product."""
+    return lambda mix: plan_rows(torch.tensor(mix), compiled=request.param)
+
+
 def assert_base_rows_untouched(after, before, mix):
     base = torch.tensor(mix) < 0
     assert after[base].equal(before[base])
@@ -87,37 +95,51 @@ def assert_base_rows_untouched(after, before, mix):
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
 @pytest.mark.parametrize("widths", SLICES.values(), ids=SLICES.keys())
-def test_every_row_gets_its_own_adapter(mix, widths):
+def test_every_row_gets_its_own_adapter(mix, widths, plan_of):
     a_stacked, b_stacked = random_factors(widths, ranks=(8, 1, 64, 3, 16))
     x, y = random_rows(mix, widths)
     got = y.clone()
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix)), scale=0.5)
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix), scale=0.5)
     want = reference(y, x, a_stacked, b_stacked, mix, scale=0.5)
     torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
     assert_base_rows_untouched(got, y, mix)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 8, 17, 64])
-def test_ranks(rank):
-    mix = MIXES["interleaved"] + MIXES["long runs"]
+@pytest.mark.parametrize(
+    "rank", [1, 2, 3, 4, 5, 7, 8, 9, 17, 31, 64, (4, 2, 3), (0, 9, 1), (7, 0, 64)], ids=lambda rank: str(rank)
+)
+@pytest.mark.parametrize("mix", [MIXES["interleaved"] + MIXES["long runs"], [0, 1, 1, 2, 4, 4, 4]], ids=["many", "few"])
+def test_ranks(rank, mix, plan_of):
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(rank,) * SLOTS)
     x, y = random_rows(mix, SLICES["qkv"])
     got = y.clone()
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix)))
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix))
     want = reference(y, x, a_stacked, b_stacked, mix)
     torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
+
+
+@pytest.mark.parametrize("rows", range(1, COMPILED_ROWS + 2))
+def test_every_number_of_rows_of_one_slot(rows, plan_of):
+    mix = [-1, 3, -1] * rows
+    a_stacked, b_stacked = random_factors(SLICES["gate_up"], ranks=(6,) * SLOTS)
+    x, y = random_rows(mix, SLICES["gate_up"])
+    got = y.clone()
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix), scale=-3.0)
+    want = reference(y, x, a_stacked, b_stacked, mix, scale=-3.0)
+    torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
+    assert_base_rows_untouched(got, y, mix)
 
 
 @pytest.mark.parametrize(
     ("native", "tolerance"), [(False, BFLOAT16_TOLERANCE), (True, NATIVE_BFLOAT16_TOLERANCE)], ids=["float32", "native"]
 )
 @pytest.mark.parametrize("mix", ["interleaved", "long run among single rows", "many of one slot, scattered"])
-def test_bfloat16_models(mix, native, tolerance):
+def test_bfloat16_models(mix, native, tolerance, plan_of):
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 1, 64, 3, 16), dtype=torch.bfloat16)
     x, y = random_rows(MIXES[mix], SLICES["qkv"], dtype=torch.bfloat16)
     got = y.clone()
     dtype = ProductDtype(native_bfloat16=native)(torch.bfloat16)
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked, dtype), plan_rows(torch.tensor(MIXES[mix])))
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked, dtype), plan_of(MIXES[mix]))
     want = reference(y, x, a_stacked, b_stacked, MIXES[mix])
     torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=2 * tolerance)
     assert_base_rows_untouched(got, y, MIXES[mix])
@@ -129,42 +151,101 @@ def test_products_are_in_float32_without_bfloat16_hardware():
     assert ProductDtype(native_bfloat16=True)(torch.float16) == torch.float32
 
 
-def test_float32_output_beside_bfloat16_input():
+def test_float32_output_beside_bfloat16_input(plan_of):
     """A head that computes its logits in float32."""
     mix = MIXES["skewed"]
     a_stacked, b_stacked = random_factors(SLICES["plain"], ranks=(8,) * SLOTS, dtype=torch.bfloat16)
     x, _ = random_rows(mix, SLICES["plain"], dtype=torch.bfloat16)
     y = torch.zeros(len(mix), 72)
-    add_low_rank_(y, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix)))
+    add_low_rank_(y, x, fresh(a_stacked, b_stacked), plan_of(mix))
     want = reference(torch.zeros_like(y), x, a_stacked, b_stacked, mix)
     torch.testing.assert_close(y.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
 
 
-def test_base_rows_keep_their_bits_even_where_inputs_are_not_finite():
+def test_base_rows_keep_their_bits_even_where_inputs_are_not_finite(plan_of):
     mix = [4, -1, 3, -1, 4]
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     x, y = random_rows(mix, SLICES["qkv"])
     x[1], y[3] = float("nan"), -0.0
     got = y.clone()
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix)))
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix))
     assert got[[1, 3]].view(torch.int32).equal(y[[1, 3]].view(torch.int32))
     assert got.isfinite().all()
 
 
 @pytest.mark.parametrize("columns", [72, 80, 64])
-def test_output_may_be_wider_or_narrower_by_padding(columns):
+def test_output_may_be_wider_or_narrower_by_padding(columns, plan_of):
     mix = MIXES["interleaved"] + [0] * 80
     a_stacked, b_stacked = random_factors((72,), ranks=(8,) * SLOTS)
     x, _ = random_rows(mix, (72,))
     got = torch.full((len(mix), columns), 7.0)
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix)))
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix))
     want = reference(torch.full((len(mix), 72), 7.0), x, a_stacked, b_stacked, mix)
     common = min(columns, 72)
     torch.testing.assert_close(got[:, :common].double(), want[:, :common], rtol=1e-5, atol=1e-5)
     assert (got[:, common:] == 7.0).all()
 
 
-def test_modules_an_adapter_does_not_change():
+def test_what_is_not_a_number_stays_with_its_row(plan_of):
+    """Two rows of a slot are multiplied together."""
+    mix = [3, 3, 3, 1, 1]
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
+    x, y = random_rows(mix, SLICES["qkv"])
+    x[0, 5], x[4, 0] = float("nan"), float("inf")
+    got = y.clone()
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix))
+    assert got[0].isnan().all()
+    assert not got[4].isfinite().any()
+    assert got[1:4].isfinite().all()
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """The calls of the compiled loops."""
+    calls = []
+
+    def add_low_rank(*arguments):
+        calls.append(arguments)
+        compiled(*arguments)
+
+    compiled = cpu_lora_ops.add_low_rank
+    monkeypatch.setattr(cpu_lora_ops, "add_low_rank", add_low_rank)
+    return calls
+
+
+def test_few_rows_take_one_compiled_call_for_all_slots(loops):
+    mix = MIXES["skewed"] + [2] * (COMPILED_ROWS + 1)
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
+    x, y = random_rows(mix, SLICES["qkv"])
+    add_low_rank_(y, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix), compiled=True))
+    assert len(loops) == 1
+
+
+@pytest.mark.parametrize("case", ["view of y", "view of x", "transposed x", "bfloat16", "float64 y"])
+def test_what_the_loops_do_not_take_goes_through_torch(case, loops):
+    mix = MIXES["skewed"]
+    dtype = torch.bfloat16 if case == "bfloat16" else torch.float32
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 1, 64, 3, 16), dtype=dtype)
+    x, y = random_rows(mix, SLICES["qkv"], dtype=dtype)
+    got = y.double() if case == "float64 y" else y.clone()
+    around = torch.full((len(mix), y.shape[1] + 9), 7.0)
+    if case == "view of y":
+        got = around[:, 4:-5].copy_(y)
+    elif case == "view of x":
+        x = torch.cat([x, x], dim=1)[:, :WIDTH_IN]
+    elif case == "transposed x":
+        x = x.T.contiguous().T
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix), compiled=True))
+    # In bfloat16 what is added is rounded too.
+    tolerance = 2 * BFLOAT16_TOLERANCE if case == "bfloat16" else FLOAT32_TOLERANCE
+    want = reference(y, x, a_stacked, b_stacked, mix)
+    torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=2 * tolerance)
+    assert not loops
+    assert (around[:, :4] == 7).all()
+    assert (around[:, -5:] == 7).all()
+
+
+def test_modules_an_adapter_does_not_change(plan_of):
     """Slot 1 changes nothing here, slot 3 only the middle slice."""
     mix = [0, 1, 3, -1] * 6 + [3] * 100 + [1] * 30
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 0, 4, 8, 2))
@@ -173,89 +254,21 @@ def test_modules_an_adapter_does_not_change():
         b_stacked[slice_index][3] = 0
     x, y = random_rows(mix, SLICES["qkv"])
     got = y.clone()
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix)))
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of(mix))
     want = reference(y, x, a_stacked, b_stacked, mix)
     torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
     assert got[torch.tensor(mix) == 1].equal(y[torch.tensor(mix) == 1])
 
 
-def test_rows_of_zeros_in_the_middle_of_a_factor_do_not_end_it():
+def test_rows_of_zeros_in_the_middle_of_a_factor_do_not_end_it(plan_of):
     a_stacked, b_stacked = random_factors((72,), ranks=(8,) * SLOTS)
     a_stacked[0][2, 0, 3] = 0
     x, y = random_rows([2] * 4, (72,))
     got = y.clone()
-    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor([2] * 4)))
+    add_low_rank_(got, x, fresh(a_stacked, b_stacked), plan_of([2] * 4))
     torch.testing.assert_close(
         got.double(), reference(y, x, a_stacked, b_stacked, [2] * 4), rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE
     )
-
-
-def test_weights_written_later_are_used():
-    """vLLM writes a newly active adapter into its stacked tensors, in inference mode and through views."""
-    cache = FactorCache(ProductDtype(native_bfloat16=False))
-    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 8, 0, 8, 8))
-    mix = [0, 1, 2, 3]
-    x, y = random_rows(mix, SLICES["qkv"])
-    plan = plan_rows(torch.tensor(mix))
-    add_low_rank_(y.clone(), x, cache.get(a_stacked, b_stacked, range(SLOTS)), plan)
-    with torch.inference_mode():
-        new_a, new_b = random_factors(SLICES["qkv"], ranks=(0, 0, 32, 0, 0), seed=9)
-        for old, new in zip((*a_stacked, *b_stacked), (*new_a, *new_b), strict=True):
-            old[2, 0, :40, :32].copy_(new[2, 0, :40, :32])
-    for b in b_stacked:
-        b[0, 0, :, 1].mul_(3)
-    got = y.clone()
-    add_low_rank_(got, x, cache.get(a_stacked, b_stacked, range(SLOTS)), plan)
-    want = reference(y, x, a_stacked, b_stacked, mix)
-    torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
-
-
-def test_factors_are_copied_once_while_nothing_changes():
-    cache = FactorCache(ProductDtype(native_bfloat16=False))
-    a_stacked, b_stacked = random_factors((72,), ranks=(8,) * SLOTS)
-    assert cache.get(a_stacked, b_stacked, range(SLOTS)).slot(0) is cache.get(
-        tuple(a_stacked), b_stacked, range(SLOTS)
-    ).slot(0)
-
-
-def activate(a_stacked, b_stacked, slot, *, rank, seed):
-    """Put another adapter into a slot, with the writes that vLLM does."""
-    new_a, new_b = random_factors(SLICES["qkv"], ranks=(rank,) * SLOTS, seed=seed)
-    with torch.inference_mode():
-        for stacked in (*a_stacked, *b_stacked):
-            stacked[slot] = 0
-        if rank:
-            for old, new in zip(a_stacked, new_a, strict=True):
-                old[slot, 0, :rank].copy_(new[slot, 0, :rank])
-            for old, new in zip(b_stacked, new_b, strict=True):
-                old[slot, 0, :, :rank].copy_(new[slot, 0, :, :rank])
-
-
-@pytest.mark.parametrize("rank", [0, 3, 8, 20])
-@pytest.mark.parametrize("also_in_place", [None, 1])
-def test_another_adapter_in_one_slot(rank, also_in_place):
-    """Slot 3 gets another adapter; where asked, slot 1's weights change too, under the id it had."""
-    cache = FactorCache(ProductDtype(native_bfloat16=False))
-    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
-    before = cache.get(a_stacked, b_stacked, [1, 2, 3, 4, None]).slot(0)
-    activate(a_stacked, b_stacked, 3, rank=rank, seed=7)
-    if also_in_place is not None:
-        activate(a_stacked, b_stacked, also_in_place, rank=0, seed=8)
-    mix = [0, 1, 2, 3, 4, -1] * 3 + [3] * 70
-    x, y = random_rows(mix, SLICES["qkv"])
-    got = y.clone()
-    factors = cache.get(a_stacked, b_stacked, [1, 2, 3, 9, None])
-    add_low_rank_(got, x, factors, plan_rows(torch.tensor(mix)))
-    want = reference(y, x, a_stacked, b_stacked, mix)
-    torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
-    # Other slots are copied again only where that is needed: for a larger rank, or when writes are unaccounted for.
-    assert (factors.slot(0) is before) == (rank <= 8 and also_in_place is None)
-
-
-def test_rank_is_the_adapters_own():
-    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 1, 64, 3, 16))
-    factors = fresh(a_stacked, b_stacked)
-    assert [factors.slot(slot).down.shape[1] for slot in range(SLOTS)] == [24, 3, 192, 9, 48]
 
 
 def test_occupancy_follows_writes():

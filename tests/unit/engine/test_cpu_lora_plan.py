@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam.engine.cpu_lora_plan import FEW_RUNS, SOLO_ROWS, plan_rows
+from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, FEW_RUNS, SOLO_ROWS, plan_rows
 
 SLOTS_OF_ROWS = st.lists(
     st.tuples(st.integers(-1, 6), st.integers(1, 2 * SOLO_ROWS)).map(lambda run: [run[0]] * run[1])
@@ -25,18 +25,34 @@ def pairs(plan):
         for place, row in zip(places, batch.rows.tolist(), strict=True):
             assert batch.gather[place] == row
             yield row, batch.first + place // width
+    if plan.groups:
+        groups = plan.groups
+        for slot, start, stop in zip(groups.slots, groups.starts[:-1], groups.starts[1:], strict=True):
+            yield from ((row, slot) for row in groups.rows[start:stop].tolist())
 
 
-@given(SLOTS_OF_ROWS)
-def test_every_row_with_an_adapter_is_planned_once(slots):
-    plan = plan_rows(torch.tensor(slots, dtype=torch.long))
+@given(SLOTS_OF_ROWS, st.booleans())
+def test_every_row_with_an_adapter_is_planned_once(slots, compiled):
+    plan = plan_rows(torch.tensor(slots, dtype=torch.long), compiled=compiled)
     assert sorted(pairs(plan)) == [(row, slot) for row, slot in enumerate(slots) if slot >= 0]
     assert bool(plan) == any(slot >= 0 for slot in slots)
 
 
 @given(SLOTS_OF_ROWS)
-def test_rows_by_slot_is_the_same_partition(slots):
-    rows_by_slot = plan_rows(torch.tensor(slots, dtype=torch.long)).rows_by_slot()
+def test_compiled_loops_get_few_rows_of_each_slot_and_plain_products_get_many(slots):
+    plan = plan_rows(torch.tensor(slots, dtype=torch.long), compiled=True)
+    assert not plan.batches
+    assert all(run.stop - run.start > COMPILED_ROWS for run in plan.runs)
+    assert all(len(scatter.rows) > COMPILED_ROWS for scatter in plan.scatters)
+    if plan.groups:
+        sizes = plan.groups.starts[1:] - plan.groups.starts[:-1]
+        assert ((sizes > 0) & (sizes <= COMPILED_ROWS)).all()
+        assert len(set(plan.groups.slots.tolist())) == len(sizes)
+
+
+@given(SLOTS_OF_ROWS, st.booleans())
+def test_rows_by_slot_is_the_same_partition(slots, compiled):
+    rows_by_slot = plan_rows(torch.tensor(slots, dtype=torch.long), compiled=compiled).rows_by_slot()
     want = {slot: [row for row, s in enumerate(slots) if s == slot] for slot in set(slots) - {-1}}
     assert {slot: rows.tolist() for slot, rows in rows_by_slot.items()} == want
 

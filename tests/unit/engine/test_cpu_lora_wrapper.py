@@ -1,5 +1,8 @@
 """Our wrapper driven as vLLM drives it: with its mappings and its stacked tensors."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -13,13 +16,18 @@ SAMPLES = [7, 0, 99, 31, 0]
 SAMPLE_SLOTS = [1, -1, 4, 0, -1]
 
 
-@pytest.fixture(scope="module")
-def wrapper():
-    from vllm.lora.layers import LoRAMapping
-
+def make_wrapper(lora_dtype=torch.float32):
     from amalgam.engine.cpu_lora_wrapper import GroupedPunicaWrapper
 
-    made = GroupedPunicaWrapper(256, 16, torch.device("cpu"), max_loras=SLOTS)
+    return GroupedPunicaWrapper(256, 16, torch.device("cpu"), lora_config=SimpleNamespace(lora_dtype=lora_dtype))
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["compiled", "torch"])
+def wrapper(request):
+    """Of an engine for either type of adapters; the factors of these tests are float32."""
+    from vllm.lora.layers import LoRAMapping
+
+    made = make_wrapper(request.param)
     made.update_metadata(LoRAMapping(tuple(TOKENS), tuple(SAMPLES), is_prefill=True), SLOT_IDS, SLOTS + 1, 1000)
     return made
 
@@ -100,12 +108,45 @@ def test_whole_heads_replace_the_base_head_where_an_adapter_has_one(wrapper):
 def test_a_step_of_the_base_model_alone_multiplies_nothing(wrapper):
     from vllm.lora.layers import LoRAMapping
 
-    from amalgam.engine.cpu_lora_wrapper import GroupedPunicaWrapper
-
-    alone = GroupedPunicaWrapper(256, 16, torch.device("cpu"), max_loras=SLOTS)
+    alone = make_wrapper()
     alone.update_metadata(LoRAMapping((0,) * 6, (0,) * 2, is_prefill=True), SLOT_IDS, SLOTS + 1, 1000)
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     x, y = random_rows([-1] * 6, SLICES["qkv"])
     got = y.clone()
     alone.add_lora_linear(got, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
     assert got.equal(y)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "products"),
+    [(torch.float32, "up to 16 rows of an adapter in compiled loops"), (torch.bfloat16, "all in torch")],
+)
+def test_the_log_names_the_products_that_are_used(dtype, products, caplog):
+    from vllm.lora.layers import LoRAMapping
+
+    with caplog.at_level(logging.INFO, logger="amalgam.engine.cpu_lora_wrapper"):
+        made = make_wrapper(dtype)
+    assert products in caplog.text
+    made.update_metadata(LoRAMapping((7, 99), (7, 99), is_prefill=False), SLOT_IDS, SLOTS + 1, 1000)
+    assert (made._tokens.groups is not None) == (made._samples.groups is not None) == (dtype == torch.float32)
+
+
+def test_the_first_request_finds_the_loops_compiled(monkeypatch):
+    """The wrapper compiles for just the types that requests come with: no loop gets a second signature."""
+    from vllm.lora.layers import LoRAMapping
+
+    from amalgam.engine import cpu_lora_compiled, cpu_lora_wrapper
+
+    warmed = []
+    monkeypatch.setattr(cpu_lora_wrapper, "warm_up", lambda: warmed.append(cpu_lora_compiled.warm_up()))
+    make_wrapper(torch.bfloat16)
+    assert not warmed
+    made = make_wrapper()
+    assert warmed
+    made.update_metadata(LoRAMapping((7, 99), (7, 99), is_prefill=False), SLOT_IDS, SLOTS + 1, 1000)
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
+    x, y = random_rows([1, 4], SLICES["qkv"])
+    with torch.inference_mode():
+        made.add_lora_linear(y, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
+    for loop in (cpu_lora_compiled.add_low_rank, cpu_lora_compiled.used_rows, cpu_lora_compiled.copy_slice):
+        assert len(loop.signatures) == 1

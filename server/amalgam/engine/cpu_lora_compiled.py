@@ -1,0 +1,195 @@
+"""Loops over LoRA factors in float32, compiled by numba and kept beside this file where that can be written.
+
+For a few rows an operation of torch costs more to call than it computes; here both products of a module are one call.
+All arrays are contiguous. The definition is ``cpu_lora_ops.add_low_rank_``; sums are taken in another order.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Sums may be split into several and products fused with them, which is what vectors need. What is not a number stays
+# so: numba's "fast" would also promise that there is none. Columns are counted without a sign, because an index that
+# could be negative counts from the end, and the loop is not vectorised for it.
+_OPTIONS: Final[dict[str, Any]] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+}
+_ZERO: Final = np.float32(0)
+_NONE: Final = np.uint64(0)
+_TILE: Final = np.uint64(32)
+"""Columns turned at once."""
+
+
+def _compiled(function: _Function) -> _Function:
+    try:
+        kept: _Function = numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        # No folder to keep compiled code in: it is compiled again in every process.
+        kept = numba.njit(**_OPTIONS)(function)
+    return kept
+
+
+def _inner(function: _Function) -> _Function:
+    """For use in compiled code only."""
+    kept: _Function = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    return kept
+
+
+@_compiled
+def add_low_rank(
+    y: Floats,
+    x: Floats,
+    rows: Indices,
+    starts: Indices,
+    slots: Indices,
+    down: Floats,
+    up: Floats,
+    blocks: Indices,
+    scale: float,
+) -> None:
+    """y[r] += scale · (x[r] @ down[s]ᵀ) @ up[s] for the rows r of each group's slot s; no other row is written.
+
+    Args:
+        y: [rows, ≥ out or narrower by padding]. x: [rows, in].
+        rows: [n], those of group g from starts[g] to starts[g + 1]. starts: [groups + 1]. slots: [groups].
+        down: [slots, rank, in]. up: [slots, rank, out].
+        blocks: [slots, slices, 4], where ``up`` is not zero: first rank, rank after the last, and the same of columns.
+        scale: Of the sum.
+    """
+    factor = np.float32(scale)
+    one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
+    for g in range(slots.shape[0]):
+        slot = slots[g]
+        parts, a, b = blocks[slot], down[slot], up[slot]
+        rank = parts[parts.shape[0] - 1, 1]
+        if rank == 0:
+            continue
+        i, stop = starts[g], starts[g + 1]
+        # Two rows at a time read the factors once for both.
+        while i + 1 < stop:
+            first, second = rows[i], rows[i + 1]
+            _shrink_two(x[first], x[second], a, rank, factor, one, two)
+            for p in range(parts.shape[0]):
+                _expand_two(y[first], y[second], one, two, b, parts[p])
+            i += 2
+        if i < stop:
+            _shrink(x[rows[i]], a, rank, factor, one)
+            for p in range(parts.shape[0]):
+                _expand(y[rows[i]], one, b, parts[p])
+
+
+@_inner
+def _shrink(x: Floats, down: Floats, rank: int, scale: Any, hidden: Floats) -> None:
+    for r in range(rank):
+        factors, total = down[r], _ZERO
+        for k in range(x.shape[0]):
+            total += x[k] * factors[k]
+        hidden[r] = total * scale
+
+
+@_inner
+def _shrink_two(x: Floats, z: Floats, down: Floats, rank: int, scale: Any, hidden: Floats, other: Floats) -> None:
+    for r in range(rank):
+        factors, total, second = down[r], _ZERO, _ZERO
+        for k in range(x.shape[0]):
+            total += x[k] * factors[k]
+            second += z[k] * factors[k]
+        hidden[r], other[r] = total * scale, second * scale
+
+
+@_inner
+def _expand(y: Floats, h: Floats, up: Floats, block: Indices) -> None:
+    """Four ranks at a time, so that y is read and written once for all of them."""
+    r, stop = block[0], block[1]
+    first, last = np.uint64(block[2]), np.uint64(min(block[3], y.shape[0]))
+    while r + 4 <= stop:
+        h0, h1, h2, h3 = h[r], h[r + 1], h[r + 2], h[r + 3]
+        u0, u1, u2, u3 = up[r], up[r + 1], up[r + 2], up[r + 3]
+        for c in range(first, last):
+            y[c] += (h0 * u0[c] + h1 * u1[c]) + (h2 * u2[c] + h3 * u3[c])
+        r += 4
+    while r < stop:
+        h0, u0 = h[r], up[r]
+        for c in range(first, last):
+            y[c] += h0 * u0[c]
+        r += 1
+
+
+@_inner
+def _expand_two(y: Floats, z: Floats, h: Floats, g: Floats, up: Floats, block: Indices) -> None:
+    """As `_expand` for two rows."""
+    r, stop = block[0], block[1]
+    first, last = np.uint64(block[2]), np.uint64(min(block[3], y.shape[0]))
+    while r + 4 <= stop:
+        h0, h1, h2, h3 = h[r], h[r + 1], h[r + 2], h[r + 3]
+        g0, g1, g2, g3 = g[r], g[r + 1], g[r + 2], g[r + 3]
+        u0, u1, u2, u3 = up[r], up[r + 1], up[r + 2], up[r + 3]
+        for c in range(first, last):
+            w0, w1, w2, w3 = u0[c], u1[c], u2[c], u3[c]
+            y[c] += (h0 * w0 + h1 * w1) + (h2 * w2 + h3 * w3)
+            z[c] += (g0 * w0 + g1 * w1) + (g2 * w2 + g3 * w3)
+        r += 4
+    while r < stop:
+        h0, g0, u0 = h[r], g[r], up[r]
+        for c in range(first, last):
+            y[c] += h0 * u0[c]
+            z[c] += g0 * u0[c]
+        r += 1
+
+
+@_compiled
+def used_rows(stacked: Floats, slot: int) -> int:
+    """Rows of stacked[slot, 0] up to the last that is not zero. stacked: [slots, 1, rows, columns]."""
+    rows = stacked[slot, 0]
+    count: int = rows.shape[0]
+    while count > 0:
+        row, zeros = rows[count - 1], True
+        # Without a way out: a loop that may end early is not vectorised.
+        for k in range(row.shape[0]):
+            zeros &= row[k] == _ZERO
+        if not zeros:
+            return count
+        count -= 1
+    return 0
+
+
+@_compiled
+def copy_slice(a: Floats, b: Floats, slot: int, block: Indices, down: Floats, up: Floats) -> None:
+    """One slice's factors of one slot, B turned: down[slot, ranks] = A, up[slot, ranks, columns] = Bᵀ.
+
+    Args:
+        a: [slots, 1, max rank, in]. b: [slots, 1, width, max rank].
+        block: [4], as in `add_low_rank`.
+        down: [slots, rank, in]. up: [slots, rank, out].
+    """
+    first, rank, column = np.uint64(block[0]), np.uint64(block[1] - block[0]), np.uint64(block[2])
+    source, target = a[slot, 0], down[slot]
+    for r in range(rank):
+        for k in range(source.shape[1]):
+            target[first + r, k] = source[r, k]
+    wide, tall = b[slot, 0], up[slot]
+    width = np.uint64(wide.shape[0])
+    # Some columns at a time: lines of the cache that one rank read in part are still there for the next.
+    for c in range(_NONE, width, _TILE):
+        for r in range(rank):
+            for k in range(c, min(c + _TILE, width)):
+                tall[first + r, column + k] = wide[k, r]
+
+
+def warm_up() -> None:
+    """Compile, or load what was compiled before, ahead of the first request."""
+    ends, blocks = np.array([0, 1], np.int64), np.array([[[0, 1, 0, 1]]], np.int64)
+    one, cube = np.zeros((1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+    add_low_rank(one, one, ends[:1], ends, ends[:1], cube, cube, blocks, 1.0)
+    stacked = np.zeros((1, 1, 1, 1), np.float32)
+    used_rows(stacked, 0)
+    copy_slice(stacked, stacked, 0, blocks[0, 0], cube, cube)
