@@ -226,11 +226,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "loadtests" / "results" / "merge_cpu")
     options = parser.parse_args()
     if options.device != "cpu":
-        from merge_bench_gpu import measure
+        from merge_bench_gpu import measure, on_gpu_markdown
 
         result = {"about": about(options.threads, options.device), **measure(options.device, options.rounds)}
         options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        print(json.dumps(result, indent=1))
+        options.out.with_suffix(".md").write_text(on_gpu_markdown(result))
         return
     with tempfile.TemporaryDirectory() as folder:
         facts = about(options.threads, "cpu")
@@ -243,7 +243,6 @@ def main() -> None:
             parts.append(on_llama_sample(work, options.threads, options.rounds))
     notes = [
         "PEFT's factor-space results differ from the merged delta by about its own size; ours reproduce them there.",
-        "No GPU was at hand for this run, so none is reported.",
     ]
     result = {"about": facts, "rounds": options.rounds, "targets": targets(parts), "parts": parts, "notes": notes}
     options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")

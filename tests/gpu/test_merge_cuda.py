@@ -6,12 +6,16 @@ Needs torch, triton, pytest and hypothesis beside the package; run with ``pytest
 import pytest
 import torch
 
+from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.kernels.philox import Stream, words
 from amalgam.kernels.tiles import ReferenceTiles, TileInput, TileRule, order_statistics_by_rows
 from amalgam.merge.run import RunOptions
 from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+EXACT = 1e-13
+"""Of float64 decompositions, relative to the largest eigenvalue."""
 
 SAME = 1e-4
 """Thresholds and elections may flip single entries between two orders of summation."""
@@ -36,7 +40,7 @@ def make_inputs(shape, low=0.0, high=float("inf")):
     TileRule("drop", "sum", density=0.3), TileRule("drop", "elect", density=0.5), TileRule("breadcrumbs", "elect"),
 ])  # fmt: skip
 def test_compiled_kernels_are_the_reference(shape, rule):
-    from amalgam.kernels.triton_tiles import TritonTiles
+    from amalgam.kernels.triton_backend import TritonTiles
 
     inputs = make_inputs(shape, low=4.0, high=40.0 if rule.sparsify == "breadcrumbs" else float("inf"))
     expected = ReferenceTiles().merge_rows(inputs, rule, 0, shape[0])
@@ -69,3 +73,33 @@ def test_merges_agree_with_the_processor(method, fields):
     found = merge_dense(recipe, sources, options=RunOptions(device="cuda:0"))
     for name in shapes:
         assert relative(found[name], expected[name]) < SAME
+
+
+@pytest.mark.parametrize("rows", [1, 16, 33, 64, 80, 128])
+def test_eigenvectors_of_many_matrices(rows):
+    generator = torch.Generator().manual_seed(rows)
+    factor = torch.randn(37, rows, rows, generator=generator, dtype=torch.float64).cuda()
+    matrices = factor * torch.logspace(0, -3, rows, dtype=torch.float64, device="cuda") @ factor.mT
+    matrices = matrices @ matrices.mT
+    values, vectors = semidefinite_eigh(matrices)
+    expected = torch.linalg.eigvalsh(matrices.cpu()).cuda()
+    assert float(((values - expected) / expected[:, -1:]).abs().max()) < EXACT
+    rebuilt = vectors @ (values.unsqueeze(-1) * vectors.mT)
+    assert float((rebuilt - matrices).norm() / matrices.norm()) < EXACT
+    overlap = (vectors.mT @ vectors - torch.eye(rows, dtype=torch.float64, device="cuda")).abs()
+    real = (values > EXACT * values[:, -1:]).double()
+    assert float((overlap * real.unsqueeze(1) * real.unsqueeze(2)).max()) < 1e-10
+
+
+@pytest.mark.parametrize("k", [1, 400_000, 2_048_999])
+@pytest.mark.parametrize("rule", [TileRule("none", "sum"), TileRule("drop", "sum", density=0.5)])
+def test_order_statistics_of_a_batch_are_those_of_each_module(k, rule):
+    from amalgam.kernels.triton_backend import ModuleBatch, largest_of_batch, merge_batch
+
+    generator = torch.Generator().manual_seed(k)
+    B, A = torch.randn(3, 1000, 16, generator=generator).cuda(), torch.randn(3, 16, 2049, generator=generator).cuda()
+    batch = ModuleBatch(B, A, (0, 16), torch.ones(3, 1).cuda(), torch.tensor([2, 3, 4]).cuda(), (1,), 7).checked()
+    everything = torch.zeros(3, 1).cuda(), torch.full((3, 1), float("inf")).cuda()
+    merged = merge_batch(batch, rule, *everything, range(1000))
+    expected = merged.abs().flatten(1).sort(dim=1, descending=True).values[:, k - 1]
+    assert torch.equal(largest_of_batch(batch, rule, 0, k), expected)

@@ -33,7 +33,7 @@ def select_backend(requested: str, device: torch.device, rule: TileRule) -> Tile
         raise BackendUnavailable(name, str(device), "it needs a CUDA device")
     if importlib.util.find_spec("triton") is None:
         raise BackendUnavailable(name, str(device), "the package triton is not installed")
-    from amalgam.kernels.triton_tiles import SUPPORTED, TritonTiles
+    from amalgam.kernels.triton_backend import SUPPORTED, TritonTiles
 
     if rule.sparsify not in SUPPORTED:
         raise BackendUnavailable(name, str(device), f"it does not implement {rule.sparsify!r}; use reference")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.merge.lowrank import Factors, finish, inverse_where_safe, product_svd
 from amalgam.merge.stack import Stack
 
@@ -57,8 +58,8 @@ def merge(stack: Stack, rule: CoreRule, *, energy: float | None, spectrum: bool)
 def represent(stack: Stack) -> Core:
     """Balance every input, then find the common bases; R x R work only."""
     to_b, to_a, sigma = balanced_gauge(stack)
-    values_b, W = torch.linalg.eigh(to_b.mT @ stack.gram_b @ to_b)
-    values_a, Z = torch.linalg.eigh(to_a @ stack.gram_a @ to_a.mT)
+    values_b, W = semidefinite_eigh(to_b.mT @ stack.gram_b @ to_b)
+    values_a, Z = semidefinite_eigh(to_a @ stack.gram_a @ to_a.mT)
     values_b, W, values_a, Z = values_b.flip(-1), W.flip(-1), values_a.flip(-1), Z.flip(-1)
     inverse_b, inverse_a = inverse_where_safe(values_b), inverse_where_safe(values_a)
     root_b = torch.where(inverse_b > 0, values_b.clamp_min(0).sqrt(), 0.0)
@@ -77,18 +78,23 @@ def balanced_gauge(stack: Stack) -> tuple[Tensor, Tensor, Tensor]:
     n, total = stack.gram_b.shape[0], sum(stack.ranks)
     to_b = torch.zeros((n, total, total), dtype=torch.float64, device=stack.B.device)
     to_a = torch.zeros_like(to_b)
-    sigmas, at = [], 0
-    for t, rank in enumerate(stack.ranks):
-        block = slice(at, at + rank)
-        P, sigma, W = product_svd(stack.gram_b[:, block, block], stack.gram_a[:, block, block])
-        scale = stack.scaling[:, t, None]
-        root = (scale.abs() * sigma).sqrt()
-        per_row = torch.where(sigma > 0, root / sigma.clamp_min(torch.finfo(sigma.dtype).tiny), 0.0)
-        to_b[:, block, block] = P * (root * scale.sign()).unsqueeze(-2)
-        to_a[:, block, block] = per_row.unsqueeze(-1) * W
-        sigmas.append(root.square())
-        at += rank
-    return to_b, to_a, torch.cat(sigmas, dim=1)
+    sigmas = torch.zeros(to_b.shape[:2], dtype=torch.float64, device=stack.B.device)
+    starts = [sum(stack.ranks[:t]) for t in range(len(stack.ranks))]
+    for rank in sorted(set(stack.ranks)):
+        # Inputs of one rank together: on a GPU a decomposition of many takes as long as one.
+        alike = [t for t, one in enumerate(stack.ranks) if one == rank]
+        blocks = [slice(starts[t], starts[t] + rank) for t in alike]
+        found = product_svd(
+            torch.cat([stack.gram_b[:, at, at] for at in blocks]), torch.cat([stack.gram_a[:, at, at] for at in blocks])
+        )
+        for t, at, P, sigma, W in zip(alike, blocks, *(torch.split(part, n) for part in found), strict=True):
+            scale = stack.scaling[:, t, None]
+            root = (scale.abs() * sigma).sqrt()
+            per_row = torch.where(sigma > 0, root / sigma.clamp_min(torch.finfo(sigma.dtype).tiny), 0.0)
+            to_b[:, at, at] = P * (root * scale.sign()).unsqueeze(-2)
+            to_a[:, at, at] = per_row.unsqueeze(-1) * W
+            sigmas[:, at] = root.square()
+    return to_b, to_a, sigmas
 
 
 def tsv(core: Core, stack: Stack, scale: float) -> Tensor:
@@ -110,7 +116,7 @@ def iso_c(core: Core, stack: Stack, scale: float) -> Tensor:
     """Isotropic merging (arXiv:2502.04959): Σ w·M with its non-zero singular values all set to their mean."""
     weights = stack.columns(stack.weights)
     summed = (core.columns * weights.unsqueeze(-2)) @ core.rows
-    squares, Y = torch.linalg.eigh(summed.mT @ summed)
+    squares, Y = semidefinite_eigh(summed.mT @ summed)
     inverse = inverse_where_safe(squares)
     alive = inverse > 0
     sigma = torch.where(alive, squares.clamp_min(0).sqrt(), 0.0)
@@ -121,7 +127,7 @@ def iso_c(core: Core, stack: Stack, scale: float) -> Tensor:
 
 def _polar(X: Tensor) -> Tensor:
     """The nearest partial isometry to X [n, R, m], repeated directions taken once."""
-    eigenvalues, Q = torch.linalg.eigh(X.mT @ X)
+    eigenvalues, Q = semidefinite_eigh(X.mT @ X)
     safe = eigenvalues > eigenvalues.amax(dim=-1, keepdim=True) * SAME_DIRECTION
     inverse = torch.where(safe, eigenvalues.clamp_min(torch.finfo(eigenvalues.dtype).tiny).rsqrt(), 0.0)
     isometry: Tensor = X @ (Q * inverse.unsqueeze(-2)) @ Q.mT

@@ -108,21 +108,30 @@ class DeltaMerge:
         self, inputs: list[TileInput], positions: Sequence[int], shape: tuple[int, int], buffer: Tensor | None
     ) -> list[TileInput]:
         """The inputs with the magnitudes between which an entry stays."""
-        parameters, entries = self.parameters, shape[0] * shape[1]
         if self.thresholds is not None:
             return [replace(part, low=self.thresholds[at]) for part, at in zip(inputs, positions, strict=True)]
-        if isinstance(parameters, BreadcrumbsParameters):
-            top, last = crumb_ranks(parameters, entries)
-            whole, ks = TileRule("none", "sum"), (last, top + 1)
-            found = [self.backend.order_statistics(part, whole, shape, ks, buffer) for part in inputs]
-            return [replace(part, low=low, high=high) for part, (low, high) in zip(inputs, found, strict=True)]
-        density, rule = trim_density(parameters), replace(self.rule, sparsify="none")
-        if density is None:
+        wanted = self.selection(shape[0] * shape[1])
+        if wanted is None:
             return inputs
-        if self.spec.sparsify is Sparsify.DROP:
-            rule = replace(self.rule, sparsify="drop")
-        k = reference.kept_count(density, entries)
-        return [replace(part, low=self.backend.order_statistics(part, rule, shape, (k,), buffer)[0]) for part in inputs]
+        rule, ks = wanted
+        found = [self.backend.order_statistics(part, rule, shape, ks, buffer) for part in inputs]
+        # One statistic is the lower edge alone.
+        edges = [(one[0], one[1] if len(one) > 1 else part.high) for part, one in zip(inputs, found, strict=True)]
+        return [replace(part, low=low, high=high) for part, (low, high) in zip(inputs, edges, strict=True)]
+
+    def selection(self, entries: int) -> tuple[TileRule, tuple[int, ...]] | None:
+        """After which rule, and the how many largest magnitude is the lower edge of what stays, and the upper one.
+
+        None where magnitudes do not decide, or where one threshold holds for the whole adapter.
+        """
+        if isinstance(self.parameters, BreadcrumbsParameters):
+            top, last = crumb_ranks(self.parameters, entries)
+            return replace(self.rule, sparsify="none"), (last, top + 1)
+        density = trim_density(self.parameters)
+        if density is None:
+            return None
+        drops = self.spec.sparsify is Sparsify.DROP
+        return replace(self.rule, sparsify="drop" if drops else "none"), (reference.kept_count(density, entries),)
 
     def _selected(
         self, inputs: list[TileInput], shape: tuple[int, int], buffer: Tensor | None
@@ -194,9 +203,7 @@ def truncate(tiles: Tiles, shape: tuple[int, int], limit: int, energy: float | N
     Where the sketch is as wide as the matrix it is exact.
     """
     out_features, in_features = shape
-    width = min(limit + OVERSAMPLING, out_features, in_features)
-    generator = torch.Generator().manual_seed(_SKETCH_SEED)
-    sketch = torch.randn((width, in_features), generator=generator).to(device)
+    sketch = sketch_of(shape, limit, device)
     total = torch.zeros((), dtype=torch.float64, device=device)
     for _, tile in tiles():
         total += torch.linalg.vector_norm(tile).double().square()
@@ -212,6 +219,13 @@ def truncate(tiles: Tiles, shape: tuple[int, int], limit: int, energy: float | N
     A = (Q @ (V[:, : ranks[0]] * root).float()).mT
     # Rounding must not make what is kept larger than the whole.
     return Factors(B[None], A[None], ranks, values[None], torch.maximum(total, values.square().sum())[None])
+
+
+def sketch_of(shape: tuple[int, int], limit: int, device: torch.device) -> Tensor:
+    """The random directions of the range finder, the same on all devices: [width, in]."""
+    width = min(limit + OVERSAMPLING, *shape)
+    generator = torch.Generator().manual_seed(_SKETCH_SEED)
+    return torch.randn((width, shape[1]), generator=generator).to(device)
 
 
 def _orthonormal(vectors: Tensor) -> Tensor:

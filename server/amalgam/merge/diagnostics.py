@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from amalgam.domain.diagnostics import InputDiagnostics, ModuleDiagnostics, OutputDiagnostics
+from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.kernels.selection import blocks
 from amalgam.merge.coefficients import cosines
 from amalgam.merge.lowrank import Factors, inverse_where_safe
@@ -137,7 +138,7 @@ def _overlaps(gram: Tensor, ranks: tuple[int, ...]) -> Tensor:
     at = 0
     for rank in ranks:
         block = slice(at, at + rank)
-        eigenvalues, V = torch.linalg.eigh(gram[:, block, block])
+        eigenvalues, V = semidefinite_eigh(gram[:, block, block])
         whitening[:, block, block] = V * inverse_where_safe(eigenvalues).unsqueeze(-2)
         at += rank
     squares = (whitening.mT @ gram @ whitening).square()
@@ -186,8 +187,8 @@ def _conflicting(both: Tensor, agreement: Tensor) -> Tensor:
 
 def _inside(own_b: Tensor, own_a: Tensor, cross_b: Tensor, cross_a: Tensor, ranks: tuple[int, ...]) -> Tensor:
     """‖P·Δ_t·Q‖² with P, Q the projections on the result's column and row spaces, [n, T]."""
-    values_b, V_b = torch.linalg.eigh(own_b)
-    values_a, V_a = torch.linalg.eigh(own_a)
+    values_b, V_b = semidefinite_eigh(own_b)
+    values_a, V_a = semidefinite_eigh(own_a)
     left = (V_b * inverse_where_safe(values_b).unsqueeze(-2)).mT @ cross_b
     right = (V_a * inverse_where_safe(values_a).unsqueeze(-2)).mT @ cross_a
     pairs = zip(torch.split(left, list(ranks), dim=2), torch.split(right, list(ranks), dim=2), strict=True)

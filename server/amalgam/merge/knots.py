@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.merge.lowrank import Factors, finish, inverse_where_safe
 from amalgam.merge.stack import Stack
 
@@ -40,14 +41,14 @@ def represent(stack: Stack) -> tuple[Tensor, Tensor]:
     at = 0
     for t, rank in enumerate(stack.ranks):
         block = slice(at, at + rank)
-        eigenvalues, V = torch.linalg.eigh(stack.gram_a[:, block, block])
+        eigenvalues, V = semidefinite_eigh(stack.gram_a[:, block, block])
         inverse = inverse_where_safe(eigenvalues)
         root = torch.where(inverse > 0, eigenvalues.clamp_min(0).sqrt(), 0.0)
         # A_t = V·root·Q_tᵀ with Q_tᵀ = inverse·Vᵀ·A_t orthonormal; the scale belongs to the product.
         roots[:, block, block] = V * root.unsqueeze(-2) * stack.scaling[:, t, None, None]
         inverses[:, block, block] = inverse.unsqueeze(-1) * V.mT
         at += rank
-    squares, W = torch.linalg.eigh(roots.mT @ stack.gram_b @ roots)
+    squares, W = semidefinite_eigh(roots.mT @ stack.gram_b @ roots)
     squares, W = squares.flip(-1), W.flip(-1)
     inverse = inverse_where_safe(squares)
     sigma = torch.where(inverse > 0, squares.clamp_min(0).sqrt(), 0.0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from amalgam.errors.merging import NonFinite
+from amalgam.kernels.eigen import semidefinite_eigh
 
 TINY_EIGENVALUE = 1e-13
 """Relative to the largest. Gram matrices are kept in float64, so this drops only directions below 3e-7 of the norm,
@@ -30,8 +31,9 @@ class Factors:
     @property
     def kept(self) -> Tensor:
         """Σσ² of what was kept, [n], float64."""
-        squares = self.spectrum.square()
-        return torch.stack([row[:rank].sum() for row, rank in zip(squares, self.ranks, strict=True)])
+        places = torch.arange(self.spectrum.shape[1], device=self.spectrum.device)
+        ranks = torch.tensor(self.ranks, device=self.spectrum.device)
+        return torch.where(places < ranks[:, None], self.spectrum.square(), 0.0).sum(dim=1)
 
 
 def inverse_where_safe(eigenvalues: Tensor) -> Tensor:
@@ -55,11 +57,11 @@ def product_svd(gram_b: Tensor, gram_a: Tensor) -> tuple[Tensor, Tensor, Tensor]
     Returns:
         P [n, R, R], σ [n, R] descending, W [n, R, R], float64.
     """
-    eigenvalues, V = torch.linalg.eigh(gram_b)
+    eigenvalues, V = semidefinite_eigh(gram_b)
     inverse_root = inverse_where_safe(eigenvalues)
     root = torch.where(inverse_root > 0, eigenvalues.clamp_min(0).sqrt(), 0.0)
     half = root.unsqueeze(-1) * V.mT
-    squares, X = torch.linalg.eigh(half @ gram_a @ half.mT)
+    squares, X = semidefinite_eigh(half @ gram_a @ half.mT)
     squares, X = squares.flip(-1).clamp_min(0), X.flip(-1)
     P = (V * inverse_root.unsqueeze(-2)) @ X
     return P, squares.sqrt(), X.mT @ half

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from amalgam.domain.recipe import Recipe
+from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.merge.core import balanced_gauge
 from amalgam.merge.lowrank import inverse_where_safe
 from amalgam.merge.stack import Stack
@@ -51,7 +52,7 @@ def orthogonalize_rows(stack: Stack, reference: Tensor) -> Stack:
 def _cleared(columns: Tensor, reference: Tensor) -> Tensor:
     """The columns less their part in the span of the reference's columns, computed in float64."""
     wide = reference.double()
-    eigenvalues, V = torch.linalg.eigh(wide.mT @ wide)
+    eigenvalues, V = semidefinite_eigh(wide.mT @ wide)
     Q = wide @ (V * inverse_where_safe(eigenvalues).unsqueeze(-2))
     exact = columns.double()
     cleared: Tensor = exact - Q @ (Q.mT @ exact)
@@ -74,7 +75,7 @@ def calibrate_pico(stack: Stack) -> Stack:
     count = len(stack.ranks)
     before = torch.diagonal(stack.gram_delta, dim1=1, dim2=2).clamp_min(0).sqrt().mean(dim=1, keepdim=True)
     to_b, _, _ = balanced_gauge(stack)
-    squares, W = torch.linalg.eigh(to_b.mT @ stack.gram_b @ to_b)
+    squares, W = semidefinite_eigh(to_b.mT @ stack.gram_b @ to_b)
     squares = squares.clamp_min(0)
     total = squares.sum(dim=-1, keepdim=True)
     damping = 1 / (1 + (count - 1) * squares / torch.where(total > 0, total, 1.0))

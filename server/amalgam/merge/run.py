@@ -25,7 +25,8 @@ DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32"
 """What the result may be stored in."""
 
 _BATCH_BYTES: Final = 96 << 20
-"""Upper bound of one batch however large the workspace: beyond it batching saves nothing and caches are lost."""
+"""Upper bound of one batch on a processor however large the workspace: beyond it batching saves nothing and caches are
+lost. On a GPU a call costs the same however much it does, so there half the workspace is a batch's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePl
         needed = module_bytes(group[0], plan.space)
         if needed > options.max_workspace_bytes:
             raise WorkspaceTooSmall(group[0].name, needed, options.max_workspace_bytes)
-        size = max(1, min(options.max_workspace_bytes, _BATCH_BYTES) // needed)
+        room = options.max_workspace_bytes
+        size = max(1, (min(room, _BATCH_BYTES) if options.device == "cpu" else room // 2) // needed)
         for start in range(0, len(group), size):
             yield group[start : start + size]
 

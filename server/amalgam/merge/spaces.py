@@ -112,16 +112,24 @@ def _factor(stack: Stack, around: Circumstances) -> Factors:
 
 
 def _delta(stack: Stack, around: Circumstances) -> Factors:
-    """Module by module; on a processor several at once, since each runs best on one thread."""
+    """Module by module; on a processor several at once, since each runs best on one thread.
+
+    Fused kernels take many modules together, where matrices fit and no rule needs to see all inputs first, as SCE does.
+    """
     plan, count = around.plan, len(stack.modules)
     assert around.tiles is not None
-    needed = delta.buffered_bytes(stack.modules[0].out_features, stack.modules[0].in_features)
-    workers = max(1, min(around.threads, count, around.max_workspace_bytes // needed))
+    shape = (stack.modules[0].out_features, stack.modules[0].in_features)
+    workers = max(1, min(around.threads, count, around.max_workspace_bytes // delta.buffered_bytes(*shape)))
     work = delta.DeltaMerge(
         plan.spec, plan.parameters, delta.tile_rule(plan.spec, plan.parameters), around.tiles,
         around.energy, around.max_workspace_bytes // workers, around.thresholds,
     )  # fmt: skip
     randomness = around.randomness(stack)
+    if around.tiles.name == "triton" and plan.spec.consensus is not Consensus.SCE:
+        from amalgam.merge.delta_batch import bytes_held, merge_together
+
+        if bytes_held(*shape) <= around.max_workspace_bytes // 2:
+            return _joined(merge_together(stack, work, randomness))
 
     def share(worker: int) -> list[Factors]:
         buffer = work.room(stack)
@@ -135,12 +143,12 @@ def _delta(stack: Stack, around: Circumstances) -> Factors:
 
 
 def _joined(results: Sequence[Factors]) -> Factors:
-    """Batches of size 1 as one batch, padded with zeros to the largest rank."""
-    q = max(result.ranks[0] for result in results)
+    """Batches as one batch, padded with zeros to the largest rank."""
+    q = max(result.B.shape[2] for result in results)
     return Factors(
         B=torch.cat([functional.pad(result.B, (0, q - result.B.shape[2])) for result in results]),
         A=torch.cat([functional.pad(result.A, (0, 0, 0, q - result.A.shape[1])) for result in results]),
-        ranks=tuple(result.ranks[0] for result in results),
+        ranks=tuple(rank for result in results for rank in result.ranks),
         spectrum=torch.cat([result.spectrum for result in results]),
         total=torch.cat([result.total for result in results]),
     )

@@ -12,4 +12,4 @@ collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["tes
 def triton_tiles():
     """The module of Triton kernels, interpreted: the same code, on a processor."""
     pytest.importorskip("triton")
-    return importlib.import_module("amalgam.kernels.triton_tiles")
+    return importlib.import_module("amalgam.kernels.triton_backend")

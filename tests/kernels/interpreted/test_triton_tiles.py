@@ -109,5 +109,6 @@ def test_bracket_holds_the_statistic_and_a_miss_is_survived(triton_tiles, monkey
     tiles, rule = triton_tiles.TritonTiles(), TileRule("none", "sum")
     exact = float((part.B @ part.A).abs().flatten().sort(descending=True).values[k - 1])
     assert tiles.order_statistics(part, rule, shape, (k,), None)[0] == pytest.approx(exact, rel=1e-6)
-    monkeypatch.setattr(triton_tiles, "_bracket", lambda *_: (exact * 2, exact * 2, 16))
+    beside = torch.full((1,), exact * 2)
+    monkeypatch.setattr(triton_tiles, "bracket", lambda *_: (beside, beside, 16))
     assert tiles.order_statistics(part, rule, shape, (k,), None)[0] == pytest.approx(exact, rel=1e-6)
