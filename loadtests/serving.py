@@ -7,7 +7,7 @@ of registered adapters both are started anew; plain vLLM gets its adapters at it
 registry. Synthetic adapters of rank 8 on all linear modules; there are few different files, which share their bytes
 under many names.
 
-    python loadtests/serving.py [--rounds 3] [--out serving]      # the whole of it: about an hour and a half on 2 cores
+    python loadtests/serving.py [--rounds 5] [--out serving]      # the whole of it: three quarters of an hour on 2 cores
     python loadtests/serving.py --quick                           # one number of adapters, short bursts: two minutes
     python loadtests/serving.py --plain stock --counts 8 --out serving_stock
 
@@ -70,7 +70,7 @@ class Plan:
         return {1: ("identical",), 5: ("zipf",)}.get(count, POPULARITIES)  # type: ignore[return-value]
 
 
-FULL = Plan((1, 5, 8, 64, 1000), 3, Load(96, 16, 64, 32, (), 0))
+FULL = Plan((1, 5, 8, 64, 1000), 5, Load(32, 16, 64, 32, (), 0))
 QUICK = Plan((8,), 1, Load(12, 6, 32, 8, (), 0))
 
 Seen = dict[tuple[int, Popularity], dict[str, list[Figures]]]

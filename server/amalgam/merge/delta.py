@@ -190,6 +190,11 @@ def buffered_bytes(out_features: int, in_features: int) -> int:
     return 4 * out_features * in_features
 
 
+def bytes_together(out_features: int, in_features: int) -> int:
+    """What a module takes where many are merged at once: its matrix, and what its thresholds are chosen from."""
+    return 6 * out_features * in_features
+
+
 def _held(computed: Tiles, buffer: Tensor) -> Tiles:
     """The same tiles, computed once and kept in a buffer."""
     for block, tile in computed():

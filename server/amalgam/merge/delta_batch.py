@@ -13,7 +13,7 @@ from torch import Tensor
 from amalgam.errors.merging import NonFinite
 from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.kernels.triton_backend import ModuleBatch, largest_of_batch, merge_batch
-from amalgam.merge.delta import DeltaMerge, sketch_of
+from amalgam.merge.delta import DeltaMerge, bytes_together, sketch_of
 from amalgam.merge.lowrank import Factors, choose_ranks, inverse_where_safe
 from amalgam.merge.rules import Randomness
 from amalgam.merge.stack import Stack
@@ -26,7 +26,7 @@ def merge_together(stack: Stack, work: DeltaMerge, randomness: Randomness) -> li
         NonFinite: the rule produced NaN or infinity.
     """
     first = stack.modules[0]
-    size = max(1, work.max_workspace_bytes // 2 // bytes_held(first.out_features, first.in_features))
+    size = max(1, work.max_workspace_bytes // 2 // bytes_together(first.out_features, first.in_features))
     batch = batch_of(stack, randomness)
     done = []
     for start in range(0, len(stack.modules), size):
@@ -40,11 +40,6 @@ def merge_together(stack: Stack, work: DeltaMerge, randomness: Randomness) -> li
             raise NonFinite("The result", modules[int((~finite).nonzero()[0])].name)
         done.append(factors)
     return done
-
-
-def bytes_held(out_features: int, in_features: int) -> int:
-    """What a module takes while its batch is merged: the merged matrix, and what its thresholds are chosen from."""
-    return 6 * out_features * in_features
 
 
 def batch_of(stack: Stack, randomness: Randomness) -> ModuleBatch:

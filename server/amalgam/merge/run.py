@@ -12,6 +12,7 @@ from torch import Tensor
 from amalgam.errors.merging import MergeCancelled, NonFinite, WorkspaceTooSmall
 from amalgam.kernels.backend import usable_device
 from amalgam.kernels.philox import stable_id
+from amalgam.merge.delta import bytes_together
 from amalgam.merge.lowrank import Factors
 from amalgam.merge.methods import Space
 from amalgam.merge.plan import MergePlan, ModulePlan
@@ -169,8 +170,17 @@ def peak_bytes(plan: MergePlan, options: RunOptions) -> int:
         WorkspaceTooSmall: as ``run``.
     """
     return plan.output_bytes + max(
-        len(modules) * module_bytes(modules[0], plan.space) for modules in _batches(plan, options)
+        len(modules) * module_bytes(modules[0], plan.space) + _together_bytes(modules, plan, options)
+        for modules in _batches(plan, options)
     )
+
+
+def _together_bytes(modules: Sequence[ModulePlan], plan: MergePlan, options: RunOptions) -> int:
+    """What a device takes beside the batch, to merge many modules of delta space at once."""
+    if plan.space is not Space.DELTA or options.device == "cpu":
+        return 0
+    each = bytes_together(modules[0].out_features, modules[0].in_features)
+    return min(len(modules) * each, max(each, options.max_workspace_bytes // 2))
 
 
 def module_bytes(module: ModulePlan, space: Space) -> int:

@@ -126,9 +126,9 @@ def _delta(stack: Stack, around: Circumstances) -> Factors:
     )  # fmt: skip
     randomness = around.randomness(stack)
     if around.tiles.name == "triton" and plan.spec.consensus is not Consensus.SCE:
-        from amalgam.merge.delta_batch import bytes_held, merge_together
+        from amalgam.merge.delta_batch import merge_together
 
-        if bytes_held(*shape) <= around.max_workspace_bytes // 2:
+        if delta.bytes_together(*shape) <= around.max_workspace_bytes // 2:
             return _joined(merge_together(stack, work, randomness))
 
     def share(worker: int) -> list[Factors]:
