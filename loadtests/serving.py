@@ -7,7 +7,7 @@ of registered adapters both are started anew; plain vLLM gets its adapters at it
 registry. Synthetic adapters of rank 8 on all linear modules; there are few different files, which share their bytes
 under many names.
 
-    python loadtests/serving.py [--rounds 5] [--out serving]      # the whole of it: three quarters of an hour on 2 cores
+    python loadtests/serving.py [--rounds 5] [--out serving]      # all of it: three quarters of an hour on 2 cores
     python loadtests/serving.py --quick                           # one number of adapters, short bursts: two minutes
     python loadtests/serving.py --plain stock --counts 8 --out serving_stock
 
