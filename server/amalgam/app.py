@@ -207,7 +207,7 @@ async def _build(
     await engine.start()
     stack.push_async_callback(engine.stop, settings.drain_timeout_s)
     await register_missing(serving.adapters, kept.registry, demo_folders)
-    await serving.worker.start()
+    await serving.worker.start(after=engine.wait_ready(_ENGINE_START_TIMEOUT_S))
     stack.push_async_callback(serving.worker.stop)
     idempotency = Idempotency(IdempotencyRegistry(kept.database, utc_now), settings.idempotency_keep_s, new_id)
     runner, evaluations = _evaluating(settings, kept.database, kept.catalog, serving.inference, ask, metrics)
@@ -347,7 +347,8 @@ async def _blend_tier(
         logger.warning("blends get %d bytes, half of what is free for them, not %d", budget, settings.blend_bytes)
     blender = BlenderLink(_blender_command(), _worker_environment(settings, base, ""), settings.blend_timeout_s)
     if settings.inline_blends:
-        await blender.start()
+        # Their imports are as long as the engine's and would compete with it for the same cores.
+        await blender.start(after=engine.wait_ready(_ENGINE_START_TIMEOUT_S))
         stack.push_async_callback(blender.stop)
     tier = BlendTier(folders, engine, budget, settings.load_timeout_s, metrics=metrics)
     stack.push_async_callback(tier.close)

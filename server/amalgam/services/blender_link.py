@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
 from pydantic import ValidationError
@@ -51,9 +51,9 @@ class BlenderLink:
         """How often it ended and was started again."""
         return self._child.restarts
 
-    async def start(self) -> None:
-        """Begin to keep the process alive."""
-        await self._child.start()
+    async def start(self, after: Awaitable[object] | None = None) -> None:
+        """Begin to keep the process alive, when ``after`` has ended or with the first order."""
+        await self._child.start(after)
 
     async def stop(self) -> None:
         """Let the process end by itself, or end it."""
@@ -77,6 +77,7 @@ class BlenderLink:
             self._turn.release()
 
     async def _ask(self, order: BlendOrder) -> BlendReply:
+        await self._child.wanted()
         reply: asyncio.Future[BlendReply] = asyncio.get_running_loop().create_future()
         self._open = (order.id, reply)
         if not self._child.send(order.model_dump_json().encode()):

@@ -5,7 +5,7 @@ The end of its standard input tells it to stop, so a server that is killed leave
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class ChildProcess:
         self._max_line_bytes = max_line_bytes
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._tried = asyncio.Event()
         self.restarts = 0
 
     @property
@@ -58,11 +60,26 @@ class ChildProcess:
         """Its process id, while it runs."""
         return self._process.pid if self._process is not None and self.alive else None
 
-    async def start(self) -> None:
-        """Begin to keep a process alive."""
-        self._keeper = asyncio.create_task(self._keep(), name=self._name)
+    async def start(self, after: Awaitable[object] | None = None) -> None:
+        """Begin to keep a process alive, at once or when ``after`` has ended, but as soon as somebody wants it."""
+        waits = [] if after is None else [asyncio.ensure_future(after), asyncio.ensure_future(self._wanted.wait())]
+        self._keeper = asyncio.create_task(self._keep(waits), name=self._name)
+        # Also where the keeper is cancelled before its first step.
+        self._keeper.add_done_callback(lambda _: _let_go(waits))
 
-    async def _keep(self) -> None:
+    def want(self) -> None:
+        """Do not wait any longer with the first start."""
+        self._wanted.set()
+
+    async def wanted(self) -> None:
+        """The same, and return when the process was started or could not be; at once where nobody keeps one."""
+        self.want()
+        if self._keeper is not None:
+            await self._tried.wait()
+
+    async def _keep(self, waits: Sequence[asyncio.Future[object]]) -> None:
+        if waits:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         while True:
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -73,8 +90,10 @@ class ChildProcess:
                     limit=self._max_line_bytes,
                 )
             except OSError as error:
+                self._tried.set()
                 logger.error("the %s cannot be started (%s); trying again", self._name, error.strerror)
             else:
+                self._tried.set()
                 assert self._process.stdout is not None
                 await self._listen(self._process.stdout)
                 code = await self._process.wait()
@@ -124,3 +143,10 @@ class ChildProcess:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+def _let_go(waits: Sequence[asyncio.Future[object]]) -> None:
+    """End them; one that failed has said so to those who asked for it, and came to its end for us all the same."""
+    for wait in waits:
+        if not wait.cancel() and not wait.cancelled():
+            wait.exception()

@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from amalgam.domain.job import JobNews, JobProgress
@@ -86,9 +86,9 @@ class WorkerLink:
         """How often it ended and was started again."""
         return self._child.restarts
 
-    async def start(self) -> None:
-        """Begin to keep a worker alive."""
-        await self._child.start()
+    async def start(self, after: Awaitable[object] | None = None) -> None:
+        """Begin to keep a worker alive, when ``after`` has ended or when it is first asked or woken."""
+        await self._child.start(after)
 
     def _ended(self) -> None:
         for asked in self._asked.values():
@@ -128,7 +128,8 @@ class WorkerLink:
             asked.set_exception(WorkerUnavailable())
 
     def wake(self) -> None:
-        """A job is queued. Lost while the worker restarts, which looks at the queue by itself then."""
+        """A job is queued. Lost while the worker starts, which looks at the queue by itself then."""
+        self._child.want()
         self._child.send(b"")
 
     async def ask(self, question: Mapping[str, Any], timeout_s: float) -> Any:
@@ -138,6 +139,7 @@ class WorkerLink:
             WorkerUnavailable: it does not run, ends meanwhile, or says nothing for ``timeout_s`` seconds.
             WorkerRefused: it answered with an error.
         """
+        await self._child.wanted()
         if not self.alive:
             raise WorkerUnavailable
         number = next(self._numbers)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from amalgam.domain.job import JobNews
+from amalgam.errors.jobs import WorkerUnavailable
 from amalgam.services import worker_link
 from amalgam.services.worker_link import WorkerLink
 
@@ -144,3 +145,53 @@ async def test_a_command_that_cannot_be_started_is_tried_again() -> None:
         assert not worker.alive
     finally:
         await worker.stop()
+
+
+async def test_the_first_start_waits_for_its_time() -> None:
+    time_has_come = asyncio.Event()
+    worker = WorkerLink((sys.executable, "-c", ECHO), {"WORD": "x"}, lambda news: None)
+    await worker.start(after=time_has_come.wait())
+    try:
+        await asyncio.sleep(0.2)
+        assert not worker.alive
+        time_has_come.set()
+        await until(lambda: worker.alive, 3)
+    finally:
+        await worker.stop()
+
+
+@pytest.mark.parametrize("how", ["wake", "ask"])
+async def test_who_wants_the_worker_does_not_wait_for_its_time(how: str) -> None:
+    heard: list[JobNews] = []
+    never = asyncio.Event()
+    worker = WorkerLink((sys.executable, "-c", ECHO), {"WORD": "x"}, heard.append)
+    await worker.start(after=never.wait())
+    try:
+        if how == "wake":
+            worker.wake()
+        else:
+            # It is asked once it runs: what it does not answer in time is the same refusal as ever.
+            with pytest.raises(WorkerUnavailable):
+                await worker.ask({}, 0.5)
+        await until(lambda: bool(heard), 3)
+    finally:
+        await worker.stop()
+
+
+async def test_a_start_whose_time_fails_to_come_is_made_all_the_same() -> None:
+    async def fails() -> None:
+        raise OSError("the engine is gone")
+
+    worker = WorkerLink((sys.executable, "-c", ECHO), {"WORD": "x"}, lambda news: None)
+    await worker.start(after=fails())
+    try:
+        await until(lambda: worker.alive, 3)
+    finally:
+        await worker.stop()
+
+
+async def test_stopping_a_worker_whose_time_has_not_come() -> None:
+    worker = WorkerLink((sys.executable, "-c", ECHO), {"WORD": "x"}, lambda news: None)
+    await worker.start(after=asyncio.Event().wait())
+    await worker.stop()
+    assert not worker.alive
