@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 1
 """Conversions; more would only take turns on the processor, and take it from the engine."""
-_REST: Final = 3.0
+_REST: Final = 8.0
 """Seconds without work for each second of it, while the engine answers: its threads wait for the slowest of them."""
 
 

@@ -75,7 +75,7 @@ async def test_too_little_memory_and_a_failing_disk_leave_the_stored_files(
     assert list(folders.root.iterdir()) == []
 
 
-def test_work_rests_three_times_as_long_as_it_took_while_the_engine_is_busy() -> None:
+def test_work_rests_eight_times_as_long_as_it_took_while_the_engine_is_busy() -> None:
     now, rests, busy = [0.0], [], [True]
 
     def sleep(seconds: float) -> None:
@@ -93,7 +93,7 @@ def test_work_rests_three_times_as_long_as_it_took_while_the_engine_is_busy() ->
     busy[0] = True
     now[0] += 0.5
     pace()
-    assert rests == [6.0, 3.0, 1.5]
+    assert rests == [16.0, 8.0, 4.0]
 
 
 async def test_who_asks_says_whether_the_engine_is_busy(stored: Path, folders: BlendFolders) -> None:
