@@ -64,10 +64,11 @@ class Plan:
     counts: tuple[int, ...]
     rounds: int
     load: Load
+    some: tuple[str, ...] = POPULARITIES
 
     def popularities(self, count: int) -> tuple[Popularity, ...]:
         """With one adapter they are all the same; five are there for the loss from few to many, by zipf alone."""
-        return {1: ("identical",), 5: ("zipf",)}.get(count, POPULARITIES)  # type: ignore[return-value]
+        return {1: ("identical",), 5: ("zipf",)}.get(count, self.some)  # type: ignore[return-value]
 
 
 FULL = Plan((1, 5, 8, 64, 1000), 5, Load(32, 16, 64, 32, (), 0))
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--plain", choices=("like", "stock"), default="like", help="what vLLM's server is")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--counts", type=int, nargs="*", default=[], help="registered adapters")
+    parser.add_argument("--popularities", nargs="*", choices=POPULARITIES, default=POPULARITIES)
     parser.add_argument("--out", default="")
     parser.add_argument("--note", default="")
     arguments = parser.parse_args()
@@ -198,6 +200,7 @@ def main() -> None:
 
     plan = QUICK if arguments.quick else FULL
     plan = replace(plan, counts=tuple(arguments.counts) or plan.counts, rounds=arguments.rounds or plan.rounds)
+    plan = replace(plan, some=tuple(arguments.popularities))
     model = ensure_base_model(Settings().cache_dir, lambda text: None)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
