@@ -19,6 +19,8 @@ _AT_ONCE: Final = 1
 """Conversions; more would only take turns on the processor, and take it from the engine."""
 _REST: Final = 8.0
 """Seconds without work for each second of it, while the engine answers: its threads wait for the slowest of them."""
+_SMALL_BYTES: Final = 24 << 20
+"""Staged sizes up to which there is no rest: they delay a step or two; a rest would delay whoever asked for them."""
 
 
 class Staging:
@@ -62,11 +64,16 @@ class Staging:
                 if folders.budget(wanted) < wanted:
                     logger.info("too little memory to stage %s, %d bytes", folder, wanted)
                     return False
-                await asyncio.to_thread(write_staged, folder, place, _Pace(busy))
+                pace = _Pace(busy) if wanted > _SMALL_BYTES else _no_rest
+                await asyncio.to_thread(write_staged, folder, place, pace)
             except (AmalgamError, OSError) as error:
                 logger.warning("%s could not be staged: %s", folder, error)
                 return False
         return True
+
+
+def _no_rest() -> None:
+    """For what is done soon."""
 
 
 class _Pace:

@@ -96,9 +96,13 @@ def test_work_rests_eight_times_as_long_as_it_took_while_the_engine_is_busy() ->
     assert rests == [16.0, 8.0, 4.0]
 
 
-async def test_who_asks_says_whether_the_engine_is_busy(stored: Path, folders: BlendFolders) -> None:
+@pytest.mark.parametrize("small_bytes", [0, 1 << 30])
+async def test_what_is_large_asks_whether_the_engine_is_busy_and_what_is_small_is_done_at_once(
+    small_bytes: int, stored: Path, folders: BlendFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_SMALL_BYTES", small_bytes)
     lender = Staging()
     lender.open(folders)
-    asked = []
+    asked: list[int] = []
     async with lender.lend(stored, lambda: bool(asked.append(1))):
-        assert asked
+        assert bool(asked) is (small_bytes == 0)
