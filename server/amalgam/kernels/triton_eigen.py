@@ -27,6 +27,24 @@ _SPREAD: Final = 0 if tuple(int(part) for part in triton.__version__.split(".")[
 add up within threads; along the other one every sum goes through exchanges between them, right and ten times slower."""
 
 
+@triton.jit
+def _rotations(own, other, product, first):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Of columns with their partners: how near to each other they point, and the cosines and sines that part them.
+
+    Squared lengths, scalar products, and whether a column is the first of its pair, all [NP]; x·cosine - y·sine is the
+    new column.
+    """
+    size = tl.sqrt(own) * tl.sqrt(other)
+    near = tl.where(size > 0, tl.abs(product) / tl.where(size > 0, size, 1.0), 0.0)
+    turns = near > 1e-16
+    zeta = (other - own) / tl.where(turns, 2 * product, 1.0)
+    upward = (zeta > 0) | ((zeta == 0) & first)
+    tangent = 1.0 / (tl.abs(zeta) + tl.sqrt(1.0 + zeta * zeta))
+    tangent = tl.where(turns, tl.where(upward, tangent, -tangent), 0.0)
+    cosine = 1.0 / tl.sqrt(1.0 + tangent * tangent)
+    return near, cosine, cosine * tangent
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def jacobi_kernel(G, X, lengths, room, N, nothing, tolerance, sweeps, NP: tl.constexpr, AXIS: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Orthogonalise the columns of one G [N, N] by rotations of pairs: X [N, N] of unit columns, and their lengths [N].
@@ -64,16 +82,9 @@ def jacobi_kernel(G, X, lengths, room, N, nothing, tolerance, sweeps, NP: tl.con
             own = tl.sum(x * x, axis=1 - AXIS)
             other = tl.sum(y * y, axis=1 - AXIS)
             product = tl.sum(x * y, axis=1 - AXIS)
-            size = tl.sqrt(own) * tl.sqrt(other)
-            cosine = tl.where(size > 0, tl.abs(product) / tl.where(size > 0, size, 1.0), 0.0)
-            seen = tl.maximum(seen, cosine)
-            turns = cosine > 1e-16
-            zeta = (other - own) / tl.where(turns, 2 * product, 1.0)
-            upward = (zeta > 0) | ((zeta == 0) & (columns < partner))
-            tangent = 1.0 / (tl.abs(zeta) + tl.sqrt(1.0 + zeta * zeta))
-            tangent = tl.where(turns, tl.where(upward, tangent, -tangent), 0.0)
-            cosine = 1.0 / tl.sqrt(1.0 + tangent * tangent)
-            x = x * tl.expand_dims(cosine, 1 - AXIS) - y * tl.expand_dims(cosine * tangent, 1 - AXIS)
+            near, cosine, sine = _rotations(own, other, product, columns < partner)
+            seen = tl.maximum(seen, near)
+            x = x * tl.expand_dims(cosine, 1 - AXIS) - y * tl.expand_dims(sine, 1 - AXIS)
         worst = tl.max(seen, axis=0)
         sweep += 1
     length = tl.sqrt(tl.sum(x * x, axis=1 - AXIS))

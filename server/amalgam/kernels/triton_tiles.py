@@ -73,8 +73,7 @@ def merge_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
     B [n, M, R], A [n, R, K], weights, lows and highs [n, T], tensors [n], gate like out.
     """
     module = tl.program_id(2).to(tl.int64)
-    B += module * M * R
-    A += module * R * K
+    B, A = B + module * M * R, A + module * R * K
     rows = first + tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM).to(tl.int64)
     columns = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN).to(tl.int64)
     inside = (rows < last)[:, None] & (columns < K)[None, :]
@@ -89,16 +88,15 @@ def merge_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
         open_gate = tl.load(gate + place, mask=inside, other=0) != 0
     for t in tl.static_range(T):
         begin = tl.load(begins + t)
-        at = module * T + t
         x = _delta(B, A, rows, columns, begin, tl.load(begins + t + 1) - begin, M, K, R, (BF16_INPUTS >> t) & 1, RP)
         if DROP:
             keep = _kept(rows, columns, K, tl.load(ids + t), tensor, key0, key1, bound)
             x = tl.where(keep, x * inverse_density, 0.0)
-        magnitude = tl.abs(x)
-        x = tl.where((magnitude >= tl.load(lows + at)) & (magnitude <= tl.load(highs + at)), x, 0.0)
+        low, high = tl.load(lows + module * T + t), tl.load(highs + module * T + t)
+        x = tl.where((tl.abs(x) >= low) & (tl.abs(x) <= high), x, 0.0)
         if GATED:
             x = tl.where(open_gate, x, 0.0)
-        weight = tl.load(weights + at)
+        weight = tl.load(weights + module * T + t)
         u = x * weight
         if ELECT:
             up, down = u > 0, u < 0
@@ -110,8 +108,7 @@ def merge_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
         else:
             ballot += u
     if ELECT:
-        mass = tl.where(ballot >= 0, mass_positive, mass_negative)
-        total = tl.where(ballot >= 0, positive, negative)
+        mass, total = tl.where(ballot >= 0, mass_positive, mass_negative), tl.where(ballot >= 0, positive, negative)
         # The plain division is an approximation, a last bit off where the reference is right.
         ballot = tl.where(mass > 0, tl.div_rn(total * scale, tl.where(mass > 0, mass, 1.0)), 0.0)
     tl.store(out + place, ballot, mask=inside)
