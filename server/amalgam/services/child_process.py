@@ -64,7 +64,8 @@ class ChildProcess:
         """Begin to keep a process alive, at once or when ``after`` has ended, but as soon as somebody wants it."""
         waits = [] if after is None else [asyncio.ensure_future(after), asyncio.ensure_future(self._wanted.wait())]
         self._keeper = asyncio.create_task(self._keep(waits), name=self._name)
-        # Also where the keeper is cancelled before its first step.
+        # Also where the keeper is cancelled before its first step: nobody is to wait for a start that will not be.
+        self._keeper.add_done_callback(lambda _: self._tried.set())
         self._keeper.add_done_callback(lambda _: _let_go(waits))
 
     def want(self) -> None:

@@ -186,6 +186,7 @@ async def test_a_start_whose_time_fails_to_come_is_made_all_the_same() -> None:
     await worker.start(after=fails())
     try:
         await until(lambda: worker.alive, 3)
+        assert worker.restarts == 0
     finally:
         await worker.stop()
 
@@ -195,3 +196,6 @@ async def test_stopping_a_worker_whose_time_has_not_come() -> None:
     await worker.start(after=asyncio.Event().wait())
     await worker.stop()
     assert not worker.alive
+    with pytest.raises(WorkerUnavailable):
+        async with asyncio.timeout(3):
+            await worker.ask({}, 1)
