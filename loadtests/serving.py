@@ -46,8 +46,7 @@ PORTS = {"amalgam": 18451, "vllm": 18452}
 SLOTS = 4
 RESIDENT = 64
 RANK = 8
-FLAGS = ["--max-model-len", "1024", "--max-num-seqs", "32", "--max-lora-rank", str(RANK), "--max-loras", str(SLOTS)]
-FLAGS += ["--max-cpu-loras", str(RESIDENT), "--no-enable-prefix-caching"]
+FLAGS = ["--max-model-len", "1024", "--max-num-seqs", "32", "--max-lora-rank", str(RANK), "--no-enable-prefix-caching"]
 SIDES = ("amalgam", "vllm")
 MIN_PER_ADAPTER = 5
 """Requests of an adapter, over all rounds, from which its tail is worth a word."""
@@ -65,6 +64,13 @@ class Plan:
     rounds: int
     load: Load
     some: tuple[str, ...] = POPULARITIES
+    slots: int = SLOTS
+    resident: int = RESIDENT
+
+    @property
+    def flags(self) -> list[str]:
+        """Of both engines."""
+        return [*FLAGS, "--max-loras", str(self.slots), "--max-cpu-loras", str(self.resident)]
 
     def popularities(self, count: int) -> tuple[Popularity, ...]:
         """With one adapter they are all the same; five are there for the loss from few to many, by zipf alone."""
@@ -99,7 +105,7 @@ def measure_count(
 
 def measure(plan: Plan, model: Path, folder: Path, *, alike: bool) -> tuple[Seen, list[Row]]:
     """Everything; and the memory and start of each side by number of adapters."""
-    plain_flags = [*FLAGS, *(dtype_flags() if alike else [])]
+    plain_flags = [*plan.flags, *(dtype_flags() if alike else [])]
     plain_lora = "amalgam" if alike else "stock"
     seen: Seen = {}
     rows: list[Row] = []
@@ -110,7 +116,7 @@ def measure(plan: Plan, model: Path, folder: Path, *, alike: bool) -> tuple[Seen
         register_population(store, some, model, max_rank=RANK)
         starts: dict[str, Callable[[], Server]] = {
             "amalgam": lambda at=store: start_amalgam(  # type: ignore[misc]
-                at, FLAGS, sources=folder, port=PORTS["amalgam"], AMALGAM_REGISTER_DEMO="false"
+                at, plan.flags, sources=folder, port=PORTS["amalgam"], AMALGAM_REGISTER_DEMO="false"
             ),
             "vllm": lambda them=some: start_plain(  # type: ignore[misc]
                 str(model), plain_flags, them, port=PORTS["vllm"], AMALGAM_CPU_LORA=plain_lora
@@ -152,7 +158,7 @@ def fairness_of(rounds: Sequence[Figures]) -> dict[str, float]:
     return found
 
 
-def rows_of(seen: Seen) -> list[Row]:
+def rows_of(seen: Seen, slots: int) -> list[Row]:
     """Medians of the rounds, spreads and ratios; fairness over the rounds together."""
     rows = []
     for (count, popularity), sides in seen.items():
@@ -165,7 +171,7 @@ def rows_of(seen: Seen) -> list[Row]:
         rows.append(Row(f"{case}: Jain's index", "1", [ours_fair["jain"]], [theirs_fair["jain"]], {}))
         if "worst over median" in ours_fair and "worst over median" in theirs_fair:
             values = [[fair["worst over median"]] for fair in (ours_fair, theirs_fair)]
-            goal = {"target": "≤ 3"} if count > SLOTS else {}
+            goal = {"target": "≤ 3"} if count > slots else {}
             rows.append(Row(f"{case}: worst adapter's p99 TTFT over the median one's", "×", *values, goal))
     return rows + _losses(seen)
 
@@ -191,6 +197,8 @@ def main() -> None:
     parser.add_argument("--plain", choices=("like", "stock"), default="like", help="what vLLM's server is")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--counts", type=int, nargs="*", default=[], help="registered adapters")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="different adapters in a batch")
+    parser.add_argument("--resident", type=int, default=RESIDENT, help="adapters in memory")
     parser.add_argument("--popularities", nargs="*", choices=POPULARITIES, default=POPULARITIES)
     parser.add_argument("--out", default="")
     parser.add_argument("--note", default="")
@@ -200,7 +208,7 @@ def main() -> None:
 
     plan = QUICK if arguments.quick else FULL
     plan = replace(plan, counts=tuple(arguments.counts) or plan.counts, rounds=arguments.rounds or plan.rounds)
-    plan = replace(plan, some=tuple(arguments.popularities))
+    plan = replace(plan, some=tuple(arguments.popularities), slots=arguments.slots, resident=arguments.resident)
     model = ensure_base_model(Settings().cache_dir, lambda text: None)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +216,7 @@ def main() -> None:
     load = plan.load
     notes: dict[str, Any] = {
         "A burst": f"{load.requests} requests, {load.concurrency} at once, {load.input_tokens} tokens in, "
-        f"{load.output_tokens} out; {SLOTS} slots, {RESIDENT} resident adapters, rank {RANK}",
+        f"{load.output_tokens} out; {plan.slots} slots, {plan.resident} resident adapters, rank {RANK}",
         "vLLM's server": {
             "like": "with Amalgam's LoRA operations on CPU, and in the type that Amalgam computes in",
             "stock": "as it is by itself: its own LoRA operations, the checkpoint's type",
@@ -218,7 +226,7 @@ def main() -> None:
         "note": arguments.note,
     }
     report = write_report(
-        "Serving many adapters", rows_of(seen) + rows, rounds=plan.rounds, out=arguments.out, notes=notes,
+        "Serving many adapters", rows_of(seen, plan.slots) + rows, rounds=plan.rounds, out=arguments.out, notes=notes,
         theirs="vLLM's server",
     )  # fmt: skip
     if arguments.out:

@@ -65,7 +65,6 @@ from amalgam.services.merges import MergeService
 from amalgam.services.publish import Publisher
 from amalgam.services.retention import Retention
 from amalgam.services.spare_capacity import SpareCapacity
-from amalgam.services.staging import Staging
 from amalgam.services.sweeps import SweepService
 from amalgam.services.usage import Usage
 from amalgam.services.worker_link import WorkerLink
@@ -75,6 +74,7 @@ from amalgam.store.base_model import base_spec
 from amalgam.store.blend_folders import BlendFolders, default_root
 from amalgam.store.export_folders import ExportFolders
 from amalgam.store.hub_source import HubSource
+from amalgam.store.page_cache import read_ahead
 from amalgam.store.sources import sources
 from amalgam.telemetry.build import build_versions
 from amalgam.telemetry.metrics import Metrics
@@ -109,17 +109,16 @@ def create_app(
         demo_folders: adapters to register on the first start, by name.
         engine_factory: makes the engine from the application's state; the embedded vLLM unless a test says otherwise.
     """
-    metrics, staging = Metrics(build=build_versions()), Staging()
+    metrics = Metrics(build=build_versions())
     make_engine = engine_factory or (
         lambda state: VllmEngine(
-            args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase, metrics, staging.lend
+            args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase, metrics, read_ahead
         )
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _open_staging(stack, settings, staging)
             engine = make_engine(app.state)
             ask = inner_ask(app, engine)
             app.state.amalgam = await _build(stack, settings, args, engine, demo_folders or {}, on_ready, metrics, ask)
@@ -319,15 +318,6 @@ def _evaluating(
     calls = EvaluationCalls(inference, ask, spare, catalog.base.served_name)
     runner = EvaluationRunner(rows, calls, new_evaluation_id(), settings.evaluation_concurrency, metrics)
     return runner, EvaluationService(rows, catalog, inference, settings.evaluation_max_calls, runner.wake, metrics)
-
-
-async def _open_staging(stack: AsyncExitStack, settings: Settings, staging: Staging) -> None:
-    """Memory for what the engine is to load next."""
-    if settings.stage_loads:
-        root = settings.blend_dir or default_root(settings.store)
-        folders = await asyncio.to_thread(BlendFolders.open, root, "staged")
-        stack.push_async_callback(asyncio.to_thread, folders.close)
-        staging.open(folders)
 
 
 async def _blend_tier(

@@ -69,9 +69,6 @@ class Settings(BaseSettings):
     idempotency_keep_s: float = Field(
         86_400.0, ge=60, description="how long the answer to an Idempotency-Key is kept, seconds"
     )
-    stage_loads: bool = Field(
-        True, description="whether adapters are converted in memory, beside an engine that computes in float32"
-    )
     inline_blends: bool = Field(True, description="whether the model field takes expressions such as sql + 0.5*json")
     blend_dir: Path | None = Field(
         None, description="folder of blends, best in memory; unset: /dev/shm where it is there, else inside the store"

@@ -37,4 +37,8 @@ def is_tested(version: str) -> bool:
 
 
 def _wrapper_name(_platform: type[Any]) -> str:
+    """Asked for when LoRA layers are about to be built, which is when adapters' way into them is to be ours as well."""
+    from amalgam.engine.cpu_lora_uptake import replace_uptake
+
+    replace_uptake()
     return WRAPPER

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Bits = NDArray[np.unsignedinteger[Any]]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Sums may be split into several and products fused with them, which is what vectors need. What is not a number stays
@@ -185,6 +186,37 @@ def copy_slice(a: Floats, b: Floats, slot: int, block: Indices, down: Floats, up
                 tall[first + r, column + k] = wide[k, r]
 
 
+@_inner
+def _widened(bits: Any, shift: Any) -> Any:
+    """The float32 whose upper part these bits are."""
+    return np.uint32(np.uint32(bits) << np.uint32(shift)).view(np.float32)
+
+
+@_compiled
+def take_slice(
+    a: Bits, b: Bits, shifts: tuple[int, int], scale: float, slot: int, block: Indices, down: Floats, up: Floats
+) -> None:
+    """down[slot, ranks] = A and up[slot, ranks, columns] = scale · Bᵀ, of types that are the upper part of a float32.
+
+    Args:
+        a: Bits of A, [rank, in]. b: Bits of B, [width, rank].
+        shifts: Bits that a float32 has more than either.
+        scale: Rounded to float32, as the product is.
+        block: [4], as in `add_low_rank`.
+        down: [slots, rank, in]. up: [slots, rank, out].
+    """
+    first, column, factor = np.uint64(block[0]), np.uint64(block[2]), np.float32(scale)
+    target, tall = down[slot], up[slot]
+    rank, width = np.uint64(a.shape[0]), np.uint64(b.shape[0])
+    for r in range(rank):
+        for k in range(a.shape[1]):
+            target[first + r, k] = _widened(a[r, k], shifts[0])
+    for c in range(_NONE, width, _TILE):
+        for r in range(rank):
+            for k in range(c, min(c + _TILE, width)):
+                tall[first + r, column + k] = factor * _widened(b[k, r], shifts[1])
+
+
 def warm_up() -> None:
     """Compile, or load what was compiled before, ahead of the first request."""
     ends, blocks = np.array([0, 1], np.int64), np.array([[[0, 1, 0, 1]]], np.int64)
@@ -193,3 +225,6 @@ def warm_up() -> None:
     stacked = np.zeros((1, 1, 1, 1), np.float32)
     used_rows(stacked, 0)
     copy_slice(stacked, stacked, 0, blocks[0, 0], cube, cube)
+    half, full = np.zeros((1, 1), np.uint16), np.zeros((1, 1), np.uint32)
+    for stored, shift in ((half, 16), (full, 0)):
+        take_slice(stored, stored, (shift, shift), 1.0, 0, blocks[0, 0], cube, cube)

@@ -8,6 +8,7 @@ Both kinds of products, plain and compiled, read the same copy.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ class FactorArrays(NamedTuple):
 
 
 class ModuleFactors:
-    """Factors of all slots of one module, copied from vLLM's stacked tensors when they are first asked for.
+    """Factors of all slots of one module, copied when they are first asked for.
 
     Args:
         a_stacked: Per slice [slots, 1, max rank, in].
@@ -72,42 +73,39 @@ class ModuleFactors:
     """
 
     def __init__(self, a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...], dtype: torch.dtype) -> None:
-        self._a = a_stacked
-        self._b = b_stacked
         self._dtype = dtype
         self._source = source_of(a_stacked, b_stacked, dtype)
-        self._version = -1
-        self._ids: list[int | None] = []
-        # By slot and slice, as vLLM has them; what is copied of the slots that are not behind stands in the blocks.
-        self._ranks: list[list[int]] = []
+        self._slots, self._parts, self._in = a_stacked[0].shape[0], len(a_stacked), a_stacked[0].shape[-1]
+        # By slot and slice: as the source has them, and as they are copied.
+        self._ranks = self._nothing()
+        self._copied = self._nothing()
         self._behind: set[int] = set()
         # Of each slot and slice: first rank, rank after the last, first column, column after the last.
-        self._blocks = np.zeros((a_stacked[0].shape[0], len(a_stacked), 4), dtype=np.int64)
+        self._blocks = np.zeros((self._slots, self._parts, 4), dtype=np.int64)
         self._blocks[:, :, 3] = np.cumsum([b.shape[-2] for b in b_stacked])
         self._blocks[:, 1:, 2] = self._blocks[:, :-1, 3]
         self.width = int(self._blocks[0, -1, 3])
         self._views: dict[int, SlotFactors] = {}
-        self._down = torch.empty(0)
-        self._up = torch.empty(0)
+        self._down = torch.empty(0, 0)
+        self._up = torch.empty(0, 0)
         self._arrays: FactorArrays | None = None
 
     def refresh(self, slot_ids: Sequence[int | None]) -> None:
-        """Notice what vLLM wrote since the last call; cheap where it wrote nothing.
+        """Notice what vLLM changed since the last call; cheap where it changed nothing.
 
         Args:
             slot_ids: The adapter in each slot, by its id; None where a slot is free.
         """
-        # Every write, also through a view and in inference mode, advances the counter of the tensor it changes.
-        version = sum(tensor._version for tensor in self._a) + sum(tensor._version for tensor in self._b)
-        if version == self._version:
-            return
-        changed = [
-            slot for slot, (old, new) in enumerate(zip(self._ids, slot_ids, strict=False)) if new not in (old, None)
-        ]
-        if not self._note_changed(changed, version - self._version):
+        changes = self._source.changes(slot_ids)
+        if changes is None:
             self._start_over()
-        self._version = version
-        self._ids = list(slot_ids)
+        elif changes:
+            for slot, ranks in changes.items():
+                self._ranks[slot] = ranks
+            self._behind.update(changes)
+            largest = max(map(sum, changes.values()))
+            if largest > self._down.shape[1]:
+                self._make_room(largest)
 
     @property
     def empty(self) -> bool:
@@ -139,34 +137,25 @@ class ModuleFactors:
 
     def _start_over(self) -> None:
         """With the largest rank there is now; nothing is copied yet."""
-        self._ranks = [self._source_ranks(slot) for slot in range(len(self._blocks))]
-        largest = max(map(sum, self._ranks))
-        self._down = _zeros((len(self._ranks), largest, self._a[0].shape[-1]), self._dtype)
-        self._up = _zeros((len(self._ranks), largest, self.width), self._dtype)
+        self._ranks = [[self._source.rank(part, slot) for part in range(self._parts)] for slot in range(self._slots)]
+        self._copied = self._nothing()
+        self._make_room(max(map(sum, self._ranks)))
+        self._behind = set(range(self._slots))
+
+    def _nothing(self) -> list[list[int]]:
+        return [[0] * self._parts for _ in range(self._slots)]
+
+    def _make_room(self, rank: int) -> None:
+        """For adapters of so large a rank; what is copied stays."""
+        down, up = (_zeros((self._slots, rank, width), self._dtype) for width in (self._in, self.width))
+        for slot, used in enumerate(map(sum, self._copied)):
+            if used:
+                down[slot, :used] = self._down[slot, :used]
+                up[slot, :used] = self._up[slot, :used]
+        self._down, self._up = down, up
+        self._views.clear()
         if self._dtype is torch.float32:
-            self._arrays = FactorArrays(self._down.numpy(), self._up.numpy(), self._blocks)
-        self._blocks[:, :, :2] = 0
-        self._behind = set(range(len(self._ranks)))
-
-    def _note_changed(self, changed: list[int], writes: int) -> bool:
-        """Let the slots that got another adapter be behind, if these account for every write; False otherwise.
-
-        vLLM activates an adapter with one write per tensor that zeroes the slot, and one more for factors it has. More
-        writes than that mean that weights changed under an id that stayed.
-        """
-        parts = len(self._a)
-        if writes == 2 * parts * len(changed):
-            # Zeroed and no more: adapters that do not change this module, which is known without reading it.
-            ranks = {slot: [0] * parts for slot in changed}
-        else:
-            ranks = {slot: self._source_ranks(slot) for slot in changed}
-        expected = sum(2 + 2 * (rank > 0) for row in ranks.values() for rank in row)
-        if expected != writes or any(sum(row) > self._down.shape[1] for row in ranks.values()):
-            return False
-        for slot, row in ranks.items():
-            self._ranks[slot] = row
-        self._behind.update(ranks)
-        return True
+            self._arrays = FactorArrays(down.numpy(), up.numpy(), self._blocks)
 
     def _catch_up(self, slots: Iterable[int]) -> None:
         """Copy those of the slots that are behind.
@@ -180,19 +169,22 @@ class ModuleFactors:
 
     def _clear(self, slot: int) -> None:
         """Zero what the slot's last adapter used and the next one will not overwrite."""
-        first, stop = self._blocks[slot, :, 0], self._blocks[slot, :, 1]
-        if (stop - first).tolist() != self._ranks[slot]:
-            self._down[slot, sum(self._ranks[slot]) : stop[-1]].zero_()
-            self._up[slot, : stop[-1]].zero_()
+        copied, ranks = self._copied[slot], self._ranks[slot]
+        if copied != ranks:
+            used = sum(copied)
+            self._down[slot, sum(ranks) : used].zero_()
+            self._up[slot, :used].zero_()
 
     def _copy(self, slot: int) -> None:
         self._views.pop(slot, None)
-        blocks, ranks = self._blocks[slot], self._ranks[slot]
-        blocks[:, 1] = np.cumsum(ranks)
-        blocks[:, 0] = blocks[:, 1] - ranks
+        ranks, blocks = self._ranks[slot], self._blocks[slot]
+        stops = list(accumulate(ranks))
+        blocks[:, :2] = list(zip((0, *stops), stops, strict=False))
         for part, rank in enumerate(ranks):
             if rank:
                 self._source.copy(part, slot, blocks[part], self._down, self._up)
+        self._copied[slot] = ranks
+        self._source.release(slot)
 
     def _views_of(self, slot: int) -> SlotFactors:
         down, up, rank = self._down[slot], self._up[slot], sum(self._ranks[slot])
@@ -202,9 +194,6 @@ class ModuleFactors:
                 ranks, columns = slice(first, stop), slice(column, end)
                 blocks.append(Block(ranks, columns, up[ranks, columns]))
         return SlotFactors(down[:rank].T, up[:rank], tuple(blocks))
-
-    def _source_ranks(self, slot: int) -> list[int]:
-        return [self._source.rank(part, slot) for part in range(len(self._a))]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ Version names, ids and folders are stable for ever, because vLLM compares LoRA r
 cache by name and path.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,6 @@ from typing import Any, Literal, Protocol
 
 Endpoint = Literal["chat_completions", "completions", "responses", "messages", "tokenize", "detokenize", "embeddings"]
 EngineState = Literal["starting", "ready", "dead", "hung", "restarting", "stopped"]
-
-Stage = Callable[[Path, Callable[[], bool]], AbstractAsyncContextManager[Path]]
-"""Lends a folder with the adapter of another one as an engine that computes in float32 takes it up fastest. The second
-argument says, at any time and in any thread, whether the engine is answering somebody."""
 
 
 @dataclass(frozen=True, slots=True)

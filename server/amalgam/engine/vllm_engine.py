@@ -9,11 +9,11 @@ import multiprocessing
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion, Stage
+from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
 from amalgam.engine.residency import Residency
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
 from amalgam.errors.requests import EndpointUnsupported
@@ -36,7 +36,7 @@ class VllmEngine:
         hang_limit_s: a core that is silent for so long is taken for hung, and restarted.
         on_phase: told in words what the start is doing.
         metrics: told of loads, evictions and waits.
-        stage: prepares what a core that computes in float32 is to load; None: it loads what is stored.
+        prepare: called in a thread before a folder is loaded; blocks, and may raise.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class VllmEngine:
         hang_limit_s: float = 60.0,
         on_phase: Callable[[str], None] = lambda phase: None,
         metrics: Metrics | None = None,
-        stage: Stage | None = None,
+        prepare: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         self._args = args
-        self._stage = stage
+        self._prepare = prepare
         self._app_state = app_state
         self._on_phase = on_phase
         self._hang_limit_s = hang_limit_s
@@ -239,7 +239,7 @@ class VllmEngine:
             params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
             request_id = f"probe-{version.engine_name}-{time.monotonic_ns()}"
             stream = self._client.generate(
-                {"prompt_token_ids": [0, 1]}, params, request_id, lora_request=_lora_request(version, version.folder)
+                {"prompt_token_ids": [0, 1]}, params, request_id, lora_request=_lora_request(version)
             )
             async for _ in stream:
                 continue
@@ -277,10 +277,10 @@ class VllmEngine:
             raise EngineNotReady(self.state)
 
     async def _add_lora(self, version: LoadableVersion) -> None:
-        request = _lora_request(version, version.folder)
+        request = _lora_request(version)
         try:
-            async with self._staged(version.folder) as folder:
-                await self._ask(self._client.add_lora(_lora_request(version, folder)))
+            await asyncio.to_thread(self._prepare, version.folder)
+            await self._ask(self._client.add_lora(request))
         except EngineNotReady:
             raise
         except Exception as error:
@@ -288,15 +288,8 @@ class VllmEngine:
                 raise EngineNotReady("restarting") from error
             logger.exception("vLLM refused %s", version.engine_name)
             raise EngineLoadFailed(version.engine_name) from error
-        # vLLM's handlers find adapters here by name; this is its own table, so no resolver is needed. They name the
-        # stored folder, which outlives the staged one and is part of the prefix cache's key.
+        # vLLM's handlers find adapters here by name; this is its own table, so no resolver is needed.
         self._app_state.openai_serving_models.lora_requests[version.engine_name] = request
-
-    def _staged(self, folder: Path) -> AbstractAsyncContextManager[Path]:
-        """The folder to load from: another one where the core would have to convert what is stored."""
-        if self._stage is None or str(self._client.vllm_config.model_config.dtype) != "torch.float32":
-            return nullcontext(folder)
-        return self._stage(folder, self._client.output_processor.has_unfinished_requests)
 
     async def _remove_lora(self, version: LoadableVersion) -> None:
         self._app_state.openai_serving_models.lora_requests.pop(version.engine_name, None)
@@ -343,10 +336,10 @@ def _build_client(args: Namespace) -> Any:
     )
 
 
-def _lora_request(version: LoadableVersion, folder: Path) -> Any:
+def _lora_request(version: LoadableVersion) -> Any:
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest(lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(folder))
+    return LoRARequest(lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(version.folder))
 
 
 def _observe(task: asyncio.Task[Any]) -> None:

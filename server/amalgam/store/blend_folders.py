@@ -9,12 +9,11 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from amalgam.store.disk import disk_errors, is_held, locked
 
-Kind = Literal["blends", "staged"]
-"""What lies in a folder: blends, or adapters that an engine is about to load."""
+_PREFIX: Final = "amalgam-blends-"
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of its own is made there, for its owner alone)
 
 
@@ -33,21 +32,20 @@ class BlendFolders:
         self._lock = lock
 
     @classmethod
-    def open(cls, parent: Path, kind: Kind = "blends") -> "BlendFolders":
+    def open(cls, parent: Path) -> "BlendFolders":
         """A fresh folder below ``parent``, which is made if absent; those of dead servers are removed.
 
         Raises:
             StoreUnavailable: it cannot be made.
         """
-        prefix = f"amalgam-{kind}-"
         with disk_errors():
             parent.mkdir(parents=True, exist_ok=True)
             # Between being made and being held a folder looks like a dead server's, so one server at a time.
             with locked(parent):
-                for found in parent.glob(f"{prefix}*"):
+                for found in parent.glob(f"{_PREFIX}*"):
                     if _is_abandoned(found):
                         shutil.rmtree(found, ignore_errors=True)
-                root = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+                root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
                 lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(lock, fcntl.LOCK_EX)
         return cls(root, lock)

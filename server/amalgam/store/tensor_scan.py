@@ -72,14 +72,14 @@ def _scan(file: BinaryIO, span: TensorSpan, buffer: bytearray) -> TensorScan:
     left = span.end - span.start
     while left:
         count = min(left, _CHUNK_BYTES)
-        read_fully(file, memoryview(buffer)[:count])
+        _read_fully(file, memoryview(buffer)[:count])
         bits = np.frombuffer(buffer, dtype=layout.integer, count=count // layout.integer.itemsize)
         largest = max(largest, int(np.bitwise_and(bits, layout.magnitude).max()))
         left -= count
     return TensorScan(finite=largest < layout.exponent, zero=largest == 0)
 
 
-def read_fully(file: BinaryIO, view: memoryview) -> None:
+def _read_fully(file: BinaryIO, view: memoryview) -> None:
     """Fill ``view`` from ``file``, which may be raw.
 
     Raises:

@@ -31,13 +31,18 @@ def vllm(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", fake)
     monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=fake.platform))
     monkeypatch.delenv("AMALGAM_CPU_LORA", raising=False)
+    fake.replaced = []
+    uptake = SimpleNamespace(replace_uptake=lambda: fake.replaced.append(True))
+    monkeypatch.setitem(sys.modules, "amalgam.engine.cpu_lora_uptake", uptake)
     return fake
 
 
 def test_cpu_platform_names_our_wrapper(vllm):
     install()
     install()
+    assert not vllm.replaced
     assert vllm.platform.get_punica_wrapper() == WRAPPER
+    assert vllm.replaced
 
 
 def test_other_platforms_keep_theirs(vllm):

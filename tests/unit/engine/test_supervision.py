@@ -13,6 +13,7 @@ import pytest
 from amalgam.engine import vllm_engine
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.vllm_engine import VllmEngine
+from amalgam.errors.engine import EngineLoadFailed
 
 VERSIONS = [LoadableVersion(f"a@{number}", number, Path("/nowhere")) for number in (1, 2)]
 ARGS = Namespace(served_model_name=["tiny"], max_loras=2, max_cpu_loras=4, max_lora_rank=8)
@@ -29,7 +30,6 @@ class Core:
         self.errored = False
         self.buried = False
         self.loaded: list[int] = []
-        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(dtype="torch.bfloat16"))
         self._on_load = on_load
 
     async def list_loras(self) -> list[int]:
@@ -72,9 +72,9 @@ async def hangs_over_it(core: Core, lora_id: int) -> None:
 class Rehearsed(VllmEngine):
     """The engine with everything but its core; ``lives`` says how each core takes a load."""
 
-    def __init__(self, *lives: Callable[[Core, int], Awaitable[None]]) -> None:
+    def __init__(self, *lives: Callable[[Core, int], Awaitable[None]], **more: Any) -> None:
         models = SimpleNamespace(lora_requests={})
-        super().__init__(ARGS, SimpleNamespace(openai_serving_models=models), 5.0, hang_limit_s=0.3)
+        super().__init__(ARGS, SimpleNamespace(openai_serving_models=models), 5.0, hang_limit_s=0.3, **more)
         self.cores: list[Core] = []
         self._lives = lives
 
@@ -101,7 +101,7 @@ async def running(engine: Rehearsed) -> AsyncIterator[Rehearsed]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_engine, "_lora_request", lambda version, folder: version.lora_id)
+    monkeypatch.setattr(vllm_engine, "_lora_request", lambda version: version.lora_id)
     monkeypatch.setattr(vllm_engine, "_HEALTH_PERIOD_S", 0.02)
     monkeypatch.setattr(vllm_engine, "_PING_PERIOD_S", 0.05)
 
@@ -144,3 +144,20 @@ async def test_a_core_that_refuses_a_pinned_version_serves_without_it() -> None:
                 await asyncio.sleep(0.01)
         assert pinned(engine) == [VERSIONS[1].engine_name]
         assert engine.info().restarts == 1
+
+
+async def test_a_folder_is_prepared_before_the_core_is_asked() -> None:
+    """What cannot be read is refused here; the core never hears of it."""
+    seen: list[tuple[Path, list[int]]] = []
+
+    def prepare(folder: Path) -> None:
+        seen.append((folder, list(engine.cores[0].loaded)))
+        if len(seen) == 2:
+            raise OSError("input/output error")
+
+    async with running(Rehearsed(takes, prepare=prepare)) as engine:
+        await engine.load(VERSIONS[0])
+        with pytest.raises(EngineLoadFailed):
+            await engine.load(VERSIONS[1])
+        assert seen == [(VERSIONS[0].folder, []), (VERSIONS[1].folder, [1])]
+        assert engine.cores[0].loaded == [1]

@@ -30,18 +30,6 @@ def test_a_dead_servers_folder_is_swept_and_a_living_ones_stays(tmp_path: Path) 
     assert not second.root.exists()
 
 
-def test_folders_of_both_kinds_live_side_by_side_and_are_swept_alike(tmp_path: Path) -> None:
-    blends, staged = BlendFolders.open(tmp_path), BlendFolders.open(tmp_path, "staged")
-    dead = tmp_path / "amalgam-staged-dead"
-    dead.mkdir()
-    BlendFolders.open(tmp_path, "staged").close()
-    assert not dead.exists()
-    assert blends.root.is_dir()
-    assert staged.root.is_dir()
-    staged.close()
-    blends.close()
-
-
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from amalgam.store.blend_folders import BlendFolders;"

@@ -1,0 +1,186 @@
+"""How an adapter gets from its file into vLLM's slots on CPU: as it is stored, and converted once.
+
+vLLM 0.32 reads an adapter tensor by tensor, converts it to the type it computes in, zeroes a slot of its stacked
+tensors and copies the adapter there; our products would then copy it once more. All of that happens between two steps
+of the engine's loop. Here the file is mapped, each layer is handed the mapped factors, and `cpu_lora_factors` converts
+them into the form they are multiplied in, in the first step that needs them.
+
+This replaces methods of vLLM's classes, in the process that builds LoRA layers, and only for the layers in `_taken`.
+Whatever else an adapter changes (embeddings, the head, experts, sharded layers) goes vLLM's way.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from vllm.lora import lora_model as models
+from vllm.lora.layers import column_parallel_linear as columns
+from vllm.lora.layers import replicated_linear, row_parallel_linear
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.model_manager import LoRAModelManager
+
+from amalgam.engine.cpu_lora_handed import HandedStack, Hands, StoredPair
+
+_WEIGHTS: Final = "adapter_model.safetensors"
+_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def replace_uptake() -> None:
+    """Let vLLM's classes, in this process, take adapters up in our way; calling it again changes nothing."""
+    if hasattr(LoRAModelManager._create_merged_loras_inplace, "__wrapped__"):
+        return
+    models.LoRAModel.from_local_checkpoint = _mapped_checkpoint(models.LoRAModel.from_local_checkpoint)
+    LoRAModelManager._create_merged_loras_inplace = _kept_scales(LoRAModelManager._create_merged_loras_inplace)
+    for layer in (BaseLinearLayerWithLoRA, columns.MergedColumnParallelLinearWithLoRA):
+        layer.create_lora_weights = _without_stacks(layer.create_lora_weights)
+        layer.set_lora = _handing_over(layer.set_lora)
+    BaseLinearLayerWithLoRA.reset_lora = _handing_nothing(BaseLinearLayerWithLoRA.reset_lora)
+
+
+def _taken(layer: Any) -> bool:
+    """Whether the layer multiplies through `GroupedPunicaWrapper.add_lora_linear`, with whole factors."""
+    return layer.tp_size == 1 and type(layer) in (
+        replicated_linear.ReplicatedLinearWithLoRA,
+        row_parallel_linear.RowParallelLinearWithLoRA,
+        columns.ColumnParallelLinearWithLoRA,
+        columns.MergedColumnParallelLinearWithLoRA,
+        columns.QKVParallelLinearWithLoRA,
+        columns.MergedQKVParallelLinearWithLoRA,
+    )
+
+
+def mapped_tensors(path: str) -> dict[str, Tensor] | None:
+    """The tensors of a checked safetensors file by name, mapped; None where one is of a type we do not take.
+
+    Pages are read when they are needed, and written pages are the process's own. A tensor takes a tenth of the time
+    that it takes through the safetensors library.
+    """
+    storage = torch.UntypedStorage.from_file(path, shared=False, nbytes=os.path.getsize(path))
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
+    length = int.from_bytes(whole[:8].numpy().tobytes(), "little")
+    entries = json.loads(whole[8 : 8 + length].numpy().tobytes())
+    entries.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in entries.items():
+        dtype = _DTYPES.get(entry["dtype"])
+        start, remainder = divmod(8 + length + entry["data_offsets"][0], 1 if dtype is None else dtype.itemsize)
+        if dtype is None or remainder:
+            return None
+        shape = entry["shape"]
+        strides = [1] * len(shape)
+        for axis in range(len(shape) - 1, 0, -1):
+            strides[axis - 1] = strides[axis] * shape[axis]
+        tensors[name] = torch.empty(0, dtype=dtype).set_(storage, start, shape, strides)  # type: ignore[arg-type]
+    return tensors
+
+
+def _mapped_checkpoint(original: Any) -> Any:
+    """For `LoRAModel.from_local_checkpoint`."""
+
+    @functools.wraps(original)
+    def load(lora_dir: str, expected_lora_modules: set[str], peft_helper: Any, **options: Any) -> Any:
+        path = os.path.join(lora_dir, _WEIGHTS)
+        special = options.pop("moe_ep_spec", None), options.get("skip_prefixes"), peft_helper.modules_to_save
+        tensors = None if any(special) or not os.path.isfile(path) else mapped_tensors(path)
+        if tensors is None or not _expected(tensors, expected_lora_modules, options.get("weights_mapper")):
+            # vLLM's own way, which also says what is wrong where something is. The type it asks for is kept.
+            return original(lora_dir, expected_lora_modules, peft_helper, moe_ep_spec=special[0], **options)
+        return models.LoRAModel.from_lora_tensors(tensors=tensors, peft_helper=peft_helper, **options | {"dtype": None})
+
+    return load
+
+
+def _expected(names: Iterable[str], modules: set[str], mapper: Any) -> bool:
+    """Whether all are factors of modules that vLLM has LoRA layers for, and none of experts, whose rules are others."""
+    for name in names:
+        if not name.endswith((".lora_A.weight", ".lora_B.weight")) or ".experts" in name:
+            return False
+        module, _ = models.parse_fine_tuned_lora_name(name, mapper)
+        if module.rsplit(".", 1)[-1] not in modules:
+            return False
+    return True
+
+
+def _kept_scales(original: Any) -> Any:
+    """For `LoRAModelManager._create_merged_loras_inplace`, which multiplies each B by its scale."""
+
+    @functools.wraps(original)
+    def merge(manager: Any, lora_model: Any) -> None:
+        taken = _taken_names(manager.modules, manager.packed_modules)
+        dtype = manager.lora_config.lora_dtype
+        for name, weights in lora_model.loras.items():
+            if weights.is_packed:
+                continue
+            if name in taken:
+                weights.lora_b = StoredPair.of(weights.lora_a, weights.lora_b, float(weights.scaling))
+                weights.scaling = 1
+            else:
+                weights.lora_a, weights.lora_b = weights.lora_a.to(dtype), weights.lora_b.to(dtype)
+        original(manager, lora_model)
+
+    return merge
+
+
+def _taken_names(modules: Mapping[str, Any], packed: Mapping[str, list[str]]) -> set[str]:
+    """What adapters call the layers that are `_taken`: by their names, and by those of the modules packed into them."""
+    names = {name for name, layer in modules.items() if isinstance(layer, BaseLinearLayerWithLoRA) and _taken(layer)}
+    return names | {part for name in names for part in packed.get(name, ())}
+
+
+def _without_stacks(original: Any) -> Any:
+    """For the layers' `create_lora_weights`: one slot's tensors are made for their shapes, and let go again."""
+
+    @functools.wraps(original)
+    def create(layer: Any, max_loras: int, lora_config: Any, model_config: Any = None) -> None:
+        if not _taken(layer):
+            original(layer, max_loras, lora_config, model_config)
+            return
+        original(layer, 1, lora_config, model_config)
+        hands = Hands()
+        layer.lora_a_stacked = HandedStack(layer.lora_a_stacked, max_loras, hands)
+        layer.lora_b_stacked = HandedStack(layer.lora_b_stacked, max_loras, hands)
+
+    return create
+
+
+def _handing_over(original: Any) -> Any:
+    """For the layers' `set_lora`."""
+
+    @functools.wraps(original)
+    def put(layer: Any, index: int, lora_a: Any, lora_b: Any) -> None:
+        if not isinstance(layer.lora_a_stacked, HandedStack):
+            original(layer, index, lora_a, lora_b)
+            return
+        if not isinstance(lora_a, list):
+            lora_a, lora_b = [lora_a], [lora_b]
+        if len(lora_b) != layer.n_slices:
+            # One adapted module covers several slices; vLLM knows how to split what it can slice.
+            whole = [b.tensors()[1] if isinstance(b, StoredPair) else b for b in lora_b]
+            lora_a, lora_b = layer.expand_packed_lora(lora_a, whole)
+        layer.lora_a_stacked.hands.give(index, map(_pair, lora_a, lora_b))
+
+    return put
+
+
+def _pair(a: Tensor | None, b: StoredPair | Tensor | None) -> StoredPair | None:
+    """What the layer was given for one slice; vLLM's dummies and what was packed elsewhere come without a scale."""
+    if a is None or b is None:
+        return None
+    return b if isinstance(b, StoredPair) else StoredPair.of(a, b, 1.0)
+
+
+def _handing_nothing(original: Any) -> Any:
+    """For the layers' `reset_lora`."""
+
+    @functools.wraps(original)
+    def clear(layer: Any, index: int) -> None:
+        if isinstance(layer.lora_a_stacked, HandedStack):
+            layer.lora_a_stacked.hands.give(index, [None] * layer.n_slices)
+        else:
+            original(layer, index)
+
+    return clear

@@ -1,0 +1,212 @@
+"""Adapters on their way into vLLM's LoRA layers: vLLM's own classes, with our methods in the place of theirs."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.layers.column_parallel_linear import (
+    MergedColumnParallelLinearVariableSliceWithLoRA,
+    MergedColumnParallelLinearWithLoRA,
+)
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.lora_weights import LoRALayerWeights
+from vllm.lora.model_manager import LoRAModelManager
+from vllm.lora.peft_helper import PEFTHelper
+
+from amalgam.engine.cpu_lora_factors import ModuleFactors
+from amalgam.engine.cpu_lora_handed import HandedStack, StoredPair
+from amalgam.engine.cpu_lora_uptake import mapped_tensors, replace_uptake
+from tests.adapter_factory import write_lora
+
+WIDTH_IN, WIDTHS, RANK, SLOTS = 24, (16, 16), 8, 3
+
+
+@pytest.fixture(autouse=True)
+def replaced():
+    replace_uptake()
+
+
+def layer_of(kind, **more):
+    """A layer for gate and up, as far as its LoRA weights go."""
+    layer = kind.__new__(kind)
+    torch.nn.Module.__init__(layer)
+    for name, value in {
+        "tp_size": 1, "tp_rank": 0, "input_size": WIDTH_IN, "device": torch.device("cpu"),
+        "n_slices": 2, "output_sizes": WIDTHS, "output_slices": WIDTHS, "output_ids": (0, 0),
+    }.items():  # fmt: skip
+        setattr(layer, name, more.get(name, value))
+    config = SimpleNamespace(max_lora_rank=RANK, fully_sharded_loras=False, lora_dtype=torch.float32)
+    layer.create_lora_weights(SLOTS, config)
+    return layer
+
+
+def stored(seed, *, width=16, dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(4, WIDTH_IN, generator=generator).to(dtype)
+    return a, torch.randn(width, 4, generator=generator).to(dtype)
+
+
+def copies(layer, slot):
+    factors = ModuleFactors(layer.lora_a_stacked, layer.lora_b_stacked, torch.float32)
+    factors.refresh([])
+    return factors.slot(slot)
+
+
+def test_replacing_twice_replaces_once():
+    kept = LoRAModel.from_local_checkpoint, BaseLinearLayerWithLoRA.set_lora
+    replace_uptake()
+    assert (LoRAModel.from_local_checkpoint, BaseLinearLayerWithLoRA.set_lora) == kept
+
+
+def test_a_layer_is_handed_what_is_stored():
+    layer = layer_of(MergedColumnParallelLinearWithLoRA)
+    assert isinstance(layer.lora_a_stacked, HandedStack)
+    (a, b), (c, d) = stored(1), stored(2)
+    layer.set_lora(1, [a, c], [StoredPair.of(a, b, 0.5), StoredPair.of(c, d, 3.0)])
+    got = copies(layer, 1)
+    assert got.down.T.equal(torch.cat([a, c]).float())
+    assert got.up.equal(torch.block_diag(b.float().T * 0.5, d.float().T * 3))
+
+
+def test_a_slice_without_factors_and_a_layer_without_any_keep_the_base():
+    layer = layer_of(MergedColumnParallelLinearWithLoRA)
+    a, b = stored(1)
+    layer.set_lora(1, [None, a], [None, StoredPair.of(a, b, 1.0)])
+    [block] = copies(layer, 1).blocks
+    assert (block.columns.start, block.columns.stop) == (16, 32)
+    layer.set_lora(2, [a, a], [StoredPair.of(a, b, 1.0)] * 2)
+    layer.reset_lora(2)
+    assert copies(layer, 2) is None
+
+
+def test_one_module_that_covers_both_slices_is_split_and_scaled():
+    layer = layer_of(MergedColumnParallelLinearWithLoRA)
+    a, b = stored(1, width=32)
+    layer.set_lora(0, [a], [StoredPair.of(a, b, 0.25)])
+    got = copies(layer, 0)
+    assert got.up.equal(torch.block_diag(b[:16].float().T * 0.25, b[16:].float().T * 0.25))
+
+
+def test_vllms_dummies_come_as_tensors():
+    layer = layer_of(MergedColumnParallelLinearWithLoRA)
+    a, b = stored(1, dtype=torch.float32)
+    layer.set_lora(0, [a, a], [b, b])
+    assert copies(layer, 0).up.equal(torch.block_diag(b.T, b.T))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(MergedColumnParallelLinearVariableSliceWithLoRA, {}), (MergedColumnParallelLinearWithLoRA, {"tp_size": 2})],
+    ids=["another kind", "sharded"],
+)
+def test_other_layers_keep_vllms_stacks(kind, more):
+    layer = layer_of(kind, **more)
+    assert not isinstance(layer.lora_a_stacked, HandedStack)
+    (a, b), rows = stored(1, dtype=torch.float32), slice(0, 4)
+    layer.set_lora(1, [a, a], [b, b])
+    assert layer.lora_a_stacked[0][1, 0, rows].equal(a)
+    layer.reset_lora(1)
+    assert not layer.lora_a_stacked[0].any()
+
+
+def merged(loras):
+    """What vLLM's merging step leaves of an adapter: one packed layer is ours, and one is not."""
+    ours, theirs = layer_of(MergedColumnParallelLinearWithLoRA), layer_of(MergedColumnParallelLinearWithLoRA, tp_size=2)
+    modules = {"layers.0.gate_up_proj": ours, "layers.1.gate_up_proj": theirs}
+    packed = {name: [name.replace("gate_up", part) for part in ("gate", "up")] for name in modules}
+    manager = SimpleNamespace(
+        modules=modules, packed_modules=packed, lora_config=SimpleNamespace(lora_dtype=torch.float32),
+        is_pooling_model=False,
+        _get_lora_layer_weights=lambda model, name: model.loras.get(name),
+    )  # fmt: skip
+    model = SimpleNamespace(loras=loras, modules_to_save={}, check_lora_name=lambda name: name in loras)
+    LoRAModelManager._create_merged_loras_inplace(manager, model)
+    return model.loras
+
+
+def test_a_scale_is_kept_for_our_layers_and_multiplied_in_for_others():
+    (a, b), (c, d) = stored(1), stored(2)
+    found = merged(
+        {
+            "layers.0.up_proj": LoRALayerWeights("layers.0.up_proj", 4, 6, a, b),
+            "layers.1.gate_proj": LoRALayerWeights("layers.1.gate_proj", 4, 6, c, d),
+        }
+    )
+    gate, up = found["layers.0.gate_up_proj"].lora_b
+    assert gate is None
+    assert up.scale == 1.5
+    assert up.tensors()[1].equal(b.float() * 1.5)
+    other, _ = found["layers.1.gate_up_proj"].lora_b
+    assert other.equal(d.float() * 1.5)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_lora(tmp_path / "adapter", layers=2, rank=4, alpha=6, modules=("q_proj", "down_proj"))
+
+
+def loaded(folder, expected=("q_proj", "down_proj")):
+    helper = PEFTHelper.from_local_dir(str(folder), None)
+    return LoRAModel.from_local_checkpoint(
+        str(folder), set(expected), helper, lora_model_id=7, device="cpu", dtype=torch.float32,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_is_mapped_in_its_own_type(folder):
+    model = loaded(folder)
+    want = load_file(folder / "adapter_model.safetensors")
+    assert (model.id, model.rank, len(model.loras)) == (7, 4, 4)
+    for name, weights in model.loras.items():
+        assert weights.lora_a.equal(want[f"base_model.model.{name}.lora_A.weight"])
+        assert weights.lora_b.equal(want[f"base_model.model.{name}.lora_B.weight"])
+        assert weights.scaling == 1.5
+
+
+def test_what_does_not_belong_to_the_model_is_refused_by_vllm_in_its_words(folder):
+    with pytest.raises(ValueError, match="expected target modules"):
+        loaded(folder, expected=("q_proj",))
+
+
+def test_other_types_go_vllms_way(folder):
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor.double() for name, tensor in load_file(path).items()}, path)
+    assert mapped_tensors(str(path)) is None
+    assert {weights.lora_a.dtype for weights in loaded(folder).loras.values()} == {torch.float32}
+
+
+def test_mapped_tensors_are_those_of_the_library(tmp_path):
+    """Of several types and shapes, empty and single ones among them, with metadata in the header."""
+    path = tmp_path / "some.safetensors"
+    generator = torch.Generator().manual_seed(3)
+    want = {
+        str(number): torch.randn(shape, generator=generator).to(dtype)
+        for number, (shape, dtype) in enumerate(
+            [((3, 5), torch.bfloat16), ((7,), torch.float32), ((), torch.float16), ((0, 4), torch.bfloat16),
+             ((2, 3, 4), torch.float16), ((1, 9), torch.float32)]
+        )
+    }  # fmt: skip
+    save_file(want, path, metadata={"format": "pt"})
+    got = mapped_tensors(str(path))
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        assert got[name].dtype == tensor.dtype
+        assert got[name].equal(tensor)
+
+
+def test_writing_to_a_mapped_tensor_leaves_the_file_alone(folder):
+    path = folder / "adapter_model.safetensors"
+    before = path.read_bytes()
+    for tensor in mapped_tensors(str(path)).values():
+        tensor.zero_()
+    assert path.read_bytes() == before
+
+
+def test_a_tensor_that_does_not_begin_at_a_multiple_of_its_size_goes_vllms_way(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    header = json.dumps({"x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    header += b" " * (len(header) % 2 == 0)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    assert mapped_tensors(str(path)) is None
