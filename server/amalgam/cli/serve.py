@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from amalgam.engine.cpu_lora_preload import EXTENSION
 from amalgam.errors import AmalgamError
 from amalgam.settings import Settings
 
@@ -97,6 +98,8 @@ def vllm_arguments(settings: Settings, model: str, name: str, flags: list[str], 
         ours += ["--enforce-eager"]
         if not cpu_multiplies_bfloat16():
             ours += ["--dtype", "float32"]
+        if settings.cpu_lora == "amalgam":
+            ours += ["--worker-extension-cls", EXTENSION]
     if is_demo:
         ours += ["--max-model-len", str(settings.max_model_len), "--max-num-seqs", "64"]
         ours += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]

@@ -31,11 +31,20 @@ _TILE: Final = np.uint64(32)
 
 
 def _compiled(function: _Function) -> _Function:
+    return _kept(function, **_OPTIONS)
+
+
+def _compiled_together(function: _Function) -> _Function:
+    """Threads of OpenMP share loops over `numba.prange`; they are torch's own, because both load one library."""
+    return _kept(function, parallel=True, **_OPTIONS)
+
+
+def _kept(function: _Function, **options: Any) -> _Function:
     try:
-        kept: _Function = numba.njit(cache=True, **_OPTIONS)(function)
+        kept: _Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:
         # No folder to keep compiled code in: it is compiled again in every process.
-        kept = numba.njit(**_OPTIONS)(function)
+        kept = numba.njit(**options)(function)
     return kept
 
 
@@ -66,26 +75,61 @@ def add_low_rank(
         blocks: [slots, slices, 4], where ``up`` is not zero: first rank, rank after the last, and the same of columns.
         scale: Of the sum.
     """
-    factor = np.float32(scale)
     one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
     for g in range(slots.shape[0]):
-        slot = slots[g]
-        parts, a, b = blocks[slot], down[slot], up[slot]
-        rank = parts[parts.shape[0] - 1, 1]
-        if rank == 0:
-            continue
-        i, stop = starts[g], starts[g + 1]
-        # Two rows at a time read the factors once for both.
-        while i + 1 < stop:
-            first, second = rows[i], rows[i + 1]
-            _shrink_two(x[first], x[second], a, rank, factor, one, two)
-            for p in range(parts.shape[0]):
-                _expand_two(y[first], y[second], one, two, b, parts[p])
-            i += 2
-        if i < stop:
-            _shrink(x[rows[i]], a, rank, factor, one)
-            for p in range(parts.shape[0]):
-                _expand(y[rows[i]], one, b, parts[p])
+        _add_group(y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, np.float32(scale), one, two)
+
+
+@_compiled_together
+def add_low_rank_together(
+    y: Floats,
+    x: Floats,
+    rows: Indices,
+    starts: Indices,
+    slots: Indices,
+    down: Floats,
+    up: Floats,
+    blocks: Indices,
+    scale: float,
+    threads: int,
+) -> None:
+    """The same, each group by one of so many threads; a group's sums are taken in the same order."""
+    for t in numba.prange(threads):
+        one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
+        for g in range(t, slots.shape[0], threads):
+            _add_group(y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, np.float32(scale), one, two)
+
+
+@_inner
+def _add_group(
+    y: Floats,
+    x: Floats,
+    rows: Indices,
+    slot: int,
+    down: Floats,
+    up: Floats,
+    blocks: Indices,
+    scale: Any,
+    one: Floats,
+    two: Floats,
+) -> None:
+    """The rows of one slot; ``one`` and ``two`` have room for its rank."""
+    parts, a, b = blocks[slot], down[slot], up[slot]
+    rank = parts[parts.shape[0] - 1, 1]
+    if rank == 0:
+        return
+    i, stop = 0, rows.shape[0]
+    # Two rows at a time read the factors once for both.
+    while i + 1 < stop:
+        first, second = rows[i], rows[i + 1]
+        _shrink_two(x[first], x[second], a, rank, scale, one, two)
+        for p in range(parts.shape[0]):
+            _expand_two(y[first], y[second], one, two, b, parts[p])
+        i += 2
+    if i < stop:
+        _shrink(x[rows[i]], a, rank, scale, one)
+        for p in range(parts.shape[0]):
+            _expand(y[rows[i]], one, b, parts[p])
 
 
 @_inner
@@ -217,11 +261,19 @@ def take_slice(
                 tall[first + r, column + k] = factor * _widened(b[k, r], shifts[1])
 
 
-def warm_up() -> None:
-    """Compile, or load what was compiled before, ahead of the first request."""
+def warm_up(threads: int) -> None:
+    """Compile, or load what was compiled before, ahead of the first request.
+
+    Args:
+        threads: As many as torch uses. numba counts the processors that this process may run on, and an engine that has
+            bound its main thread may run on one.
+    """
+    numba.config.THREADING_LAYER = "omp"
+    numba.config.NUMBA_NUM_THREADS = threads
     ends, blocks = np.array([0, 1], np.int64), np.array([[[0, 1, 0, 1]]], np.int64)
     one, cube = np.zeros((1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
     add_low_rank(one, one, ends[:1], ends, ends[:1], cube, cube, blocks, 1.0)
+    add_low_rank_together(one, one, ends[:1], ends, ends[:1], cube, cube, blocks, 1.0, threads)
     stacked = np.zeros((1, 1, 1, 1), np.float32)
     used_rows(stacked, 0)
     copy_slice(stacked, stacked, 0, blocks[0, 0], cube, cube)

@@ -8,12 +8,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import add_low_rank
+from amalgam.engine.cpu_lora_compiled import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu_lora_factors import ModuleFactors, SlotFactors
 from amalgam.engine.cpu_lora_plan import Batch, Groups, RowPlan, Scatter
 
 BLOCK_ROWS: Final = 64
 """From this many rows on, slices are multiplied one by one: the zeros of the block matrix then cost more than calls."""
+
+TOGETHER_GROUPS: Final = 4
+"""From this many adapters in compiled loops on, threads share them: for fewer, waking a thread takes as long."""
 
 CHUNK_ROWS: Final = 512
 """Rows at a time where a product needs a buffer as wide as the output, so that it stays in the cache."""
@@ -42,7 +45,12 @@ def add_low_rank_(y: Tensor, x: Tensor, factors: ModuleFactors, plan: RowPlan, s
 def _add_groups_(y: Tensor, x: Tensor, factors: ModuleFactors, groups: Groups, scale: float) -> None:
     arrays = factors.arrays(groups.slots)
     if arrays is not None and _is_plain(y) and _is_plain(x):
-        add_low_rank(y.numpy(), x.numpy(), groups.rows, groups.starts, groups.slots, *arrays, scale)
+        operands = y.numpy(), x.numpy(), groups.rows, groups.starts, groups.slots, *arrays, scale
+        threads = torch.get_num_threads()
+        if threads > 1 and len(groups.slots) >= TOGETHER_GROUPS:
+            add_low_rank_together(*operands, threads)
+        else:
+            add_low_rank(*operands)
         return
     # Not seen in the models served so far: a layer whose input or output is a view, or of another type than the model.
     for scatter in groups.scatters():

@@ -28,7 +28,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         dtype_of = ProductDtype.of_this_cpu()
         compiled = lora_config.lora_dtype == torch.float32
         if compiled:
-            warm_up()
+            warm_up(torch.get_num_threads())
         logging.getLogger(__name__).info(
             "LoRA on CPU: grouped products, %s; bfloat16 factors multiplied in %s",
             f"up to {COMPILED_ROWS} rows of an adapter in compiled loops" if compiled else "all in torch",

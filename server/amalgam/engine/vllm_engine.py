@@ -12,7 +12,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from amalgam.engine.cpu_lora_preload import EXTENSION
+from amalgam.engine.preload_link import PreloadLink
 from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
 from amalgam.engine.residency import Residency
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
@@ -55,6 +58,7 @@ class VllmEngine:
         self._on_phase = on_phase
         self._hang_limit_s = hang_limit_s
         self._client: Any = None
+        self._preloads: PreloadLink | None = None
         self._booting: asyncio.Future[Any] | None = None
         self._endpoints: Mapping[Endpoint, Any] = {}
         self._state: EngineState = "starting"
@@ -185,6 +189,7 @@ class VllmEngine:
         self._client = await asyncio.shield(self._booting)
         self._lost = asyncio.Event()
         await self._client.reset_mm_cache()
+        self._preloads = await _listened_to(self._client, self._args)
         loaded = time.monotonic()
         self._on_phase("preparing the endpoints")
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -280,7 +285,8 @@ class VllmEngine:
         request = _lora_request(version)
         try:
             await asyncio.to_thread(self._prepare, version.folder)
-            await self._ask(self._client.add_lora(request))
+            if self._preloads is None or not await self._ask(self._preloads.ask(version)):
+                await self._ask(self._client.add_lora(request))
         except EngineNotReady:
             raise
         except Exception as error:
@@ -334,6 +340,15 @@ def _build_client(args: Namespace) -> Any:
         enable_log_requests=engine_args.enable_log_requests,
         disable_log_stats=engine_args.disable_log_stats,
     )
+
+
+async def _listened_to(client: Any, args: Namespace) -> PreloadLink | None:
+    """Where the worker reads adapters beside its steps; None where it has not learned to, or is not alone."""
+    if args.worker_extension_cls != EXTENSION or client.vllm_config.parallel_config.world_size > 1:
+        return None
+    where = f"\0amalgam-preload-{uuid4().hex}"
+    await client.collective_rpc("listen_for_preloads", args=(where,))
+    return PreloadLink(where)
 
 
 def _lora_request(version: LoadableVersion) -> Any:

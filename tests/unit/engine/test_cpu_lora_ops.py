@@ -1,12 +1,15 @@
 """Our LoRA products on CPU, in torch and compiled, against a dense float64 reference."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from amalgam.engine import cpu_lora_ops
 from amalgam.engine.cpu_lora_cache import Occupancy, ProductDtype
+from amalgam.engine.cpu_lora_compiled import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu_lora_factors import ModuleFactors
-from amalgam.engine.cpu_lora_ops import add_low_rank_, expand_, shrink_
+from amalgam.engine.cpu_lora_ops import TOGETHER_GROUPS, add_low_rank_, expand_, shrink_
 from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, plan_rows
 
 SLOTS = 5
@@ -204,21 +207,41 @@ def loops(monkeypatch):
     """The calls of the compiled loops."""
     calls = []
 
-    def add_low_rank(*arguments):
-        calls.append(arguments)
+    def counted(name, compiled, *arguments):
+        calls.append(name)
         compiled(*arguments)
 
-    compiled = cpu_lora_ops.add_low_rank
-    monkeypatch.setattr(cpu_lora_ops, "add_low_rank", add_low_rank)
+    for name in ("add_low_rank", "add_low_rank_together"):
+        monkeypatch.setattr(cpu_lora_ops, name, partial(counted, name, getattr(cpu_lora_ops, name)))
     return calls
 
 
-def test_few_rows_take_one_compiled_call_for_all_slots(loops):
-    mix = MIXES["skewed"] + [2] * (COMPILED_ROWS + 1)
+@pytest.mark.parametrize(
+    ("threads", "slots", "call"),
+    [(1, SLOTS, "add_low_rank"), (2, TOGETHER_GROUPS - 1, "add_low_rank"), (2, SLOTS, "add_low_rank_together")],
+)
+def test_few_rows_take_one_compiled_call_for_all_slots(threads, slots, call, loops, monkeypatch):
+    monkeypatch.setattr(cpu_lora_ops.torch, "get_num_threads", lambda: threads)
+    mix = [slot % slots for slot in range(19)] + [2] * (COMPILED_ROWS + 1)
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     x, y = random_rows(mix, SLICES["qkv"])
     add_low_rank_(y, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix), compiled=True))
-    assert len(loops) == 1
+    assert loops == [call]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_share_the_adapters_and_change_no_bit(threads):
+    """One, some and none of the adapters for each thread; some have no factors here."""
+    mix = [0, 1, 2, 3, 4, -1, 2, 2, 4, 0, -1]
+    a_stacked, b_stacked = random_factors(SLICES["odd"], ranks=(8, 0, 64, (0, 3, 1), 16))
+    x, y = random_rows(mix, SLICES["odd"])
+    factors, groups = fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix), compiled=True).groups
+    operands = x.numpy(), groups.rows, groups.starts, groups.slots, *factors.arrays(groups.slots), 0.5
+    alone, shared = y.clone(), y.clone()
+    add_low_rank(alone.numpy(), *operands)
+    add_low_rank_together(shared.numpy(), *operands, threads)
+    assert shared.equal(alone)
+    assert_base_rows_untouched(shared, y, mix)
 
 
 @pytest.mark.parametrize("case", ["view of y", "view of x", "transposed x", "bfloat16", "float64 y"])

@@ -138,15 +138,17 @@ def test_the_first_request_finds_the_loops_compiled(monkeypatch):
     from amalgam.engine import cpu_lora_compiled, cpu_lora_wrapper
 
     warmed = []
-    monkeypatch.setattr(cpu_lora_wrapper, "warm_up", lambda: warmed.append(cpu_lora_compiled.warm_up()))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(cpu_lora_wrapper, "warm_up", lambda threads: warmed.append(cpu_lora_compiled.warm_up(threads)))
     make_wrapper(torch.bfloat16)
     assert not warmed
     made = make_wrapper()
     assert warmed
-    made.update_metadata(LoRAMapping((7, 99), (7, 99), is_prefill=False), SLOT_IDS, SLOTS + 1, 1000)
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
-    x, y = random_rows([1, 4], SLICES["qkv"])
-    with torch.inference_mode():
-        made.add_lora_linear(y, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
-    for loop in (cpu_lora_compiled.add_low_rank, cpu_lora_compiled.used_rows, cpu_lora_compiled.copy_slice):
-        assert len(loop.signatures) == 1
+    for ids in ((7, 99), (7, 99, 31, 12)):
+        made.update_metadata(LoRAMapping(ids, ids, is_prefill=False), SLOT_IDS, SLOTS + 1, 1000)
+        x, y = random_rows(range(len(ids)), SLICES["qkv"])
+        with torch.inference_mode():
+            made.add_lora_linear(y, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
+    for name in ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice"):
+        assert len(getattr(cpu_lora_compiled, name).signatures) == 1, name

@@ -1,0 +1,120 @@
+"""Reads adapters in the process that has the LoRA layers, beside its steps: a thread that the HTTP process may ask.
+
+vLLM's own way asks the engine's core, which answers between two steps of its loop; the request that waits for the
+adapter then misses the step in between. Here a thread of the worker does what of a load depends on nothing that a step
+changes (opening, checking and mapping the file), and keeps the result for the step that first needs the adapter.
+
+One line of JSON per question and answer, over a Unix socket that is gone with its process (its name is Linux's abstract
+kind). Only processes of the same user are answered.
+"""
+
+import json
+import logging
+import os
+import socket
+import struct
+import threading
+from collections import OrderedDict
+from typing import Any, Final
+
+logger = logging.getLogger(__name__)
+
+EXTENSION: Final = "amalgam.engine.cpu_lora_preload.PreloadingWorker"
+_CREDENTIALS: Final = struct.Struct("3i")
+_LONGEST: Final = 1 << 16
+_KEPT: Final = 64
+"""Adapters that are read and not yet used; more than that are read again in the step that needs them."""
+
+
+class Preloads:
+    """Adapters that are read and wait for their first step.
+
+    Args:
+        read: vLLM's reading of an adapter, of a LoRA request.
+    """
+
+    def __init__(self, read: Any) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._ready: OrderedDict[int, Any] = OrderedDict()
+
+    def prepare(self, request: Any) -> None:
+        """Read, and keep.
+
+        Raises: what ``read`` does.
+        """
+        adapter = self._read(request)
+        with self._lock:
+            self._ready[request.lora_int_id] = adapter
+            while len(self._ready) > _KEPT:
+                self._ready.popitem(last=False)
+
+    def take(self, lora_id: int) -> Any | None:
+        """What was read of the adapter; it is here no longer."""
+        with self._lock:
+            return self._ready.pop(lora_id, None)
+
+
+class PreloadingWorker:
+    """What vLLM mixes into its worker (``--worker-extension-cls``), whose methods its ``collective_rpc`` calls."""
+
+    model_runner: Any
+
+    def listen_for_preloads(self, where: str) -> None:
+        """Answer questions at the socket address ``where``, and use what was read for them."""
+        manager = self.model_runner.lora_manager
+        read, remove = manager._load_adapter, manager.remove_adapter
+        preloads = Preloads(read)
+
+        def load(request: Any) -> Any:
+            found = preloads.take(request.lora_int_id)
+            return read(request) if found is None else found
+
+        def drop(lora_id: int) -> Any:
+            preloads.take(lora_id)
+            return remove(lora_id)
+
+        manager._load_adapter, manager.remove_adapter = load, drop
+        listen(where, preloads)
+
+
+def listen(where: str, preloads: Preloads) -> socket.socket:
+    """Answer, in a thread that ends with the process, until the socket is closed."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(where)
+    listener.listen()
+    threading.Thread(target=_accept, args=(listener, preloads), name="adapter preloads", daemon=True).start()
+    return listener
+
+
+def _accept(listener: socket.socket, preloads: Preloads) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            try:
+                _answer(connection, preloads)
+            except Exception:
+                # Who asked has left, or speaks another language; the next one may not, and is to be answered.
+                logger.warning("an unanswered question about an adapter", exc_info=True)
+
+
+def _answer(connection: socket.socket, preloads: Preloads) -> None:
+    """One question and its answer."""
+    from vllm.lora.request import LoRARequest
+
+    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if user != os.geteuid():
+        return
+    with connection.makefile("rwb") as stream:
+        question = json.loads(stream.readline(_LONGEST))
+        request = LoRARequest(question["name"], question["id"], question["folder"])
+        answer = {}
+        try:
+            preloads.prepare(request)
+        except Exception as error:
+            logger.exception("%s could not be read", request.lora_name)
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        stream.write(json.dumps(answer).encode() + b"\n")
