@@ -43,8 +43,8 @@ from loadtests.servers import Server, dtype_flags, start_amalgam, start_plain  #
 from loadtests.serving_page import serving_page  # noqa: E402
 
 PORTS = {"amalgam": 18451, "vllm": 18452}
-SLOTS = 4
-RESIDENT = 64
+SLOTS = 16
+RESIDENT = 256
 RANK = 8
 FLAGS = ["--max-model-len", "1024", "--max-num-seqs", "32", "--max-lora-rank", str(RANK), "--no-enable-prefix-caching"]
 SIDES = ("amalgam", "vllm")

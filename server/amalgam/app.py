@@ -38,6 +38,7 @@ from amalgam.api.observed import Observed
 from amalgam.api.state import Services
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.clock import new_evaluation_id, new_id, utc_now
+from amalgam.engine.fork_server import ForkServer
 from amalgam.engine.protocol import Engine
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.registry.adapters import AdapterRegistry
@@ -97,6 +98,7 @@ def create_app(
     on_phase: Callable[[str], None] = lambda phase: None,
     on_ready: Ready = lambda startup_s: None,
     demo_folders: dict[str, Path] | None = None,
+    fork_server: ForkServer | None = None,
     engine_factory: EngineFactory | None = None,
 ) -> FastAPI:
     """The application.
@@ -107,12 +109,13 @@ def create_app(
         on_phase: told what the engine's start is doing.
         on_ready: told the seconds of the start by phase, once requests are answered.
         demo_folders: adapters to register on the first start, by name.
+        fork_server: what the engine's processes are forked from; None: vLLM spawns them.
         engine_factory: makes the engine from the application's state; the embedded vLLM unless a test says otherwise.
     """
     metrics = Metrics(build=build_versions())
     make_engine = engine_factory or (
         lambda state: VllmEngine(
-            args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase, metrics, read_ahead
+            args, state, settings.load_timeout_s, settings.engine_hang_s, on_phase, metrics, read_ahead, fork_server
         )
     )
 

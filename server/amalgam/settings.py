@@ -42,8 +42,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(2 << 30, ge=1, description="largest adapter upload, bytes")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest JSON body of any request, bytes")
     max_lora_rank: int = Field(32, ge=1, le=512, description="largest rank an adapter may have; vLLM pads all to it")
-    max_loras: int = Field(4, ge=1, description="different adapters in one batch (engine slots)")
-    max_cpu_loras: int = Field(64, ge=1, description="adapters kept in memory by the engine")
+    max_loras: int | None = Field(
+        None, ge=1, description="different adapters in one batch (engine slots); unset: 16 on a CPU, 4 elsewhere"
+    )
+    max_cpu_loras: int | None = Field(
+        None, ge=1, description="adapters kept in memory by the engine; unset: 256 on a CPU, 64 elsewhere"
+    )
     max_model_len: int = Field(2048, ge=64, description="longest prompt plus answer of the demo model, tokens")
     load_timeout_s: float = Field(60.0, gt=0, description="longest wait for an adapter to become resident, seconds")
     engine_hang_s: float = Field(60.0, gt=1, description="an engine silent for so long is restarted, seconds")
@@ -96,6 +100,9 @@ class Settings(BaseSettings):
     access_log: bool | None = Field(None, description="one log line for each request; unset: with log_format json only")
     cpu_lora: Literal["amalgam", "stock"] = Field(
         "amalgam", description="LoRA on CPU: ours, or vLLM's own (wrong in 0.32)"
+    )
+    engine_start: Literal["forked", "spawned"] = Field(
+        "forked", description="engine processes on CPU: forked from one that imported vLLM, or spawned as vLLM does"
     )
 
     evaluation_max_calls: int = Field(20_000, ge=1, description="items times targets of one evaluation")

@@ -70,10 +70,11 @@ def check_lora(settings: Settings) -> Iterator[Finding]:
     if settings.max_lora_rank not in VLLM_LORA_RANKS:
         allowed = ", ".join(map(str, VLLM_LORA_RANKS))
         yield Finding("error", "lora", f"AMALGAM_MAX_LORA_RANK={settings.max_lora_rank} is not one of {allowed}.")
-    elif settings.max_cpu_loras < settings.max_loras:
+    elif settings.max_cpu_loras is not None and settings.max_cpu_loras < (settings.max_loras or 1):
         yield Finding("error", "lora", "AMALGAM_MAX_CPU_LORAS must be at least AMALGAM_MAX_LORAS.")
     else:
-        yield Finding("ok", "lora", f"rank up to {settings.max_lora_rank}, {settings.max_loras} adapters in a batch")
+        slots = "the platform's number of" if settings.max_loras is None else settings.max_loras
+        yield Finding("ok", "lora", f"rank up to {settings.max_lora_rank}, {slots} adapters in a batch")
 
 
 def check_store(settings: Settings) -> Iterator[Finding]:

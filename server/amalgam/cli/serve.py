@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
 
+    from amalgam.engine.fork_server import ForkServer
+
 DEMO_NAME = "smollm2"
 _CONSOLE = Console(stderr=True, highlight=False)
 
@@ -54,6 +56,7 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     """Everything between the command line and uvicorn."""
     from amalgam.api.auth import require_safe_binding
     from amalgam.engine.environment import prepare_environment
+    from amalgam.engine.fork_server import ForkServer, foresee
     from amalgam.store.hub import local_model
     from amalgam.telemetry.logs import VLLM_JSON_CONFIG
 
@@ -62,6 +65,11 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     default_name = DEMO_NAME if model is None else Path(model).name.lower()
     began = time.monotonic()
     prepare_environment(os.cpu_count() or 1, VLLM_JSON_CONFIG if settings.log_format == "json" else None)
+    # As early as can be: what it imports beside us is most of what the engine's start would take.
+    foreseen = foresee(os.environ) if settings.engine_start == "forked" else None
+    fork_server = None if foreseen is None else ForkServer(foreseen)
+    if fork_server is not None:
+        fork_server.start()
     if model is None:
         from amalgam.demo.base_model import ensure_base_model
 
@@ -72,7 +80,7 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     name = served_model_name or default_name
     args = vllm_arguments(settings, model, name, flags, is_demo=is_demo)
     listener = _listen(settings)
-    _serve(settings, args, listener, began, is_demo=is_demo)
+    _serve(settings, args, listener, began, fork_server, is_demo=is_demo)
 
 
 def cpu_multiplies_bfloat16() -> bool:
@@ -83,6 +91,17 @@ def cpu_multiplies_bfloat16() -> bool:
     return any(has.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def lora_places(settings: Settings, *, on_cpu: bool) -> tuple[int, int]:
+    """Slots of a batch, and adapters in memory: as set, else as many as are cheap.
+
+    With our LoRA on a CPU a slot takes memory for the adapter in it, and an adapter in memory is a mapping of its file.
+    Elsewhere either is a copy in the type that vLLM computes in, and a slot's is padded to the largest rank.
+    """
+    is_roomy = on_cpu and settings.cpu_lora == "amalgam"
+    slots = settings.max_loras or (16 if is_roomy else 4)
+    return slots, settings.max_cpu_loras or max(slots, 256 if is_roomy else 64)
+
+
 def vllm_arguments(settings: Settings, model: str, name: str, flags: list[str], *, is_demo: bool) -> Namespace:
     """VLLM's own parser over our defaults; what the user gives after ``--`` wins, because it comes last."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -90,7 +109,8 @@ def vllm_arguments(settings: Settings, model: str, name: str, flags: list[str], 
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     ours = ["--model", model, "--served-model-name", name, "--enable-lora"]
-    ours += ["--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_cpu_loras)]
+    slots, kept = lora_places(settings, on_cpu=current_platform.is_cpu())
+    ours += ["--max-loras", str(slots), "--max-cpu-loras", str(kept)]
     ours += ["--max-lora-rank", str(settings.max_lora_rank)]
     # One backend, by name: where vLLM chooses by request, what the first cannot honour is dropped or becomes a 500.
     ours += ["--structured-outputs-config.backend", "xgrammar"]
@@ -122,7 +142,15 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: float, *, is_demo: bool) -> None:
+def _serve(
+    settings: Settings,
+    args: Namespace,
+    listener: socket.socket,
+    began: float,
+    fork_server: "ForkServer | None",
+    *,
+    is_demo: bool,
+) -> None:
     from amalgam.app import create_app
     from amalgam.demo.adapters import demo_adapter_folders
     from amalgam.telemetry.logs import configure_logging
@@ -142,7 +170,9 @@ def _serve(settings: Settings, args: Namespace, listener: socket.socket, began: 
             _print_examples(url)
 
     folders = demo_adapter_folders() if is_demo and settings.register_demo else {}
-    app = create_app(settings, args, on_phase=phases.show, on_ready=ready, demo_folders=folders)
+    app = create_app(
+        settings, args, on_phase=phases.show, on_ready=ready, demo_folders=folders, fork_server=fork_server
+    )
     server = _http_server(app, settings.drain_timeout_s)
     # What came before is mostly vLLM's import, which its command line needs.
     serving = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from amalgam.engine.cpu_lora_preload import EXTENSION
+from amalgam.engine.fork_server import ForkServer
 from amalgam.engine.preload_link import PreloadLink
 from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
 from amalgam.engine.residency import Residency
@@ -40,6 +41,7 @@ class VllmEngine:
         on_phase: told in words what the start is doing.
         metrics: told of loads, evictions and waits.
         prepare: called in a thread before a folder is loaded; blocks, and may raise.
+        fork_server: what the core and its worker are forked from; None: vLLM spawns them.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class VllmEngine:
         on_phase: Callable[[str], None] = lambda phase: None,
         metrics: Metrics | None = None,
         prepare: Callable[[Path], None] = lambda folder: None,
+        fork_server: ForkServer | None = None,
     ) -> None:
         self._args = args
         self._prepare = prepare
+        self._fork_server = fork_server
         self._app_state = app_state
         self._on_phase = on_phase
         self._hang_limit_s = hang_limit_s
@@ -161,7 +165,7 @@ class VllmEngine:
         # A request that is on its way to a hung core is refused there too, instead of waiting for ever.
         self._client.engine_core.resources.engine_dead = True
         self._client.output_processor.propagate_error(EngineDeadError())
-        await asyncio.to_thread(self._client.shutdown, timeout=1.0)
+        await asyncio.to_thread(self._end_core, 1.0)
 
     async def _restore(self, pinned: Iterable[LoadableVersion]) -> bool:
         """Bring the pinned versions back, then open the door; False where the core was lost meanwhile."""
@@ -185,7 +189,7 @@ class VllmEngine:
         await asyncio.to_thread(_import_vllm)
         imported = time.monotonic()
         self._on_phase("loading the base model")
-        self._booting = asyncio.ensure_future(asyncio.to_thread(_build_client, self._args))
+        self._booting = asyncio.ensure_future(asyncio.to_thread(_build_client, self._args, self._fork_server))
         self._client = await asyncio.shield(self._booting)
         self._lost = asyncio.Event()
         await self._client.reset_mm_cache()
@@ -215,11 +219,18 @@ class VllmEngine:
                 # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself.
                 for child in multiprocessing.active_children():
                     child.kill()
+                if self._fork_server is not None:
+                    self._fork_server.end_children()
             await asyncio.wait([self._booting])
             if self._booting.exception() is None:
                 self._client = self._booting.result()
         if self._client is not None:
-            await asyncio.to_thread(self._client.shutdown, timeout=5.0)
+            await asyncio.to_thread(self._end_core, 5.0)
+
+    def _end_core(self, timeout_s: float) -> None:
+        self._client.shutdown(timeout=timeout_s)
+        if self._fork_server is not None:
+            self._fork_server.end_children()
 
     @asynccontextmanager
     async def hold(self, version: LoadableVersion | None) -> AsyncIterator[None]:
@@ -326,12 +337,16 @@ def _import_vllm() -> None:
     import vllm.v1.engine.async_llm  # noqa: F401
 
 
-def _build_client(args: Namespace) -> Any:
+def _build_client(args: Namespace, fork_server: ForkServer | None) -> Any:
     """Start the core process and connect to it; blocks until the model is loaded."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    if fork_server is not None:
+        # Also when a core is started again: the fork server may have died with it.
+        fork_server.start()
+        fork_server.adopt_core()
     engine_args = AsyncEngineArgs.from_cli_args(args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     return AsyncLLM.from_vllm_config(

@@ -41,9 +41,17 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "slots", "kept", "expected"), [(32, 4, 8, "ok"), (33, 4, 8, "error"), (32, 4, 2, "error")]
+    ("rank", "slots", "kept", "expected"),
+    [
+        (32, 4, 8, "ok"),
+        (33, 4, 8, "error"),
+        (32, 4, 2, "error"),
+        (32, None, None, "ok"),
+        (32, 4, None, "ok"),
+        (32, None, 1, "ok"),
+    ],
 )
-def test_limits_that_vllm_would_refuse_are_named(rank: int, slots: int, kept: int, expected: str) -> None:
+def test_limits_that_vllm_would_refuse_are_named(rank: int, slots: int | None, kept: int | None, expected: str) -> None:
     settings = Settings(max_lora_rank=rank, max_loras=slots, max_cpu_loras=kept)
     assert [verdict for verdict, _ in verdicts(doctor.check_lora(settings))] == [expected]
 
