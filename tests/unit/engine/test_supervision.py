@@ -3,7 +3,7 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from amalgam.engine import vllm_engine
+from amalgam.engine.preload_link import PreloadRefused
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.errors.engine import EngineLoadFailed
@@ -161,3 +162,37 @@ async def test_a_folder_is_prepared_before_the_core_is_asked() -> None:
             await engine.load(VERSIONS[1])
         assert seen == [(VERSIONS[0].folder, []), (VERSIONS[1].folder, [1])]
         assert engine.cores[0].loaded == [1]
+
+
+class Worker:
+    """Reads adapters beside the core's steps, or says that it does not, or cannot."""
+
+    def __init__(self, answer: bool | Exception) -> None:
+        self._answer = answer
+
+    async def ask(self, version: LoadableVersion) -> bool:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "loaded", "error"),
+    [
+        (True, [], nullcontext()),
+        (False, [1], nullcontext()),
+        (PreloadRefused("ValueError: expected target modules"), [], pytest.raises(EngineLoadFailed)),
+    ],
+    ids=["read", "not there", "refused"],
+)
+async def test_the_core_is_asked_where_the_worker_does_not_read_beside_it(
+    answer: bool | Exception, loaded: list[int], error: Any
+) -> None:
+    async with running(Rehearsed(takes)) as engine:
+        engine._preloads = Worker(answer)  # type: ignore[assignment]
+        with error:
+            await engine.load(VERSIONS[0])
+        assert engine.cores[0].loaded == loaded
+        is_resident = not isinstance(answer, Exception)
+        assert [one.lora_id for one in engine.info().residents] == [1] * is_resident
+        assert list(engine._app_state.openai_serving_models.lora_requests) == ["a@1"] * is_resident
