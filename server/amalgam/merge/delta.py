@@ -39,6 +39,9 @@ OVERSAMPLING: Final = 16
 
 _SKETCH_SEED: Final = 0x5EED
 
+_SORTED_WHOLE: Final = 1 << 18
+"""Entries up to which a GPU chooses thresholds from whole matrices; see ``kernels.triton_backend.bracket``."""
+
 Tiles = Callable[[], Iterator[tuple[slice, Tensor]]]
 """Yields the merged matrix block by block; may be called again and yields the same."""
 
@@ -191,8 +194,12 @@ def buffered_bytes(out_features: int, in_features: int) -> int:
 
 
 def bytes_together(out_features: int, in_features: int) -> int:
-    """What a module takes where many are merged at once: its matrix, and what its thresholds are chosen from."""
-    return 6 * out_features * in_features
+    """What a module takes where many are merged at once: its matrix, and what its thresholds are chosen from.
+
+    Of small matrices that is all entries, with their places and in the order of their size; of larger ones a bracket.
+    """
+    entries = out_features * in_features
+    return (28 if entries <= _SORTED_WHOLE else 6) * entries
 
 
 def _held(computed: Tiles, buffer: Tensor) -> Tiles:

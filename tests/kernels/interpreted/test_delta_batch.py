@@ -14,7 +14,7 @@ from amalgam.merge.spaces import Circumstances
 from tests.merge_factory import make_adapter, make_recipe, relative
 
 SHAPES = {f"model.layers.{layer}.q_proj": (70, 67) for layer in range(3)}
-AMPLE, FOR_ONE = 1 << 30, 2 * 6 * 70 * 67
+AMPLE, FOR_ONE = 1 << 30, 2 * 28 * 70 * 67
 """Workspaces: for all modules together, and for one at a time."""
 
 SAME = 2e-5
