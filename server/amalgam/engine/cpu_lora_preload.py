@@ -62,9 +62,18 @@ class PreloadingWorker:
 
     def listen_for_preloads(self, where: str) -> None:
         """Answer questions at the socket address ``where``, and use what was read for them."""
+        from amalgam.engine.cpu_lora_uptake import check_fit
+
         manager = self.model_runner.lora_manager
         read, remove = manager._load_adapter, manager.remove_adapter
-        preloads = Preloads(read)
+
+        def read_and_check(request: Any) -> Any:
+            adapter = read(request)
+            # What a step would find out in vLLM's way costs the engine here: it is asked for by a request already.
+            check_fit(manager._adapter_manager, adapter)
+            return adapter
+
+        preloads = Preloads(read_and_check)
 
         def load(request: Any) -> Any:
             found = preloads.take(request.lora_int_id)

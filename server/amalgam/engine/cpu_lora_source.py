@@ -39,7 +39,7 @@ class FactorSource(Protocol):
         """All slices of the slot are copied, and not asked for again before they change."""
 
 
-class _StackedSource:
+class _StackedSource(FactorSource):
     """Notices what vLLM writes to its stacked tensors.
 
     Args:
@@ -78,10 +78,6 @@ class _StackedSource:
         ranks = {slot: [self.rank(part, slot) for part in range(self._parts)] for slot in slots}
         expected = sum(2 + 2 * (rank > 0) for row in ranks.values() for rank in row)
         return ranks if expected == writes else None
-
-    def rank(self, part: int, slot: int) -> int:
-        """Rows of A of one slice up to the last that is not zero."""
-        raise NotImplementedError
 
     def release(self, slot: int) -> None:
         """The stacked tensors stay vLLM's."""

@@ -12,7 +12,7 @@ Whatever else an adapter changes (embeddings, the head, experts, sharded layers)
 import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -161,9 +161,44 @@ def _handing_over(original: Any) -> Any:
             # One adapted module covers several slices; vLLM knows how to split what it can slice.
             whole = [b.tensors()[1] if isinstance(b, StoredPair) else b for b in lora_b]
             lora_a, lora_b = layer.expand_packed_lora(lora_a, whole)
-        layer.lora_a_stacked.hands.give(index, map(_pair, lora_a, lora_b))
+        pairs = list(map(_pair, lora_a, lora_b))
+        for part, pair in enumerate(pairs):
+            if pair is not None:
+                # The loops that copy these trust their shapes.
+                _check_shapes(layer, part, pair.a.bits.shape, pair.b.bits.shape)
+        layer.lora_a_stacked.hands.give(index, pairs)
 
     return put
+
+
+def check_fit(manager: Any, lora_model: Any) -> None:
+    """Whether an adapter that was read fits the layers it is for, before a step finds out.
+
+    Args:
+        manager: vLLM's `LoRAModelManager`. lora_model: not yet merged.
+
+    Raises:
+        ValueError: a factor has another shape than its layer.
+    """
+    for name, layer in manager.modules.items():
+        parts = manager.packed_modules.get(name, [name])
+        if not isinstance(getattr(layer, "lora_a_stacked", None), HandedStack) or len(parts) != layer.n_slices:
+            continue
+        for part, inner in enumerate(parts):
+            weights = lora_model.loras.get(inner)
+            if weights is not None:
+                _check_shapes(layer, part, weights.lora_a.shape, weights.lora_b.shape)
+
+
+def _check_shapes(layer: Any, part: int, a: Sequence[int], b: Sequence[int]) -> None:
+    _, _, largest, width_in = layer.lora_a_stacked[part].shape
+    width = layer.lora_b_stacked[part].shape[2]
+    rank = a[0]
+    if tuple(a) != (rank, width_in) or tuple(b) != (width, rank) or rank > largest:
+        raise ValueError(
+            f"factors of {list(a)} and {list(b)} do not fit a layer of {width_in} inputs, {width} outputs and ranks up "
+            f"to {largest}"
+        )
 
 
 def _pair(a: Tensor | None, b: StoredPair | Tensor | None) -> StoredPair | None:

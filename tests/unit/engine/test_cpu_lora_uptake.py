@@ -18,7 +18,7 @@ from vllm.lora.peft_helper import PEFTHelper
 
 from amalgam.engine.cpu_lora_factors import ModuleFactors
 from amalgam.engine.cpu_lora_handed import HandedStack, StoredPair
-from amalgam.engine.cpu_lora_uptake import mapped_tensors, replace_uptake
+from amalgam.engine.cpu_lora_uptake import check_fit, mapped_tensors, replace_uptake
 from tests.adapter_factory import write_lora
 
 WIDTH_IN, WIDTHS, RANK, SLOTS = 24, (16, 16), 8, 3
@@ -88,6 +88,27 @@ def test_one_module_that_covers_both_slices_is_split_and_scaled():
     layer.set_lora(0, [a], [StoredPair.of(a, b, 0.25)])
     got = copies(layer, 0)
     assert got.up.equal(torch.block_diag(b[:16].float().T * 0.25, b[16:].float().T * 0.25))
+
+
+MISFITS = {
+    "inputs": ((4, WIDTH_IN + 1), (16, 4)),
+    "outputs": ((4, WIDTH_IN), (17, 4)),
+    "ranks": ((4, WIDTH_IN), (16, 5)),
+    "too large a rank": ((RANK + 1, WIDTH_IN), (16, RANK + 1)),
+}
+
+
+@pytest.mark.parametrize("shapes", MISFITS.values(), ids=MISFITS.keys())
+def test_factors_that_do_not_fit_are_refused_before_a_step_and_never_handed_over(shapes):
+    layer, (a, b) = layer_of(MergedColumnParallelLinearWithLoRA), map(torch.zeros, shapes)
+    with pytest.raises(ValueError, match="do not fit a layer of 24 inputs, 16 outputs"):
+        layer.set_lora(0, [None, a], [None, StoredPair.of(a, b, 1.0)])
+    assert not layer.lora_a_stacked.hands.pairs
+    manager = SimpleNamespace(modules={"gate_up": layer}, packed_modules={"gate_up": ["gate", "up"]})
+    right = LoRALayerWeights("gate", 4, 4, *stored(1))
+    check_fit(manager, SimpleNamespace(loras={"gate": right, "elsewhere": LoRALayerWeights("elsewhere", 4, 4, a, b)}))
+    with pytest.raises(ValueError, match="do not fit"):
+        check_fit(manager, SimpleNamespace(loras={"gate": right, "up": LoRALayerWeights("up", 4, 4, a, b)}))
 
 
 def test_vllms_dummies_come_as_tensors():

@@ -25,6 +25,7 @@ class Manager:
     def __init__(self) -> None:
         self.read: list[tuple[str, int, str, bool]] = []
         self.removed: list[int] = []
+        self._adapter_manager = SimpleNamespace(modules={})
 
     def _load_adapter(self, request: Any) -> str:
         main = threading.current_thread() is threading.main_thread()
