@@ -16,10 +16,9 @@ PLAIN = "from vllm.entrypoints.launchers.api_server.entry import main; main()"
 
 
 def engine_environment(**more: str) -> dict[str, str]:
-    """What both sides see: every core bound, a small KV cache, no log lines beside the errors."""
-    cores = os.cpu_count() or 1
+    """What both sides see: threads on every core, a small KV cache, no log lines beside the errors."""
     ours = {
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
@@ -105,13 +104,16 @@ def dtype_flags() -> list[str]:
 def start_plain(
     model: str, flags: list[str], adapters: Mapping[str, Path], *, port: int, lora: bool = True, **environment: str
 ) -> Server:
-    """VLLM's own server with the adapters given at its start, or without LoRA; returns when it is ready."""
+    """VLLM's own server with the adapters given at its start, or without LoRA; returns when it is ready.
+
+    Its processes wait for each other in vLLM's way, also where this package is installed beside it.
+    """
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
     command = [sys.executable, "-c", PLAIN, "--model", model, "--served-model-name", "smollm2"]
     command += ["--enable-lora"] if lora else []
     command += ["--enforce-eager", "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", *flags]
     command += ["--lora-modules", *modules] if modules else []
-    return _start("vllm", command, engine_environment(**environment), port, "/health")
+    return _start("vllm", command, engine_environment(AMALGAM_ENGINE_WAITS="awake", **environment), port, "/health")
 
 
 def _start(name: str, command: list[str], environment: dict[str, str], port: int, probe: str) -> Server:

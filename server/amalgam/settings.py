@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     engine_start: Literal["forked", "spawned"] = Field(
         "forked", description="engine processes on CPU: forked from one that imported vLLM, or spawned as vLLM does"
     )
+    engine_waits: Literal["asleep", "awake"] = Field(
+        "asleep",
+        description="how engine processes on CPU wait for each other: awake, as vLLM does, takes most of a core",
+    )
 
     evaluation_max_calls: int = Field(20_000, ge=1, description="items times targets of one evaluation")
     evaluation_concurrency: int = Field(2, ge=1, le=64, description="calls that an evaluation makes at a time")

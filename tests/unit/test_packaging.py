@@ -59,11 +59,12 @@ def test_the_console_script_leads_to_a_function(target: str) -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_the_plugin_leads_to_a_function_that_vllm_can_call() -> None:
+def test_the_plugins_lead_to_functions_that_vllm_can_call() -> None:
     plugins = PROJECT["project"]["entry-points"]["vllm.general_plugins"]
-    assert list(plugins) == ["amalgam_cpu_lora"]
-    module, _, function = plugins["amalgam_cpu_lora"].partition(":")
-    assert callable(getattr(importlib.import_module(module), function))
+    assert list(plugins) == ["amalgam_cpu_lora", "amalgam_cpu_waits"]
+    for plugin in plugins.values():
+        module, _, function = plugin.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_extras_name_one_engine_each_of_the_tested_release() -> None:

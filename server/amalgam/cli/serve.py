@@ -64,7 +64,7 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     is_demo = model is None
     default_name = DEMO_NAME if model is None else Path(model).name.lower()
     began = time.monotonic()
-    prepare_environment(os.cpu_count() or 1, VLLM_JSON_CONFIG if settings.log_format == "json" else None)
+    prepare_environment(VLLM_JSON_CONFIG if settings.log_format == "json" else None)
     # As early as can be: what it imports beside us is most of what the engine's start would take.
     foreseen = foresee(os.environ) if settings.engine_start == "forked" else None
     fork_server = None if foreseen is None else ForkServer(foreseen)

@@ -13,16 +13,18 @@ _DEFAULTS: Final = {
     "TOKENIZERS_PARALLELISM": "false",
     # GiB. vLLM would take most of the machine's memory for a model that needs a hundredth of it.
     "VLLM_CPU_KVCACHE_SPACE": "2",
+    # Every core, where vLLM would keep one back; and none bound to its core: a library that multiplies counts the cores
+    # that its caller may run on, and takes one thread where the first one is bound.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 
 
-def prepare_environment(cpu_count: int, log_config: Path | None = None) -> None:
-    """Set the defaults; on CPU use every core, where vLLM would keep one back (1.5 times slower on two cores).
+def prepare_environment(log_config: Path | None = None) -> None:
+    """Set the defaults.
 
     Args:
         log_config: a file that says how vLLM's processes log; None leaves it to vLLM.
     """
-    cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{cpu_count - 1}"}
     logs = {} if log_config is None else {"VLLM_LOGGING_CONFIG_PATH": str(log_config)}
-    for name, value in (_DEFAULTS | cores | logs).items():
+    for name, value in (_DEFAULTS | logs).items():
         os.environ.setdefault(name, value)

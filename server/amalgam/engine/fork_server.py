@@ -1,8 +1,8 @@
 """A process that imports vLLM once, beside the server's own import, and that the core and its worker are forked from.
 
 The standard library's fork server, given what vLLM's own way, spawn, gives by starting a new program: the environment
-of whoever asks. Three things of it can only be given to a program at its start, and are therefore foreseen (`foresee`):
-the libraries loaded before all others, and what OpenMP reads when it is loaded. Who asks for other ones is spawned.
+of whoever asks. One thing of it can only be given to a program at its start, and is therefore foreseen (`foresee`): the
+libraries loaded before all others. Who asks for other ones, or for other threads of OpenMP, is spawned.
 """
 
 import ctypes
@@ -40,7 +40,6 @@ CPU in place before it imports them, and fails over numba's, which our LoRA impo
 
 _AT_EXEC: Final = re.compile("LD_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_")
 """Names that are read when a program or its libraries are loaded; a process that runs cannot take them over."""
-_OF_THE_WORKER: Final = frozenset({"OMP_NUM_THREADS", "GOMP_CPU_AFFINITY"})
 _READ_AT_IMPORT: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
 """As vLLM sets them on CPU whatever they were."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -49,23 +48,15 @@ _PR_SET_PDEATHSIG: Final = 1
 def foresee(environment: Mapping[str, str]) -> dict[str, str] | None:
     """What vLLM will set for its worker before it starts one; None where that is not to be foreseen.
 
-    Foreseen is one worker on a range of cores, on Linux, with a CPU build of the tested vLLM and torch's own OpenMP.
+    Foreseen are threads not bound to cores, on Linux, with a CPU build of the tested vLLM and torch's own OpenMP.
     """
-    first, _, last = environment.get("VLLM_CPU_OMP_THREADS_BIND", "").partition("-")
-    is_range = first.isdecimal() and last.isdecimal()
-    if not (is_range and sys.platform == "linux" and _is_tested_cpu_build()) or "LD_PRELOAD" in environment:
+    unbound = environment.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind"
+    if not (unbound and sys.platform == "linux" and _is_tested_cpu_build()) or "LD_PRELOAD" in environment:
         return None
     torch, vllm = _folder("torch"), _folder("vllm")
     gomp = [*torch.parent.glob("torch.libs/libgomp*.so*"), *torch.glob("lib/libgomp*.so*")][:1]
     tcmalloc = [*vllm.glob("libs/libtcmalloc_minimal*.so*"), *vllm.glob("libs/libtcmalloc.so*")][:1]
-    if not gomp:
-        return None
-    cores = [str(core) for core in range(int(first), int(last) + 1)]
-    return {
-        "LD_PRELOAD": ":".join(map(str, tcmalloc + gomp)),
-        "OMP_NUM_THREADS": str(len(cores)),
-        "GOMP_CPU_AFFINITY": " ".join(cores),
-    }
+    return {"LD_PRELOAD": ":".join(map(str, tcmalloc + gomp))} if gomp else None
 
 
 class ForkServer:
@@ -117,7 +108,7 @@ class EngineContext(ForkServerContext):
 
     Args:
         at_exec: what the fork server was started with, of what can only be given to a program at its start.
-        is_core: for the core, which starts a worker and needs no binding of threads; else for the worker.
+        is_core: for the core, which starts a worker; else for the worker.
     """
 
     def __init__(self, at_exec: Mapping[str, str], *, is_core: bool) -> None:
@@ -142,14 +133,11 @@ class EngineProcess(ForkServerProcess):
 
     @staticmethod
     def _Popen(process: "EngineProcess") -> Any:  # type: ignore[override]  # noqa: N802
-        ignored = _OF_THE_WORKER if process._is_core else frozenset()
-        wanted = _at_exec(os.environ)
-        differs = {name for name, _ in wanted.items() ^ process._at_exec.items()} - ignored
+        differs = {name for name, _ in _at_exec(os.environ).items() ^ process._at_exec.items()}
         if differs:
             logger.warning("%s is spawned, because of another %s", process.name, ", ".join(sorted(differs)))
             return popen_spawn_posix.Popen(process)
-        cores = frozenset(os.sched_getaffinity(0)) if process._is_core else None
-        process._inheritance = _Inheritance(dict(os.environ), cores, process._at_exec)
+        process._inheritance = _Inheritance(dict(os.environ), process._at_exec if process._is_core else None)
         return popen_forkserver.Popen(process)
 
     def run(self) -> None:
@@ -164,13 +152,11 @@ class _Inheritance:
 
     Args:
         environment: all of it.
-        cores: that it may use; None leaves it where OpenMP bound the fork server, as it binds a worker.
-        at_exec: see `EngineContext`; for the worker's.
+        at_exec: see `EngineContext`; for a core, which starts a worker.
     """
 
-    def __init__(self, environment: dict[str, str], cores: frozenset[int] | None, at_exec: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], at_exec: dict[str, str] | None) -> None:
         self._environment = environment
-        self._cores = cores
         self._at_exec = at_exec
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -180,8 +166,7 @@ class _Inheritance:
         # With the fork server go the exit codes of its children, so a child that survived it would be nobody's.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _become(self._environment)
-        if self._cores is not None:
-            os.sched_setaffinity(0, self._cores)
+        if self._at_exec is not None:
             _adopt_worker(self._at_exec)
 
 

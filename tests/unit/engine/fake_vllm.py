@@ -14,7 +14,6 @@ def facts():
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "word": os.environ.get("SAID_LATE"),
         "unset": os.environ.get("UNSET_LATE"),
-        "cores": sorted(os.sched_getaffinity(0)),
     }
 
 
@@ -29,7 +28,7 @@ def run_core(pipe):
     context = multiproc_executor.get_mp_context()
     worker = context.Process(target=run_worker, args=(pipe,), name="worker", daemon=True)
     worker.start()
-    del os.environ["OMP_NUM_THREADS"]
+    os.environ["OMP_NUM_THREADS"] = "3"
     os.environ["SAID_LATE"] = "by the server"
     pipe.send(facts())
     time.sleep(60)
@@ -56,6 +55,7 @@ def main():
     server.start()
     assert "OMP_NUM_THREADS" not in os.environ
     del os.environ["UNSET_LATE"]
+    os.environ["OMP_NUM_THREADS"] = "3"
     os.environ["SAID_LATE"] = "by the server"
     from vllm.v1.engine import core, utils
 

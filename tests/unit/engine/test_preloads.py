@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import uvloop
 
 from amalgam.engine import cpu_lora_preload
 from amalgam.engine.cpu_lora_preload import PreloadingWorker
@@ -74,6 +75,13 @@ async def test_a_step_uses_what_was_read_beside_it_once(listened: Any) -> None:
     assert step(worker, VERSIONS[0]) == "/store/1, read 1"
     assert step(worker, VERSIONS[0]) == "/store/1, read 2"
     assert worker.manager.read[-1][-1]
+
+
+def test_the_loop_that_serves_may_ask_too(listened: Any) -> None:
+    worker, link = listened
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(link.ask(VERSIONS[0]))
+    assert step(worker, VERSIONS[0]) == "/store/1, read 1"
 
 
 async def test_many_may_ask_at_once(listened: Any) -> None:
