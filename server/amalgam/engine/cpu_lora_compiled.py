@@ -1,5 +1,6 @@
-"""Loops over LoRA factors in float32, compiled by numba and kept beside this file where that can be written.
+"""Loops over LoRA factors, compiled by numba and kept beside this file where that can be written.
 
+Factors are float32, or the bits of bfloat16, of which half as much is read; all products and sums are float32.
 For a few rows an operation of torch costs more to call than it computes; here both products of a module are one call.
 All arrays are contiguous. The definition is ``cpu_lora_ops.add_low_rank_``; sums are taken in another order.
 """
@@ -9,11 +10,14 @@ from typing import Any, Final, TypeVar
 
 import numba
 import numpy as np
+from numba.extending import overload
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Bits = NDArray[np.unsignedinteger[Any]]
+Halves = NDArray[np.uint16]
+Factors = Floats | Halves
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Sums may be split into several and products fused with them, which is what vectors need. What is not a number stays
@@ -28,6 +32,8 @@ _ZERO: Final = np.float32(0)
 _NONE: Final = np.uint64(0)
 _TILE: Final = np.uint64(32)
 """Columns turned at once."""
+_HALF: Final = np.uint32(16)
+"""Bits that a float32 has more than a bfloat16."""
 
 
 def _compiled(function: _Function) -> _Function:
@@ -54,6 +60,26 @@ def _inner(function: _Function) -> _Function:
     return kept
 
 
+def _wide(factor: Any) -> Any:
+    """What a factor is in float32; for use in compiled code only."""
+    raise NotImplementedError
+
+
+def _wide_of(factor: Any) -> Callable[[Any], Any]:
+    """The code of `_wide`, by the type of its argument."""
+
+    def full(factor: Any) -> Any:
+        return factor
+
+    def half(factor: Any) -> Any:
+        return np.uint32(np.uint32(factor) << _HALF).view(np.float32)
+
+    return full if isinstance(factor, numba.types.Float) else half
+
+
+overload(_wide)(_wide_of)
+
+
 @_compiled
 def add_low_rank(
     y: Floats,
@@ -61,23 +87,27 @@ def add_low_rank(
     rows: Indices,
     starts: Indices,
     slots: Indices,
-    down: Floats,
-    up: Floats,
+    down: Factors,
+    up: Factors,
     blocks: Indices,
+    scales: Floats,
     scale: float,
 ) -> None:
-    """y[r] += scale · (x[r] @ down[s]ᵀ) @ up[s] for the rows r of each group's slot s; no other row is written.
+    """y[r] += scale · (x[r] @ down[s]ᵀ · scales[s]) @ up[s] for the rows r of each group's slot s, and no other row.
 
     Args:
         y: [rows, ≥ out or narrower by padding]. x: [rows, in].
         rows: [n], those of group g from starts[g] to starts[g + 1]. starts: [groups + 1]. slots: [groups].
         down: [slots, rank, in]. up: [slots, rank, out].
         blocks: [slots, slices, 4], where ``up`` is not zero: first rank, rank after the last, and the same of columns.
+        scales: [slots, rank].
         scale: Of the sum.
     """
     one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
     for g in range(slots.shape[0]):
-        _add_group(y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, np.float32(scale), one, two)
+        _add_group(
+            y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, scales, np.float32(scale), one, two
+        )
 
 
 @_compiled_together
@@ -87,9 +117,10 @@ def add_low_rank_together(
     rows: Indices,
     starts: Indices,
     slots: Indices,
-    down: Floats,
-    up: Floats,
+    down: Factors,
+    up: Factors,
     blocks: Indices,
+    scales: Floats,
     scale: float,
     threads: int,
 ) -> None:
@@ -97,7 +128,9 @@ def add_low_rank_together(
     for t in numba.prange(threads):
         one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
         for g in range(t, slots.shape[0], threads):
-            _add_group(y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, np.float32(scale), one, two)
+            _add_group(
+                y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, scales, np.float32(scale), one, two
+            )
 
 
 @_inner
@@ -106,15 +139,16 @@ def _add_group(
     x: Floats,
     rows: Indices,
     slot: int,
-    down: Floats,
-    up: Floats,
+    down: Factors,
+    up: Factors,
     blocks: Indices,
+    scales: Floats,
     scale: Any,
     one: Floats,
     two: Floats,
 ) -> None:
     """The rows of one slot; ``one`` and ``two`` have room for its rank."""
-    parts, a, b = blocks[slot], down[slot], up[slot]
+    parts, a, b, own = blocks[slot], down[slot], up[slot], scales[slot]
     rank = parts[parts.shape[0] - 1, 1]
     if rank == 0:
         return
@@ -122,37 +156,41 @@ def _add_group(
     # Two rows at a time read the factors once for both.
     while i + 1 < stop:
         first, second = rows[i], rows[i + 1]
-        _shrink_two(x[first], x[second], a, rank, scale, one, two)
+        _shrink_two(x[first], x[second], a, rank, own, scale, one, two)
         for p in range(parts.shape[0]):
             _expand_two(y[first], y[second], one, two, b, parts[p])
         i += 2
     if i < stop:
-        _shrink(x[rows[i]], a, rank, scale, one)
+        _shrink(x[rows[i]], a, rank, own, scale, one)
         for p in range(parts.shape[0]):
             _expand(y[rows[i]], one, b, parts[p])
 
 
 @_inner
-def _shrink(x: Floats, down: Floats, rank: int, scale: Any, hidden: Floats) -> None:
+def _shrink(x: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hidden: Floats) -> None:
     for r in range(rank):
         factors, total = down[r], _ZERO
         for k in range(x.shape[0]):
-            total += x[k] * factors[k]
-        hidden[r] = total * scale
+            total += x[k] * _wide(factors[k])
+        hidden[r] = total * (scales[r] * scale)
 
 
 @_inner
-def _shrink_two(x: Floats, z: Floats, down: Floats, rank: int, scale: Any, hidden: Floats, other: Floats) -> None:
+def _shrink_two(
+    x: Floats, z: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hidden: Floats, other: Floats
+) -> None:
     for r in range(rank):
         factors, total, second = down[r], _ZERO, _ZERO
         for k in range(x.shape[0]):
-            total += x[k] * factors[k]
-            second += z[k] * factors[k]
-        hidden[r], other[r] = total * scale, second * scale
+            factor = _wide(factors[k])
+            total += x[k] * factor
+            second += z[k] * factor
+        both = scales[r] * scale
+        hidden[r], other[r] = total * both, second * both
 
 
 @_inner
-def _expand(y: Floats, h: Floats, up: Floats, block: Indices) -> None:
+def _expand(y: Floats, h: Floats, up: Factors, block: Indices) -> None:
     """Four ranks at a time, so that y is read and written once for all of them."""
     r, stop = block[0], block[1]
     first, last = np.uint64(block[2]), np.uint64(min(block[3], y.shape[0]))
@@ -160,17 +198,17 @@ def _expand(y: Floats, h: Floats, up: Floats, block: Indices) -> None:
         h0, h1, h2, h3 = h[r], h[r + 1], h[r + 2], h[r + 3]
         u0, u1, u2, u3 = up[r], up[r + 1], up[r + 2], up[r + 3]
         for c in range(first, last):
-            y[c] += (h0 * u0[c] + h1 * u1[c]) + (h2 * u2[c] + h3 * u3[c])
+            y[c] += (h0 * _wide(u0[c]) + h1 * _wide(u1[c])) + (h2 * _wide(u2[c]) + h3 * _wide(u3[c]))
         r += 4
     while r < stop:
         h0, u0 = h[r], up[r]
         for c in range(first, last):
-            y[c] += h0 * u0[c]
+            y[c] += h0 * _wide(u0[c])
         r += 1
 
 
 @_inner
-def _expand_two(y: Floats, z: Floats, h: Floats, g: Floats, up: Floats, block: Indices) -> None:
+def _expand_two(y: Floats, z: Floats, h: Floats, g: Floats, up: Factors, block: Indices) -> None:
     """As `_expand` for two rows."""
     r, stop = block[0], block[1]
     first, last = np.uint64(block[2]), np.uint64(min(block[3], y.shape[0]))
@@ -179,15 +217,16 @@ def _expand_two(y: Floats, z: Floats, h: Floats, g: Floats, up: Floats, block: I
         g0, g1, g2, g3 = g[r], g[r + 1], g[r + 2], g[r + 3]
         u0, u1, u2, u3 = up[r], up[r + 1], up[r + 2], up[r + 3]
         for c in range(first, last):
-            w0, w1, w2, w3 = u0[c], u1[c], u2[c], u3[c]
+            w0, w1, w2, w3 = _wide(u0[c]), _wide(u1[c]), _wide(u2[c]), _wide(u3[c])
             y[c] += (h0 * w0 + h1 * w1) + (h2 * w2 + h3 * w3)
             z[c] += (g0 * w0 + g1 * w1) + (g2 * w2 + g3 * w3)
         r += 4
     while r < stop:
         h0, g0, u0 = h[r], g[r], up[r]
         for c in range(first, last):
-            y[c] += h0 * u0[c]
-            z[c] += g0 * u0[c]
+            w0 = _wide(u0[c])
+            y[c] += h0 * w0
+            z[c] += g0 * w0
         r += 1
 
 
@@ -208,26 +247,25 @@ def used_rows(stacked: Floats, slot: int) -> int:
 
 
 @_compiled
-def copy_slice(a: Floats, b: Floats, slot: int, block: Indices, down: Floats, up: Floats) -> None:
-    """One slice's factors of one slot, B turned: down[slot, ranks] = A, up[slot, ranks, columns] = Bᵀ.
+def copy_slice(a: Factors, b: Factors, slot: int, block: Indices, down: Factors, up: Factors) -> None:
+    """One slice's factors of one slot, all of one type, B turned: down[slot, ranks] = A, up[slot, ranks, columns] = Bᵀ.
 
     Args:
-        a: [slots, 1, max rank, in]. b: [slots, 1, width, max rank].
+        a: [≥ rank, in]. b: [width, ≥ rank].
         block: [4], as in `add_low_rank`.
         down: [slots, rank, in]. up: [slots, rank, out].
     """
     first, rank, column = np.uint64(block[0]), np.uint64(block[1] - block[0]), np.uint64(block[2])
-    source, target = a[slot, 0], down[slot]
+    target, tall = down[slot], up[slot]
     for r in range(rank):
-        for k in range(source.shape[1]):
-            target[first + r, k] = source[r, k]
-    wide, tall = b[slot, 0], up[slot]
-    width = np.uint64(wide.shape[0])
+        for k in range(a.shape[1]):
+            target[first + r, k] = a[r, k]
+    width = np.uint64(b.shape[0])
     # Some columns at a time: lines of the cache that one rank read in part are still there for the next.
     for c in range(_NONE, width, _TILE):
         for r in range(rank):
             for k in range(c, min(c + _TILE, width)):
-                tall[first + r, column + k] = wide[k, r]
+                tall[first + r, column + k] = b[k, r]
 
 
 @_inner
@@ -271,12 +309,12 @@ def warm_up(threads: int) -> None:
     numba.config.THREADING_LAYER = "omp"
     numba.config.NUMBA_NUM_THREADS = threads
     ends, blocks = np.array([0, 1], np.int64), np.array([[[0, 1, 0, 1]]], np.int64)
-    one, cube = np.zeros((1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
-    add_low_rank(one, one, ends[:1], ends, ends[:1], cube, cube, blocks, 1.0)
-    add_low_rank_together(one, one, ends[:1], ends, ends[:1], cube, cube, blocks, 1.0, threads)
-    stacked = np.zeros((1, 1, 1, 1), np.float32)
-    used_rows(stacked, 0)
-    copy_slice(stacked, stacked, 0, blocks[0, 0], cube, cube)
+    one, stacked = np.zeros((1, 1), np.float32), np.zeros((1, 1, 1, 1), np.float32)
     half, full = np.zeros((1, 1), np.uint16), np.zeros((1, 1), np.uint32)
+    used_rows(stacked, 0)
+    for kept in (stacked[0], half[None]):
+        add_low_rank(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0)
+        add_low_rank_together(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0, threads)
+        copy_slice(kept[0], kept[0], 0, blocks[0, 0], kept, kept)
     for stored, shift in ((half, 16), (full, 0)):
-        take_slice(stored, stored, (shift, shift), 1.0, 0, blocks[0, 0], cube, cube)
+        take_slice(stored, stored, (shift, shift), 1.0, 0, blocks[0, 0], stacked[0], stacked[0])

@@ -2,7 +2,8 @@
 
 vLLM keeps each slice (q, k, v; gate, up) of a module apart and pads every adapter to ``max_lora_rank``. Here the A
 factors of all slices are stacked, their B factors form one block matrix, and an adapter takes the rank it really has.
-Both kinds of products, plain and compiled, read the same copy.
+Both kinds of products, plain and compiled, read the same copy. While all adapters are stored as bfloat16, so is the
+copy: compiled products widen it as they read, plain ones before.
 """
 
 import math
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Floats, Indices
+from amalgam.engine.cpu_lora_compiled import Factors, Floats, Indices
+from amalgam.engine.cpu_lora_handed import HandedStack, bits_of
 from amalgam.engine.cpu_lora_source import source_of
 
 _LINE_BYTES: Final = 64
@@ -53,11 +55,13 @@ class FactorArrays(NamedTuple):
         down: [slots, rank, in].
         up: [slots, rank, out].
         blocks: [slots, slices, 4].
+        scales: [slots, rank].
     """
 
-    down: Floats
-    up: Floats
+    down: Factors
+    up: Factors
     blocks: Indices
+    scales: Floats
 
 
 class ModuleFactors:
@@ -74,6 +78,9 @@ class ModuleFactors:
 
     def __init__(self, a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...], dtype: torch.dtype) -> None:
         self._dtype = dtype
+        # Compiled products read halves; where vLLM computes in another type, there are none.
+        halves = isinstance(a_stacked, HandedStack) and a_stacked[0].dtype is dtype is torch.float32
+        self._kept = torch.bfloat16 if halves else dtype
         self._source = source_of(a_stacked, b_stacked, dtype)
         self._slots, self._parts, self._in = a_stacked[0].shape[0], len(a_stacked), a_stacked[0].shape[-1]
         # By slot and slice: as the source has them, and as they are copied.
@@ -88,6 +95,7 @@ class ModuleFactors:
         self._views: dict[int, SlotFactors] = {}
         self._down = torch.empty(0, 0)
         self._up = torch.empty(0, 0)
+        self._scales: Floats = np.ones((0, 0), np.float32)
         self._arrays: FactorArrays | None = None
 
     def refresh(self, slot_ids: Sequence[int | None]) -> None:
@@ -115,6 +123,9 @@ class ModuleFactors:
     def slot(self, slot: int) -> SlotFactors | None:
         """Factors of one slot; None where its adapter does not change this module."""
         self._catch_up((slot,))
+        if self._kept is not self._dtype:
+            # Not kept: it would take twice the memory of what it is made from.
+            return self._views_of(slot) if any(self._ranks[slot]) else None
         if slot not in self._views and any(self._ranks[slot]):
             self._views[slot] = self._views_of(slot)
         return self._views.get(slot)
@@ -127,10 +138,11 @@ class ModuleFactors:
         self._catch_up(range(first, stop))
         if not any(map(any, self._ranks[first:stop])):
             return None
-        return self._down[first:stop].transpose(1, 2), self._up[first:stop]
+        down, up = self._products(slice(first, stop), slice(None))
+        return down.transpose(1, 2), up
 
     def arrays(self, slots: Indices) -> FactorArrays | None:
-        """Factors in memory, those of these slots up to date; None where they are not float32."""
+        """Factors in memory, those of these slots up to date; None where products are not float32."""
         if self._behind:
             self._catch_up(slots.tolist())
         return self._arrays
@@ -147,15 +159,30 @@ class ModuleFactors:
 
     def _make_room(self, rank: int) -> None:
         """For adapters of so large a rank; what is copied stays."""
-        down, up = (_zeros((self._slots, rank, width), self._dtype) for width in (self._in, self.width))
+        down, up = (_zeros((self._slots, rank, width), self._kept) for width in (self._in, self.width))
+        scales = np.ones((self._slots, rank), np.float32)
         for slot, used in enumerate(map(sum, self._copied)):
-            if used:
-                down[slot, :used] = self._down[slot, :used]
-                up[slot, :used] = self._up[slot, :used]
-        self._down, self._up = down, up
+            if not used:
+                continue
+            if self._kept is self._down.dtype:
+                down[slot, :used], up[slot, :used] = self._down[slot, :used], self._up[slot, :used]
+                scales[slot, :used] = self._scales[slot, :used]
+            else:
+                down[slot, :used], up[slot, :used] = self._products(slot, slice(used))
+        self._down, self._up, self._scales = down, up, scales
         self._views.clear()
         if self._dtype is torch.float32:
-            self._arrays = FactorArrays(down.numpy(), up.numpy(), self._blocks)
+            half = self._kept is not self._dtype
+            a, b = (bits_of(copy) if half else copy.numpy() for copy in (down, up))
+            self._arrays = FactorArrays(a, b, self._blocks, scales)
+
+    def _products(self, slots: int | slice, ranks: slice) -> tuple[Tensor, Tensor]:
+        """What plain products multiply: the copy itself, or widened and with its scale."""
+        down, up = self._down[slots, ranks], self._up[slots, ranks]
+        if down.dtype is self._dtype:
+            return down, up
+        scales = torch.from_numpy(self._scales[slots, ranks, None])
+        return down.to(self._dtype), up.to(self._dtype).mul_(scales)
 
     def _catch_up(self, slots: Iterable[int]) -> None:
         """Copy those of the slots that are behind.
@@ -163,6 +190,10 @@ class ModuleFactors:
         Not all that are: somebody else's adapter, just loaded, is copied in the step that its first request begins in.
         """
         for slot in self._behind.intersection(slots):
+            if self._kept is not self._dtype and not self._source.is_half(slot):
+                # One adapter of another type, and the module's copies are float32 for good.
+                self._kept = self._dtype
+                self._make_room(self._down.shape[1])
             self._clear(slot)
             self._copy(slot)
             self._behind.remove(slot)
@@ -179,21 +210,26 @@ class ModuleFactors:
         self._views.pop(slot, None)
         ranks, blocks = self._ranks[slot], self._blocks[slot]
         stops = list(accumulate(ranks))
-        blocks[:, :2] = list(zip((0, *stops), stops, strict=False))
+        if ranks != self._copied[slot]:
+            blocks[:, :2] = list(zip((0, *stops), stops, strict=False))
         for part, rank in enumerate(ranks):
-            if rank:
+            if rank and self._kept is self._dtype:
                 self._source.copy(part, slot, blocks[part], self._down, self._up)
+            elif rank:
+                assert self._arrays is not None
+                scale = self._source.copy_half(part, slot, blocks[part], self._arrays.down, self._arrays.up)
+                self._scales[slot, stops[part] - rank : stops[part]] = scale
         self._copied[slot] = ranks
         self._source.release(slot)
 
     def _views_of(self, slot: int) -> SlotFactors:
-        down, up, rank = self._down[slot], self._up[slot], sum(self._ranks[slot])
+        down, up = self._products(slot, slice(sum(self._ranks[slot])))
         blocks = []
         for first, stop, column, end in self._blocks[slot].tolist():
             if stop > first:
                 ranks, columns = slice(first, stop), slice(column, end)
                 blocks.append(Block(ranks, columns, up[ranks, columns]))
-        return SlotFactors(down[:rank].T, up[:rank], tuple(blocks))
+        return SlotFactors(down.T, up, tuple(blocks))
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Indices, take_slice
+from amalgam.engine.cpu_lora_compiled import Factors, Halves, Indices, copy_slice, take_slice
 
 
 class StoredBits(NamedTuple):
@@ -42,10 +42,16 @@ class StoredPair(NamedTuple):
         return a, b * self.scale
 
 
+def bits_of(tensor: Tensor) -> Halves:
+    """The memory of a contiguous bfloat16 tensor."""
+    bits: Halves = tensor.view(torch.int16).numpy().view(np.uint16)
+    return bits
+
+
 def _bits(tensor: Tensor) -> StoredBits:
     matrix = tensor if tensor.is_contiguous() else tensor.contiguous()
     if matrix.dtype is torch.bfloat16:
-        return StoredBits(matrix.view(torch.int16).numpy().view(np.uint16), 16)
+        return StoredBits(bits_of(matrix), 16)
     return StoredBits(matrix.float().numpy().view(np.uint32), 0)
 
 
@@ -114,6 +120,11 @@ class HandedSource:
         pair = self._hands.pairs.get(slot, [None] * self._parts)[part]
         return 0 if pair is None else len(pair.a.bits)
 
+    def is_half(self, slot: int) -> bool:
+        """See `FactorSource`."""
+        pairs = self._hands.pairs.get(slot, ())
+        return all(stored.bits.dtype == np.uint16 for pair in pairs if pair for stored in pair[:2])
+
     def copy(self, part: int, slot: int, block: Indices, down: Tensor, up: Tensor) -> None:
         """See `FactorSource`."""
         pair = self._hands.pairs[slot][part]
@@ -126,6 +137,13 @@ class HandedSource:
         a_wide, b_wide = pair.tensors()
         down[slot, first:stop].copy_(a_wide)
         up[slot, first:stop, column:end].copy_(b_wide.T)
+
+    def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
+        """See `FactorSource`."""
+        pair = self._hands.pairs[slot][part]
+        assert pair is not None
+        copy_slice(pair.a.bits, pair.b.bits, slot, block, down, up)
+        return pair.scale
 
     def release(self, slot: int) -> None:
         """Let go of the adapter's file."""

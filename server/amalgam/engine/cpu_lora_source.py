@@ -6,7 +6,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Indices, copy_slice, used_rows
+from amalgam.engine.cpu_lora_compiled import Factors, Indices, copy_slice, used_rows
 from amalgam.engine.cpu_lora_handed import HandedSource, HandedStack
 
 _NOTHING: Final[Mapping[int, list[int]]] = {}
@@ -33,6 +33,15 @@ class FactorSource(Protocol):
         Args:
             block: First rank, rank after the last, first column, column after the last.
             down: [slots, rank, in]. up: [slots, rank, out].
+        """
+
+    def is_half(self, slot: int) -> bool:
+        """Whether all factors in the slot are stored as bfloat16."""
+
+    def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
+        """As `copy`, of a slot that `is_half`, bit for bit.
+
+        Returns: what the product of the two is still to be multiplied by.
         """
 
     def release(self, slot: int) -> None:
@@ -79,6 +88,14 @@ class _StackedSource(FactorSource):
         expected = sum(2 + 2 * (rank > 0) for row in ranks.values() for rank in row)
         return ranks if expected == writes else None
 
+    def is_half(self, slot: int) -> bool:
+        """See `FactorSource`; of a type that products are taken in, or vLLM's."""
+        return False
+
+    def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
+        """See `FactorSource`; never, because no slot is."""
+        raise NotImplementedError
+
     def release(self, slot: int) -> None:
         """The stacked tensors stay vLLM's."""
 
@@ -117,7 +134,7 @@ class CompiledSource(_StackedSource):
 
     def copy(self, part: int, slot: int, block: Indices, down: Tensor, up: Tensor) -> None:
         """See `FactorSource`."""
-        copy_slice(self._a[part], self._b[part], slot, block, down.numpy(), up.numpy())
+        copy_slice(self._a[part][slot, 0], self._b[part][slot, 0], slot, block, down.numpy(), up.numpy())
 
 
 def source_of(a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...], dtype: torch.dtype) -> FactorSource:

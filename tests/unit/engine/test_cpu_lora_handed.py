@@ -6,6 +6,8 @@ import torch
 
 from amalgam.engine.cpu_lora_factors import ModuleFactors
 from amalgam.engine.cpu_lora_handed import HandedStack, Hands, StoredPair
+from amalgam.engine.cpu_lora_ops import add_low_rank_
+from amalgam.engine.cpu_lora_plan import plan_rows
 
 SLOTS = 4
 MAX_RANK = 16
@@ -14,12 +16,12 @@ WIDTHS = (40, 33)
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-def stacks():
+def stacks(slots=SLOTS):
     """As vLLM's layers have them, for one slot."""
     hands = Hands()
     a = [torch.zeros(1, 1, MAX_RANK, WIDTH_IN) for _ in WIDTHS]
     b = [torch.zeros(1, 1, width, MAX_RANK) for width in WIDTHS]
-    return HandedStack(a, SLOTS, hands), HandedStack(b, SLOTS, hands), hands
+    return HandedStack(a, slots, hands), HandedStack(b, slots, hands), hands
 
 
 def random_pairs(ranks, *, seed, dtypes=(torch.bfloat16, torch.bfloat16), scale=0.3):
@@ -127,9 +129,58 @@ def test_what_is_stored_is_let_go_once_it_is_copied_and_not_before():
 def test_nothing_is_done_where_nobody_handed_anything_over():
     a, b, hands = stacks()
     factors = ModuleFactors(a, b, torch.float32)
-    hands.give(0, random_pairs((4, 2), seed=5)[0])
+    hands.give(0, random_pairs((4, 2), seed=5, dtypes=(torch.float16, torch.bfloat16))[0])
     factors.refresh([])
     before = factors.slot(0)
     factors.refresh([7, 8])
     assert factors.slot(0) is before
     assert not hands.ranks
+
+
+def test_bfloat16_is_kept_bit_for_bit_with_its_scales_apart():
+    a, b, hands = stacks()
+    factors = ModuleFactors(a, b, torch.float32)
+    pairs, _ = random_pairs((3, 2), seed=5, scale=0.3)
+    pairs[1] = pairs[1]._replace(scale=7.0)
+    hands.give(1, pairs)
+    factors.refresh([])
+    kept = factors.arrays(np.array([1]))
+    assert kept.down.dtype == kept.up.dtype == np.uint16
+    assert (kept.down[1, :5] == np.concatenate([pair.a.bits for pair in pairs])).all()
+    assert (kept.up[1, :3, : WIDTHS[0]] == pairs[0].b.bits.T).all()
+    assert (kept.up[1, 3:5, WIDTHS[0] :] == pairs[1].b.bits.T).all()
+    assert kept.scales[1].tolist() == [np.float32(0.3)] * 3 + [7.0] * 2
+
+
+def product(factors, x, y, slots):
+    add_low_rank_(y, x, factors, plan_rows(torch.tensor(slots), compiled=True))
+    return y
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 40], ids=["one row", "two", "three", "a prompt"])
+@pytest.mark.parametrize("second", DTYPES)
+@pytest.mark.parametrize("larger", [False, True])
+def test_products_over_adapters_of_one_type_or_of_several(rows, second, larger):
+    """The first adapter is bfloat16, with ranks and scales of its own for each slice; then comes another."""
+    a, b, hands = stacks()
+    factors = ModuleFactors(a, b, torch.float32)
+    first, first_means = random_pairs((5, 3), seed=1, scale=0.3)
+    other, other_means = random_pairs((9, 6) if larger else (2, 0), seed=2, dtypes=(second, second), scale=1.7)
+    generator = torch.Generator().manual_seed(3)
+    hands.give(2, first)
+    for slots, means in (([2] * rows, [first_means]), ([2] * rows + [-1] + [0] * rows, [first_means, other_means])):
+        factors.refresh([])
+        x = torch.randn(len(slots), WIDTH_IN, generator=generator)
+        y = torch.randn(len(slots), sum(WIDTHS), generator=generator)
+        want = y.double()
+        for of_slot, meant in zip((2, 0), means, strict=False):
+            down = torch.cat([part for part, _ in meant]).double()
+            up = torch.block_diag(*[part.T for _, part in meant]).double()
+            mine = torch.tensor(slots) == of_slot
+            want[mine] += x[mine].double() @ down.T @ up
+        torch.testing.assert_close(product(factors, x, y, slots).double(), want, rtol=1e-4, atol=1e-4)
+        hands.give(0, other)
+    kept = factors.arrays(np.array([0, 2]))
+    assert (kept.down.dtype == np.uint16) == (second is torch.bfloat16)
+    assert_slot_holds(factors, 2, first_means)
+    assert_slot_holds(factors, 0, other_means)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.unit.engine.test_cpu_lora_handed import random_pairs, stacks
 from tests.unit.engine.test_cpu_lora_ops import FLOAT32_TOLERANCE, SLICES, SLOTS, random_factors, random_rows, reference
 
 SLOT_IDS = [31, 7, None, 12, 99]
@@ -132,7 +133,7 @@ def test_the_log_names_the_products_that_are_used(dtype, products, caplog):
 
 
 def test_the_first_request_finds_the_loops_compiled(monkeypatch):
-    """The wrapper compiles for just the types that requests come with: no loop gets a second signature."""
+    """The wrapper compiles for just the types that requests come with, float32 and bfloat16."""
     from vllm.lora.layers import LoRAMapping
 
     from amalgam.engine import cpu_lora_compiled, cpu_lora_wrapper
@@ -144,11 +145,19 @@ def test_the_first_request_finds_the_loops_compiled(monkeypatch):
     assert not warmed
     made = make_wrapper()
     assert warmed
+    loops = ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice", "take_slice")
+    compiled = {name: list(getattr(cpu_lora_compiled, name).signatures) for name in loops}
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
+    given = [(a_stacked, b_stacked)]
+    for dtypes in ((torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)):
+        a_handed, b_handed, hands = stacks(SLOTS)
+        for slot in range(SLOTS):
+            hands.give(slot, random_pairs((4, 2), seed=slot, dtypes=dtypes)[0])
+        given.append((a_handed, b_handed))
     for ids in ((7, 99), (7, 99, 31, 12)):
         made.update_metadata(LoRAMapping(ids, ids, is_prefill=False), SLOT_IDS, SLOTS + 1, 1000)
-        x, y = random_rows(range(len(ids)), SLICES["qkv"])
-        with torch.inference_mode():
-            made.add_lora_linear(y, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
-    for name in ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice"):
-        assert len(getattr(cpu_lora_compiled, name).signatures) == 1, name
+        for a, b in given:
+            x, y = torch.ones(len(ids), a[0].shape[-1]), torch.ones(len(ids), sum(part.shape[2] for part in b))
+            with torch.inference_mode():
+                made.add_lora_linear(y, x, a, b, 1.0, SLICES["qkv"])
+    assert compiled == {name: getattr(cpu_lora_compiled, name).signatures for name in loops}
