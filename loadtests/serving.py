@@ -218,7 +218,7 @@ def main() -> None:
         "A burst": f"{load.requests} requests, {load.concurrency} at once, {load.input_tokens} tokens in, "
         f"{load.output_tokens} out; {plan.slots} slots, {plan.resident} resident adapters, rank {RANK}",
         "vLLM's server": {
-            "like": "with Amalgam's LoRA operations on CPU, and in the type that Amalgam computes in",
+            "like": "with Amalgam's LoRA operations on CPU, threads bound to no core, and in Amalgam's type",
             "stock": "as it is by itself: its own LoRA operations, the checkpoint's type",
         }[arguments.plain],
         "load average before": round(load_before, 2),

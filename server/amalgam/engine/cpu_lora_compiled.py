@@ -299,6 +299,22 @@ def take_slice(
                 tall[first + r, column + k] = factor * _widened(b[k, r], shifts[1])
 
 
+@_compiled
+def widen_slot(down: Factors, up: Factors, scales: Floats, slot: int, wide_down: Floats, wide_up: Floats) -> None:
+    """wide_down = down[slot] and wide_up = scales[slot] · up[slot], of as many ranks as the former have.
+
+    Args:
+        down: [slots, ≥ rank, in]. up: [slots, ≥ rank, out]. scales: [slots, ≥ rank].
+        wide_down: [rank, in]. wide_up: [rank, out].
+    """
+    for r in range(wide_down.shape[0]):
+        a, b, scale = down[slot, r], up[slot, r], scales[slot, r]
+        for k in range(a.shape[0]):
+            wide_down[r, k] = _wide(a[k])
+        for c in range(b.shape[0]):
+            wide_up[r, c] = scale * _wide(b[c])
+
+
 def warm_up(threads: int) -> None:
     """Compile, or load what was compiled before, ahead of the first request.
 
@@ -316,5 +332,6 @@ def warm_up(threads: int) -> None:
         add_low_rank(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0)
         add_low_rank_together(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0, threads)
         copy_slice(kept[0], kept[0], 0, blocks[0, 0], kept, kept)
+    widen_slot(half[None], half[None], one, 0, one, one)
     for stored, shift in ((half, 16), (full, 0)):
         take_slice(stored, stored, (shift, shift), 1.0, 0, blocks[0, 0], stacked[0], stacked[0])

@@ -3,7 +3,7 @@
 vLLM keeps each slice (q, k, v; gate, up) of a module apart and pads every adapter to ``max_lora_rank``. Here the A
 factors of all slices are stacked, their B factors form one block matrix, and an adapter takes the rank it really has.
 Both kinds of products, plain and compiled, read the same copy. While all adapters are stored as bfloat16, so is the
-copy: compiled products widen it as they read, plain ones before.
+copy: compiled products widen it as they read, plain ones find what was widened for the first of them.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Factors, Floats, Indices
+from amalgam.engine.cpu_lora_compiled import Factors, Floats, Indices, widen_slot
 from amalgam.engine.cpu_lora_handed import HandedStack, bits_of
 from amalgam.engine.cpu_lora_source import source_of
 
@@ -123,9 +123,6 @@ class ModuleFactors:
     def slot(self, slot: int) -> SlotFactors | None:
         """Factors of one slot; None where its adapter does not change this module."""
         self._catch_up((slot,))
-        if self._kept is not self._dtype:
-            # Not kept: it would take twice the memory of what it is made from.
-            return self._views_of(slot) if any(self._ranks[slot]) else None
         if slot not in self._views and any(self._ranks[slot]):
             self._views[slot] = self._views_of(slot)
         return self._views.get(slot)
@@ -184,6 +181,14 @@ class ModuleFactors:
         scales = torch.from_numpy(self._scales[slots, ranks, None])
         return down.to(self._dtype), up.to(self._dtype).mul_(scales)
 
+    def _whole(self, slot: int, rank: int) -> tuple[Tensor, Tensor]:
+        """The same of one slot; in torch it would take as long as a small product."""
+        if self._kept is self._dtype or self._arrays is None:
+            return self._products(slot, slice(rank))
+        down, up = torch.empty(rank, self._in), torch.empty(rank, self.width)
+        widen_slot(self._arrays.down, self._arrays.up, self._scales, slot, down.numpy(), up.numpy())
+        return down, up
+
     def _catch_up(self, slots: Iterable[int]) -> None:
         """Copy those of the slots that are behind.
 
@@ -223,7 +228,7 @@ class ModuleFactors:
         self._source.release(slot)
 
     def _views_of(self, slot: int) -> SlotFactors:
-        down, up = self._products(slot, slice(sum(self._ranks[slot])))
+        down, up = self._whole(slot, sum(self._ranks[slot]))
         blocks = []
         for first, stop, column, end in self._blocks[slot].tolist():
             if stop > first:

@@ -145,7 +145,7 @@ def test_the_first_request_finds_the_loops_compiled(monkeypatch):
     assert not warmed
     made = make_wrapper()
     assert warmed
-    loops = ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice", "take_slice")
+    loops = ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice", "take_slice", "widen_slot")
     compiled = {name: list(getattr(cpu_lora_compiled, name).signatures) for name in loops}
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     given = [(a_stacked, b_stacked)]
@@ -154,7 +154,7 @@ def test_the_first_request_finds_the_loops_compiled(monkeypatch):
         for slot in range(SLOTS):
             hands.give(slot, random_pairs((4, 2), seed=slot, dtypes=dtypes)[0])
         given.append((a_handed, b_handed))
-    for ids in ((7, 99), (7, 99, 31, 12)):
+    for ids in ((7, 99), (7, 99, 31, 12), (7,) * 20):
         made.update_metadata(LoRAMapping(ids, ids, is_prefill=False), SLOT_IDS, SLOTS + 1, 1000)
         for a, b in given:
             x, y = torch.ones(len(ids), a[0].shape[-1]), torch.ones(len(ids), sum(part.shape[2] for part in b))
