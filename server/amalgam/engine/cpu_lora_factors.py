@@ -148,6 +148,7 @@ class ModuleFactors:
         """With the largest rank there is now; nothing is copied yet."""
         self._ranks = [[self._source.rank(part, slot) for part in range(self._parts)] for slot in range(self._slots)]
         self._copied = self._nothing()
+        self._blocks[:, :, :2] = 0
         self._make_room(max(map(sum, self._ranks)))
         self._behind = set(range(self._slots))
 

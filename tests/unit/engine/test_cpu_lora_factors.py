@@ -181,6 +181,17 @@ def test_a_module_that_only_an_uncopied_adapter_changes_is_not_empty(cache):
     assert cache.get(a_stacked, b_stacked, [None, None, None, 10, None]).empty
 
 
+def test_what_is_read_anew_and_has_no_ranks_left_reads_none(cache):
+    """Weights are taken out under the ids they had, so that all is read anew, into copies of a smaller rank."""
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 2, 8, 8, 8))
+    cache.get(a_stacked, b_stacked, IDS).arrays(np.arange(SLOTS))
+    for slot in (0, 2, 3, 4):
+        activate(a_stacked, b_stacked, slot, ranks=(0, 0, 0), seed=7)
+    arrays = cache.get(a_stacked, b_stacked, IDS).arrays(np.arange(SLOTS))
+    assert arrays.blocks[:, :, 1].max(axis=1).tolist() == [0, 6, 0, 0, 0]
+    assert arrays.down.shape[1] == 6
+
+
 def test_two_slots_that_change_hands_at_once(cache):
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     kept = cache.get(a_stacked, b_stacked, IDS).slot(0)
