@@ -60,6 +60,12 @@ def _inner(function: _Function) -> _Function:
     return kept
 
 
+@_inner
+def _widened(bits: Any, shift: Any) -> Any:
+    """The float32 whose upper part these bits are."""
+    return np.uint32(np.uint32(bits) << np.uint32(shift)).view(np.float32)
+
+
 def _wide(factor: Any) -> Any:
     """What a factor is in float32; for use in compiled code only."""
     raise NotImplementedError
@@ -72,7 +78,7 @@ def _wide_of(factor: Any) -> Callable[[Any], Any]:
         return factor
 
     def half(factor: Any) -> Any:
-        return np.uint32(np.uint32(factor) << _HALF).view(np.float32)
+        return _widened(factor, _HALF)
 
     return full if isinstance(factor, numba.types.Float) else half
 
@@ -266,12 +272,6 @@ def copy_slice(a: Factors, b: Factors, slot: int, block: Indices, down: Factors,
         for r in range(rank):
             for k in range(c, min(c + _TILE, width)):
                 tall[first + r, column + k] = b[k, r]
-
-
-@_inner
-def _widened(bits: Any, shift: Any) -> Any:
-    """The float32 whose upper part these bits are."""
-    return np.uint32(np.uint32(bits) << np.uint32(shift)).view(np.float32)
 
 
 @_compiled

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amalgam.engine.cpu_lora_compiled import Factors, Floats, Indices, widen_slot
-from amalgam.engine.cpu_lora_handed import HandedStack, bits_of
+from amalgam.engine.cpu_lora_handed import HandedSource, bits_of
 from amalgam.engine.cpu_lora_source import source_of
 
 _LINE_BYTES: Final = 64
@@ -78,10 +78,11 @@ class ModuleFactors:
 
     def __init__(self, a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...], dtype: torch.dtype) -> None:
         self._dtype = dtype
-        # Compiled products read halves; where vLLM computes in another type, there are none.
-        halves = isinstance(a_stacked, HandedStack) and a_stacked[0].dtype is dtype is torch.float32
-        self._kept = torch.bfloat16 if halves else dtype
         self._source = source_of(a_stacked, b_stacked, dtype)
+        # Compiled products read halves; where vLLM computes in another type, there are none.
+        alike = a_stacked[0].dtype is dtype is torch.float32
+        self._halves = self._source if alike and isinstance(self._source, HandedSource) else None
+        self._kept = dtype if self._halves is None else torch.bfloat16
         self._slots, self._parts, self._in = a_stacked[0].shape[0], len(a_stacked), a_stacked[0].shape[-1]
         # By slot and slice: as the source has them, and as they are copied.
         self._ranks = self._nothing()
@@ -170,8 +171,7 @@ class ModuleFactors:
         self._down, self._up, self._scales = down, up, scales
         self._views.clear()
         if self._dtype is torch.float32:
-            half = self._kept is not self._dtype
-            a, b = (bits_of(copy) if half else copy.numpy() for copy in (down, up))
+            a, b = (copy.numpy() if self._halves is None else bits_of(copy) for copy in (down, up))
             self._arrays = FactorArrays(a, b, self._blocks, scales)
 
     def _products(self, slots: int | slice, ranks: slice) -> tuple[Tensor, Tensor]:
@@ -184,7 +184,7 @@ class ModuleFactors:
 
     def _whole(self, slot: int, rank: int) -> tuple[Tensor, Tensor]:
         """The same of one slot; in torch it would take as long as a small product."""
-        if self._kept is self._dtype or self._arrays is None:
+        if self._halves is None or self._arrays is None:
             return self._products(slot, slice(rank))
         down, up = torch.empty(rank, self._in), torch.empty(rank, self.width)
         widen_slot(self._arrays.down, self._arrays.up, self._scales, slot, down.numpy(), up.numpy())
@@ -196,9 +196,9 @@ class ModuleFactors:
         Not all that are: somebody else's adapter, just loaded, is copied in the step that its first request begins in.
         """
         for slot in self._behind.intersection(slots):
-            if self._kept is not self._dtype and not self._source.is_half(slot):
+            if self._halves is not None and not self._halves.is_half(slot):
                 # One adapter of another type, and the module's copies are float32 for good.
-                self._kept = self._dtype
+                self._halves, self._kept = None, self._dtype
                 self._make_room(self._down.shape[1])
             self._clear(slot)
             self._copy(slot)
@@ -219,12 +219,14 @@ class ModuleFactors:
         if ranks != self._copied[slot]:
             blocks[:, :2] = list(zip((0, *stops), stops, strict=False))
         for part, rank in enumerate(ranks):
-            if rank and self._kept is self._dtype:
+            if not rank:
+                continue
+            if self._halves is None:
                 self._source.copy(part, slot, blocks[part], self._down, self._up)
-            elif rank:
-                assert self._arrays is not None
-                scale = self._source.copy_half(part, slot, blocks[part], self._arrays.down, self._arrays.up)
-                self._scales[slot, stops[part] - rank : stops[part]] = scale
+                continue
+            assert self._arrays is not None
+            scale = self._halves.copy_half(part, slot, blocks[part], self._arrays.down, self._arrays.up)
+            self._scales[slot, stops[part] - rank : stops[part]] = scale
         self._copied[slot] = ranks
         self._source.release(slot)
 

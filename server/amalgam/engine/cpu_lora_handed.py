@@ -121,7 +121,7 @@ class HandedSource:
         return 0 if pair is None else len(pair.a.bits)
 
     def is_half(self, slot: int) -> bool:
-        """See `FactorSource`."""
+        """Whether all factors in the slot are stored as bfloat16."""
         pairs = self._hands.pairs.get(slot, ())
         return all(stored.bits.dtype == np.uint16 for pair in pairs if pair for stored in pair[:2])
 
@@ -139,7 +139,10 @@ class HandedSource:
         up[slot, first:stop, column:end].copy_(b_wide.T)
 
     def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
-        """See `FactorSource`."""
+        """As `copy`, of a slot that `is_half`, bit for bit.
+
+        Returns: what the product of the two is still to be multiplied by.
+        """
         pair = self._hands.pairs[slot][part]
         assert pair is not None
         copy_slice(pair.a.bits, pair.b.bits, slot, block, down, up)

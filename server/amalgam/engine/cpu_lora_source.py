@@ -6,7 +6,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Factors, Indices, copy_slice, used_rows
+from amalgam.engine.cpu_lora_compiled import Indices, copy_slice, used_rows
 from amalgam.engine.cpu_lora_handed import HandedSource, HandedStack
 
 _NOTHING: Final[Mapping[int, list[int]]] = {}
@@ -33,15 +33,6 @@ class FactorSource(Protocol):
         Args:
             block: First rank, rank after the last, first column, column after the last.
             down: [slots, rank, in]. up: [slots, rank, out].
-        """
-
-    def is_half(self, slot: int) -> bool:
-        """Whether all factors in the slot are stored as bfloat16."""
-
-    def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
-        """As `copy`, of a slot that `is_half`, bit for bit.
-
-        Returns: what the product of the two is still to be multiplied by.
         """
 
     def release(self, slot: int) -> None:
@@ -87,14 +78,6 @@ class _StackedSource(FactorSource):
         ranks = {slot: [self.rank(part, slot) for part in range(self._parts)] for slot in slots}
         expected = sum(2 + 2 * (rank > 0) for row in ranks.values() for rank in row)
         return ranks if expected == writes else None
-
-    def is_half(self, slot: int) -> bool:
-        """See `FactorSource`; of a type that products are taken in, or vLLM's."""
-        return False
-
-    def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
-        """See `FactorSource`; never, because no slot is."""
-        raise NotImplementedError
 
     def release(self, slot: int) -> None:
         """The stacked tensors stay vLLM's."""

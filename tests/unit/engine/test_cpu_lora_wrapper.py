@@ -33,7 +33,7 @@ def wrapper(request):
     return made
 
 
-def close(got, want):
+def assert_close(got, want):
     torch.testing.assert_close(got.double(), want.double(), rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
 
 
@@ -42,7 +42,7 @@ def test_linear(wrapper):
     x, y = random_rows(TOKEN_SLOTS, SLICES["qkv"])
     got = y.clone()
     wrapper.add_lora_linear(got, x, a_stacked, b_stacked, 1.0, SLICES["qkv"])
-    close(got, reference(y, x, a_stacked, b_stacked, TOKEN_SLOTS))
+    assert_close(got, reference(y, x, a_stacked, b_stacked, TOKEN_SLOTS))
     assert got[torch.tensor(TOKEN_SLOTS) < 0].equal(y[torch.tensor(TOKEN_SLOTS) < 0])
 
 
@@ -54,7 +54,7 @@ def test_halves_give_the_whole(wrapper):
     got = y.clone()
     wrapper.add_shrink(hidden, x, a_stacked, 1.0)
     wrapper.add_expand(got, hidden, b_stacked, SLICES["gate_up"], offset_start=0, add_input=True)
-    close(got, reference(y, x, a_stacked, b_stacked, TOKEN_SLOTS))
+    assert_close(got, reference(y, x, a_stacked, b_stacked, TOKEN_SLOTS))
 
 
 def test_logits_use_the_sampled_rows(wrapper):
@@ -62,7 +62,7 @@ def test_logits_use_the_sampled_rows(wrapper):
     x, y = random_rows(SAMPLE_SLOTS, (72,))
     got = y.clone()
     wrapper.add_lora_logits(got, x, a, b, 1.0)
-    close(got, reference(y, x, (a,), (b,), SAMPLE_SLOTS))
+    assert_close(got, reference(y, x, (a,), (b,), SAMPLE_SLOTS))
 
 
 @pytest.mark.parametrize(("first", "stop"), [(0, 4), (5, 8), (8, 13), (0, len(TOKENS))])
@@ -73,7 +73,7 @@ def test_logits_of_a_prompt_use_the_prompts_rows(wrapper, first, stop):
     y = logits[first:stop]
     got = y.clone()
     wrapper.add_lora_logits(got, states[first:stop], a, b, 1.0)
-    close(got, reference(y, states[first:stop], (a,), (b,), TOKEN_SLOTS[first:stop]))
+    assert_close(got, reference(y, states[first:stop], (a,), (b,), TOKEN_SLOTS[first:stop]))
 
 
 def test_logits_stay_as_they_are_without_head_weights(wrapper):
@@ -90,7 +90,7 @@ def test_embedding(wrapper):
     y = torch.ones(len(TOKENS), 40)
     wrapper.add_lora_embedding(y, x, b, add_input=True)
     for row, slot in enumerate(TOKEN_SLOTS):
-        close(y[row], 1 + b[slot, 0].double() @ x[row].double() if slot >= 0 else torch.ones(40))
+        assert_close(y[row], 1 + b[slot, 0].double() @ x[row].double() if slot >= 0 else torch.ones(40))
 
 
 def test_whole_heads_replace_the_base_head_where_an_adapter_has_one(wrapper):
@@ -103,7 +103,7 @@ def test_whole_heads_replace_the_base_head_where_an_adapter_has_one(wrapper):
     wrapper.apply_lora_full_linear(got, x, weight, bias, enabled)
     for row, slot in enumerate(SAMPLE_SLOTS):
         replaced = slot >= 0 and bool(enabled[slot])
-        close(got[row], weight[slot, 0].double() @ x[row].double() + bias[slot] if replaced else y[row])
+        assert_close(got[row], weight[slot, 0].double() @ x[row].double() + bias[slot] if replaced else y[row])
 
 
 def test_a_step_of_the_base_model_alone_multiplies_nothing(wrapper):
