@@ -1,7 +1,8 @@
 """Loops over LoRA factors, compiled by numba and kept beside this file where that can be written.
 
 Factors are float32, or the bits of bfloat16, of which half as much is read; all products and sums are float32.
-For a few rows an operation of torch costs more to call than it computes; here both products of a module are one call.
+Ranks are small: an operation of torch costs more to call than it computes for a few rows, and its products reach a
+fraction of their speed for many. Here both products of a module are one call for all adapters.
 All arrays are contiguous. The definition is ``cpu_lora_ops.add_low_rank_``; sums are taken in another order.
 """
 
@@ -109,11 +110,10 @@ def add_low_rank(
         scales: [slots, rank].
         scale: Of the sum.
     """
-    one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
+    hidden, spare = np.empty((4, down.shape[1]), np.float32), np.zeros((2, y.shape[1]), np.float32)
     for g in range(slots.shape[0]):
-        _add_group(
-            y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, scales, np.float32(scale), one, two
-        )
+        own = rows[starts[g] : starts[g + 1]]
+        _add_group(y, x, own, slots[g], down, up, blocks, scales, np.float32(scale), hidden, spare)
 
 
 @_compiled_together
@@ -132,11 +132,10 @@ def add_low_rank_together(
 ) -> None:
     """The same, each group by one of so many threads; a group's sums are taken in the same order."""
     for t in numba.prange(threads):
-        one, two = np.empty(down.shape[1], np.float32), np.empty(down.shape[1], np.float32)
+        hidden, spare = np.empty((4, down.shape[1]), np.float32), np.zeros((2, y.shape[1]), np.float32)
         for g in range(t, slots.shape[0], threads):
-            _add_group(
-                y, x, rows[starts[g] : starts[g + 1]], slots[g], down, up, blocks, scales, np.float32(scale), one, two
-            )
+            own = rows[starts[g] : starts[g + 1]]
+            _add_group(y, x, own, slots[g], down, up, blocks, scales, np.float32(scale), hidden, spare)
 
 
 @_inner
@@ -150,26 +149,34 @@ def _add_group(
     blocks: Indices,
     scales: Floats,
     scale: Any,
-    one: Floats,
-    two: Floats,
+    hidden: Floats,
+    spare: Floats,
 ) -> None:
-    """The rows of one slot; ``one`` and ``two`` have room for its rank."""
+    """Some rows of one slot.
+
+    Args:
+        hidden: Room for four rows of its rank. spare: Two rows like those of y, which may be written to.
+    """
     parts, a, b, own = blocks[slot], down[slot], up[slot], scales[slot]
     rank = parts[parts.shape[0] - 1, 1]
     if rank == 0:
         return
-    i, stop = 0, rows.shape[0]
-    # Two rows at a time read the factors once for both.
-    while i + 1 < stop:
+    i, count = 0, rows.shape[0]
+    # Four rows at a time read the factors once for all of them; two or three go as four, of which some go nowhere.
+    # All four are different ones: where outputs may be the same, the loops are not vectorised.
+    while i + 1 < count:
         first, second = rows[i], rows[i + 1]
-        _shrink_two(x[first], x[second], a, rank, own, scale, one, two)
+        third, fourth = rows[min(i + 2, count - 1)], rows[min(i + 3, count - 1)]
+        _shrink_four(x[first], x[second], x[third], x[fourth], a, rank, own, scale, hidden)
+        y_third = y[third] if i + 2 < count else spare[0]
+        y_fourth = y[fourth] if i + 3 < count else spare[1]
         for p in range(parts.shape[0]):
-            _expand_two(y[first], y[second], one, two, b, parts[p])
-        i += 2
-    if i < stop:
-        _shrink(x[rows[i]], a, rank, own, scale, one)
+            _expand_four(y[first], y[second], y_third, y_fourth, hidden, b, parts[p])
+        i += 4
+    if i < count:
+        _shrink(x[rows[i]], a, rank, own, scale, hidden[0])
         for p in range(parts.shape[0]):
-            _expand(y[rows[i]], one, b, parts[p])
+            _expand(y[rows[i]], hidden[0], b, parts[p])
 
 
 @_inner
@@ -182,17 +189,44 @@ def _shrink(x: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hid
 
 
 @_inner
-def _shrink_two(
-    x: Floats, z: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hidden: Floats, other: Floats
+def _shrink_four(
+    x: Floats, x1: Floats, x2: Floats, x3: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hidden: Floats
 ) -> None:
-    for r in range(rank):
-        factors, total, second = down[r], _ZERO, _ZERO
+    """As `_shrink` for four rows, by two ranks at a time: eight sums are as many as a CPU's registers hold."""
+    r = 0
+    while r + 2 <= rank:
+        factors, others = down[r], down[r + 1]
+        a0, a1, a2, a3 = _ZERO, _ZERO, _ZERO, _ZERO
+        b0, b1, b2, b3 = _ZERO, _ZERO, _ZERO, _ZERO
+        for k in range(x.shape[0]):
+            factor, other = _wide(factors[k]), _wide(others[k])
+            a0 += x[k] * factor
+            a1 += x1[k] * factor
+            a2 += x2[k] * factor
+            a3 += x3[k] * factor
+            b0 += x[k] * other
+            b1 += x1[k] * other
+            b2 += x2[k] * other
+            b3 += x3[k] * other
+        _put_four(hidden, r, a0, a1, a2, a3, scales[r] * scale)
+        _put_four(hidden, r + 1, b0, b1, b2, b3, scales[r + 1] * scale)
+        r += 2
+    if r < rank:
+        factors = down[r]
+        a0, a1, a2, a3 = _ZERO, _ZERO, _ZERO, _ZERO
         for k in range(x.shape[0]):
             factor = _wide(factors[k])
-            total += x[k] * factor
-            second += z[k] * factor
-        both = scales[r] * scale
-        hidden[r], other[r] = total * both, second * both
+            a0 += x[k] * factor
+            a1 += x1[k] * factor
+            a2 += x2[k] * factor
+            a3 += x3[k] * factor
+        _put_four(hidden, r, a0, a1, a2, a3, scales[r] * scale)
+
+
+@_inner
+def _put_four(hidden: Floats, rank: int, first: Any, second: Any, third: Any, fourth: Any, scale: Any) -> None:
+    hidden[0, rank], hidden[1, rank] = first * scale, second * scale
+    hidden[2, rank], hidden[3, rank] = third * scale, fourth * scale
 
 
 @_inner
@@ -214,25 +248,32 @@ def _expand(y: Floats, h: Floats, up: Factors, block: Indices) -> None:
 
 
 @_inner
-def _expand_two(y: Floats, z: Floats, h: Floats, g: Floats, up: Factors, block: Indices) -> None:
-    """As `_expand` for two rows."""
+def _expand_four(y: Floats, y1: Floats, y2: Floats, y3: Floats, hidden: Floats, up: Factors, block: Indices) -> None:
+    """As `_expand` for four rows."""
+    h, g, f, e = hidden[0], hidden[1], hidden[2], hidden[3]
     r, stop = block[0], block[1]
     first, last = np.uint64(block[2]), np.uint64(min(block[3], y.shape[0]))
     while r + 4 <= stop:
         h0, h1, h2, h3 = h[r], h[r + 1], h[r + 2], h[r + 3]
         g0, g1, g2, g3 = g[r], g[r + 1], g[r + 2], g[r + 3]
+        f0, f1, f2, f3 = f[r], f[r + 1], f[r + 2], f[r + 3]
+        e0, e1, e2, e3 = e[r], e[r + 1], e[r + 2], e[r + 3]
         u0, u1, u2, u3 = up[r], up[r + 1], up[r + 2], up[r + 3]
         for c in range(first, last):
             w0, w1, w2, w3 = _wide(u0[c]), _wide(u1[c]), _wide(u2[c]), _wide(u3[c])
             y[c] += (h0 * w0 + h1 * w1) + (h2 * w2 + h3 * w3)
-            z[c] += (g0 * w0 + g1 * w1) + (g2 * w2 + g3 * w3)
+            y1[c] += (g0 * w0 + g1 * w1) + (g2 * w2 + g3 * w3)
+            y2[c] += (f0 * w0 + f1 * w1) + (f2 * w2 + f3 * w3)
+            y3[c] += (e0 * w0 + e1 * w1) + (e2 * w2 + e3 * w3)
         r += 4
     while r < stop:
-        h0, g0, u0 = h[r], g[r], up[r]
+        h0, g0, f0, e0, u0 = h[r], g[r], f[r], e[r], up[r]
         for c in range(first, last):
             w0 = _wide(u0[c])
             y[c] += h0 * w0
-            z[c] += g0 * w0
+            y1[c] += g0 * w0
+            y2[c] += f0 * w0
+            y3[c] += e0 * w0
         r += 1
 
 
@@ -299,22 +340,6 @@ def take_slice(
                 tall[first + r, column + k] = factor * _widened(b[k, r], shifts[1])
 
 
-@_compiled
-def widen_slot(down: Factors, up: Factors, scales: Floats, slot: int, wide_down: Floats, wide_up: Floats) -> None:
-    """wide_down = down[slot] and wide_up = scales[slot] · up[slot], of as many ranks as the former have.
-
-    Args:
-        down: [slots, ≥ rank, in]. up: [slots, ≥ rank, out]. scales: [slots, ≥ rank].
-        wide_down: [rank, in]. wide_up: [rank, out].
-    """
-    for r in range(wide_down.shape[0]):
-        a, b, scale = down[slot, r], up[slot, r], scales[slot, r]
-        for k in range(a.shape[0]):
-            wide_down[r, k] = _wide(a[k])
-        for c in range(b.shape[0]):
-            wide_up[r, c] = scale * _wide(b[c])
-
-
 def warm_up(threads: int) -> None:
     """Compile, or load what was compiled before, ahead of the first request.
 
@@ -332,6 +357,5 @@ def warm_up(threads: int) -> None:
         add_low_rank(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0)
         add_low_rank_together(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0, threads)
         copy_slice(kept[0], kept[0], 0, blocks[0, 0], kept, kept)
-    widen_slot(half[None], half[None], one, 0, one, one)
     for stored, shift in ((half, 16), (full, 0)):
         take_slice(stored, stored, (shift, shift), 1.0, 0, blocks[0, 0], stacked[0], stacked[0])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Factors, Floats, Indices, widen_slot
+from amalgam.engine.cpu_lora_compiled import Factors, Floats, Indices
 from amalgam.engine.cpu_lora_handed import HandedSource, bits_of
 from amalgam.engine.cpu_lora_source import source_of
 
@@ -182,14 +182,6 @@ class ModuleFactors:
         scales = torch.from_numpy(self._scales[slots, ranks, None])
         return down.to(self._dtype), up.to(self._dtype).mul_(scales)
 
-    def _whole(self, slot: int, rank: int) -> tuple[Tensor, Tensor]:
-        """The same of one slot; in torch it would take as long as a small product."""
-        if self._halves is None or self._arrays is None:
-            return self._products(slot, slice(rank))
-        down, up = torch.empty(rank, self._in), torch.empty(rank, self.width)
-        widen_slot(self._arrays.down, self._arrays.up, self._scales, slot, down.numpy(), up.numpy())
-        return down, up
-
     def _catch_up(self, slots: Iterable[int]) -> None:
         """Copy those of the slots that are behind.
 
@@ -231,7 +223,7 @@ class ModuleFactors:
         self._source.release(slot)
 
     def _views_of(self, slot: int) -> SlotFactors:
-        down, up = self._whole(slot, sum(self._ranks[slot]))
+        down, up = self._products(slot, slice(sum(self._ranks[slot])))
         blocks = []
         for first, stop, column, end in self._blocks[slot].tolist():
             if stop > first:

@@ -1,4 +1,4 @@
-"""Low-rank products over rows that belong to different adapters, in plain torch or, for a few rows, compiled.
+"""Low-rank products over rows that belong to different adapters, in plain torch or compiled.
 
 Every function changes only rows that its plan names.
 """
@@ -15,8 +15,8 @@ from amalgam.engine.cpu_lora_plan import Batch, Groups, RowPlan, Scatter
 BLOCK_ROWS: Final = 64
 """From this many rows on, slices are multiplied one by one: the zeros of the block matrix then cost more than calls."""
 
-TOGETHER_GROUPS: Final = 4
-"""From this many adapters in compiled loops on, threads share them: for fewer, waking a thread takes as long."""
+TOGETHER_ROWS: Final = 4
+"""From this many rows in compiled loops on, threads share them: for fewer, waking a thread takes as long."""
 
 CHUNK_ROWS: Final = 512
 """Rows at a time where a product needs a buffer as wide as the output, so that it stays in the cache."""
@@ -47,7 +47,7 @@ def _add_groups_(y: Tensor, x: Tensor, factors: ModuleFactors, groups: Groups, s
     if arrays is not None and _is_plain(y) and _is_plain(x):
         operands = y.numpy(), x.numpy(), groups.rows, groups.starts, groups.slots, *arrays, scale
         threads = torch.get_num_threads()
-        if threads > 1 and len(groups.slots) >= TOGETHER_GROUPS:
+        if threads > 1 and len(groups.slots) > 1 and len(groups.rows) >= TOGETHER_ROWS:
             add_low_rank_together(*operands, threads)
         else:
             add_low_rank(*operands)

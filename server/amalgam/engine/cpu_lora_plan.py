@@ -16,10 +16,8 @@ large group in a batch pads all others to its size."""
 FEW_RUNS: Final = 2
 """Up to this many runs of rows, two plain products each are fewer operations than gathering them into one batch."""
 
-COMPILED_ROWS: Final = 16
-"""Up to this many rows of a slot go through compiled loops, where there are any. In one thread these take half as long
-as plain products with rank 8 and three quarters with rank 64; at twice as many rows half and as long. More threads
-share plain products, and not the loops."""
+GROUP_ROWS: Final = 8
+"""Rows of a slot that go through compiled loops in one group. Threads share groups; factors are read once for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +56,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Groups:
-    """A few rows each of some slots, for compiled loops.
+    """Rows of some slots for compiled loops, `GROUP_ROWS` of a slot at a time; the largest groups come first.
 
     Attributes:
         rows: [n], int64; those of group g from starts[g] to starts[g + 1].
         starts: [groups + 1], int64.
-        slots: [groups], int64, each once.
+        slots: [groups], int64; a slot with many rows has several groups.
     """
 
     rows: Indices
@@ -72,8 +70,10 @@ class Groups:
 
     def scatters(self) -> tuple[Scatter, ...]:
         """The same rows, slot by slot."""
-        parts = np.split(self.rows, self.starts[1:-1])
-        return tuple(Scatter(int(slot), torch.from_numpy(rows)) for slot, rows in zip(self.slots, parts, strict=True))
+        rows_of: dict[int, list[Indices]] = {}
+        for slot, rows in zip(self.slots.tolist(), np.split(self.rows, self.starts[1:-1]), strict=True):
+            rows_of.setdefault(slot, []).append(rows)
+        return tuple(Scatter(slot, torch.from_numpy(np.concatenate(parts))) for slot, parts in rows_of.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +108,38 @@ def plan_rows(slot_of_row: Tensor, *, compiled: bool = False) -> RowPlan:
 
     Args:
         slot_of_row: [rows], int64; -1 where the row has no adapter.
-        compiled: Whether a few rows of a slot go into `Groups`, instead of batches.
+        compiled: Whether all rows go into `Groups`.
     """
     slots = slot_of_row.numpy()
+    return _plan_groups(slots) if compiled else _plan_products(slots)
+
+
+def _plan_groups(slots: Indices) -> RowPlan:
+    used = np.unique(slots)
+    groups = [
+        (int(slot), rows[start : start + GROUP_ROWS])
+        for slot in used[used >= 0]
+        for rows in (np.flatnonzero(slots == slot),)
+        for start in range(0, len(rows), GROUP_ROWS)
+    ]
+    if not groups:
+        return RowPlan()
+    # Threads take groups in turn: with the largest first, none is left with a large one at the end.
+    groups.sort(key=lambda group: -len(group[1]))
+    starts = np.cumsum([0, *(len(rows) for _, rows in groups)], dtype=np.int64)
+    rows = np.concatenate([rows for _, rows in groups])
+    return RowPlan(groups=Groups(rows, starts, np.array([slot for slot, _ in groups], dtype=np.int64)))
+
+
+def _plan_products(slots: Indices) -> RowPlan:
+    """Runs, scatters and batches, for products in torch."""
     edges = np.flatnonzero(slots[1:] != slots[:-1]) + 1
     starts = np.concatenate(([0], edges)) if len(slots) else edges
     stops = np.concatenate((edges, [len(slots)])) if len(slots) else edges
     used = slots[starts] >= 0
     starts, stops = starts[used], stops[used]
     least_batched = 1 if len(starts) <= FEW_RUNS else SOLO_ROWS
-    long = stops - starts >= (COMPILED_ROWS + 1 if compiled else least_batched)
+    long = stops - starts >= least_batched
     runs = tuple(
         Run(int(slots[start]), int(start), int(stop)) for start, stop in zip(starts[long], stops[long], strict=True)
     )
@@ -125,20 +147,11 @@ def plan_rows(slot_of_row: Tensor, *, compiled: bool = False) -> RowPlan:
     for run in runs:
         loose[run.start : run.stop] = -1
     rows_of = {int(s): np.flatnonzero(loose == s) for s in np.unique(loose) if s >= 0}
-    return _plan_groups(runs, rows_of) if compiled else _plan_batches(runs, rows_of)
+    scatters, batches = _plan_batches(rows_of)
+    return RowPlan(runs, scatters, batches)
 
 
-def _plan_groups(runs: tuple[Run, ...], rows_of: dict[int, Indices]) -> RowPlan:
-    scatters = (Scatter(s, torch.from_numpy(rows)) for s, rows in rows_of.items() if len(rows) > COMPILED_ROWS)
-    few = {s: rows for s, rows in rows_of.items() if len(rows) <= COMPILED_ROWS}
-    if not few:
-        return RowPlan(runs, tuple(scatters))
-    starts = np.cumsum([0, *map(len, few.values())], dtype=np.int64)
-    groups = Groups(np.concatenate([*few.values()]), starts, np.array([*few], dtype=np.int64))
-    return RowPlan(runs, tuple(scatters), groups=groups)
-
-
-def _plan_batches(runs: tuple[Run, ...], rows_of: dict[int, Indices]) -> RowPlan:
+def _plan_batches(rows_of: dict[int, Indices]) -> tuple[tuple[Scatter, ...], tuple[Batch, ...]]:
     scatters = [Scatter(s, torch.from_numpy(rows)) for s, rows in rows_of.items() if len(rows) >= SOLO_ROWS]
     batches = []
     for chain in _chains([s for s, rows in rows_of.items() if len(rows) < SOLO_ROWS]):
@@ -146,7 +159,7 @@ def _plan_batches(runs: tuple[Run, ...], rows_of: dict[int, Indices]) -> RowPlan
             scatters.append(Scatter(chain[0], torch.from_numpy(rows_of[chain[0]])))
         else:
             batches.append(_batch(chain[0], [rows_of[s] for s in chain]))
-    return RowPlan(runs, tuple(scatters), tuple(batches))
+    return tuple(scatters), tuple(batches)
 
 
 def _chains(slots: list[int]) -> list[list[int]]:

@@ -11,14 +11,14 @@ from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from amalgam.engine.cpu_lora_cache import FactorCache, Occupancy, ProductDtype
 from amalgam.engine.cpu_lora_compiled import warm_up
 from amalgam.engine.cpu_lora_ops import add_low_rank_, expand_, shrink_
-from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, RowPlan, plan_rows
+from amalgam.engine.cpu_lora_plan import RowPlan, plan_rows
 
 
 class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     """Multiplies each adapter's rows with that adapter's factors; rows without an adapter are not touched.
 
-    Rows are planned once per step, in `update_metadata`; every layer of the step uses the same plan. In float32 a few
-    rows go through compiled loops and more through torch; in other types all go through torch.
+    Rows are planned once per step, in `update_metadata`; every layer of the step uses the same plan. In float32 rows go
+    through compiled loops, in other types through torch.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         if compiled:
             warm_up(torch.get_num_threads())
         logging.getLogger(__name__).info(
-            "LoRA on CPU: grouped products, %s; bfloat16 factors multiplied in %s",
-            f"up to {COMPILED_ROWS} rows of an adapter in compiled loops" if compiled else "all in torch",
+            "LoRA on CPU: grouped products %s; bfloat16 factors multiplied in %s",
+            "in compiled loops" if compiled else "in torch",
             dtype_of(torch.bfloat16),
         )
         self._plan = partial(plan_rows, compiled=compiled)

@@ -9,8 +9,8 @@ from amalgam.engine import cpu_lora_ops
 from amalgam.engine.cpu_lora_cache import Occupancy, ProductDtype
 from amalgam.engine.cpu_lora_compiled import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu_lora_factors import ModuleFactors
-from amalgam.engine.cpu_lora_ops import TOGETHER_GROUPS, add_low_rank_, expand_, shrink_
-from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, plan_rows
+from amalgam.engine.cpu_lora_ops import TOGETHER_ROWS, add_low_rank_, expand_, shrink_
+from amalgam.engine.cpu_lora_plan import GROUP_ROWS, SOLO_ROWS, plan_rows
 
 SLOTS = 5
 MAX_RANK = 64
@@ -121,7 +121,7 @@ def test_ranks(rank, mix, plan_of):
     torch.testing.assert_close(got.double(), want, rtol=FLOAT32_TOLERANCE, atol=FLOAT32_TOLERANCE)
 
 
-@pytest.mark.parametrize("rows", range(1, COMPILED_ROWS + 2))
+@pytest.mark.parametrize("rows", range(1, SOLO_ROWS + 2))
 def test_every_number_of_rows_of_one_slot(rows, plan_of):
     mix = [-1, 3, -1] * rows
     a_stacked, b_stacked = random_factors(SLICES["gate_up"], ranks=(6,) * SLOTS)
@@ -190,7 +190,7 @@ def test_output_may_be_wider_or_narrower_by_padding(columns, plan_of):
 
 
 def test_what_is_not_a_number_stays_with_its_row(plan_of):
-    """Two rows of a slot are multiplied together."""
+    """Four rows of a slot are multiplied together, also where there are but three or two."""
     mix = [3, 3, 3, 1, 1]
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     x, y = random_rows(mix, SLICES["qkv"])
@@ -217,12 +217,19 @@ def loops(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("threads", "slots", "call"),
-    [(1, SLOTS, "add_low_rank"), (2, TOGETHER_GROUPS - 1, "add_low_rank"), (2, SLOTS, "add_low_rank_together")],
+    ("threads", "mix", "call"),
+    [
+        (1, [0, 1, 2, 3], "add_low_rank"),
+        (2, [0, 1, 2][: TOGETHER_ROWS - 1], "add_low_rank"),
+        (2, [0, 1, 2, 3][:TOGETHER_ROWS], "add_low_rank_together"),
+        (2, [2] * GROUP_ROWS, "add_low_rank"),
+        (2, [2] * (GROUP_ROWS + 1), "add_low_rank_together"),
+        (2, [slot % SLOTS for slot in range(19)] + [2] * 700, "add_low_rank_together"),
+    ],
+    ids=["one thread", "few rows", "enough rows", "one group", "two groups", "many"],
 )
-def test_few_rows_take_one_compiled_call_for_all_slots(threads, slots, call, loops, monkeypatch):
+def test_all_rows_of_all_slots_take_one_compiled_call(threads, mix, call, loops, monkeypatch):
     monkeypatch.setattr(cpu_lora_ops.torch, "get_num_threads", lambda: threads)
-    mix = [slot % slots for slot in range(19)] + [2] * (COMPILED_ROWS + 1)
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     x, y = random_rows(mix, SLICES["qkv"])
     add_low_rank_(y, x, fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix), compiled=True))
@@ -231,8 +238,8 @@ def test_few_rows_take_one_compiled_call_for_all_slots(threads, slots, call, loo
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_threads_share_the_adapters_and_change_no_bit(threads):
-    """One, some and none of the adapters for each thread; some have no factors here."""
-    mix = [0, 1, 2, 3, 4, -1, 2, 2, 4, 0, -1]
+    """One, some and none of the groups for each thread; some have no factors here."""
+    mix = [0, 1, 2, 3, 4, -1, 2, 2, 4, 0, -1] + [4] * (2 * GROUP_ROWS + 3)
     a_stacked, b_stacked = random_factors(SLICES["odd"], ranks=(8, 0, 64, (0, 3, 1), 16))
     x, y = random_rows(mix, SLICES["odd"])
     factors, groups = fresh(a_stacked, b_stacked), plan_rows(torch.tensor(mix), compiled=True).groups

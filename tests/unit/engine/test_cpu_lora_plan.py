@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam.engine.cpu_lora_plan import COMPILED_ROWS, FEW_RUNS, SOLO_ROWS, plan_rows
+from amalgam.engine.cpu_lora_plan import FEW_RUNS, GROUP_ROWS, SOLO_ROWS, plan_rows
 
 SLOTS_OF_ROWS = st.lists(
     st.tuples(st.integers(-1, 6), st.integers(1, 2 * SOLO_ROWS)).map(lambda run: [run[0]] * run[1])
@@ -39,15 +39,18 @@ def test_every_row_with_an_adapter_is_planned_once(slots, compiled):
 
 
 @given(SLOTS_OF_ROWS)
-def test_compiled_loops_get_few_rows_of_each_slot_and_plain_products_get_many(slots):
+def test_compiled_loops_get_all_rows_in_groups_that_threads_can_share(slots):
     plan = plan_rows(torch.tensor(slots, dtype=torch.long), compiled=True)
+    assert not plan.runs
+    assert not plan.scatters
     assert not plan.batches
-    assert all(run.stop - run.start > COMPILED_ROWS for run in plan.runs)
-    assert all(len(scatter.rows) > COMPILED_ROWS for scatter in plan.scatters)
     if plan.groups:
         sizes = plan.groups.starts[1:] - plan.groups.starts[:-1]
-        assert ((sizes > 0) & (sizes <= COMPILED_ROWS)).all()
-        assert len(set(plan.groups.slots.tolist())) == len(sizes)
+        assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+        assert ((sizes > 0) & (sizes <= GROUP_ROWS)).all()
+        # No more groups than needed: each reads the factors once.
+        of_slot = {slot: slots.count(slot) for slot in set(slots) - {-1}}
+        assert len(sizes) == sum(-(-rows // GROUP_ROWS) for rows in of_slot.values())
 
 
 @given(SLOTS_OF_ROWS, st.booleans())

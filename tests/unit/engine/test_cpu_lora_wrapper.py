@@ -120,7 +120,7 @@ def test_a_step_of_the_base_model_alone_multiplies_nothing(wrapper):
 
 @pytest.mark.parametrize(
     ("dtype", "products"),
-    [(torch.float32, "up to 16 rows of an adapter in compiled loops"), (torch.bfloat16, "all in torch")],
+    [(torch.float32, "grouped products in compiled loops"), (torch.bfloat16, "grouped products in torch")],
 )
 def test_the_log_names_the_products_that_are_used(dtype, products, caplog):
     from vllm.lora.layers import LoRAMapping
@@ -145,7 +145,7 @@ def test_the_first_request_finds_the_loops_compiled(monkeypatch):
     assert not warmed
     made = make_wrapper()
     assert warmed
-    loops = ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice", "take_slice", "widen_slot")
+    loops = ("add_low_rank", "add_low_rank_together", "used_rows", "copy_slice", "take_slice")
     compiled = {name: list(getattr(cpu_lora_compiled, name).signatures) for name in loops}
     a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8,) * SLOTS)
     given = [(a_stacked, b_stacked)]
