@@ -18,9 +18,16 @@ class StoredBits(NamedTuple):
     bits: NDArray[np.unsignedinteger[Any]]
     shift: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.bits.shape
+
 
 class StoredPair(NamedTuple):
     """One module's factors as they are stored; no tensor, so that nobody takes B for what it is without its scale.
+
+    vLLM, which carries it about in the place of either factor, asks it for its device.
 
     Attributes:
         a: [rank, in]. b: [width, rank].
@@ -30,6 +37,11 @@ class StoredPair(NamedTuple):
     a: StoredBits
     b: StoredBits
     scale: float
+
+    @property
+    def device(self) -> torch.device:
+        """As a tensor's."""
+        return torch.device("cpu")
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor, scale: float) -> "StoredPair":

@@ -10,23 +10,23 @@ Whatever else an adapter changes (embeddings, the head, experts, sharded layers)
 """
 
 import functools
-import json
+import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 from vllm.lora import lora_model as models
 from vllm.lora.layers import column_parallel_linear as columns
 from vllm.lora.layers import replicated_linear, row_parallel_linear
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.model_manager import LoRAModelManager
 
+from amalgam.engine.cpu_lora_files import Layouts, ModulePlaces, Naming
 from amalgam.engine.cpu_lora_handed import HandedStack, Hands, StoredPair
 
 _WEIGHTS: Final = "adapter_model.safetensors"
-_DTYPES: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 def replace_uptake() -> None:
@@ -53,56 +53,41 @@ def _taken(layer: Any) -> bool:
     )
 
 
-def mapped_tensors(path: str) -> dict[str, Tensor] | None:
-    """The tensors of a checked safetensors file by name, mapped; None where one is of a type we do not take.
-
-    Pages are read when they are needed, and written pages are the process's own. A tensor takes a tenth of the time
-    that it takes through the safetensors library.
-    """
-    storage = torch.UntypedStorage.from_file(path, shared=False, nbytes=os.path.getsize(path))
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
-    length = int.from_bytes(whole[:8].numpy().tobytes(), "little")
-    entries = json.loads(whole[8 : 8 + length].numpy().tobytes())
-    entries.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in entries.items():
-        dtype = _DTYPES.get(entry["dtype"])
-        start, remainder = divmod(8 + length + entry["data_offsets"][0], 1 if dtype is None else dtype.itemsize)
-        if dtype is None or remainder:
-            return None
-        shape = entry["shape"]
-        strides = [1] * len(shape)
-        for axis in range(len(shape) - 1, 0, -1):
-            strides[axis - 1] = strides[axis] * shape[axis]
-        tensors[name] = torch.empty(0, dtype=dtype).set_(storage, start, shape, strides)  # type: ignore[arg-type]
-    return tensors
-
-
 def _mapped_checkpoint(original: Any) -> Any:
     """For `LoRAModel.from_local_checkpoint`."""
+    layouts = Layouts()
 
     @functools.wraps(original)
     def load(lora_dir: str, expected_lora_modules: set[str], peft_helper: Any, **options: Any) -> Any:
-        path = os.path.join(lora_dir, _WEIGHTS)
-        special = options.pop("moe_ep_spec", None), options.get("skip_prefixes"), peft_helper.modules_to_save
-        tensors = None if any(special) or not os.path.isfile(path) else mapped_tensors(path)
-        if tensors is None or not _expected(tensors, expected_lora_modules, options.get("weights_mapper")):
-            # vLLM's own way, which also says what is wrong where something is. The type it asks for is kept.
-            return original(lora_dir, expected_lora_modules, peft_helper, moe_ep_spec=special[0], **options)
-        return models.LoRAModel.from_lora_tensors(tensors=tensors, peft_helper=peft_helper, **options | {"dtype": None})
+        path, number = os.path.join(lora_dir, _WEIGHTS), options.get("lora_model_id")
+        special = options.get("moe_ep_spec"), options.get("skip_prefixes"), peft_helper.modules_to_save, number is None
+        naming = _naming(expected_lora_modules, options.get("weights_mapper"))
+        mapped = None if any(special) or not os.path.isfile(path) else layouts.map(path, naming)
+        if mapped is None:
+            # vLLM's own way, which also says what is wrong where something is.
+            return original(lora_dir, expected_lora_modules, peft_helper, **options)
+        file, layout = mapped
+        loras = {places.name: _weights(peft_helper, file, places) for places in layout}
+        return models.LoRAModel(number, peft_helper.r, loras)
 
     return load
 
 
-def _expected(names: Iterable[str], modules: set[str], mapper: Any) -> bool:
-    """Whether all are factors of modules that vLLM has LoRA layers for, and none of experts, whose rules are others."""
-    for name in names:
-        if not name.endswith((".lora_A.weight", ".lora_B.weight")) or ".experts" in name:
-            return False
-        module, _ = models.parse_fine_tuned_lora_name(name, mapper)
-        if module.rsplit(".", 1)[-1] not in modules:
-            return False
-    return True
+def _naming(modules: set[str], mapper: Any) -> Naming:
+    def parse(name: str) -> tuple[str, str, bool]:
+        module, is_a = models.parse_fine_tuned_lora_name(name, mapper)
+        stored, _ = models.parse_fine_tuned_lora_name(name)
+        return module, stored, is_a
+
+    return Naming(frozenset(modules), repr(mapper), parse)
+
+
+def _weights(peft_helper: Any, file: mmap.mmap, places: ModulePlaces) -> LoRALayerWeights:
+    """One module's, with a `StoredPair` in the place of either factor, which has the scale."""
+    weights = LoRALayerWeights.from_config(places.name, peft_helper, places.stored)
+    pair = StoredPair(places.a.read(file), places.b.read(file), float(weights.scaling))
+    weights.lora_a, weights.lora_b, weights.scaling = pair, pair, 1
+    return weights
 
 
 def _kept_scales(original: Any) -> Any:
@@ -115,11 +100,12 @@ def _kept_scales(original: Any) -> Any:
         for name, weights in lora_model.loras.items():
             if weights.is_packed:
                 continue
-            if name in taken:
+            stored = isinstance(weights.lora_b, StoredPair)
+            if name in taken and not stored:
                 weights.lora_b = StoredPair.of(weights.lora_a, weights.lora_b, float(weights.scaling))
                 weights.scaling = 1
-            else:
-                weights.lora_a, weights.lora_b = weights.lora_a.to(dtype), weights.lora_b.to(dtype)
+            elif stored and name not in taken:
+                weights.lora_a, weights.lora_b = (factor.to(dtype) for factor in weights.lora_b.tensors())
         original(manager, lora_model)
 
     return merge
@@ -159,13 +145,13 @@ def _handing_over(original: Any) -> Any:
             lora_a, lora_b = [lora_a], [lora_b]
         if len(lora_b) != layer.n_slices:
             # One adapted module covers several slices; vLLM knows how to split what it can slice.
-            whole = [b.tensors()[1] if isinstance(b, StoredPair) else b for b in lora_b]
-            lora_a, lora_b = layer.expand_packed_lora(lora_a, whole)
+            whole = [b.tensors() if isinstance(b, StoredPair) else (a, b) for a, b in zip(lora_a, lora_b, strict=True)]
+            lora_a, lora_b = layer.expand_packed_lora([a for a, _ in whole], [b for _, b in whole])
         pairs = list(map(_pair, lora_a, lora_b))
         for part, pair in enumerate(pairs):
             if pair is not None:
                 # The loops that copy these trust their shapes.
-                _check_shapes(layer, part, pair.a.bits.shape, pair.b.bits.shape)
+                _check_shapes(layer, part, pair.a.shape, pair.b.shape)
         layer.lora_a_stacked.hands.give(index, pairs)
 
     return put
@@ -187,7 +173,9 @@ def check_fit(manager: Any, lora_model: Any) -> None:
         for part, inner in enumerate(parts):
             weights = lora_model.loras.get(inner)
             if weights is not None:
-                _check_shapes(layer, part, weights.lora_a.shape, weights.lora_b.shape)
+                a, b = weights.lora_a, weights.lora_b
+                stored = (b.a, b.b) if isinstance(b, StoredPair) else (a, b)
+                _check_shapes(layer, part, stored[0].shape, stored[1].shape)
 
 
 def _check_shapes(layer: Any, part: int, a: Sequence[int], b: Sequence[int]) -> None:

@@ -15,10 +15,11 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.peft_helper import PEFTHelper
+from vllm.model_executor.models.utils import WeightsMapper
 
 from amalgam.engine.cpu_lora_factors import ModuleFactors
 from amalgam.engine.cpu_lora_handed import HandedStack, StoredPair
-from amalgam.engine.cpu_lora_uptake import check_fit, mapped_tensors, replace_uptake
+from amalgam.engine.cpu_lora_uptake import check_fit, replace_uptake
 from tests.adapter_factory import write_lora
 
 WIDTH_IN, WIDTHS, RANK, SLOTS = 24, (16, 16), 8, 3
@@ -85,7 +86,8 @@ def test_a_slice_without_factors_and_a_layer_without_any_keep_the_base():
 def test_one_module_that_covers_both_slices_is_split_and_scaled():
     layer = layer_of(MergedColumnParallelLinearWithLoRA)
     a, b = stored(1, width=32)
-    layer.set_lora(0, [a], [StoredPair.of(a, b, 0.25)])
+    pair = StoredPair.of(a, b, 0.25)
+    layer.set_lora(0, [pair], [pair])
     got = copies(layer, 0)
     assert got.up.equal(torch.block_diag(b[:16].float().T * 0.25, b[16:].float().T * 0.25))
 
@@ -107,8 +109,10 @@ def test_factors_that_do_not_fit_are_refused_before_a_step_and_never_handed_over
     manager = SimpleNamespace(modules={"gate_up": layer}, packed_modules={"gate_up": ["gate", "up"]})
     right = LoRALayerWeights("gate", 4, 4, *stored(1))
     check_fit(manager, SimpleNamespace(loras={"gate": right, "elsewhere": LoRALayerWeights("elsewhere", 4, 4, a, b)}))
-    with pytest.raises(ValueError, match="do not fit"):
-        check_fit(manager, SimpleNamespace(loras={"gate": right, "up": LoRALayerWeights("up", 4, 4, a, b)}))
+    pair = StoredPair.of(a, b, 1.0)
+    for factors in ((a, b), (pair, pair)):
+        with pytest.raises(ValueError, match="do not fit"):
+            check_fit(manager, SimpleNamespace(loras={"gate": right, "up": LoRALayerWeights("up", 4, 4, *factors)}))
 
 
 def test_vllms_dummies_come_as_tensors():
@@ -148,12 +152,18 @@ def merged(loras):
     return model.loras
 
 
-def test_a_scale_is_kept_for_our_layers_and_multiplied_in_for_others():
+@pytest.mark.parametrize("as_stored", [True, False], ids=["a mapped file's", "tensors"])
+def test_a_scale_is_kept_for_our_layers_and_multiplied_in_for_others(as_stored):
     (a, b), (c, d) = stored(1), stored(2)
+    if as_stored:
+        ours, theirs = StoredPair.of(a, b, 1.5), StoredPair.of(c, d, 1.5)
+        ours, theirs = ((pair, pair, 1) for pair in (ours, theirs))
+    else:
+        ours, theirs = (a, b), (c.float(), d.float())
     found = merged(
         {
-            "layers.0.up_proj": LoRALayerWeights("layers.0.up_proj", 4, 6, a, b),
-            "layers.1.gate_proj": LoRALayerWeights("layers.1.gate_proj", 4, 6, c, d),
+            "layers.0.up_proj": LoRALayerWeights("layers.0.up_proj", 4, 6, *ours),
+            "layers.1.gate_proj": LoRALayerWeights("layers.1.gate_proj", 4, 6, *theirs),
         }
     )
     gate, up = found["layers.0.gate_up_proj"].lora_b
@@ -169,21 +179,38 @@ def folder(tmp_path):
     return write_lora(tmp_path / "adapter", layers=2, rank=4, alpha=6, modules=("q_proj", "down_proj"))
 
 
-def loaded(folder, expected=("q_proj", "down_proj")):
+def loaded(folder, expected=("q_proj", "down_proj"), **more):
     helper = PEFTHelper.from_local_dir(str(folder), None)
     return LoRAModel.from_local_checkpoint(
-        str(folder), set(expected), helper, lora_model_id=7, device="cpu", dtype=torch.float32,
-    )  # fmt: skip
+        str(folder), set(expected), helper, lora_model_id=7, device="cpu", dtype=torch.float32, **more
+    )
 
 
-def test_a_checkpoint_is_mapped_in_its_own_type(folder):
+def test_a_checkpoint_is_mapped_with_its_scale_beside_it(folder):
     model = loaded(folder)
     want = load_file(folder / "adapter_model.safetensors")
     assert (model.id, model.rank, len(model.loras)) == (7, 4, 4)
     for name, weights in model.loras.items():
-        assert weights.lora_a.equal(want[f"base_model.model.{name}.lora_A.weight"])
-        assert weights.lora_b.equal(want[f"base_model.model.{name}.lora_B.weight"])
-        assert weights.scaling == 1.5
+        assert weights.lora_a is weights.lora_b
+        assert (weights.scaling, weights.lora_b.scale) == (1, 1.5)
+        a, b = weights.lora_b._replace(scale=1.0).tensors()
+        assert a.equal(want[f"base_model.model.{name}.lora_A.weight"].float())
+        assert b.equal(want[f"base_model.model.{name}.lora_B.weight"].float())
+
+
+def test_ranks_and_scales_of_their_own_are_found_by_the_names_in_the_file(folder):
+    """The model calls the modules by other names than the adapter's patterns do."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"alpha_pattern": {"layers.1.mlp.down_proj": 12}}))
+    mapper = WeightsMapper(orig_to_new_substr={"mlp.": "mixer."})
+    scales = {name: weights.lora_b.scale for name, weights in loaded(folder, weights_mapper=mapper).loras.items()}
+    assert scales == {
+        "model.layers.0.self_attn.q_proj": 1.5,
+        "model.layers.1.self_attn.q_proj": 1.5,
+        "model.layers.0.mixer.down_proj": 1.5,
+        "model.layers.1.mixer.down_proj": 3.0,
+    }
 
 
 def test_what_does_not_belong_to_the_model_is_refused_by_vllm_in_its_words(folder):
@@ -194,40 +221,4 @@ def test_what_does_not_belong_to_the_model_is_refused_by_vllm_in_its_words(folde
 def test_other_types_go_vllms_way(folder):
     path = folder / "adapter_model.safetensors"
     save_file({name: tensor.double() for name, tensor in load_file(path).items()}, path)
-    assert mapped_tensors(str(path)) is None
     assert {weights.lora_a.dtype for weights in loaded(folder).loras.values()} == {torch.float32}
-
-
-def test_mapped_tensors_are_those_of_the_library(tmp_path):
-    """Of several types and shapes, empty and single ones among them, with metadata in the header."""
-    path = tmp_path / "some.safetensors"
-    generator = torch.Generator().manual_seed(3)
-    want = {
-        str(number): torch.randn(shape, generator=generator).to(dtype)
-        for number, (shape, dtype) in enumerate(
-            [((3, 5), torch.bfloat16), ((7,), torch.float32), ((), torch.float16), ((0, 4), torch.bfloat16),
-             ((2, 3, 4), torch.float16), ((1, 9), torch.float32)]
-        )
-    }  # fmt: skip
-    save_file(want, path, metadata={"format": "pt"})
-    got = mapped_tensors(str(path))
-    assert got.keys() == want.keys()
-    for name, tensor in want.items():
-        assert got[name].dtype == tensor.dtype
-        assert got[name].equal(tensor)
-
-
-def test_writing_to_a_mapped_tensor_leaves_the_file_alone(folder):
-    path = folder / "adapter_model.safetensors"
-    before = path.read_bytes()
-    for tensor in mapped_tensors(str(path)).values():
-        tensor.zero_()
-    assert path.read_bytes() == before
-
-
-def test_a_tensor_that_does_not_begin_at_a_multiple_of_its_size_goes_vllms_way(tmp_path):
-    path = tmp_path / "odd.safetensors"
-    header = json.dumps({"x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
-    header += b" " * (len(header) % 2 == 0)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
-    assert mapped_tensors(str(path)) is None
