@@ -43,6 +43,8 @@ class Figures:
     ttft_p99_ms: float
     itl_p50_ms: float
     itl_p99_ms: float
+    tpot_p50_ms: float
+    """Of the requests' means between their first token and the last."""
     e2e_p50_ms: float
     e2e_p99_ms: float
     failed: int
@@ -78,6 +80,7 @@ def run_load(url: str, tokenizer: str, load: Load, endpoint: str = "/v1/completi
         ttft_p99_ms=result["p99_ttft_ms"],
         itl_p50_ms=result["p50_itl_ms"],
         itl_p99_ms=result["p99_itl_ms"],
+        tpot_p50_ms=result["p50_tpot_ms"],
         e2e_p50_ms=result["p50_e2el_ms"],
         e2e_p99_ms=result["p99_e2el_ms"],
         failed=load.requests - result["completed"],

@@ -52,7 +52,7 @@ MIN_PER_ADAPTER = 5
 """Requests of an adapter, over all rounds, from which its tail is worth a word."""
 METRICS = {
     "output_tokens_per_s": "tokens/s", "requests_per_s": "1/s", "ttft_p50_ms": "ms", "ttft_p99_ms": "ms",
-    "itl_p50_ms": "ms", "itl_p99_ms": "ms", "e2e_p50_ms": "ms", "e2e_p99_ms": "ms",
+    "itl_p50_ms": "ms", "itl_p99_ms": "ms", "tpot_p50_ms": "ms", "e2e_p50_ms": "ms", "e2e_p99_ms": "ms",
 }  # fmt: skip
 
 

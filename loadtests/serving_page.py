@@ -26,6 +26,7 @@ _BARS: Final = (
     ("ttft_p99_ms", "First token, p99", "ms"),
     ("itl_p50_ms", "Between tokens, median", "ms"),
     ("itl_p99_ms", "Between tokens, p99", "ms"),
+    ("tpot_p50_ms", "Between tokens, a request's mean", "ms"),
     ("e2e_p50_ms", "Whole request, median", "ms"),
     ("e2e_p99_ms", "Whole request, p99", "ms"),
     ("Jain's index", "Fairness, Jain's index over adapters", "1 is even"),

@@ -13,7 +13,10 @@ from amalgam.engine.cpu_lora import is_tested
 from amalgam.settings import Settings
 
 PAUSE_S: Final = 1e-4
-"""Between two looks; about half as much again by the system's clock. A step takes two messages and tens of ms."""
+LONGEST_PAUSE_S: Final = 1e-3
+PAUSE_SHARE: Final = 0.01
+"""A pause between two looks is this part of the wait so far, within these bounds: what a look costs in a long step is then
+a third of what it would be with the shortest pauses, and a message is found late by half a hundredth of its wait."""
 
 
 def install() -> None:
@@ -40,8 +43,9 @@ def _asleep(original: Any) -> Any:
 
     @functools.wraps(original)
     def wait(condition: Any, timeout_ms: int | None = None) -> None:
-        if time.monotonic() <= condition.last_read + condition.busy_loop_s:
-            time.sleep(PAUSE_S)
+        waited = time.monotonic() - condition.last_read
+        if waited <= condition.busy_loop_s:
+            time.sleep(min(max(PAUSE_S, waited * PAUSE_SHARE), LONGEST_PAUSE_S))
         else:
             original(condition, timeout_ms)
 

@@ -59,6 +59,19 @@ def test_a_reader_sleeps_and_hears_all_the_same(queue: Any) -> None:
     assert spent < 0.25
 
 
+@pytest.mark.parametrize(("waited_s", "pause_s"), [(0, 1e-4), (0.01, 1e-4), (0.05, 5e-4), (0.5, 1e-3)])
+def test_who_has_waited_for_long_looks_less_often(
+    waited_s: float, pause_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    pauses: list[float] = []
+    monkeypatch.setattr(cpu_waits, "time", SimpleNamespace(monotonic=lambda: 7 + waited_s, sleep=pauses.append))
+    reader = SpinCondition.__new__(SpinCondition)
+    reader.last_read, reader.busy_loop_s = 7, 1
+    reader.wait()
+    assert pauses == [pytest.approx(pause_s)]
+
+
 def test_every_message_comes_in_order(queue: Any) -> None:
     install()
     writer, reader = queue

@@ -10,7 +10,7 @@ from loadtests.serving_page import points_of, serving_page
 
 
 def figures(tokens_per_s: float, records: tuple[Record, ...]) -> Figures:
-    return Figures(tokens_per_s, 1, 10, 20, 5, 6, 100, 200, 0, records)
+    return Figures(tokens_per_s, 1, 10, 20, 5, 6, 5, 100, 200, 0, records)
 
 
 def records(ttfts: dict[str, float], times: int) -> tuple[Record, ...]:
