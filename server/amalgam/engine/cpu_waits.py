@@ -15,8 +15,8 @@ from amalgam.settings import Settings
 PAUSE_S: Final = 1e-4
 LONGEST_PAUSE_S: Final = 1e-3
 PAUSE_SHARE: Final = 0.01
-"""A pause between two looks is this part of the wait so far, within these bounds: what a look costs in a long step is then
-a third of what it would be with the shortest pauses, and a message is found late by half a hundredth of its wait."""
+"""A pause between two looks is this part of the wait so far, within these bounds: in a long step looks cost a third of
+what they would with the shortest pauses alone, and a message is found late by half a hundredth of its wait."""
 
 
 def install() -> None:
