@@ -1,6 +1,7 @@
 """The environment that vLLM reads at import: our defaults, set before vLLM is imported; what is set already stays."""
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +12,15 @@ _DEFAULTS: Final = {
     # What vLLM warns of on CPU (no Triton, no tcmalloc) is known and repeated by each of its processes.
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
-    # GiB. vLLM would take most of the machine's memory for a model that needs a hundredth of it.
-    "VLLM_CPU_KVCACHE_SPACE": "2",
     # Every core, where vLLM would keep one back; and none bound to its core: a library that multiplies counts the cores
     # that its caller may run on, and takes one thread where the first one is bound.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
+
+
+_GIB: Final = 1 << 30
+_KV_SHARE: Final = 8
+_KV_LARGEST_GIB: Final = 8
 
 
 def prepare_environment(log_config: Path | None = None) -> None:
@@ -26,5 +30,36 @@ def prepare_environment(log_config: Path | None = None) -> None:
         log_config: a file that says how vLLM's processes log; None leaves it to vLLM.
     """
     logs = {} if log_config is None else {"VLLM_LOGGING_CONFIG_PATH": str(log_config)}
-    for name, value in (_DEFAULTS | logs).items():
+    space = {"VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(free_memory()))}
+    for name, value in (_DEFAULTS | space | logs).items():
         os.environ.setdefault(name, value)
+
+
+def kv_cache_gib(free: int) -> int:
+    """GiB of KV cache on a CPU, of so many free bytes: an eighth, at least 1 and at most 8.
+
+    vLLM by itself would take most of the machine's memory, also for a model that needs a hundredth of it; and all of
+    the cache is written to at the start.
+    """
+    return min(max(free // _KV_SHARE // _GIB, 1), _KV_LARGEST_GIB)
+
+
+def free_memory(system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that may be taken without swapping, by the system and by the control group (version 2); 0 if unknown.
+
+    Args:
+        system: What Linux says of its memory.
+        group: The folder of the process's control group, such as a container's.
+    """
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(system), re.MULTILINE)
+    free = int(found[1]) * 1024 if found else 0
+    limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+    # Without a limit the file says "max".
+    return min(free, max(int(limit) - int(used), 0)) if limit.isdecimal() and used.isdecimal() else free
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
