@@ -33,8 +33,9 @@ _ZERO: Final = np.float32(0)
 _NONE: Final = np.uint64(0)
 _TILE: Final = np.uint64(32)
 """Columns turned at once."""
-_HALF: Final = np.uint32(16)
+HALF_BITS: Final = 16
 """Bits that a float32 has more than a bfloat16."""
+_HALF: Final = np.uint32(HALF_BITS)
 
 
 def _compiled(function: _Function) -> _Function:
@@ -357,5 +358,5 @@ def warm_up(threads: int) -> None:
         add_low_rank(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0)
         add_low_rank_together(one, one, ends[:1], ends, ends[:1], kept, kept, blocks, one, 1.0, threads)
         copy_slice(kept[0], kept[0], 0, blocks[0, 0], kept, kept)
-    for stored, shift in ((half, 16), (full, 0)):
+    for stored, shift in ((half, HALF_BITS), (full, 0)):
         take_slice(stored, stored, (shift, shift), 1.0, 0, blocks[0, 0], stacked[0], stacked[0])

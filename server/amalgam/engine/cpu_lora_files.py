@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from amalgam.engine.cpu_lora_compiled import HALF_BITS
 from amalgam.engine.cpu_lora_handed import StoredBits
 
 KEPT_LAYOUTS: Final = 32
@@ -23,8 +24,6 @@ _KINDS: Final[dict[str, np.dtype[Any]]] = {
     "F32": np.dtype(np.uint32),
 }
 """What entries are read as: the bits of bfloat16 and of float32, and float16 as it is."""
-_HALF_BITS: Final = 16
-"""Bits that a float32 has more than a bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Place(NamedTuple):
         matrix = entries.reshape(self.rows, self.columns)
         if self.kind == np.float16:
             return StoredBits(matrix.astype(np.float32).view(np.uint32), 0)
-        return StoredBits(matrix, _HALF_BITS if self.kind == np.uint16 else 0)
+        return StoredBits(matrix, HALF_BITS if self.kind == np.uint16 else 0)
 
 
 class ModulePlaces(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amalgam.engine.cpu_lora_compiled import Factors, Halves, Indices, copy_slice, take_slice
+from amalgam.engine.cpu_lora_compiled import HALF_BITS, Factors, Halves, Indices, copy_slice, take_slice
 
 
 class StoredBits(NamedTuple):
@@ -63,7 +63,7 @@ def bits_of(tensor: Tensor) -> Halves:
 def _bits(tensor: Tensor) -> StoredBits:
     matrix = tensor if tensor.is_contiguous() else tensor.contiguous()
     if matrix.dtype is torch.bfloat16:
-        return StoredBits(bits_of(matrix), 16)
+        return StoredBits(bits_of(matrix), HALF_BITS)
     return StoredBits(matrix.float().numpy().view(np.uint32), 0)
 
 

@@ -173,9 +173,9 @@ def check_fit(manager: Any, lora_model: Any) -> None:
         for part, inner in enumerate(parts):
             weights = lora_model.loras.get(inner)
             if weights is not None:
-                a, b = weights.lora_a, weights.lora_b
-                stored = (b.a, b.b) if isinstance(b, StoredPair) else (a, b)
-                _check_shapes(layer, part, stored[0].shape, stored[1].shape)
+                b = weights.lora_b
+                a, b = (b.a, b.b) if isinstance(b, StoredPair) else (weights.lora_a, b)
+                _check_shapes(layer, part, a.shape, b.shape)
 
 
 def _check_shapes(layer: Any, part: int, a: Sequence[int], b: Sequence[int]) -> None:

@@ -17,7 +17,6 @@ _DEFAULTS: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 
-
 _GIB: Final = 1 << 30
 _KV_SHARE: Final = 8
 _KV_LARGEST_GIB: Final = 8
