@@ -19,7 +19,8 @@ ENV PATH=/opt/amalgam/bin:$PATH \
     AMALGAM_HOST=0.0.0.0 \
     AMALGAM_STORE=/srv/amalgam/store \
     AMALGAM_CACHE_DIR=/opt/amalgam/models \
-    HF_HOME=/srv/amalgam/hub
+    HF_HOME=/srv/amalgam/hub \
+    TORCHINDUCTOR_CACHE_DIR=/srv/amalgam/.cache/torchinductor
 
 FROM system AS build
 RUN apt-get update \
@@ -29,17 +30,18 @@ RUN python3 -m venv /opt/amalgam
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY deploy/constraints-cpu.txt deploy/constraints-gpu.txt deploy/
 COPY server server
 COPY adapters_store/demo adapters_store/demo
 
 FROM build AS build-cpu
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install '.[cpu]' && python -m amalgam.cli.torch_companions
+RUN pip install --constraint deploy/constraints-cpu.txt '.[cpu]' && python -m amalgam.cli.torch_companions
 RUN amalgam demo install
 
 FROM build AS build-gpu
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install '.[gpu]' && python -m amalgam.cli.torch_companions
+RUN pip install --constraint deploy/constraints-gpu.txt '.[gpu]' && python -m amalgam.cli.torch_companions
 
 # Triton compiles the launchers of its kernels when it first runs them, so a C compiler stays in the image.
 FROM system AS gpu
@@ -48,7 +50,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build-gpu /opt/amalgam /opt/amalgam
 USER 10001:10001
-ENV HOME=/home/amalgam
+# The volume is the only place that is written to: compiled loops, vLLM's and torch's caches go below its home there.
+ENV HOME=/srv/amalgam
 WORKDIR /home/amalgam
 VOLUME /srv/amalgam
 EXPOSE 8000
@@ -60,7 +63,8 @@ CMD ["serve"]
 FROM system AS cpu
 COPY --from=build-cpu /opt/amalgam /opt/amalgam
 USER 10001:10001
-ENV HOME=/home/amalgam
+# The volume is the only place that is written to: compiled loops, vLLM's and torch's caches go below its home there.
+ENV HOME=/srv/amalgam
 WORKDIR /home/amalgam
 RUN amalgam doctor
 VOLUME /srv/amalgam

@@ -5,30 +5,63 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test lint types contracts check setup setup-dev clean help
+.PHONY: serve test test-slow test-models test-clients lint types contracts site check constraints docs docs-serve setup setup-dev clean help
+# Says of mkdocs that it has a successor, on every run.
+export NO_MKDOCS_2_WARNING := 1
 
 help:
 	@echo "make serve [GPU=1] [ARGS='...']  install what is missing and start the server on 127.0.0.1:8000"
-	@echo "make test                        install what is missing and run all tests that need no GPU"
-	@echo "make check                       lint, types and import contracts"
+	@echo "make test                        install what is missing and run the tests that need no GPU and share one engine"
+	@echo "make test-slow                   install what is missing and run the tests that start engines of their own"
+	@echo "make test-clients                install what is missing and run the suites of more Python clients"
+	@echo "make test-models                 check tiny models of many families, some in a server each"
+	@echo "make check                       lint, types, import contracts and the manual's site"
+	@echo "make docs                        write the generated tables of the manual"
+	@echo "make docs-serve                  show the manual as a site on 127.0.0.1:8001"
 
 serve: setup
 	@exec $(BIN)/amalgam serve $(ARGS)
 
 test: setup-dev
-	@deploy/test_services.sh $(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	@deploy/test_services.sh deploy/run_tests.sh $(BIN)/python $(ARGS)
 
-check: lint types contracts
+# Apart from `make test`, because each of these starts engines of its own.
+test-slow: setup-dev
+	@deploy/test_services.sh $(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+# Apart from `make test`, because the clients' own environment and its suites take some minutes.
+test-clients: setup-dev
+	@AMALGAM_TEST_PYTHON_CLIENTS=1 $(BIN)/python -m pytest -m clients tests/e2e $(ARGS)
+
+test-models: setup-dev
+	@AMALGAM_TEST_MODELS=1 $(BIN)/python -m pytest tests/models $(ARGS)
+
+check: lint types contracts site
 
 lint: setup-dev
-	@$(BIN)/ruff format --check server tests loadtests deploy
-	@$(BIN)/ruff check server tests loadtests deploy
+	@$(BIN)/ruff format --check server tests loadtests deploy docs
+	@$(BIN)/ruff check server tests loadtests deploy docs
 
 types: setup-dev
 	@$(BIN)/mypy
 
 contracts: setup-dev
 	@$(BIN)/lint-imports
+
+site: setup-dev
+	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/mkdocs build --strict # with --quiet it counts no warnings
+
+docs: setup-dev
+	@$(BIN)/python docs/generate.py
+
+docs-serve: docs
+	@$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8001
+
+# After a change of pyproject.toml: the CPU's from what the tests ran with, the GPU's from what pip resolves.
+constraints: setup-dev
+	@$(BIN)/python deploy/constraints.py installed cpu
+	@$(BIN)/python deploy/constraints.py resolved gpu
 
 setup: $(VENV)/bin/rich-ready
 	@$(BIN)/python deploy/set_up.py $(ENGINE)

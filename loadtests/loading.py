@@ -149,11 +149,11 @@ def stream_rows(
     """
     rows = []
     for case, share in (("median", 0.5), ("p99", 0.99), ("longest", 1.0)):
-        sides = [[percentile(gaps, share) for gaps in phase] for phase in (busy, idle)]
+        ours, theirs = ([percentile(gaps, share) for gaps in phase] for phase in (busy, idle))
         wanted = {"target": target} if target and case == "p99" else {}
-        rows.append(Row(f"{label}time between tokens, {case}", "ms", *sides, wanted))
-    rates = [[len(gaps) / (sum(gaps) / 1e3) for gaps in phase] for phase in (busy, idle)]
-    rows.append(Row(f"{label}tokens of the stream", "tokens/s", *rates, beside))
+        rows.append(Row(f"{label}time between tokens, {case}", "ms", ours, theirs, wanted))
+    ours, theirs = ([len(gaps) / (sum(gaps) / 1e3) for gaps in phase] for phase in (busy, idle))
+    rows.append(Row(f"{label}tokens of the stream", "tokens/s", ours, theirs, beside))
     return rows
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     from amalgam.demo.base_model import ensure_base_model
     from amalgam.settings import Settings
 
-    model = ensure_base_model(Settings().cache_dir, lambda text: None)
+    model = ensure_base_model(Settings().storage.cache_dir, lambda text: None)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

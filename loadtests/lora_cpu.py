@@ -3,11 +3,12 @@
 Two engines run side by side, one with ``AMALGAM_CPU_LORA=stock`` and one with ``amalgam``, and take turns, with and
 without adapters, so that a change of the machine's load meets all four alike. Prompts are random tokens; adapters are
 random, of rank 8 on all linear modules. Each engine runs inside its own process, without vLLM's messages between
-processes, so what is timed is the model's step.
+processes, so what is timed is the model's step. Without ``--dtype`` engines compute in the type that `amalgam serve`
+takes on this processor; ``AMALGAM_CPU_UNITS`` forces the products of either kind of processor on the other.
 
 On a machine that does other work too, ``--threads 1 --clock cpu`` counts the processor's time instead of the clock's.
 
-    python loadtests/lora_cpu.py --model FOLDER [--dtype float32] [--repeats 5] [--only decode-16x3 …]
+    python loadtests/lora_cpu.py --model FOLDER [--dtype bfloat16] [--repeats 5] [--only decode-16x3 …]
 """
 
 import argparse
@@ -254,6 +255,14 @@ def machine() -> str:
     return f"{has.get('cpu_name', 'CPU')}, {os.cpu_count()} cores ({', '.join(units)})"
 
 
+def served_dtype() -> str:
+    """What `amalgam serve` takes for a model of bfloat16."""
+    from amalgam.engine.cpu.processor import multiplies_bfloat16
+    from amalgam.settings import Settings
+
+    return "bfloat16" if multiplies_bfloat16(Settings().engine.cpu_units) else "float32"
+
+
 def shown(arguments: list[str]) -> list[str]:
     """The arguments without the folder, which is this machine's."""
     skip = arguments.index("--model")
@@ -263,7 +272,7 @@ def shown(arguments: list[str]) -> list[str]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of SmolLM2-135M")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the engines and their adapters' products")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each engine")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--repeats", type=int, default=5)
@@ -273,7 +282,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--note", default="", help="a line for the report, such as what else ran on the machine")
     parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--adapters", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.dtype = arguments.dtype or served_dtype()
+    return arguments
 
 
 if __name__ == "__main__":

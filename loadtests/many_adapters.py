@@ -43,7 +43,7 @@ from amalgam.store.adapter_store import AdapterStore  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
 from loadtests.servers import Server  # noqa: E402
 from tests.api.fake_engine import FakeEngine  # noqa: E402
-from tests.api.house import ADMIN_KEY, API_KEY, open_house, served, write_adapter, write_base  # noqa: E402
+from tests.support.running_app import ADMIN_KEY, API_KEY, served, start_app, write_adapter, write_base  # noqa: E402
 
 FEW = 10
 TASKS = ("sql", "json", "summarise", "classify", "translate", "extract", "rewrite", "route")
@@ -78,7 +78,7 @@ async def register(registry: AdapterRegistry, digest: str, count: int) -> list[f
 
 
 def store_one(folder: Path) -> str:
-    """One artifact in the store, through the store's own door; its digest."""
+    """One artifact in the store, published as the store does it; its digest."""
     store = AdapterStore.open(folder / "store")
     made = write_adapter(folder / "sources" / "one")
     with store.stage(max_bytes=1 << 20) as staging:
@@ -283,9 +283,9 @@ def serving(folder: Path, database_url: str) -> Iterator[tuple[Server, float]]:
 async def serve(folder: Path, database_url: str) -> None:
     """Be the server until standard input ends."""
     began = time.perf_counter()
-    async with open_house(folder, FakeEngine(), database_url=database_url, register_demo=False) as house:
+    async with start_app(folder, FakeEngine(), database_url=database_url, register_demo=False) as running_app:
         start_s = time.perf_counter() - began
-        async with served(house.app) as url:
+        async with served(running_app.app) as url:
             print(json.dumps({"url": url, "start_s": start_s}), flush=True)
             await asyncio.to_thread(sys.stdin.read)
 

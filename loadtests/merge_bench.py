@@ -80,19 +80,23 @@ class Side:
         self.loaded = self._read()["ready"]
 
     def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"a side ended with status {self.process.wait()}")
-        return json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """One merge."""
+        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
         """End the process."""
+        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(timeout=60)
 

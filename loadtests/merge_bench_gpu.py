@@ -26,7 +26,7 @@ FLOORS_S = {
     "llama-3-8b": {"cat": 0.16e-3, "linear": 0.42e-3, "core": 0.6e-3, "delta": 35e-3},
     "llama-3-70b": {"cat": 0.77e-3, "linear": 2.0e-3, "core": 2.4e-3, "delta": 339e-3},
 }
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "cat": {"method": "cat"},
     "linear": {"method": "svd", "output": {"rank": RANK}},
     "core": {**TIES, "space": "core"},
@@ -68,7 +68,7 @@ def measure(device: str, rounds: int) -> dict[str, Any]:
             torch.cuda.reset_peak_memory_stats(device)
             held = torch.cuda.memory_allocated(device)
             times = [_once(layout, sources, device) for _ in range(rounds)]
-            row = {"model": model, "merge": name, "seconds": statistics.median(times), "runs": times}
+            row: dict[str, Any] = {"model": model, "merge": name, "seconds": statistics.median(times), "runs": times}
             row |= {"floor_s": floors[name], "times_floor": row["seconds"] / floors[name]}
             row |= {"peak_bytes": torch.cuda.max_memory_allocated(device) - held, **_check(layout, sources, device)}
             rows.append(row)

@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ PORTS = {"amalgam": 18431, "vllm": 18432}
 
 def measure(servers: list[Server], tokenizer: str, rounds: int) -> dict[str, dict[str, list[Figures]]]:
     """{load: {server: figures}}; the first round warms up and is dropped, sides alternate who begins."""
-    loads = {
+    loads: dict[str, Callable[[int], Load]] = {
         "1 stream": lambda seed: Load(6, 1, 64, 48, ("sql",), seed),
         "8 streams": lambda seed: Load(32, 8, 64, 48, ("sql",), seed),
     }
@@ -80,7 +81,7 @@ def main() -> None:
     from amalgam.demo.base_model import ensure_base_model
     from amalgam.settings import Settings
 
-    model = str(ensure_base_model(Settings().cache_dir, lambda text: None))
+    model = str(ensure_base_model(Settings().storage.cache_dir, lambda text: None))
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         ours = start_amalgam(Path(folder) / "store", FLAGS, sources=Path(folder), port=PORTS["amalgam"])

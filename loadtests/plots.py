@@ -13,7 +13,7 @@ _TOP: Final = 30
 _HEIGHT: Final = 190
 _TICKS: Final = 4
 _MIN_WIDTH: Final = 350
-"""So that titles and legends have room."""
+"""So that titles and legends fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A server with the demo model answers 200 questions a task: the base model, each adapter alone, and every method's merge,
 as one would first try it and as the best of a sweep found it on the development split. Sweeps go through the server's
 own API and measure the log-likelihood of references; what counts in the end is right answers on the held-out split
-(sql: what the query returns; code: what the function returns; json: the value), by the metrics of `amalgam eval`.
+(sql: what the query returns; code: what the function returns; json: the value), by the metrics of `amalgam demo score`.
 
     python loadtests/quality.py --resume FILE [--out quality]           # two hours on 2 cores; goes on where it stopped
     python loadtests/quality.py --resume FILE --weights WEIGHTS         # adds weights that quality_weights.py learned
@@ -29,9 +29,9 @@ import httpx
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
 
-from amalgam.demo.scoring import server_answers  # noqa: E402
-from amalgam.demo.tasks import generate, score  # noqa: E402
 from amalgam.merge.methods import METHODS, Space  # noqa: E402
+from amalgam_demo.scoring import server_answers  # noqa: E402
+from amalgam_demo.tasks import generate, score  # noqa: E402
 from loadtests.quality_contenders import ADAPTERS, Contender, Search, first_tries, searches, singles  # noqa: E402
 from loadtests.quality_latency import measure_latency  # noqa: E402
 from loadtests.quality_page import best, quality_page  # noqa: E402

@@ -32,7 +32,7 @@ def measure_latency(server: Server, folder: Path, row: Mapping[str, Any], flags:
     _post(server, "/admin/v1/exports?wait_s=300", {"name": NAME, "expression": name, "dtype": "float32"})
     plain_flags = [*_without_lora(flags), *dtype_flags()]
     checkpoint = start_plain(str(folder / "exports" / NAME), plain_flags, {}, port=PORT, lora=False)
-    tokenizer = str(ensure_base_model(Settings().cache_dir, lambda text: None))
+    tokenizer = str(ensure_base_model(Settings().storage.cache_dir, lambda text: None))
     loads = {"1 stream": Load(6, 1, 64, 48, (name,), 0), "8 streams": Load(24, 8, 64, 48, (name,), 0)}
     seen: dict[str, dict[str, list[Figures]]] = {load: {"adapter": [], "checkpoint": []} for load in loads}
     try:

@@ -29,10 +29,10 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
 
 from amalgam.demo.adapters import demo_adapter_folders  # noqa: E402
 from amalgam.demo.base_model import ensure_base_model  # noqa: E402
-from amalgam.demo.task_item import Split  # noqa: E402
-from amalgam.demo.tasks import generate  # noqa: E402
-from amalgam.demo.training import Row, answer_loss, encode  # noqa: E402
 from amalgam.settings import Settings  # noqa: E402
+from amalgam_demo.task_item import Split  # noqa: E402
+from amalgam_demo.tasks import generate  # noqa: E402
+from amalgam_demo.training import Row, answer_loss, encode  # noqa: E402
 from loadtests.quality_contenders import ADAPTERS  # noqa: E402
 
 SEED = 1
@@ -163,10 +163,10 @@ def main() -> None:
 
 def learned(after: Path | None, steps: int) -> dict[str, Any]:
     """Weights after so many steps, from the beginning or from those of a file."""
-    before = json.loads(after.read_text()) if after else {"inputs": [], "steps": 0}
+    before: dict[str, Any] = json.loads(after.read_text()) if after else {"inputs": [], "steps": 0}
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = ensure_base_model(Settings().cache_dir, lambda text: None)
+    base = ensure_base_model(Settings().storage.cache_dir, lambda text: None)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     sums = with_weights(model)

@@ -96,9 +96,11 @@ def dtype_flags() -> list[str]:
     """
     import torch
 
-    from amalgam.cli.serve import cpu_multiplies_bfloat16
+    from amalgam.engine.cpu.processor import multiplies_bfloat16
+    from amalgam.settings import Settings
 
-    return [] if torch.cuda.is_available() or cpu_multiplies_bfloat16() else ["--dtype", "float32"]
+    in_float32 = not torch.cuda.is_available() and not multiplies_bfloat16(Settings().engine.cpu_units)
+    return ["--dtype", "float32"] if in_float32 else []
 
 
 def start_plain(

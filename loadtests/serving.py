@@ -63,7 +63,7 @@ class Plan:
     counts: tuple[int, ...]
     rounds: int
     load: Load
-    some: tuple[str, ...] = POPULARITIES
+    some: tuple[Popularity, ...] = POPULARITIES
     slots: int = SLOTS
     resident: int = RESIDENT
 
@@ -74,7 +74,8 @@ class Plan:
 
     def popularities(self, count: int) -> tuple[Popularity, ...]:
         """With one adapter they are all the same; five are there for the loss from few to many, by zipf alone."""
-        return {1: ("identical",), 5: ("zipf",)}.get(count, self.some)  # type: ignore[return-value]
+        few: dict[int, tuple[Popularity, ...]] = {1: ("identical",), 5: ("zipf",)}
+        return few.get(count, self.some)
 
 
 FULL = Plan((1, 5, 8, 64, 1000), 5, Load(32, 16, 64, 32, (), 0))
@@ -170,9 +171,9 @@ def rows_of(seen: Seen, slots: int) -> list[Row]:
         ours_fair, theirs_fair = (fairness_of(sides[name]) for name in SIDES)
         rows.append(Row(f"{case}: Jain's index", "1", [ours_fair["jain"]], [theirs_fair["jain"]], {}))
         if "worst over median" in ours_fair and "worst over median" in theirs_fair:
-            values = [[fair["worst over median"]] for fair in (ours_fair, theirs_fair)]
+            ours, theirs = ([fair["worst over median"]] for fair in (ours_fair, theirs_fair))
             goal = {"target": "≤ 3"} if count > slots else {}
-            rows.append(Row(f"{case}: worst adapter's p99 TTFT over the median one's", "×", *values, goal))
+            rows.append(Row(f"{case}: worst adapter's p99 TTFT over the median one's", "×", ours, theirs, goal))
     return rows + _losses(seen)
 
 
@@ -181,14 +182,15 @@ def _losses(seen: Seen) -> list[Row]:
     counts = sorted(count for count, popularity in seen if popularity == "zipf")
     if len(counts) < 2:
         return []
-    kept = []
+    kept: list[list[float]] = []
     for side in SIDES:
         few, many = (
             statistics.median(figures.output_tokens_per_s for figures in seen[count, "zipf"][side])
             for count in (counts[0], counts[-1])
         )
         kept.append([many / few])
-    return [Row(f"zipf: throughput, {counts[-1]} registered over {counts[0]}", "×", *kept, {"target": "≥ 0.94"})]
+    ours, theirs = kept
+    return [Row(f"zipf: throughput, {counts[-1]} registered over {counts[0]}", "×", ours, theirs, {"target": "≥ 0.94"})]
 
 
 def main() -> None:
@@ -209,7 +211,7 @@ def main() -> None:
     plan = QUICK if arguments.quick else FULL
     plan = replace(plan, counts=tuple(arguments.counts) or plan.counts, rounds=arguments.rounds or plan.rounds)
     plan = replace(plan, some=tuple(arguments.popularities), slots=arguments.slots, resident=arguments.resident)
-    model = ensure_base_model(Settings().cache_dir, lambda text: None)
+    model = ensure_base_model(Settings().storage.cache_dir, lambda text: None)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         seen, rows = measure(plan, model, Path(folder), alike=arguments.plain == "like")

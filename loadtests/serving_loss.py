@@ -75,7 +75,7 @@ def main() -> None:
     from amalgam.demo.base_model import ensure_base_model
     from amalgam.settings import Settings
 
-    model = ensure_base_model(Settings().cache_dir, lambda text: None)
+    model = ensure_base_model(Settings().storage.cache_dir, lambda text: None)
     load_before = os.getloadavg()[0]
     servers: dict[int, tuple[Server, list[str]]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def main() -> None:
     from amalgam.demo.base_model import ensure_base_model
     from amalgam.settings import Settings
 
-    model = str(ensure_base_model(Settings().cache_dir, print))
+    model = str(ensure_base_model(Settings().storage.cache_dir, print))
     flags = [*FLAGS, *dtype_flags()]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"

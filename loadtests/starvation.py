@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -169,21 +169,22 @@ def main() -> None:
     from amalgam.demo.base_model import ensure_base_model
     from amalgam.settings import Settings
 
-    model = ensure_base_model(Settings().cache_dir, print)
+    model = ensure_base_model(Settings().storage.cache_dir, print)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         folders = write_population(folder / "adapters", SLOTS + 1)
         register_population(folder / "store", folders, model, max_rank=8)
         servers = []
-        for start in (
+        starts: tuple[Callable[[], Server], ...] = (
             lambda: start_amalgam(
                 folder / "store", FLAGS, sources=folder, port=PORTS["amalgam"], AMALGAM_REGISTER_DEMO="false"
             ),
             lambda: start_plain(
                 str(model), [*FLAGS, *dtype_flags()], folders, port=PORTS["vllm"], AMALGAM_CPU_LORA="amalgam"
             ),
-        ):
+        )
+        for start in starts:
             servers.append(start())
             stack.callback(servers[-1].stop)
         rows = measure(servers, list(folders), given.rounds, given.phase_s)

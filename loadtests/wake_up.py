@@ -18,7 +18,9 @@ from amalgam.domain.clock import new_id, utc_now
 from amalgam.domain.job import FINAL_STATES, JobRequest
 from amalgam.registry.database import Database, sqlite_url
 from amalgam.registry.jobs import JobRegistry
+from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.worker_link import WorkerLink
+from amalgam.telemetry.metrics import Metrics
 
 RECIPE = {"method": "task_arithmetic", "inputs": [{"adapter": "nothing@1"}]}
 PAUSE_S = 0.02
@@ -30,7 +32,16 @@ async def waits(folder: Path, count: int) -> tuple[list[float], list[float]]:
     environment = os.environ | {"AMALGAM_STORE": str(folder), "AMALGAM_DATABASE_URL": url, "OMP_NUM_THREADS": "1"}
     failed = asyncio.Event()
     command = (sys.executable, "-m", "amalgam", "worker")
-    worker = WorkerLink(command, environment, lambda news: failed.set() if news.state == "failed" else None)
+    metrics = Metrics()
+    worker = WorkerLink(
+        command,
+        environment,
+        BackgroundLoops(metrics),
+        metrics,
+        on_news=lambda news: failed.set() if news.state == "failed" else None,
+        on_progress=lambda *_: None,
+        on_end=lambda _: None,
+    )
     from_call, from_wake = [], []
     async with Database.open(url) as database:
         jobs = JobRegistry(database, utc_now, new_id)

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from amalgam.domain.export import ExportRecord
 from amalgam.domain.expression import parse_expression
-from amalgam.exporter import ExportOrder, describe_export, stage_export
 from amalgam.merge.build import BuildOptions
 from amalgam.store.export_folders import ExportFolders
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import open_tensors
+from amalgam.workers.exporter import ExportOrder, describe_export, stage_export
 
 SHAPE: dict[str, Any] = {"layers": 2, "hidden": 16, "heads_kv_dim": 8, "intermediate": 24, "rank": 4}
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -64,4 +64,5 @@ def export(given: ExportOrder, out: Path) -> ExportRecord:
 def logits(folder: Path) -> Tensor:
     with torch.inference_mode():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return model(TOKENS).logits
+        found: Tensor = model(TOKENS).logits
+        return found

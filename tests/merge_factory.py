@@ -11,6 +11,7 @@ from amalgam.domain.adapter import AdapterHeader, ModuleHeader
 from amalgam.domain.recipe import Output, Recipe, RecipeInput
 from amalgam.merge.plan import plan
 from amalgam.merge.run import RunOptions, run
+from amalgam.merge.sources import TensorSource
 
 SHAPES = {
     "model.layers.0.self_attn.q_proj": (24, 20),
@@ -91,9 +92,9 @@ def make_adapter(
 
 
 def make_recipe(method: str, weights: Mapping[str, object], **fields: object) -> Recipe:
-    """A recipe with float32 output; ``rank`` and ``min_energy`` go to the output, the rest where it belongs."""
+    """A recipe with float32 output; ``rank`` and what else the output has goes there, the rest where it belongs."""
     output = {"dtype": fields.pop("dtype", "float32")}
-    output |= {name: fields.pop(name) for name in ("rank", "min_energy") if name in fields}
+    output |= {name: fields.pop(name) for name in ("rank", "min_energy", "uniform_rank") if name in fields}
     inputs = tuple(RecipeInput.model_validate({"adapter": n, "weight": w}) for n, w in weights.items())
     return Recipe.model_validate(
         {"method": method, "inputs": inputs, "output": Output.model_validate(output), **fields}
@@ -102,7 +103,7 @@ def make_recipe(method: str, weights: Mapping[str, object], **fields: object) ->
 
 def merge_dense(
     recipe: Recipe,
-    sources: Mapping[str, MemoryAdapter],
+    sources: Mapping[str, TensorSource],
     *,
     max_rank: int = 64,
     options: RunOptions | None = None,

@@ -3,9 +3,27 @@
 import typer
 
 from amalgam import __version__
-from amalgam.cli import adapters, aliases, blender, demo, doctor, evaluate, export, merge, serve, worker
+from amalgam.cli import (
+    adapters,
+    aliases,
+    ask,
+    blender,
+    demo,
+    doctor,
+    export,
+    jobs,
+    keys,
+    merge,
+    merges,
+    serve,
+    tenants,
+    usage,
+    worker,
+)
+from amalgam.cli.one_line import OneLineGroup
 
 app = typer.Typer(
+    cls=OneLineGroup,
     name="amalgam",
     help="Serve many LoRA adapters from one base model, and merge them exactly while serving.",
     no_args_is_help=True,
@@ -16,12 +34,17 @@ app.command(context_settings={"allow_extra_args": True})(serve.serve)
 app.command(hidden=True)(worker.worker)
 app.command(hidden=True)(blender.blender)
 app.command()(doctor.doctor)
-app.command(name="eval")(evaluate.evaluate)
 app.command()(export.export)
+app.command()(ask.ask)
+app.command()(usage.usage)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(merge.app, name="merge")
-app.add_typer(demo.app, name="demo")
+app.add_typer(merges.app, name="merges")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(keys.app, name="keys")
+app.add_typer(demo.demo_commands(), name="demo")
 
 
 @app.command()

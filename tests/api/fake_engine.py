@@ -2,17 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from starlette.responses import JSONResponse, StreamingResponse
 
-from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
+from amalgam.engine.protocol import FIRST_BLEND_ID, CallProfile, Endpoint, EngineInfo, EngineState, LoadableVersion
 from amalgam.engine.residency import Residency
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
 from amalgam.errors.requests import EndpointUnsupported
+from amalgam.telemetry.context import TokenCount, tokens_of_current
+
+_WITHOUT_BATCH = ("tokenize", "detokenize", "count_tokens")
 
 
 @dataclass
@@ -30,6 +34,16 @@ class FakeEngine:
     chunk_pause_s: float = 0.0
     """Between two pieces of a stream, and before a whole answer."""
     chunks: int = 3
+    word: str = "word"
+    """What each piece of a stream says."""
+    sequences: int = 0
+    """In a full batch, as it is told; 0: not known."""
+    prompt_tokens: int = 2
+    """Of every prompt."""
+    answer_tokens: int | None = 1
+    """Of every whole answer, where the request allows as many; None: as many as it allows."""
+    dtype: str = "bfloat16"
+    """What it says that it computes in."""
     stream_failure: BaseException | None = None
     """Raised in the middle of a stream."""
     stream_error: tuple[int, str] | None = None
@@ -38,10 +52,17 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self.calls: list[tuple[Endpoint, dict[str, Any]]] = []
+        self.profiles: list[CallProfile | None] = []
+        """Of the same calls."""
         self.loaded: list[str] = []
         self.freed: list[str] = []
         self.probed: list[str] = []
+        self.counted: list[TokenCount] = []
+        """What it counted for each request that computed, in the order of their begin."""
         self.streams_ended = 0
+        self.active = self.most = 0
+        """Answers under way, and the most that ever were."""
+        self._blend_ids = count(FIRST_BLEND_ID)
         self.residency = Residency(self.capacity, self._load, self._free, self.load_timeout_s)
 
     async def _load(self, version: LoadableVersion) -> None:
@@ -58,7 +79,8 @@ class FakeEngine:
 
     def info(self) -> EngineInfo:
         residents = self.residency.residents()
-        return EngineInfo(self.current, "tiny", 2, self.capacity, 16, 0, residents, {"load": 0.0})
+        said = (residents, {"load": 0.0}, self.sequences, self.dtype)
+        return EngineInfo(self.current, "tiny", 2, self.capacity, 16, 0, *said)
 
     async def start(self) -> None:
         return
@@ -94,34 +116,67 @@ class FakeEngine:
     async def unload(self, lora_id: int) -> bool:
         return await self.residency.unload(lora_id)
 
+    def new_blend_id(self) -> int:
+        return next(self._blend_ids)
+
     async def pin(self, lora_id: int, *, pinned: bool) -> bool:
         return self.residency.pin(lora_id, pinned=pinned)
 
     def supports(self, endpoint: Endpoint) -> bool:
         return endpoint not in self.unsupported
 
-    async def call(self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any) -> Any:
+    async def call(
+        self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any, profile: CallProfile | None = None
+    ) -> Any:
         self._require_ready()
         if not self.supports(endpoint):
             raise EndpointUnsupported(endpoint)
         self.calls.append((endpoint, body))
+        self.profiles.append(profile)
         if self.failure is not None:
             raise self.failure
         if body.get("stream"):
             return StreamingResponse(self._stream(body), media_type="text/event-stream")
-        await asyncio.sleep(self.chunk_pause_s)
-        if await raw_request.is_disconnected():
+        tokens = tokens_of_current() if endpoint not in _WITHOUT_BATCH else TokenCount()
+        self.counted.append(tokens)
+        tokens.prompt += self.prompt_tokens
+        with self._counted():
+            # As vLLM does: a client that leaves ends the work.
+            left = asyncio.ensure_future(_left(raw_request))
+            await asyncio.wait({left}, timeout=self.chunk_pause_s)
+            left.cancel()
+        if left.done() or await raw_request.is_disconnected():
             return None
-        return JSONResponse(answer_to(endpoint, body))
+        answer = answer_to(endpoint, body, self.prompt_tokens, self.answer_tokens)
+        tokens.completion += answer["usage"]["completion_tokens"]
+        return JSONResponse(answer)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.active += 1
+        self.most = max(self.most, self.active)
+        try:
+            yield
+        finally:
+            self.active -= 1
 
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        with self._counted():
+            async for piece in self._pieces(body):
+                yield piece
+
+    async def _pieces(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        word, tokens = self.word, tokens_of_current()
+        self.counted.append(tokens)
+        tokens.prompt += self.prompt_tokens
         try:
             for index in range(self.chunks):
                 if self.stream_error is not None and index == self.stream_error[0]:
                     yield self.stream_error[1]
                     break
-                choice = {"index": 0, "delta": {"content": f"word{index} "}, "finish_reason": None}
+                choice = {"index": 0, "delta": {"content": f"{word}{index} "}, "finish_reason": None}
                 chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+                tokens.completion += 1
                 yield f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n"
                 await asyncio.sleep(self.chunk_pause_s)
                 if self.stream_failure is not None:
@@ -135,11 +190,27 @@ class FakeEngine:
             raise EngineNotReady(self.current)
 
 
-def answer_to(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+async def _left(raw_request: Any) -> None:
+    while (await raw_request.receive())["type"] != "http.disconnect":
+        continue
+
+
+def answer_to(
+    endpoint: Endpoint, body: Mapping[str, Any], prompt_tokens: int = 2, answer_tokens: int | None = 1
+) -> dict[str, Any]:
     """A whole answer; of the right shape for chat, and for the others just something."""
     answer: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"]}
     message = {"role": "assistant", "content": "words"}
-    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    allowed = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens") or 1
+    each = allowed if answer_tokens is None else min(allowed, answer_tokens)
+    completion = each * (body.get("n") or 1)
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": prompt_tokens + completion,
+    }
+    if endpoint in ("tokenize", "count_tokens"):
+        answer |= {"count": prompt_tokens, "input_tokens": prompt_tokens}
     return answer | {
         "endpoint": endpoint,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from amalgam.__main__ import app as cli
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, served, start_app, write_adapter
 
 PATH = "/admin/v1/aliases"
 FLIPS = 100
@@ -20,9 +20,9 @@ CHAT: Any = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture(scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def running_app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
     folder = tmp_path_factory.mktemp("aliases")
-    async with open_house(folder) as opened, opened.http(ADMIN_KEY) as session:
+    async with start_app(folder) as opened, opened.http(ADMIN_KEY) as session:
         for name, seed in (("sql", 1), ("sql", 2), ("json", 3)):
             assert (await push(session, name, write_adapter(folder / f"{name}{seed}", seed=seed))).status_code == 201
         yield opened
@@ -152,7 +152,7 @@ async def test_near_names_are_suggested_among_aliases_too(admin: httpx.AsyncClie
     assert "support-prod" in error["message"]
 
 
-async def test_one_space_of_names(house: House, admin: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_one_space_of_names(running_app: RunningApp, admin: httpx.AsyncClient, tmp_path: Path) -> None:
     await put(admin, "named", "sql")
     folder = write_adapter(tmp_path / "a", seed=9)
     assert_error(await push(admin, "named", folder), 409, "name_taken")
@@ -163,11 +163,13 @@ async def test_one_space_of_names(house: House, admin: httpx.AsyncClient, tmp_pa
     assert_error(await admin.put(f"{PATH}/sql", json=to("json")), 409, "name_taken")
     assert_error(await admin.put(f"{PATH}/tiny", json=to("json")), 409, "name_reserved")
     assert_error(await admin.put(f"{PATH}/a+b", json=to("json")), 400, "invalid_value")
-    assert house.staged() == []
+    assert running_app.staged() == []
 
 
-async def test_requests_go_where_the_weights_say_and_users_stay(house: House, client: httpx.AsyncClient) -> None:
-    async with house.http(ADMIN_KEY) as admin:
+async def test_requests_go_where_the_weights_say_and_users_stay(
+    running_app: RunningApp, client: httpx.AsyncClient
+) -> None:
+    async with running_app.http(ADMIN_KEY) as admin:
         body = {"targets": [{"model": "sql@1", "weight": 3}, {"model": "tiny", "weight": 1}]}
         assert (await admin.put(f"{PATH}/drawn", json=body)).status_code == 201
     seen = Counter([await asked(client, "drawn") for _ in range(100)])
@@ -178,7 +180,8 @@ async def test_requests_go_where_the_weights_say_and_users_stay(house: House, cl
     for user, model in first.items():
         assert await asked(client, "tiny:drawn", "/v1/completions", user=user) == model
         assert await asked(client, " drawn ", "/v1/messages", metadata={"user_id": user}) == model
-    for odd in ({"user": ""}, {"metadata": {"user_id": 7}}, {"metadata": {}}):
+    oddities: tuple[dict[str, Any], ...] = ({"user": ""}, {"metadata": {"user_id": 7}}, {"metadata": {}})
+    for odd in oddities:
         assert await asked(client, "drawn", **odd) in seen
 
 
@@ -210,7 +213,9 @@ async def test_the_model_list_says_what_it_means(admin: httpx.AsyncClient) -> No
         assert (await admin.get(f"/v1/models/{name}")).json() == cards["a-canary"] | {"id": name}
 
 
-async def test_nothing_is_deleted_that_it_means(house: House, admin: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_nothing_is_deleted_that_it_means(
+    running_app: RunningApp, admin: httpx.AsyncClient, tmp_path: Path
+) -> None:
     for seed in (31, 32):
         assert (await push(admin, "kept", write_adapter(tmp_path / str(seed), seed=seed))).status_code == 201
     await put(admin, "keeps", "sql", "kept@1")
@@ -221,21 +226,21 @@ async def test_nothing_is_deleted_that_it_means(house: House, admin: httpx.Async
         assert answer.headers["x-should-retry"] == "false"
     assert_error(await admin.post("/v1/unload_lora_adapter", json={"lora_name": "kept"}), 409, "alias_target_in_use")
     digest = (await admin.get("/admin/v1/adapters/kept/versions/1")).json()["digest"]
-    assert house.services.adapters._store.path(digest).is_dir()
+    assert running_app.services.adapters._store.path(digest).is_dir()
     await admin.delete(f"{PATH}/keeps")
     assert (await admin.delete("/admin/v1/adapters/kept/versions/1")).status_code == 200
     assert_error(await admin.post(f"{PATH}/keeps:rollback"), 404, "model_not_found")
 
 
 async def test_what_is_withdrawn_for_a_failed_probe_is_said_to_be_gone(
-    house: House, admin: httpx.AsyncClient, tmp_path: Path
+    running_app: RunningApp, admin: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     """The window is small: a version was made a target while it was still being proved."""
     folder = write_adapter(tmp_path / "a", seed=41)
     assert (await push(admin, "unproved", folder)).status_code == 201
     await put(admin, "hasty", "unproved")
-    await house.services.adapters._registry.withdraw_version("unproved", 1)
-    await house.services.catalog.refresh()
+    await running_app.services.adapters._registry.withdraw_version("unproved", 1)
+    await running_app.services.catalog.refresh()
     error = assert_error(
         await admin.post("/v1/chat/completions", json=CHAT | {"model": "hasty"}), 404, "alias_target_gone"
     )
@@ -263,16 +268,16 @@ async def test_a_merge_takes_an_alias_of_one_target_only(admin: httpx.AsyncClien
     assert_error(await plan("one + sql@1"), 400, "duplicate_input")
 
 
-async def test_numbers_by_alias_and_target(house: House, admin: httpx.AsyncClient) -> None:
+async def test_numbers_by_alias_and_target(running_app: RunningApp, admin: httpx.AsyncClient) -> None:
     await put(admin, "measured", "sql@1")
     await asked(admin, "measured")
     await put(admin, "measured", "json")
     await asked(admin, "measured")
-    house.engine.failure = RuntimeError("broken")
+    running_app.engine.failure = RuntimeError("broken")
     try:
         assert (await admin.post("/v1/chat/completions", json=CHAT | {"model": "measured"})).status_code == 500
     finally:
-        house.engine.failure = None
+        running_app.engine.failure = None
     await asked(admin, "json")
     page = (await admin.get("/metrics")).text
     for adapter, code in (("sql@1", 200), ("json@1", 200), ("json@1", 500)):
@@ -280,11 +285,11 @@ async def test_numbers_by_alias_and_target(house: House, admin: httpx.AsyncClien
     assert 'amalgam_alias_request_duration_seconds_count{alias="measured",adapter="json@1"} 2.0' in page
 
 
-async def test_flipped_all_the_time_each_request_keeps_what_it_was_admitted_to(house: House) -> None:
+async def test_flipped_all_the_time_each_request_keeps_what_it_was_admitted_to(running_app: RunningApp) -> None:
     """F20 without a model: what the engine was asked for, what the answer says and every part of a stream agree."""
     asked_for: list[str] = []
     done = asyncio.Event()
-    async with house.http(ADMIN_KEY) as admin:
+    async with running_app.http(ADMIN_KEY) as admin:
         await put(admin, "flipped", "sql@1")
 
         async def load() -> None:
@@ -295,10 +300,10 @@ async def test_flipped_all_the_time_each_request_keeps_what_it_was_admitted_to(h
                     assert answer.status_code == 200
                     text = "".join([part async for part in answer.aiter_text()])
                 admitted = answer.headers["x-amalgam-adapter"]
-                assert text.count(f'"model": "{admitted}"') == text.count('"model": ') == house.engine.chunks
+                assert text.count(f'"model": "{admitted}"') == text.count('"model": ') == running_app.engine.chunks
                 asked_for.append(admitted)
 
-        house.engine.chunk_pause_s = 0.01
+        running_app.engine.chunk_pause_s = 0.01
         clients = [asyncio.create_task(load()) for _ in range(4)]
         try:
             for index in range(FLIPS):
@@ -308,16 +313,16 @@ async def test_flipped_all_the_time_each_request_keeps_what_it_was_admitted_to(h
                     assert await asked(admin, "flipped") in allowed
         finally:
             done.set()
-            house.engine.chunk_pause_s = 0.0
+            running_app.engine.chunk_pause_s = 0.0
             await asyncio.gather(*clients)
         assert (await admin.get(f"{PATH}/flipped")).json()["revision"] == FLIPS + 1
     assert len(asked_for) > 10
     assert set(asked_for) == {"sql@1", "sql@2", "json@1"}
-    assert house.engine.residency.held == 0
+    assert running_app.engine.residency.held == 0
 
 
-async def test_the_command_line(house: House) -> None:
-    async with served(house.app) as url:
+async def test_the_command_line(running_app: RunningApp) -> None:
+    async with served(running_app.app) as url:
 
         def run(*arguments: str) -> tuple[int, str]:
             reach = {"AMALGAM_URL": url, "AMALGAM_ADMIN_KEY": ADMIN_KEY, "COLUMNS": "200", "NO_COLOR": "1"}

@@ -1,4 +1,4 @@
-"""Expressions in the `model` field, on every endpoint: one house with the real blend process, others without one."""
+"""Expressions in the `model` field, on every endpoint: with the real blend process, and without one."""
 
 import asyncio
 import json
@@ -12,14 +12,16 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from amalgam.domain.blend import BlendOrder, BlendReply
 from amalgam.domain.expression import parse_expression
-from amalgam.errors.merging import UnknownMethod
+from amalgam.domain.messages import BlendBuilt, BlendOrder
+from amalgam.errors.settings import SettingRefused
 from amalgam.services.blender_link import BlenderLink
+from amalgam.store.safetensors_header import read_header
 from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, write_adapter
+from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+DTYPES = {"F32": "float32", "F16": "float16"}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"prompt": "hi"},
@@ -30,22 +32,22 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-async def fill(house: House, names: tuple[str, ...] = ("sql", "json", "code")) -> None:
-    async with house.http(ADMIN_KEY) as admin:
+async def fill(running_app: RunningApp, names: tuple[str, ...] = ("sql", "json", "code")) -> None:
+    async with running_app.http(ADMIN_KEY) as admin:
         for seed, name in enumerate(names):
-            made = await push(admin, name, write_adapter(house.sources / name, seed=seed))
+            made = await push(admin, name, write_adapter(running_app.sources / name, seed=seed))
             assert made.status_code == 201, made.text
 
 
 @pytest.fixture(scope="module")
-async def blending(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with open_house(tmp_path_factory.mktemp("blending"), blender=True, blends_per_minute=10_000) as house:
-        await fill(house)
-        yield house
+async def blending(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
+    async with start_app(tmp_path_factory.mktemp("blending"), blender=True, blends_per_minute=10_000) as running_app:
+        await fill(running_app)
+        yield running_app
 
 
 @pytest.fixture
-async def http(blending: House) -> AsyncIterator[httpx.AsyncClient]:
+async def http(blending: RunningApp) -> AsyncIterator[httpx.AsyncClient]:
     async with blending.http(API_KEY) as session:
         yield session
 
@@ -63,19 +65,19 @@ class Instant:
         self.gate.set()
         monkeypatch.setattr(BlenderLink, "build", self._build)
 
-    async def _build(self, order: BlendOrder) -> BlendReply:
+    async def _build(self, order: BlendOrder, client: str = "") -> BlendBuilt:
         self.orders.append(order)
         await self.gate.wait()
         folder = Path(order.folder)
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(b"x" * 4096)
-        return BlendReply(id=order.id, size_bytes=4096)
+        return BlendBuilt(id=order.id, size_bytes=4096, rank=4, seconds={"merge": 0.0})
 
 
 # --- what answers
 
 
-async def test_a_blend_is_built_once_and_answers_under_its_name(blending: House, http: httpx.AsyncClient) -> None:
+async def test_a_blend_is_built_once_and_answers_under_its_name(blending: RunningApp, http: httpx.AsyncClient) -> None:
     loaded = len(blending.engine.loaded)
     first, *others = await asyncio.gather(*(ask(http, "sql + 0.5*json") for _ in range(5)))
     assert first.status_code == 200, first.text
@@ -97,7 +99,7 @@ async def test_every_endpoint_takes_one(http: httpx.AsyncClient, path: str) -> N
     assert answer.headers["x-amalgam-recipe"] == "-0.25*code@1 + sql@1"
 
 
-async def test_a_stream_of_one_holds_it_to_the_end(blending: House, http: httpx.AsyncClient) -> None:
+async def test_a_stream_of_one_holds_it_to_the_end(blending: RunningApp, http: httpx.AsyncClient) -> None:
     answer = await ask(http, "ties(sql, 0.8*json; density=0.3)", stream=True)
     assert answer.headers["x-amalgam-recipe"] == "ties(0.8*json@1, sql@1; density=0.3)"
     pieces = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
@@ -113,7 +115,9 @@ async def test_an_adapter_alone_is_that_version(http: httpx.AsyncClient, model: 
     assert "x-amalgam-recipe" not in answer.headers
 
 
-async def test_the_page_of_a_model_describes_a_blend_and_builds_none(blending: House, http: httpx.AsyncClient) -> None:
+async def test_the_page_of_a_model_describes_a_blend_and_builds_none(
+    blending: RunningApp, http: httpx.AsyncClient
+) -> None:
     loaded = list(blending.engine.loaded)
     card = (await http.get("/v1/models/" + quote("json + 0.125*sql"))).json()
     assert card["id"] == "json + 0.125*sql"
@@ -127,7 +131,7 @@ async def test_the_page_of_a_model_describes_a_blend_and_builds_none(blending: H
     assert (by_name["root"], by_name["recipe"]) == (made, card["recipe"])
 
 
-async def test_a_merge_of_the_same_recipe_has_the_same_digest(blending: House, http: httpx.AsyncClient) -> None:
+async def test_a_merge_of_the_same_recipe_has_the_same_digest(blending: RunningApp, http: httpx.AsyncClient) -> None:
     for expression in ("sql + 0.75*json", "linear(code, 3*sql)", "dare_linear(sql, json; space=knots, seed=0)"):
         answer = await ask(http, expression)
         assert answer.status_code == 200, answer.text
@@ -135,6 +139,55 @@ async def test_a_merge_of_the_same_recipe_has_the_same_digest(blending: House, h
             plan = await blending.services.merges.plan(parse_expression(spelled))
             assert answer.json()["model"] == f"blend@{plan.recipe.digest()[:12]}"
         assert (await ask(http, answer.headers["x-amalgam-recipe"])).json()["model"] == answer.json()["model"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "inputs", "held"),
+    [
+        ("float32", ("float32", "float32"), "F32"),
+        ("float32", ("float32", "bfloat16"), "F32"),
+        ("float32", ("float16", "bfloat16"), "F32"),
+        ("float32", ("bfloat16", "bfloat16"), "BF16"),
+        ("bfloat16", ("float32", "float32"), "BF16"),
+        ("float16", ("float32", "bfloat16"), "F16"),
+    ],
+)
+async def test_a_blend_is_in_the_engines_type_and_narrower_only_as_its_inputs_are(
+    tmp_path: Path, engine: str, inputs: tuple[Any, Any], held: str
+) -> None:
+    async with (
+        start_app(tmp_path, FakeEngine(dtype=engine), blender=True) as running_app,
+        running_app.http(ADMIN_KEY) as admin,
+    ):
+        for name, dtype in zip(("a", "b"), inputs, strict=True):
+            made = await push(admin, name, write_adapter(running_app.sources / name, seed=ord(name), dtype=dtype))
+            assert made.status_code == 201, made.text
+        answer = await ask(admin, "a + 0.3*b")
+        assert answer.status_code == 200, answer.text
+        [weights] = (running_app.folder / "blends").glob("**/adapter_model.safetensors")
+        assert {entry.dtype for entry in read_header(weights).values()} == {held}
+        plain = held == "BF16"
+        recipe = answer.headers["x-amalgam-recipe"]
+        assert recipe == ("a@1 + 0.3*b@1" if plain else f"task_arithmetic(a@1, 0.3*b@1; dtype={DTYPES[held]})")
+        for again in (recipe, answer.json()["model"]):
+            assert (await ask(admin, again)).json()["model"] == answer.json()["model"]
+        assert (await ask(admin, "1.0*a")).json()["model"] == "a@1"
+        merge = await running_app.services.merges.plan(parse_expression(recipe))
+        assert answer.json()["model"] == f"blend@{merge.recipe.digest()[:12]}", "a merge of it has the same weights"
+
+
+async def test_a_type_that_is_asked_for_is_that_of_the_blend(tmp_path: Path) -> None:
+    async with (
+        start_app(tmp_path, FakeEngine(dtype="float32"), blender=True) as running_app,
+        running_app.http(ADMIN_KEY) as admin,
+    ):
+        for name in ("a", "b"):
+            await push(admin, name, write_adapter(running_app.sources / name, seed=ord(name), dtype="float32"))
+        answer = await ask(admin, "task_arithmetic(a, b; dtype=bfloat16)")
+        assert answer.headers["x-amalgam-recipe"] == "task_arithmetic(a@1, b@1; dtype=bfloat16)"
+        assert (await ask(admin, answer.headers["x-amalgam-recipe"])).json()["model"] == answer.json()["model"]
+        [weights] = (running_app.folder / "blends").glob("**/adapter_model.safetensors")
+        assert {entry.dtype for entry in read_header(weights).values()} == {"BF16"}
 
 
 # --- what is refused
@@ -165,7 +218,7 @@ async def test_a_merge_of_the_same_recipe_has_the_same_digest(blending: House, h
     ],
 )
 async def test_what_cannot_be_built_is_refused_with_a_code_and_a_place(
-    blending: House, http: httpx.AsyncClient, model: str, status: int, code: str, place: str
+    blending: RunningApp, http: httpx.AsyncClient, model: str, status: int, code: str, place: str
 ) -> None:
     error = assert_error(await ask(http, model), status, code)
     assert error["param"] == "model"
@@ -183,45 +236,45 @@ async def test_a_blend_is_not_an_input_of_another(http: httpx.AsyncClient) -> No
 
 
 async def test_methods_that_do_not_exist_cannot_be_allowed(tmp_path: Path) -> None:
-    with pytest.raises(UnknownMethod):
-        async with open_house(tmp_path, blend_methods="task_arithmetic,tiez"):
+    with pytest.raises(SettingRefused, match="tiez"):
+        async with start_app(tmp_path, blend_methods="task_arithmetic,tiez"):
             pytest.fail("it started")
 
 
 async def test_switched_off_there_are_none(tmp_path: Path) -> None:
-    async with open_house(tmp_path, inline_blends=False) as house, house.http(API_KEY) as http:
-        await fill(house, ("sql", "json"))
+    async with start_app(tmp_path, inline_blends=False) as running_app, running_app.http(API_KEY) as http:
+        await fill(running_app, ("sql", "json"))
         assert_error(await ask(http, "sql + json"), 403, "blends_off")
         assert_error(await http.get("/v1/models/" + quote("sql + json")), 403, "blends_off")
         assert (await ask(http, "sql")).json()["model"] == "sql@1"
-        assert not house.services.blender.alive
+        assert not running_app.services.blender.alive
 
 
 async def test_new_blends_are_counted_by_key_and_known_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Instant(monkeypatch)
-    async with open_house(tmp_path, blends_per_minute=2) as house, house.http(API_KEY) as http:
-        await fill(house, ("sql", "json"))
+    async with start_app(tmp_path, blends_per_minute=2) as running_app, running_app.http(API_KEY) as http:
+        await fill(running_app, ("sql", "json"))
         for weight in (2, 3, 2, 3, 2):
             assert (await ask(http, f"sql + {weight}*json")).status_code == 200
         refused = await ask(http, "sql + 4*json")
         assert_error(refused, 429, "blend_rate_limited")
         assert 50 < int(refused.headers["retry-after"]) <= 60
         assert (await ask(http, "sql + 2*json")).status_code == 200
-        async with house.http(ADMIN_KEY) as other:
+        async with running_app.http(ADMIN_KEY) as other:
             assert (await ask(other, "sql + 4*json")).status_code == 200
 
 
 async def test_without_keys_a_made_up_key_is_no_new_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Instant(monkeypatch)
-    async with open_house(tmp_path, blends_per_minute=1, admin_key=None, api_keys="") as house:
-        async with house.http() as admin:
+    async with start_app(tmp_path, blends_per_minute=1, admin_key=None, api_keys="") as running_app:
+        async with running_app.http() as admin:
             for seed, name in enumerate(("sql", "json")):
-                await push(admin, name, write_adapter(house.sources / name, seed=seed))
+                await push(admin, name, write_adapter(running_app.sources / name, seed=seed))
         codes = []
         for weight in (2, 3):
-            async with house.http(f"made-up-{weight}") as http:
+            async with running_app.http(f"made-up-{weight}") as http:
                 codes.append((await ask(http, f"sql + {weight}*json")).status_code)
         assert codes == [200, 429]
 
@@ -234,9 +287,13 @@ async def test_inputs_stay_until_what_is_built_from_them_is_built(
 ) -> None:
     instant = Instant(monkeypatch)
     instant.gate.clear()
-    async with open_house(tmp_path) as house, house.http(API_KEY) as http, house.http(ADMIN_KEY) as admin:
-        monkeypatch.setattr("amalgam.services.adapters.FILE_GRACE_S", 0.01)
-        await fill(house, ("sql", "json"))
+    async with (
+        start_app(tmp_path) as running_app,
+        running_app.http(API_KEY) as http,
+        running_app.http(ADMIN_KEY) as admin,
+    ):
+        monkeypatch.setattr("amalgam.services.retirement.FILE_GRACE_S", 0.01)
+        await fill(running_app, ("sql", "json"))
         asked = asyncio.create_task(ask(http, "sql + json"))
         while not instant.orders:
             await asyncio.sleep(0.01)
@@ -246,7 +303,7 @@ async def test_inputs_stay_until_what_is_built_from_them_is_built(
         assert all(Path(given.folder).is_dir() for given in instant.orders[0].inputs.values())
         instant.gate.set()
         assert (await asked).status_code == 200
-        await house.services.adapters.settle()
+        await running_app.services.adapters.settle()
         assert not Path(instant.orders[0].inputs["json@1"].folder).exists()
         assert_error(await ask(http, "sql + json"), 404, "model_not_found")
         assert_error(await ask(http, (await asked).json()["model"]), 404, "model_not_found")
@@ -270,13 +327,13 @@ async def test_a_blend_that_streams_stays_while_others_come_and_go(
 ) -> None:
     Instant(monkeypatch)
     engine = Gated()
-    async with open_house(tmp_path, engine, blend_bytes=100_000) as house, house.http(API_KEY) as http:
-        await fill(house, ("sql", "json"))
+    async with start_app(tmp_path, engine, blend_bytes=100_000) as running_app, running_app.http(API_KEY) as http:
+        await fill(running_app, ("sql", "json"))
         first = (await ask(http, "sql + 2*json")).json()["model"]
         stream = asyncio.create_task(ask(http, "sql + 2*json", stream=True))
         for weight in range(3, 20):
             assert (await ask(http, f"sql + {weight}*json")).status_code == 200
-            [folder] = (tmp_path / "blends").glob("amalgam-blends-*")
+            [folder] = (tmp_path / "blends").glob("amalgam-*/amalgam-blends-*")
             assert len(list(folder.iterdir())) * 4096 <= 100_000
         assert len(engine.freed) > 5
         assert first not in engine.freed
@@ -289,15 +346,15 @@ async def test_a_blend_that_streams_stays_while_others_come_and_go(
 
 async def test_the_engine_is_asked_first_whether_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instant = Instant(monkeypatch)
-    async with open_house(tmp_path) as house, house.http(API_KEY) as http:
-        await fill(house, ("sql", "json"))
-        house.engine.current = "restarting"
+    async with start_app(tmp_path) as running_app, running_app.http(API_KEY) as http:
+        await fill(running_app, ("sql", "json"))
+        running_app.engine.current = "restarting"
         assert_error(await ask(http, "sql + json"), 503, "engine_not_ready")
         assert instant.orders == []
-        house.engine.current = "ready"
+        running_app.engine.current = "ready"
 
 
-async def test_labels_of_all_blends_are_one(blending: House, http: httpx.AsyncClient) -> None:
+async def test_labels_of_all_blends_are_one(blending: RunningApp, http: httpx.AsyncClient) -> None:
     for weight in range(5):
         await ask(http, f"sql + {weight + 2}*json")
     page = (await http.get("/metrics")).text
@@ -311,7 +368,7 @@ async def test_labels_of_all_blends_are_one(blending: House, http: httpx.AsyncCl
 
 
 async def test_a_blend_process_that_is_killed_fails_what_it_was_at_and_is_back_for_the_next(
-    blending: House, http: httpx.AsyncClient
+    blending: RunningApp, http: httpx.AsyncClient
 ) -> None:
     blender = blending.services.blender
     assert (await ask(http, "sql + 0.5*json")).status_code == 200

@@ -12,15 +12,16 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse
 
-from amalgam.domain.blend import BlendError, BlendOrder, BlendReply
 from amalgam.domain.clock import utc_now
+from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.evaluation import EvaluationDraft
+from amalgam.domain.messages import BlendOrder, Refusal
 from amalgam.errors.engine import EngineNotReady, EngineRefused
 from amalgam.registry.database import Database
 from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.blender_link import BlenderLink
 from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, write_adapter
+from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
 
 class Parrot(FakeEngine):
@@ -29,7 +30,7 @@ class Parrot(FakeEngine):
     running = most = aborted = 0
     hangs = False
 
-    async def call(self, endpoint: Any, body: dict[str, Any], raw_request: Any) -> Any:
+    async def call(self, endpoint: Any, body: dict[str, Any], raw_request: Any, profile: Any = None) -> Any:
         self.running += 1
         self.most = max(self.most, self.running)
         gone = asyncio.create_task(raw_request.receive())
@@ -69,12 +70,12 @@ ITEMS = [
 
 
 @pytest.fixture(scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[House, httpx.AsyncClient]]:
+async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
     folder = tmp_path_factory.mktemp("evaluations")
-    async with open_house(folder, Parrot()) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(folder, Parrot()) as running_app, running_app.http(ADMIN_KEY) as http:
         for seed, name in enumerate(("sql", "json")):
             assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
-        yield house, http
+        yield running_app, http
 
 
 async def submit(http: httpx.AsyncClient, **body: Any) -> str:
@@ -97,9 +98,9 @@ def means(report: dict[str, Any]) -> dict[tuple[str, str, str], tuple[float, int
     return {(c["model"], c["task"], c["metric"]): (c["mean"], c["count"]) for c in report["table"]}
 
 
-async def test_every_metric_of_an_evaluation(shop: tuple[House, httpx.AsyncClient]) -> None:
-    house, http = shop
-    asked = len(house.engine.calls)
+async def test_every_metric_of_an_evaluation(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    running_app, http = prepared
+    asked = len(running_app.engine.calls)
     metrics = ["exact_match", "contains", "regex", "json_valid", "json_equal", "log_likelihood"]
     report = await ended(http, await submit(http, metrics=metrics, label="nightly"))
     evaluation = report["evaluation"]
@@ -114,13 +115,14 @@ async def test_every_metric_of_an_evaluation(shop: tuple[House, httpx.AsyncClien
     assert found["sql", "numbers", "json_equal"] == found["sql", "numbers", "json_valid"] == (0.0, 1)
     assert ("tiny", "all", "json_equal") not in found
     # The tokens of "yes" and of nothing else: their letters modulo 31 are 28, 8 and 22.
-    assert found["tiny", "all", "log_likelihood"] == (pytest.approx(-1.0 - (28 + 8 + 22) / 300), 1)
-    assert found["sql", "all", "log_likelihood"] == (pytest.approx(-0.5 - (28 + 8 + 22) / 300), 1)
+    assert list(found["tiny", "all", "log_likelihood"]) == pytest.approx([-1.0 - (28 + 8 + 22) / 300, 1])
+    assert list(found["sql", "all", "log_likelihood"]) == pytest.approx([-0.5 - (28 + 8 + 22) / 300, 1])
     assert report["refused"] == [{"target": t, "code": "invalid_request", "count": 1} for t in (0, 1)]
-    weighed = [body for endpoint, body in house.engine.calls[asked:] if "prompt_logprobs" in body]
+    weighed = [body for endpoint, body in running_app.engine.calls[asked:] if "prompt_logprobs" in body]
     assert all((body["max_tokens"], body["prompt_logprobs"]) == (1, 0) for body in weighed)
-    chats = [body for endpoint, body in house.engine.calls[asked:] if endpoint == "chat_completions"]
+    chats = [body for endpoint, body in running_app.engine.calls[asked:] if endpoint == "chat_completions"]
     assert all((body["temperature"], body["max_tokens"]) == (0, 128) for body in chats)
+    await running_app.services.live_jobs.look()
     page = (await http.get("/metrics")).text
     assert 'amalgam_evaluation_calls_total{kind="evaluation",outcome="measured"} 4' in page
     assert 'amalgam_evaluation_calls_total{kind="evaluation",outcome="refused"} 2' in page
@@ -129,8 +131,8 @@ async def test_every_metric_of_an_evaluation(shop: tuple[House, httpx.AsyncClien
     assert 'amalgam_jobs{kind="evaluation",state="running"} 0' in page
 
 
-async def test_results_page_by_page_and_exports(shop: tuple[House, httpx.AsyncClient]) -> None:
-    _, http = shop
+async def test_results_page_by_page_and_exports(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = prepared
     evaluation_id = await submit(http, metrics=["exact_match", "contains"])
     await ended(http, evaluation_id)
     url = f"/admin/v1/evaluations/{evaluation_id}"
@@ -156,9 +158,9 @@ async def test_results_page_by_page_and_exports(shop: tuple[House, httpx.AsyncCl
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
 async def test_a_spreadsheet_runs_nothing_of_what_was_asked_or_answered(
-    shop: tuple[House, httpx.AsyncClient], start: str
+    prepared: tuple[RunningApp, httpx.AsyncClient], start: str
 ) -> None:
-    _, http = shop
+    _, http = prepared
     formula = f'{start}HYPERLINK("http://x","y")'
     item = {"prompt": f"say {formula}", "reference": formula}
     metrics = ["exact_match", "log_likelihood"]
@@ -174,9 +176,9 @@ async def test_a_spreadsheet_runs_nothing_of_what_was_asked_or_answered(
     assert told["items"][0]["reference"] == formula
 
 
-async def test_a_key_sent_again_with_other_items_is_refused(shop: tuple[House, httpx.AsyncClient]) -> None:
+async def test_a_key_sent_again_with_other_items_is_refused(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
     """F17: the same key and body queue nothing new, another body is refused."""
-    _, http = shop
+    _, http = prepared
     body = {"targets": ["tiny"], "metrics": ["exact_match"], "items": ITEMS, "label": "keyed"}
     headers = {"Idempotency-Key": "evaluation"}
     first = await http.post("/admin/v1/evaluations", json=body, headers=headers)
@@ -191,8 +193,8 @@ async def test_a_key_sent_again_with_other_items_is_refused(shop: tuple[House, h
     await ended(http, first.json()["id"])
 
 
-async def test_targets_compare_within_and_between_evaluations(shop: tuple[House, httpx.AsyncClient]) -> None:
-    _, http = shop
+async def test_targets_compare_within_and_between_evaluations(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = prepared
     first, second = await submit(http), await submit(http, targets=["sql"])
     other = await submit(http, targets=["sql"], max_tokens=7)
     for made in (first, second, other):
@@ -211,15 +213,15 @@ async def test_targets_compare_within_and_between_evaluations(shop: tuple[House,
     assert_error(unknown, 404, "target_not_evaluated")
 
 
-async def test_a_weighted_alias_is_drawn_from_by_item(shop: tuple[House, httpx.AsyncClient]) -> None:
-    house, http = shop
+async def test_a_weighted_alias_is_drawn_from_by_item(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    running_app, http = prepared
     targets = [{"model": "sql", "weight": 1}, {"model": "json", "weight": 1}]
     assert (await http.put("/admin/v1/aliases/ab", json={"targets": targets})).status_code == 201
     assert (await http.put("/admin/v1/aliases/one", json={"targets": targets[:1]})).status_code == 201
     items = [CHAT | {"reference": str(number)} for number in range(24)]
     report = await ended(http, await submit(http, targets=["ab", "one"], items=items))
     pinned = [(target["pinned"], target["meaning"]) for target in report["evaluation"]["targets"]]
-    assert pinned[0] == ("ab", house.services.catalog.snapshot.aliases["ab"].meaning)
+    assert pinned[0] == ("ab", running_app.services.catalog.snapshot.aliases["ab"].meaning)
     assert pinned[1] == ("sql@1", "sql@1")
     rows = (await http.get(f"/admin/v1/evaluations/{report['evaluation']['id']}/results?target=0")).json()["data"]
     assert {row["served"] for row in rows} == {"sql@1", "json@1"}
@@ -241,10 +243,14 @@ async def test_a_weighted_alias_is_drawn_from_by_item(shop: tuple[House, httpx.A
         ({"items": [CHAT | {"reference": "a"}] * 2000, "targets": ["tiny"] * 11}, 400, "evaluation_too_large", "items"),
     ],
 )
-async def test_what_is_refused_at_the_door(
-    shop: tuple[House, httpx.AsyncClient], change: dict[str, Any], status: int, code: str | None, param: str | None
+async def test_what_is_refused_before_anything_is_queued(
+    prepared: tuple[RunningApp, httpx.AsyncClient],
+    change: dict[str, Any],
+    status: int,
+    code: str | None,
+    param: str | None,
 ) -> None:
-    _, http = shop
+    _, http = prepared
     body = {"targets": ["tiny"], "metrics": ["exact_match"], "items": ITEMS} | change
     answer = await http.post("/admin/v1/evaluations", json=body)
     error = assert_error(answer, status, code or answer.json()["error"]["code"])
@@ -254,9 +260,12 @@ async def test_what_is_refused_at_the_door(
 
 async def test_it_takes_few_places_and_yields_to_clients(tmp_path: Path) -> None:
     engine = Parrot()
-    async with open_house(tmp_path, engine, evaluation_patience_s=60) as house, house.http(ADMIN_KEY) as http:
-        engine.chunk_pause_s = 0.2
-        async with house.http(API_KEY) as client:
+    async with (
+        start_app(tmp_path, engine, evaluation_patience_s=60) as running_app,
+        running_app.http(ADMIN_KEY) as http,
+    ):
+        engine.chunk_pause_s = 2.0
+        async with running_app.http(API_KEY) as client:
             served = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"model": "tiny"}))
             while engine.running == 0:
                 await asyncio.sleep(0.005)
@@ -267,18 +276,21 @@ async def test_it_takes_few_places_and_yields_to_clients(tmp_path: Path) -> None
         engine.chunk_pause_s = 0.01
         assert (await ended(http, evaluation_id))["evaluation"]["state"] == "done"
         assert len(engine.calls) == 7
-        assert engine.most == house.settings.evaluation_concurrency == 2
+        assert engine.most == running_app.settings.evaluations.evaluation_concurrency == 2
 
 
 async def test_a_server_that_is_never_idle_lets_one_in_now_and_then(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Parrot(), evaluation_patience_s=0.05) as house, house.http(ADMIN_KEY) as http:
-        house.services.metrics.begin("chat_completions", None)  # type: ignore[arg-type]
+    async with (
+        start_app(tmp_path, Parrot(), evaluation_patience_s=0.05) as running_app,
+        running_app.http(ADMIN_KEY) as http,
+    ):
+        running_app.services.metrics.begin("chat_completions", None)  # type: ignore[arg-type]
         assert (await ended(http, await submit(http, targets=["tiny"])))["evaluation"]["state"] == "done"
 
 
 async def test_cancelling_stops_what_the_engine_is_at(tmp_path: Path) -> None:
     engine = Parrot()
-    async with open_house(tmp_path, engine) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(tmp_path, engine) as running_app, running_app.http(ADMIN_KEY) as http:
         engine.hangs = True
         evaluation_id = await submit(http, targets=["tiny"], items=[CHAT | {"reference": str(n)} for n in range(9)])
         async with asyncio.timeout(10):
@@ -299,38 +311,36 @@ async def test_cancelling_stops_what_the_engine_is_at(tmp_path: Path) -> None:
         assert_error(await http.get(url), 404, "evaluation_not_found")
 
 
-async def test_a_restart_interrupts_and_resuming_asks_only_for_the_rest(tmp_path: Path) -> None:
+async def test_after_a_restart_only_the_rest_is_asked(tmp_path: Path) -> None:
     engine = Parrot()
-    async with open_house(tmp_path, engine) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(tmp_path, engine) as running_app, running_app.http(ADMIN_KEY) as http:
         engine.chunk_pause_s = 0.03
         items = [CHAT | {"reference": str(number)} for number in range(40)]
         evaluation_id = await submit(http, targets=["tiny"], items=items)
         while len(engine.calls) < 8:
             await asyncio.sleep(0.01)
     second = Parrot()
-    async with open_house(tmp_path, second) as house, house.http(ADMIN_KEY) as http:
-        report = (await http.get(f"/admin/v1/evaluations/{evaluation_id}")).json()["evaluation"]
-        assert report["state"] == "interrupted"
-        assert 6 <= report["done"] < 40
-        assert (await http.post(f"/admin/v1/evaluations/{evaluation_id}:resume")).json()["state"] == "queued"
+    async with start_app(tmp_path, second) as running_app, running_app.http(ADMIN_KEY) as http:
         ended_now = (await ended(http, evaluation_id))["evaluation"]
         assert (ended_now["state"], ended_now["done"]) == ("done", 40)
-        assert len(second.calls) == 40 - report["done"]
+        assert 0 < len(second.calls) <= 40 - 6
 
 
-async def test_a_server_that_was_killed_leaves_an_interrupted_one(tmp_path: Path) -> None:
-    async with open_house(tmp_path, Parrot()) as house, house.http(ADMIN_KEY) as http:
+async def test_what_killed_servers_left_is_measured_to_its_end(tmp_path: Path) -> None:
+    async with start_app(tmp_path, Parrot()) as running_app, running_app.http(ADMIN_KEY) as http:
         await submit(http, targets=["tiny"], items=[CHAT | {"reference": "yes"}])
-        url = house.settings.registry_url
+        url = running_app.settings.storage.registry_url
     async with Database.open(url) as database:
         rows = EvaluationRegistry(database, utc_now, lambda: "eval-killed")
         [kept] = (await rows.list(None, limit=5)).items
         items = await rows.items(kept.id)
         await rows.create(EvaluationDraft("evaluation", "", kept.targets, items, kept.metrics, 8))
-        while (claimed := await rows.claim("dead", lease_s=0.0)) is not None and claimed.id != "eval-killed":
-            pass
-    async with open_house(tmp_path, Parrot()) as house, house.http(ADMIN_KEY) as http:
-        assert (await ended(http, "eval-killed"))["evaluation"]["state"] == "interrupted"
+        claimed = await rows.claim("dead", lease_s=0.0)
+        assert claimed is not None
+        await rows.save(claimed.id, "dead", [], lease_s=0.0)
+    async with start_app(tmp_path, Parrot()) as running_app, running_app.http(ADMIN_KEY) as http:
+        for evaluation_id in (kept.id, "eval-killed"):
+            assert (await ended(http, evaluation_id))["evaluation"]["state"] == "done"
 
 
 async def test_an_engine_that_restarts_is_waited_for(tmp_path: Path) -> None:
@@ -343,21 +353,21 @@ async def test_an_engine_that_restarts_is_waited_for(tmp_path: Path) -> None:
                 raise EngineNotReady("restarting")
             return super().say(endpoint, body)
 
-    async with open_house(tmp_path, Restarting()) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(tmp_path, Restarting()) as running_app, running_app.http(ADMIN_KEY) as http:
         report = await ended(http, await submit(http, targets=["tiny"], items=ITEMS[:1]))
         assert means(report) == {("tiny", "all", "exact_match"): (1.0, 1)}
-        assert house.engine.calls[0][1]["model"] == "tiny"
+        assert running_app.engine.calls[0][1]["model"] == "tiny"
 
 
 async def test_a_blend_that_cannot_be_built_is_not_built_for_every_item(
-    shop: tuple[House, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[RunningApp, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, http = shop
+    _, http = prepared
     orders = []
 
-    async def refuse(_: BlenderLink, order: BlendOrder) -> BlendReply:
+    async def refuse(_: BlenderLink, order: BlendOrder, client: str) -> Refusal:
         orders.append(order.id)
-        return BlendReply(id=order.id, error=BlendError(code="merge_undefined", status=422, message="no"))
+        return Refusal(id=order.id, error=ErrorReport(code="merge_undefined", status=422, message="no"))
 
     monkeypatch.setattr(BlenderLink, "build", refuse)
     items = [CHAT | {"reference": str(number)} for number in range(300)]
@@ -367,8 +377,8 @@ async def test_a_blend_that_cannot_be_built_is_not_built_for_every_item(
     assert len(orders) <= 2
 
 
-async def test_the_list_knows_kinds_and_pages(shop: tuple[House, httpx.AsyncClient]) -> None:
-    _, http = shop
+async def test_the_list_knows_kinds_and_pages(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = prepared
     made = [await submit(http, targets=["tiny"]) for _ in range(3)]
     for evaluation_id in made:
         await ended(http, evaluation_id)

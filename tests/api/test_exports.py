@@ -1,4 +1,4 @@
-"""Exports at the door: what is refused before anything is queued, and what becomes one job."""
+"""Orders of exports: what is refused before anything is queued, and what becomes one job."""
 
 import json
 import shutil
@@ -9,23 +9,24 @@ from typing import Any
 import httpx
 import pytest
 
-from amalgam.domain.job import JobNews, JobRequest
+from amalgam.domain.job import JobRequest
+from amalgam.domain.messages import JobNews
 from tests.adapter_factory import encode_safetensors
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house, push, write_adapter
+from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
 
 @pytest.fixture(scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
     folder = tmp_path_factory.mktemp("exports")
-    async with open_house(folder, export_root=folder / "exports") as house, house.http(ADMIN_KEY) as http:
+    async with start_app(folder, export_root=folder / "exports") as running_app, running_app.http(ADMIN_KEY) as http:
         for seed, name in enumerate(("one", "two")):
             assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
-        yield house
+        yield running_app
 
 
 @pytest.fixture
-async def http(shop: House) -> AsyncIterator[httpx.AsyncClient]:
-    async with shop.http(ADMIN_KEY) as session:
+async def http(prepared: RunningApp) -> AsyncIterator[httpx.AsyncClient]:
+    async with prepared.http(ADMIN_KEY) as session:
         yield session
         for job in (await session.get("/admin/v1/jobs")).json()["data"]:
             await session.post(f"/admin/v1/jobs/{job['id']}:cancel")
@@ -49,6 +50,15 @@ async def test_the_same_export_is_one_job_and_another_of_its_name_is_refused(htt
     assert (await submit(http, "elsewhere")).status_code == 202
 
 
+async def test_what_will_be_cut_is_said_before_it_is(http: httpx.AsyncClient) -> None:
+    whole = (await submit(http, "whole", "ties(one, two; space=delta)")).json()
+    assert (whole["rank"], whole["exact_rank"]) == (16, 16)
+    assert not any("cut" in warning for warning in whole["warnings"])
+    cut = (await submit(http, "cut", "ties(one, two; space=delta, rank=3)")).json()
+    assert (cut["rank"], cut["exact_rank"]) == (3, 16)
+    assert any("planned rank 3" in warning for warning in cut["warnings"])
+
+
 async def test_the_name_of_an_export_is_no_adapters(http: httpx.AsyncClient) -> None:
     """It is a folder's: an adapter, an alias and an export may share it."""
     assert (await submit(http, "shared")).status_code == 202
@@ -67,8 +77,6 @@ async def test_the_name_of_an_export_is_no_adapters(http: httpx.AsyncClient) -> 
     ({"name": "out", "expression": "one", "max_shard_bytes": 1}, 400, "invalid_value"),
     ({"name": "out", "expression": "none"}, 404, "adapter_not_found"),
     ({"name": "out", "expression": "one +"}, 400, "invalid_expression"),
-    ({"name": "out", "recipe": {"method": "cat", "inputs": [{"adapter": "one"}], "output": {"rank": 99}}}, 400,
-     "rank_too_large"),
 ])  # fmt: skip
 async def test_what_cannot_be_is_refused_and_nothing_is_queued(
     http: httpx.AsyncClient, body: dict[str, Any], status: int, code: str
@@ -79,9 +87,9 @@ async def test_what_cannot_be_is_refused_and_nothing_is_queued(
 
 
 async def test_a_taken_name_a_small_disk_and_a_base_without_safetensors(
-    shop: House, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    prepared: RunningApp, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    root = shop.settings.export_root
+    root = prepared.settings.exports.export_root
     assert root is not None
     (root / "taken").mkdir(parents=True)
     (root / "link").symlink_to(tmp_path)
@@ -91,12 +99,12 @@ async def test_a_taken_name_a_small_disk_and_a_base_without_safetensors(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
         assert_error(await submit(http), 507, "disk_too_small")
-    config = shop.folder / "base" / "config.json"
+    config = prepared.folder / "base" / "config.json"
     kept = config.read_text()
     config.write_text(json.dumps(json.loads(kept) | {"quantization_config": {}}))
     assert_error(await submit(http), 422, "base_not_exportable")
     config.write_text(kept)
-    weights = shop.folder / "base" / "model.safetensors"
+    weights = prepared.folder / "base" / "model.safetensors"
     weights.rename(tmp_path / "away")
     assert_error(await submit(http), 422, "base_not_exportable")
     import numpy as np
@@ -108,30 +116,30 @@ async def test_a_taken_name_a_small_disk_and_a_base_without_safetensors(
     assert (await submit(http)).status_code == 202
 
 
-async def test_a_failed_job_answers_with_its_own_code(shop: House, http: httpx.AsyncClient) -> None:
-    jobs = shop.services.merges._jobs
+async def test_a_failed_job_answers_with_its_own_code(prepared: RunningApp, http: httpx.AsyncClient) -> None:
+    jobs = prepared.services.merges._jobs
     answer = (await submit(http, "failing")).json()
     await jobs.fail(answer["job"]["id"], code="non_finite", status=422, message="no")
-    shop.services.merges.hear(JobNews(answer["job"]["id"], "export", "failed", {}))
-    job = await shop.services.merges.get(answer["job"]["id"])
+    prepared.services.merges.reports.job_changed(JobNews(answer["job"]["id"], "export", "failed", {}))
+    job = await prepared.services.merges.get(answer["job"]["id"])
     with pytest.raises(Exception, match="no") as failed:
-        await shop.services.exports.finished(job)
+        await prepared.services.exports.finished(job)
     assert failed.value.code == "non_finite"  # type: ignore[attr-defined]
 
 
-async def test_off_by_default_and_never_for_clients(shop: House, tmp_path: Path) -> None:
-    async with shop.http(API_KEY) as client:
+async def test_off_by_default_and_never_for_clients(prepared: RunningApp, tmp_path: Path) -> None:
+    async with prepared.http(API_KEY) as client:
         assert_error(await submit(client), 403, "invalid_api_key")
-    async with open_house(tmp_path) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(tmp_path) as running_app, running_app.http(ADMIN_KEY) as http:
         assert (await push(http, "one", write_adapter(tmp_path / "one"))).status_code == 201
         assert_error(await submit(http), 403, "exports_off")
         assert_error(await http.get("/admin/v1/exports"), 403, "exports_off")
-        assert house.services.worker.alive
+        assert running_app.services.worker.alive
 
 
-async def test_an_export_job_is_not_published_like_a_merge(shop: House, http: httpx.AsyncClient) -> None:
+async def test_an_export_job_is_not_published_like_a_merge(prepared: RunningApp, http: httpx.AsyncClient) -> None:
     """The same row under a worker that is not here: claimed as any job, and ended in one step."""
-    jobs = shop.services.merges._jobs
+    jobs = prepared.services.merges._jobs
     submitted = await jobs.submit_export(JobRequest("export", "by-hand", {}, "e" * 64))
     assert submitted.job is not None
     claimed = await jobs.claim("elsewhere", lease_s=60, max_attempts=3)

@@ -10,27 +10,27 @@ import pytest
 
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.services import idempotency
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, write_adapter
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
 MERGE = {"name": "mix", "expression": "sql + 0.5*json"}
 
 
 @pytest.fixture(scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[House, httpx.AsyncClient]]:
+async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
     folder = tmp_path_factory.mktemp("keys")
-    async with open_house(folder) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(folder) as running_app, running_app.http(ADMIN_KEY) as http:
         for seed, name in enumerate(("sql", "json")):
             assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
-        yield house, http
+        yield running_app, http
 
 
 def key(name: str) -> dict[str, str]:
     return {"Idempotency-Key": name}
 
 
-async def test_every_post_of_the_admin_plane_reads_the_key(shop: tuple[House, httpx.AsyncClient]) -> None:
-    house, http = shop
-    paths = house.app.openapi()["paths"]
+async def test_every_post_of_the_admin_plane_reads_the_key(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    running_app, http = prepared
+    paths = running_app.app.openapi()["paths"]
     posts = [path for path, methods in paths.items() if "post" in methods]
     admin = [path for path in posts if path.startswith("/admin/")] + [
         "/v1/load_lora_adapter",
@@ -43,12 +43,12 @@ async def test_every_post_of_the_admin_plane_reads_the_key(shop: tuple[House, ht
         assert refused is (path in admin), path
 
 
-async def test_a_merge_asked_for_twice_is_answered_twice(shop: tuple[House, httpx.AsyncClient]) -> None:
-    house, http = shop
+async def test_a_merge_asked_for_twice_is_answered_twice(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    running_app, http = prepared
     first = await http.post("/admin/v1/merges", json=MERGE, headers=key("merge"))
     assert (first.status_code, first.headers.get("idempotency-replayed")) == (202, None)
     # Whatever became of it meanwhile: the answer is the first one, byte for byte.
-    await house.services.merges.cancel(first.json()["job"]["id"])
+    await running_app.services.merges.cancel(first.json()["job"]["id"])
     again = await http.post("/admin/v1/merges", json=MERGE, headers=key("merge"))
     assert (again.status_code, again.content) == (202, first.content)
     assert again.headers["location"] == first.headers["location"]
@@ -61,13 +61,13 @@ async def test_a_merge_asked_for_twice_is_answered_twice(shop: tuple[House, http
     assert_error(longer, 422, "idempotency_key_reused")
     fresh = await http.post("/admin/v1/merges", json=MERGE, headers=key("another"))
     assert fresh.json()["job"]["id"] != first.json()["job"]["id"]
-    await house.services.merges.cancel(fresh.json()["job"]["id"])
+    await running_app.services.merges.cancel(fresh.json()["job"]["id"])
 
 
 async def test_a_refusal_is_repeated_and_a_failure_is_not(
-    shop: tuple[House, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[RunningApp, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, http = shop
+    running_app, http = prepared
     for replayed in (None, "true"):
         refused = await http.post("/admin/v1/merges", json={"name": "x"}, headers=key("refused"))
         assert (refused.status_code, refused.headers.get("idempotency-replayed")) == (400, replayed)
@@ -77,22 +77,22 @@ async def test_a_refusal_is_repeated_and_a_failure_is_not(
 
     calls: list[int] = []
     with monkeypatch.context() as broken:
-        broken.setattr(house.services.merges, "submit", failing)
+        broken.setattr(running_app.services.merges, "submit", failing)
         for status in (503, 500):
             answer = await http.post("/admin/v1/merges", json=MERGE, headers=key("failed"))
             assert answer.status_code == status
             calls.append(status)
     answer = await http.post("/admin/v1/merges", json=MERGE, headers=key("failed"))
     assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (202, None)
-    await house.services.merges.cancel(answer.json()["job"]["id"])
+    await running_app.services.merges.cancel(answer.json()["job"]["id"])
 
 
 async def test_while_the_first_runs_the_second_waits_or_is_told_to_come_again(
-    shop: tuple[House, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[RunningApp, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, http = shop
+    running_app, http = prepared
     entered, go_on = asyncio.Event(), asyncio.Event()
-    pin = house.services.adapters.pin
+    pin = running_app.services.adapters.pin
     pins = 0
 
     async def slow(*given: Any, **more: Any) -> Any:
@@ -102,7 +102,7 @@ async def test_while_the_first_runs_the_second_waits_or_is_told_to_come_again(
         await go_on.wait()
         return await pin(*given, **more)
 
-    monkeypatch.setattr(house.services.adapters, "pin", slow)
+    monkeypatch.setattr(running_app.services.adapters, "pin", slow)
     monkeypatch.setattr(idempotency, "_LEASE_S", 0.3)  # shorter than the work: it is renewed
     path, headers = "/admin/v1/adapters/sql:pin", key("slow")
     first = asyncio.create_task(http.post(path, headers=headers))
@@ -123,28 +123,28 @@ async def test_while_the_first_runs_the_second_waits_or_is_told_to_come_again(
 
 
 async def test_without_a_registry_nothing_is_begun(
-    shop: tuple[House, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[RunningApp, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, http = shop
+    running_app, http = prepared
 
     async def down(*_: Any, **__: Any) -> Any:
         raise RegistryUnavailable("locked")
 
     with monkeypatch.context() as outage:
-        outage.setattr(house.services.idempotency._registry, "begin", down)
+        outage.setattr(running_app.services.idempotency._registry, "begin", down)
         assert_error(await http.post("/admin/v1/adapters/sql:load", headers=key("down")), 503, "registry_unavailable")
     with monkeypatch.context() as outage:
-        outage.setattr(house.services.idempotency._registry, "finish", down)
+        outage.setattr(running_app.services.idempotency._registry, "finish", down)
         # The effect is there, so its caller is told; a retry would begin anew.
         assert (await http.post("/admin/v1/adapters/sql:load", headers=key("down"))).status_code == 200
 
 
 async def test_two_replicas_share_recipes_and_keys(tmp_path: Path, database_url: str) -> None:
     """One database, one store, two servers: one job for one recipe, whoever was asked, and then one version."""
-    changes = {"store": tmp_path / "shared", "database_url": database_url}
+    changes: dict[str, Any] = {"store": tmp_path / "shared", "database_url": database_url}
     async with (
-        open_house(tmp_path / "a", **changes) as a,
-        open_house(tmp_path / "b", **changes) as b,
+        start_app(tmp_path / "a", **changes) as a,
+        start_app(tmp_path / "b", **changes) as b,
         a.http(ADMIN_KEY) as to_a,
         b.http(ADMIN_KEY) as to_b,
     ):

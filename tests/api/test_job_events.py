@@ -9,34 +9,35 @@ from typing import Any
 import httpx
 import pytest
 
-from amalgam.domain.job import Job, JobNews, JobProgress, JobRequest
+from amalgam.domain.job import Job, JobProgress, JobRequest
+from amalgam.domain.messages import JobNews
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services import job_feed
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, served
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, served, start_app
 
 Event = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[House, str]]:
-    async with open_house(tmp_path_factory.mktemp("events")) as house, served(house.app) as url:
-        yield house, url
+async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningApp, str]]:
+    async with start_app(tmp_path_factory.mktemp("events")) as running_app, served(running_app.app) as url:
+        yield running_app, url
 
 
-def jobs_of(house: House) -> JobRegistry:
-    return house.services.merges._jobs
+def jobs_of(running_app: RunningApp) -> JobRegistry:
+    return running_app.services.merges._jobs
 
 
-async def queued(house: House, name: str) -> Job:
-    job = (await jobs_of(house).submit(JobRequest("merge", name, {"inputs": []}, f"digest of {name}"))).job
+async def queued(running_app: RunningApp, name: str) -> Job:
+    job = (await jobs_of(running_app).submit(JobRequest("merge", name, {"inputs": []}, f"digest of {name}"))).job
     assert job is not None
     return job
 
 
-async def running(house: House, name: str) -> Job:
-    await queued(house, name)
-    job = await jobs_of(house).claim("worker", lease_s=60, max_attempts=3)
+async def running(running_app: RunningApp, name: str) -> Job:
+    await queued(running_app, name)
+    job = await jobs_of(running_app).claim("worker", lease_s=60, max_attempts=3)
     assert job is not None
     assert job.name == name
     return job
@@ -67,10 +68,11 @@ async def until(holds: Any) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_the_present_state_then_every_change_then_the_end(shop: tuple[House, str]) -> None:
-    house, url = shop
-    merges, jobs = house.services.merges, jobs_of(house)
-    job = await queued(house, "followed")
+async def test_the_present_state_then_every_change_then_the_end(prepared: tuple[RunningApp, str]) -> None:
+    running_app, url = prepared
+    merges, jobs = running_app.services.merges, jobs_of(running_app)
+    reports = merges.reports
+    job = await queued(running_app, "followed")
     async with stream(url, job) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
@@ -79,22 +81,22 @@ async def test_the_present_state_then_every_change_then_the_end(shop: tuple[Hous
         assert (first["event"], first["data"]["state"], first["data"]["id"]) == ("state", "queued", job.id)
         claimed = await jobs.claim("worker", lease_s=60, max_attempts=3)
         assert claimed is not None
-        merges.hear(JobNews(job.id, "merge", "running", {}))
+        reports.job_changed(JobNews(job.id, "merge", "running", {}))
         assert (await anext(told))["data"]["state"] == "running"
-        merges.hear_progress(job.id, JobProgress(1, 5, 14))
+        reports.job_progressed(job.id, JobProgress(1, 5, 14))
         progress = await anext(told)
         assert progress["event"] == "progress"
         assert progress["data"] == {"attempt": 1, "modules_done": 5, "modules_total": 14}
         # An older word, and one of another start of the job, say nothing new.
-        merges.hear_progress(job.id, JobProgress(1, 4, 14))
-        merges.hear_progress(job.id, JobProgress(2, 9, 14))
+        reports.job_progressed(job.id, JobProgress(1, 4, 14))
+        reports.job_progressed(job.id, JobProgress(2, 9, 14))
         # What another replica's worker wrote is found in the row.
         await jobs.heartbeat(
             job.id, claimed.fencing_token, lease_s=60, progress={"modules_done": 7, "modules_total": 14}
         )
         assert (await anext(told))["data"]["modules_done"] == 7
         await jobs.fail(job.id, code="non_finite", status=422, message="no", token=claimed.fencing_token)
-        merges.hear(JobNews(job.id, "merge", "failed", {}))
+        reports.job_changed(JobNews(job.id, "merge", "failed", {}))
         last = await anext(told)
         assert (last["event"], last["data"]["state"], last["data"]["error"]["code"]) == (
             "state",
@@ -111,10 +113,10 @@ async def test_the_present_state_then_every_change_then_the_end(shop: tuple[Hous
         assert [event["data"]["state"] async for event in events(answer.aiter_lines())] == ["failed"]
 
 
-async def test_who_comes_back_is_told_only_what_is_new(shop: tuple[House, str]) -> None:
-    house, url = shop
-    merges = house.services.merges
-    job = await running(house, "left")
+async def test_who_comes_back_is_told_only_what_is_new(prepared: tuple[RunningApp, str]) -> None:
+    running_app, url = prepared
+    merges = running_app.services.merges
+    job = await running(running_app, "left")
     async with stream(url, job) as answer:
         seen = await anext(events(answer.aiter_lines()))
     # The client left in the middle: nothing of it stays.
@@ -128,12 +130,12 @@ async def test_who_comes_back_is_told_only_what_is_new(shop: tuple[House, str]) 
 
 
 async def test_silence_is_filled_and_an_outage_outlived(
-    shop: tuple[House, str], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[RunningApp, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, url = shop
+    running_app, url = prepared
     monkeypatch.setattr(job_feed, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(job_feed, "_LOOK_S", 0.02)
-    job = await running(house, "silent")
+    job = await running(running_app, "silent")
     async with stream(url, job) as answer:
         told = events(answer.aiter_lines())
         await anext(told)
@@ -143,19 +145,19 @@ async def test_silence_is_filled_and_an_outage_outlived(
             raise RegistryUnavailable("it is locked")
 
         with monkeypatch.context() as outage:
-            outage.setattr(jobs_of(house), "get", down)
+            outage.setattr(jobs_of(running_app), "get", down)
             for _ in range(3):
                 assert (await anext(told)) == {"event": "comment"}
-        await jobs_of(house).cancel(job.id)
+        await jobs_of(running_app).cancel(job.id)
         # Nobody said a word to this server: it looked by itself.
         ends = [event["data"]["state"] async for event in told if event["event"] == "state"]
         assert ends == ["cancelled"]
 
 
 async def test_the_end_of_the_server_ends_every_feed(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        feed = house.services.merges.feed
-        job = await queued(house, "long")
+    async with start_app(tmp_path) as running_app:
+        feed = running_app.services.merges.feed
+        job = await queued(running_app, "long")
         listening = [asyncio.create_task(_all(feed, job)) for _ in range(20)]
         await until(lambda: feed.listeners == 20)
         feed.close()
@@ -167,7 +169,7 @@ async def _all(feed: job_feed.JobFeed, job: Job) -> list[Any]:
     return [event async for event in feed.follow(job.id)]
 
 
-async def test_no_job_no_stream(shop: tuple[House, str]) -> None:
-    house, _ = shop
-    async with house.http(ADMIN_KEY) as http:
+async def test_no_job_no_stream(prepared: tuple[RunningApp, str]) -> None:
+    running_app, _ = prepared
+    async with running_app.http(ADMIN_KEY) as http:
         assert_error(await http.get("/admin/v1/jobs/nope/events"), 404, "job_not_found")

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, write_adapter
+from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, write_adapter
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -14,8 +14,8 @@ async def load(admin: httpx.AsyncClient, name: str, path: Path | str, **more: ob
     return await admin.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(path)} | more)
 
 
-async def test_load_answer_reload_and_unload(house: House, admin: httpx.AsyncClient) -> None:
-    folder = write_adapter(house.sources / "team a" / "one", seed=1)
+async def test_load_answer_reload_and_unload(running_app: RunningApp, admin: httpx.AsyncClient) -> None:
+    folder = write_adapter(running_app.sources / "team a" / "one", seed=1)
     answer = await load(admin, "compat", folder)
     assert (answer.status_code, answer.text) == (200, "Success: LoRA adapter 'compat' added successfully.")
     assert answer.headers["content-type"].startswith("text/plain")
@@ -25,7 +25,7 @@ async def test_load_answer_reload_and_unload(house: House, admin: httpx.AsyncCli
     again = await load(admin, "compat", folder)
     error = assert_error(again, 400, "lora_already_loaded")
     assert error["message"].startswith("The lora adapter 'compat' has already been loaded.")
-    other = write_adapter(house.sources / "two", seed=2)
+    other = write_adapter(running_app.sources / "two", seed=2)
     assert_error(await load(admin, "compat", other), 400, "lora_already_loaded")
 
     assert (await load(admin, "compat", other, load_inplace=True)).status_code == 200
@@ -40,8 +40,8 @@ async def test_load_answer_reload_and_unload(house: House, admin: httpx.AsyncCli
     assert_error(await admin.post("/v1/unload_lora_adapter", json={"lora_name": "compat"}), 404, "adapter_not_found")
 
 
-async def test_what_sidecars_send_besides_is_taken(house: House, admin: httpx.AsyncClient) -> None:
-    folder = write_adapter(house.sources / "sidecar", seed=3)
+async def test_what_sidecars_send_besides_is_taken(running_app: RunningApp, admin: httpx.AsyncClient) -> None:
+    folder = write_adapter(running_app.sources / "sidecar", seed=3)
     more = {"base_model_name": "anything", "is_3d_lora_weight": False, "load_inplace": False}
     assert (await load(admin, "sidecar", folder, **more)).status_code == 200
     assert (await load(admin, "sidecar-url", f"file://{folder}")).status_code == 200
@@ -56,15 +56,17 @@ async def test_what_sidecars_send_besides_is_taken(house: House, admin: httpx.As
         ("", 400, "invalid_value"), ("x" * 4097, 400, "invalid_value"), ("a\x00b", 400, "invalid_value"),
     ],
 )  # fmt: skip
-async def test_paths_are_confined(house: House, admin: httpx.AsyncClient, path: str, status: int, code: str) -> None:
-    answer = await load(admin, "confined", path.format(root=house.sources))
+async def test_paths_are_confined(
+    running_app: RunningApp, admin: httpx.AsyncClient, path: str, status: int, code: str
+) -> None:
+    answer = await load(admin, "confined", path.format(root=running_app.sources))
     assert_error(answer, status, code)
-    assert str(house.sources) not in answer.text
-    assert house.staged() == []
+    assert str(running_app.sources) not in answer.text
+    assert running_app.staged() == []
 
 
-async def test_bodies_and_names_are_bounded(house: House, admin: httpx.AsyncClient) -> None:
-    folder = write_adapter(house.sources / "bounded", seed=4)
+async def test_bodies_and_names_are_bounded(running_app: RunningApp, admin: httpx.AsyncClient) -> None:
+    folder = write_adapter(running_app.sources / "bounded", seed=4)
     assert_error(await load(admin, "../x", folder), 400, "invalid_name")
     assert_error(await load(admin, "tiny", folder), 409, "name_reserved")
     assert_error(await load(admin, "x", folder, is_3d_lora_weight=True), 400, "invalid_value")
@@ -74,16 +76,16 @@ async def test_bodies_and_names_are_bounded(house: House, admin: httpx.AsyncClie
     assert_error(await admin.post("/v1/unload_lora_adapter", json={"lora_name": "a\x00/.."}), 404, "adapter_not_found")
 
 
-async def test_a_bad_adapter_is_refused_before_the_engine(house: House, admin: httpx.AsyncClient) -> None:
-    loaded = list(house.engine.loaded)
-    answer = await load(admin, "bad", write_adapter(house.sources / "bad", rank=17))
+async def test_a_bad_adapter_is_refused_before_the_engine(running_app: RunningApp, admin: httpx.AsyncClient) -> None:
+    loaded = list(running_app.engine.loaded)
+    answer = await load(admin, "bad", write_adapter(running_app.sources / "bad", rank=17))
     assert assert_error(answer, 422, "rank_too_large")["type"] == "invalid_adapter"
-    assert house.engine.loaded == loaded
+    assert running_app.engine.loaded == loaded
 
 
-async def test_client_keys_load_and_unload_nothing(house: House) -> None:
+async def test_client_keys_load_and_unload_nothing(running_app: RunningApp) -> None:
     for key, status in ((API_KEY, 403), (None, 401), (ADMIN_KEY + "x", 401)):
-        async with house.http(key) as session:
+        async with running_app.http(key) as session:
             assert_error(await load(session, "x", "/etc"), status, "invalid_api_key")
             assert_error(
                 await session.post("/v1/unload_lora_adapter", json={"lora_name": "x"}), status, "invalid_api_key"

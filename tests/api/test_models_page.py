@@ -11,7 +11,7 @@ import pytest
 from amalgam.domain.adapter import Adapter, AdapterVersion
 from amalgam.domain.version import CatalogRows
 from amalgam.services.catalog import Snapshot
-from tests.api.house import ADMIN_KEY, API_KEY, House, assert_error, open_house
+from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, start_app
 
 COUNT = 3000
 NAMES = sorted(f"adapter-{index}" for index in range(COUNT))
@@ -32,12 +32,13 @@ def rows() -> CatalogRows:
 
 
 @pytest.fixture(scope="module")
-async def crowd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with open_house(tmp_path_factory.mktemp("crowd")) as opened:
-        refresh, opened.services.catalog.refresh = opened.services.catalog.refresh, _never
+async def crowd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
+    async with start_app(tmp_path_factory.mktemp("crowd")) as opened:
+        refresh = opened.services.catalog.refresh
+        opened.services.catalog.refresh = _never  # type: ignore[method-assign]
         opened.services.catalog._snapshot = Snapshot.of(rows())
         yield opened
-        opened.services.catalog.refresh = refresh
+        opened.services.catalog.refresh = refresh  # type: ignore[method-assign]
 
 
 async def _never() -> None:
@@ -45,12 +46,12 @@ async def _never() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 999, 1000, 3000, 3001, 10_000])
-async def test_pages_join_up_to_the_whole(crowd: House, limit: int) -> None:
+async def test_pages_join_up_to_the_whole(crowd: RunningApp, limit: int) -> None:
     async with crowd.http(API_KEY) as session:
         seen: list[str] = []
         after: dict[str, str] = {}
         for _ in range(40 if limit < 999 else 4001):
-            page = (await session.get("/v1/models", params={"limit": limit} | after)).json()
+            page = (await session.get("/v1/models", params={"limit": str(limit)} | after)).json()
             ids = [card["id"] for card in page["data"]]
             assert 0 < len(ids) <= limit
             assert page["object"] == "list"
@@ -62,7 +63,7 @@ async def test_pages_join_up_to_the_whole(crowd: House, limit: int) -> None:
         assert len(seen) == (COUNT + 1 if limit >= 999 else limit * 40)
 
 
-async def test_who_knows_of_no_pages_gets_them_all(crowd: House) -> None:
+async def test_who_knows_of_no_pages_gets_them_all(crowd: RunningApp) -> None:
     async with crowd.http(API_KEY) as session:
         page = (await session.get("/v1/models")).json()
     assert [card["id"] for card in page["data"]] == ["tiny", *NAMES]
@@ -72,7 +73,7 @@ async def test_who_knows_of_no_pages_gets_them_all(crowd: House) -> None:
     assert page["data"][0]["parent"] is None
 
 
-async def test_a_kept_page_ends_with_what_it_shows(crowd: House) -> None:
+async def test_a_kept_page_ends_with_what_it_shows(crowd: RunningApp) -> None:
     catalog = crowd.services.catalog
     kept = catalog.snapshot
     async with crowd.http(API_KEY) as session:
@@ -92,7 +93,7 @@ async def test_a_kept_page_ends_with_what_it_shows(crowd: House) -> None:
         assert await text() == whole
 
 
-async def test_after_need_not_exist_and_the_end_is_empty(crowd: House) -> None:
+async def test_after_need_not_exist_and_the_end_is_empty(crowd: RunningApp) -> None:
     async with crowd.http(API_KEY) as session:
 
         async def ids(**params: str) -> list[str]:
@@ -105,7 +106,7 @@ async def test_after_need_not_exist_and_the_end_is_empty(crowd: House) -> None:
             assert_error(await session.get("/v1/models", params=bad), 400, "invalid_value")
 
 
-async def test_the_openai_client_lists_and_pages(crowd: House) -> None:
+async def test_the_openai_client_lists_and_pages(crowd: RunningApp) -> None:
     async with (
         crowd.http() as http,
         openai.AsyncOpenAI(
@@ -127,14 +128,15 @@ async def test_the_openai_client_lists_and_pages(crowd: House) -> None:
 
 
 @pytest.mark.parametrize("model", ["tiny", "adapter-7", "adapter-7@1", "tiny:adapter-7", "tiny:adapter-7@1"])
-async def test_one_model_is_shown_under_the_name_that_was_asked_for(crowd: House, model: str) -> None:
+async def test_one_model_is_shown_under_the_name_that_was_asked_for(crowd: RunningApp, model: str) -> None:
     async with crowd.http(API_KEY) as session:
         card = (await session.get(f"/v1/models/{model}")).json()
     assert card["id"] == model
     assert card["root"] == ("tiny" if model == "tiny" else "adapter-7@1")
 
 
-async def test_names_that_are_none_are_not_found(crowd: House) -> None:
+async def test_names_that_are_none_are_not_found(crowd: RunningApp) -> None:
     async with crowd.http(ADMIN_KEY) as session:
-        for path in ("nope", "adapter-7@2", "adapter-7@01", "%20", "a/b", "..%2f..", "x" * 5000, "%00", "%ff"):
+        for path in ("nope", "adapter-7@2", "adapter-7@01", "%20", "a/b", "..%2f..", "x" * 5000, "%ff"):
             assert_error(await session.get(f"/v1/models/{path}"), 404, "model_not_found")
+        assert_error(await session.get("/v1/models/%00"), 400, "invalid_request")

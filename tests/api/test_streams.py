@@ -10,77 +10,77 @@ import pytest
 
 from amalgam.cli.http_protocol import MAX_UNREAD_BYTES
 from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, served, write_adapter
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, served, start_app, write_adapter
 
 CHAT = {"model": "sql", "messages": [{"role": "user", "content": "hi"}]}
 KEY = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 
 @pytest.fixture(scope="module")
-async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[House, str]]:
+async def served_app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningApp, str]]:
     folder = tmp_path_factory.mktemp("streams")
-    async with open_house(folder, FakeEngine()) as house, served(house.app) as url:
-        async with house.http(ADMIN_KEY) as http:
+    async with start_app(folder, FakeEngine()) as running_app, served(running_app.app) as url:
+        async with running_app.http(ADMIN_KEY) as http:
             assert (await push(http, "sql", write_adapter(folder / "sql"))).status_code == 201
-        yield house, url
+        yield running_app, url
 
 
 @pytest.fixture(autouse=True)
-async def nothing_is_held(site: tuple[House, str]) -> AsyncIterator[None]:
-    house, _ = site
+async def nothing_is_held(served_app: tuple[RunningApp, str]) -> AsyncIterator[None]:
+    running_app, _ = served_app
     yield
-    house.engine.chunk_pause_s, house.engine.chunks = 0.0, 3
-    house.engine.stream_failure = house.engine.stream_error = None
-    house.engine.current = "ready"
+    running_app.engine.chunk_pause_s, running_app.engine.chunks = 0.0, 3
+    running_app.engine.stream_failure = running_app.engine.stream_error = None
+    running_app.engine.current = "ready"
     async with asyncio.timeout(2):
-        while house.engine.residency.held or house.services.inference.running:
+        while running_app.engine.residency.held or running_app.services.inference.running:
             await asyncio.sleep(0.005)
 
 
-async def test_a_stream_is_held_to_its_last_byte(site: tuple[House, str]) -> None:
-    house, url = site
-    house.engine.chunk_pause_s = 0.01
+async def test_a_stream_is_held_to_its_last_byte(served_app: tuple[RunningApp, str]) -> None:
+    running_app, url = served_app
+    running_app.engine.chunk_pause_s = 0.01
     async with (
         httpx.AsyncClient(base_url=url, headers=KEY) as http,
         http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
     ):
         assert answer.headers["x-amalgam-adapter"] == "sql@1"
-        lines = []
+        lines: list[str] = []
         async for line in answer.aiter_lines():
             if line and not lines:
-                assert house.engine.residency.held == 1
+                assert running_app.engine.residency.held == 1
             lines += [line] if line else []
     assert lines[-1] == "data: [DONE]"
     assert {json.loads(line[6:])["model"] for line in lines[:-1]} == {"sql@1"}
 
 
-async def test_a_client_that_leaves_a_stream_ends_its_work(site: tuple[House, str]) -> None:
-    house, url = site
-    house.engine.chunk_pause_s, house.engine.chunks = 0.02, 10_000
-    ended = house.engine.streams_ended
+async def test_a_client_that_leaves_a_stream_ends_its_work(served_app: tuple[RunningApp, str]) -> None:
+    running_app, url = served_app
+    running_app.engine.chunk_pause_s, running_app.engine.chunks = 0.02, 10_000
+    ended = running_app.engine.streams_ended
     async with (
         httpx.AsyncClient(base_url=url, headers=KEY) as http,
         http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
     ):
         await anext(answer.aiter_lines())
-        assert house.engine.residency.held == 1
+        assert running_app.engine.residency.held == 1
     async with asyncio.timeout(1):
-        while house.engine.streams_ended == ended:
+        while running_app.engine.streams_ended == ended:
             await asyncio.sleep(0.005)
 
 
-async def test_a_client_that_leaves_before_the_answer_is_counted_out(site: tuple[House, str]) -> None:
-    house, url = site
-    house.engine.chunk_pause_s = 0.3
+async def test_a_client_that_leaves_before_the_answer_is_counted_out(served_app: tuple[RunningApp, str]) -> None:
+    running_app, url = served_app
+    running_app.engine.chunk_pause_s = 0.3
     async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post("/v1/chat/completions", json=CHAT, timeout=0.1)
-    assert house.services.inference.running == 1
+    assert running_app.services.inference.running == 1
 
 
-async def test_a_stream_that_breaks_ends_and_the_next_request_is_answered(site: tuple[House, str]) -> None:
-    house, url = site
-    house.engine.stream_failure = RuntimeError("secret of the core")
+async def test_a_stream_that_breaks_ends_and_the_next_request_is_answered(served_app: tuple[RunningApp, str]) -> None:
+    running_app, url = served_app
+    running_app.engine.stream_failure = RuntimeError("secret of the core")
     async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
@@ -109,16 +109,16 @@ ANTHROPIC = (
     ],
 )
 async def test_an_error_that_comes_first_is_the_answer_and_a_later_one_an_event(
-    site: tuple[House, str], event: str, status: int, code: str, message: str | None
+    served_app: tuple[RunningApp, str], event: str, status: int, code: str, message: str | None
 ) -> None:
-    house, url = site
+    running_app, url = served_app
     async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
-        house.engine.stream_error = (0, event)
+        running_app.engine.stream_error = (0, event)
         answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
         error = assert_error(answer, status, code)
         assert message is None or error["message"] == message
         assert "secret" not in answer.text
-        house.engine.stream_error = (2, event)
+        running_app.engine.stream_error = (2, event)
         answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": True})
         assert answer.status_code == 200
         events = [piece for piece in answer.text.split("\n\n") if piece]
@@ -133,24 +133,24 @@ async def test_an_error_that_comes_first_is_the_answer_and_a_later_one_an_event(
             assert (told["code"], told["request_id"]) == (code, answer.headers["x-request-id"])
 
 
-async def test_an_engine_that_dies_under_a_stream_says_come_again(site: tuple[House, str]) -> None:
-    house, url = site
-    house.engine.stream_error = (1, vllm_error(500, "EngineCore encountered an issue."))
-    house.engine.chunk_pause_s = 0.05
+async def test_an_engine_that_dies_under_a_stream_says_come_again(served_app: tuple[RunningApp, str]) -> None:
+    running_app, url = served_app
+    running_app.engine.stream_error = (1, vllm_error(500, "EngineCore encountered an issue."))
+    running_app.engine.chunk_pause_s = 0.05
     async with (
         httpx.AsyncClient(base_url=url, headers=KEY) as http,
         http.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
     ):
         lines = answer.aiter_lines()
         await anext(lines)
-        house.engine.current = "dead"
+        running_app.engine.current = "dead"
         rest = [line async for line in lines if line]
     assert json.loads(rest[0].removeprefix("data: "))["error"]["code"] == "engine_not_ready"
 
 
-async def test_an_engine_that_is_not_ready_says_when_to_come_again(site: tuple[House, str]) -> None:
-    house, url = site
-    house.engine.current = "restarting"
+async def test_an_engine_that_is_not_ready_says_when_to_come_again(served_app: tuple[RunningApp, str]) -> None:
+    running_app, url = served_app
+    running_app.engine.current = "restarting"
     async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
         for body in (CHAT, CHAT | {"stream": True}, CHAT | {"model": "tiny"}):
             answer = await http.post("/v1/chat/completions", json=body)
@@ -162,10 +162,10 @@ async def test_an_engine_that_is_not_ready_says_when_to_come_again(site: tuple[H
 
 
 async def test_a_deleted_adapter_finishes_its_streams_and_takes_no_more(
-    site: tuple[House, str], tmp_path: Path
+    served_app: tuple[RunningApp, str], tmp_path: Path
 ) -> None:
-    house, url = site
-    house.engine.chunk_pause_s, house.engine.chunks = 0.02, 15
+    running_app, url = served_app
+    running_app.engine.chunk_pause_s, running_app.engine.chunks = 0.05, 60
     async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
         assert (await push(http, "leaving", write_adapter(tmp_path / "a", seed=9))).status_code == 201
         body = CHAT | {"model": "leaving", "stream": True}
@@ -174,10 +174,10 @@ async def test_a_deleted_adapter_finishes_its_streams_and_takes_no_more(
             await anext(lines)
             assert (await http.delete("/admin/v1/adapters/leaving")).json() == {"deleted": ["leaving@1"]}
             assert_error(await http.post("/v1/chat/completions", json=body), 404, "model_not_found")
-            assert "leaving@1" not in house.engine.freed
+            assert "leaving@1" not in running_app.engine.freed
             assert [line async for line in lines if line][-1] == "data: [DONE]"
-    async with asyncio.timeout(2):
-        while "leaving@1" not in house.engine.freed:
+    async with asyncio.timeout(20):
+        while "leaving@1" not in running_app.engine.freed:
             await asyncio.sleep(0.005)
 
 
@@ -209,8 +209,10 @@ async def flood(url: str, head: bytes, piece: bytes, limit: int) -> tuple[bytes,
         (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a" * 65536),
     ],
 )  # fmt: skip
-async def test_headers_without_end_end_the_connection(site: tuple[House, str], head: bytes, piece: bytes) -> None:
-    _, url = site
+async def test_headers_without_end_end_the_connection(
+    served_app: tuple[RunningApp, str], head: bytes, piece: bytes
+) -> None:
+    _, url = served_app
     answer, sent = await flood(url, head, piece, 64 << 20)
     assert sent < 16 << 20, "the server read on"
     assert answer[:12] in (b"", b"HTTP/1.1 431", b"HTTP/1.1 400", b"HTTP/1.1 405")
@@ -218,8 +220,10 @@ async def test_headers_without_end_end_the_connection(site: tuple[House, str], h
         assert (await http.get("/livez")).status_code == 200
 
 
-async def test_large_bodies_and_many_requests_on_one_connection_are_no_headers(site: tuple[House, str]) -> None:
-    _, url = site
+async def test_large_bodies_and_many_requests_on_one_connection_are_no_headers(
+    served_app: tuple[RunningApp, str],
+) -> None:
+    _, url = served_app
     body = json.dumps(CHAT | {"user": "u"} | {"messages": [{"role": "user", "content": "x" * (3 * MAX_UNREAD_BYTES)}]})
     async with httpx.AsyncClient(base_url=url, headers=KEY) as http:
         for _ in range(5):

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 
 from amalgam.domain.blend import blend_name
 from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, write_adapter
 from tests.api.test_blends import Instant
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
 LEVELS = (0.25, 0.5, 0.75, 1.0)
 ITEMS = [
@@ -28,7 +28,7 @@ class Weighing(FakeEngine):
         super().__post_init__()
         self.blends: Instant | None = None
 
-    async def call(self, endpoint: Any, body: dict[str, Any], raw_request: Any) -> Any:
+    async def call(self, endpoint: Any, body: dict[str, Any], raw_request: Any, profile: Any = None) -> Any:
         await super().call(endpoint, body, raw_request)
         task, level = body["prompt"].split()
         weights = self.weights(body["model"])
@@ -45,15 +45,15 @@ class Weighing(FakeEngine):
 
 
 @pytest.fixture(scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[House, httpx.AsyncClient]]:
+async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
     folder = tmp_path_factory.mktemp("sweeps")
     engine = Weighing()
     with pytest.MonkeyPatch.context() as monkeypatch:
         engine.blends = Instant(monkeypatch)
-        async with open_house(folder, engine) as house, house.http(ADMIN_KEY) as http:
+        async with start_app(folder, engine) as running_app, running_app.http(ADMIN_KEY) as http:
             for seed, name in enumerate(("sql", "json")):
                 assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
-            yield house, http
+            yield running_app, http
 
 
 def order(**changes: Any) -> dict[str, Any]:
@@ -69,21 +69,24 @@ async def ended(http: httpx.AsyncClient, sweep_id: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-async def test_a_grid_has_a_front_and_a_winner_which_becomes_an_adapter(shop: tuple[House, httpx.AsyncClient]) -> None:
-    house, http = shop
-    assert isinstance(house.engine, Weighing)
-    assert house.engine.blends is not None
-    house.engine.blends.gate.clear()
+async def test_a_grid_has_a_front_and_a_winner_which_becomes_an_adapter(
+    prepared: tuple[RunningApp, httpx.AsyncClient],
+) -> None:
+    running_app, http = prepared
+    assert isinstance(running_app.engine, Weighing)
+    assert running_app.engine.blends is not None
+    running_app.engine.blends.gate.clear()
     made = await http.post("/admin/v1/sweeps", json=order(label="mix"))
     assert made.status_code == 202, made.text
     url = f"/admin/v1/sweeps/{made.json()['id']}"
+    await running_app.services.live_jobs.look()
     page = (await http.get("/metrics")).text
     waiting = [f'amalgam_jobs{{kind="sweep",state="{state}"}} 1.0' in page for state in ("queued", "running")]
     assert waiting.count(True) == 1
     early = await http.post(f"{url}:promote", json={"name": "mix"})
     assert_error(early, 409, "evaluation_state_conflict")
     assert [c["worst"] for c in (await http.get(url)).json()["candidates"]] == [None] * 3
-    house.engine.blends.gate.set()
+    running_app.engine.blends.gate.set()
     report = await ended(http, made.json()["id"])
     page = (await http.get("/metrics")).text
     assert 'amalgam_jobs_finished_total{kind="sweep",state="done"} 1' in page
@@ -97,7 +100,7 @@ async def test_a_grid_has_a_front_and_a_winner_which_becomes_an_adapter(shop: tu
     ]
     assert report["winner"] == report["candidates"][0]["target"] == 3
     assert report["candidates"][1]["point"] == {"method": "task_arithmetic", "weight:sql": 1.5, "weight:json": 1.0}
-    assert report["search"]["weights"] == SEARCH["weights"]  # type: ignore[index]
+    assert report["search"]["weights"] == SEARCH["weights"]
     singles = {c["model"]: c["mean"] for c in report["table"] if c["target"] < 2 and c["task"] == c["model"]
                and c["metric"] == TASKS[c["task"]].get("metric", "exact_match")}  # fmt: skip
     assert singles == {"sql": 1.0, "json": 1.0}
@@ -113,9 +116,9 @@ async def test_a_grid_has_a_front_and_a_winner_which_becomes_an_adapter(shop: tu
 
 
 async def test_a_random_search_is_the_same_for_a_seed_and_knows_what_methods_take(
-    shop: tuple[House, httpx.AsyncClient],
+    prepared: tuple[RunningApp, httpx.AsyncClient],
 ) -> None:
-    _, http = shop
+    _, http = prepared
     search = {
         "kind": "random",
         "trials": 6,
@@ -164,15 +167,15 @@ async def test_a_random_search_is_the_same_for_a_seed_and_knows_what_methods_tak
         ({"tasks": {"sql": {"adapter": "nosuch"}, "json": {"adapter": "json"}}}, 404, "model_not_found"),
     ],
 )  # fmt: skip
-async def test_what_is_refused_at_the_door(
-    shop: tuple[House, httpx.AsyncClient], change: dict[str, Any], status: int, code: str
+async def test_what_is_refused_before_anything_is_queued(
+    prepared: tuple[RunningApp, httpx.AsyncClient], change: dict[str, Any], status: int, code: str
 ) -> None:
-    _, http = shop
+    _, http = prepared
     assert_error(await http.post("/admin/v1/sweeps", json=order(**change)), status, code)
 
 
-async def test_an_evaluation_is_no_sweep(shop: tuple[House, httpx.AsyncClient]) -> None:
-    _, http = shop
+async def test_an_evaluation_is_no_sweep(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = prepared
     body = {"targets": ["sql"], "metrics": ["exact_match"], "items": [{"prompt": "sql 1", "reference": "right"}]}
     made = (await http.post("/admin/v1/evaluations", json=body)).json()["id"]
     assert_error(await http.get(f"/admin/v1/sweeps/{made}"), 404, "evaluation_not_found")

@@ -11,27 +11,27 @@ import httpx
 import pytest
 
 from tests.api.fake_engine import FakeEngine
-from tests.api.house import ADMIN_KEY, House, open_house, push, served, write_adapter
+from tests.support.running_app import ADMIN_KEY, RunningApp, push, served, start_app, write_adapter
 
 KEY = {"Authorization": f"Bearer {ADMIN_KEY}"}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 SLOTS = 2
-"""Of the house's engine."""
+"""Of the application's engine."""
 
 
 @asynccontextmanager
-async def open_site(folder: Path, **changes: Any) -> AsyncIterator[tuple[House, httpx.AsyncClient]]:
+async def serve_app(folder: Path, **changes: Any) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
     """Two adapters whose streams go on, and a third."""
     async with (
-        open_house(folder, FakeEngine(), **changes) as house,
-        served(house.app) as url,
+        start_app(folder, FakeEngine(), **changes) as running_app,
+        served(running_app.app) as url,
         httpx.AsyncClient(base_url=url, headers=KEY, timeout=10) as http,
         AsyncExitStack() as streams,
     ):
         for seed, name in enumerate("abc"):
             assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
-        house.engine.calls.clear()
-        house.engine.chunk_pause_s, house.engine.chunks = 0.02, 10_000
+        running_app.engine.calls.clear()
+        running_app.engine.chunk_pause_s, running_app.engine.chunks = 0.02, 10_000
         # Kept: a stream that nobody reads any more is closed.
         lines: list[AsyncIterator[str]] = []
         for name in "ab"[:SLOTS]:
@@ -39,38 +39,36 @@ async def open_site(folder: Path, **changes: Any) -> AsyncIterator[tuple[House, 
             answer = await streams.enter_async_context(http.stream("POST", "/v1/chat/completions", json=body))
             lines.append(answer.aiter_lines())
             await anext(lines[-1])
-        house.engine.chunks = 3
-        yield house, http
+        running_app.engine.chunks = 3
+        yield running_app, http
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[tuple[House, httpx.AsyncClient]]:
-    async with open_site(tmp_path) as opened:
+async def served_app(tmp_path: Path) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
+    async with serve_app(tmp_path) as opened:
         yield opened
 
 
-def waiting(house: House) -> int:
-    return sum(len(line.waiting) for line in house.services.inference._queue._lines.values())  # type: ignore[union-attr]
-
-
-async def asked(house: House, count: int) -> None:
-    async with asyncio.timeout(2):
-        while waiting(house) != count:
+async def until_waiting(http: httpx.AsyncClient, count: int) -> None:
+    """Return once so many requests wait for their turn, as operators see it."""
+    line = f"amalgam_adapter_turn_waiting_requests {count:.1f}"
+    async with asyncio.timeout(5):
+        while line not in (await http.get("/metrics")).text.splitlines():
             await asyncio.sleep(0.005)
 
 
 async def test_a_third_adapter_waits_and_neither_the_base_model_nor_its_tokens_do(
-    site: tuple[House, httpx.AsyncClient],
+    served_app: tuple[RunningApp, httpx.AsyncClient],
 ) -> None:
-    house, http = site
+    running_app, http = served_app
     third = asyncio.create_task(http.post("/v1/chat/completions", json=CHAT | {"model": "c"}))
-    await asked(house, 1)
+    await until_waiting(http, 1)
     assert (await http.post("/v1/chat/completions", json=CHAT | {"model": "tiny"})).status_code == 200
     assert (await http.post("/v1/chat/completions", json=CHAT | {"model": "a"})).status_code == 200
     assert (await http.post("/tokenize", json={"model": "c", "prompt": "hi"})).status_code == 200
     page = (await http.get("/metrics")).text
     assert "amalgam_adapter_turn_waiting_requests 1.0" in page
-    assert [body["model"] for endpoint, body in house.engine.calls if body["model"] == "c@1"] == ["c@1"]
+    assert [body["model"] for endpoint, body in running_app.engine.calls if body["model"] == "c@1"] == ["c@1"]
     third.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await third
@@ -79,38 +77,42 @@ async def test_a_third_adapter_waits_and_neither_the_base_model_nor_its_tokens_d
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages"])
 async def test_the_turn_comes_when_a_stream_ends(tmp_path: Path, path: str) -> None:
     bodies = {"/v1/completions": {"prompt": "hi"}, "/v1/messages": CHAT | {"max_tokens": 3}}
-    async with open_site(tmp_path) as (house, http):
+    async with serve_app(tmp_path) as (running_app, http):
         third = asyncio.create_task(http.post(path, json=bodies.get(path, CHAT) | {"model": "c"}))
-        await asked(house, 1)
+        await until_waiting(http, 1)
         assert not third.done()
-        house.engine.stream_failure = RuntimeError("core")
+        running_app.engine.stream_failure = RuntimeError("core")
         assert (await third).status_code == 200
-        assert waiting(house) == 0
+        await until_waiting(http, 0)
 
 
-async def test_a_client_that_leaves_while_it_waits_is_forgotten_at_once(site: tuple[House, httpx.AsyncClient]) -> None:
-    house, http = site
+async def test_a_client_that_leaves_while_it_waits_is_forgotten_at_once(
+    served_app: tuple[RunningApp, httpx.AsyncClient],
+) -> None:
+    running_app, http = served_app
     with pytest.raises(httpx.ReadTimeout):
         await http.post("/v1/chat/completions", json=CHAT | {"model": "c"}, timeout=0.1)
-    await asked(house, 0)
-    assert "c@1" not in {body["model"] for _, body in house.engine.calls}
+    await until_waiting(http, 0)
+    assert "c@1" not in {body["model"] for _, body in running_app.engine.calls}
     counted = 'amalgam_requests_total{endpoint="chat_completions",adapter="c@1",code="499"} 1.0'
     async with asyncio.timeout(2):
         while counted not in (await http.get("/metrics")).text:
             await asyncio.sleep(0.01)
 
 
-async def test_a_new_version_is_probed_in_turn(site: tuple[House, httpx.AsyncClient], tmp_path: Path) -> None:
-    house, http = site
+async def test_a_new_version_is_probed_in_turn(
+    served_app: tuple[RunningApp, httpx.AsyncClient], tmp_path: Path
+) -> None:
+    running_app, http = served_app
     made = asyncio.create_task(push(http, "d", write_adapter(tmp_path / "d", seed=9)))
-    await asked(house, 1)
-    assert "d@1" not in house.engine.probed
-    house.engine.stream_failure = RuntimeError("core")
+    await until_waiting(http, 1)
+    assert "d@1" not in running_app.engine.probed
+    running_app.engine.stream_failure = RuntimeError("core")
     assert (await made).status_code == 201
 
 
 async def test_the_wait_ends_with_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    async with open_site(tmp_path, fair_queue_wait_s=0.05) as (_, http):
+    async with serve_app(tmp_path, fair_queue_wait_s=0.05) as (_, http):
         answer = await http.post("/v1/chat/completions", json=CHAT | {"model": "c"})
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "adapter_no_turn"
@@ -118,5 +120,5 @@ async def test_the_wait_ends_with_an_error_that_says_what_to_do(tmp_path: Path) 
 
 
 async def test_switched_off_the_engine_gets_every_request_at_once(tmp_path: Path) -> None:
-    async with open_site(tmp_path, fair_queue=False) as (_, http):
+    async with serve_app(tmp_path, fair_queue=False) as (_, http):
         assert (await http.post("/v1/chat/completions", json=CHAT | {"model": "c"})).status_code == 200

@@ -1,4 +1,8 @@
-"""One real server for the whole session: `amalgam serve` in a process of its own, on the demo model, with keys."""
+"""One real server for the whole session: `amalgam serve` in a process of its own, on the demo model, with keys.
+
+It computes in bfloat16 where the processor has units for it, and in float32 elsewhere. Where exactness is the subject,
+tests ask for the exact server, which computes in float32 everywhere: the same one, or a second one.
+"""
 
 import ctypes
 import os
@@ -15,9 +19,18 @@ import httpx
 import openai
 import pytest
 
+from amalgam.engine.cpu.processor import multiplies_bfloat16
+from amalgam.settings import Settings
+
 ADMIN_KEY = "ak_test_admin-secret"
 API_KEY = "ak_test_client-secret"
 START_LIMIT_S = 300
+ROUNDING = {"float32": 1e-3, "bfloat16": 0.25}
+"""Nats by which a token's log-probability may differ between two batches that hold the same request, because products
+of another shape are summed in another order. Logits of 16 to 32 are an eighth apart in bfloat16: both the token's own
+one and those that weigh most in the sum may come out as a neighbour."""
+QUEUED = 300
+"""vLLM's own limit on the requests it knows; no test has so many at a time, so that only forgotten ones meet it."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,6 +45,13 @@ class RunningServer:
     log: list[str] = field(default_factory=list)
     stopped: bool = False
     """Whether a test has stopped it, and judged how."""
+    dtype: str = "float32"
+    """The type that its engine computes in."""
+
+    @property
+    def rounding(self) -> float:
+        """See `ROUNDING`."""
+        return ROUNDING[self.dtype]
 
     def admin(self, timeout_s: float = 120) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}, timeout=timeout_s)
@@ -62,6 +82,10 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         "AMALGAM_BLEND_BYTES": str(32 << 20),
         "AMALGAM_DRAIN_TIMEOUT_S": "20",
         "AMALGAM_ENGINE_HANG_S": "30",
+        # Who neither sends nor reads is cut off sooner than by default, so that a test need not wait for it.
+        "AMALGAM_STALL_TIMEOUT_S": "5",
+        # Of nobody; no process of the engine is to be found with it.
+        "HF_TOKEN": "hf_of_nobody_in_particular",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         # Threads that spin while they wait for each other stand still on a machine that is busy with other work.
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -85,7 +109,7 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
         assert process.stderr is not None
         for line in process.stderr:
             log.append(line)
-            found = re.search(r"Ready.*?(http://\S+)", line)
+            found = re.search(r"Ready.*?(https?://\S+)", line)
             if found:
                 url.append(found[1])
                 ready.set()
@@ -95,7 +119,9 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
     if not ready.wait(START_LIMIT_S) or not url:
         stop_server(process)
         pytest.fail("the server did not start:\n" + "".join(log[-60:]))
-    return RunningServer(process, url[0], store, sources, log)
+    # The checkpoint of the demo model is bfloat16.
+    in_bfloat16 = "float32" not in arguments and multiplies_bfloat16(Settings().engine.cpu_units)
+    return RunningServer(process, url[0], store, sources, log, dtype="bfloat16" if in_bfloat16 else "float32")
 
 
 def stop_server(process: subprocess.Popen[str]) -> int:
@@ -109,8 +135,23 @@ def stop_server(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = start_server(tmp_path_factory.mktemp("amalgam"))
+def standard_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """As `amalgam serve` starts it on this machine."""
+    yield from running_server(tmp_path_factory.mktemp("amalgam"), "--", "--max-num-queued-reqs", str(QUEUED))
+
+
+@pytest.fixture(scope="session")
+def exact_server(standard_server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One that computes in float32, so that answers in any two batches are the same but for some last bits."""
+    if standard_server.dtype == "float32":
+        yield standard_server
+    else:
+        yield from running_server(tmp_path_factory.mktemp("exact"), "--", "--dtype", "float32")
+
+
+def running_server(folder: Path, *arguments: str, **environment: str) -> Iterator[RunningServer]:
+    """Started, and judged by how it ends where no test has stopped it."""
+    running = start_server(folder, *arguments, **environment)
     yield running
     if running.stopped:
         return
@@ -119,9 +160,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture
+def server(standard_server: RunningServer) -> RunningServer:
+    """What `client`, `async_client` and `admin` talk to; a module about exactness puts the exact server here."""
+    return standard_server
+
+
+@pytest.fixture
 def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=API_KEY, max_retries=0, timeout=120) as session:
+    with openai_client(server) as session:
         yield session
+
+
+@pytest.fixture
+def exact_client(exact_server: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai_client(exact_server) as session:
+        yield session
+
+
+def openai_client(server: RunningServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=API_KEY, max_retries=0, timeout=120)
 
 
 @pytest.fixture
@@ -136,6 +193,13 @@ def admin(server: RunningServer) -> Iterator[httpx.Client]:
         yield session
 
 
+@pytest.fixture
+def exact_admin(exact_server: RunningServer) -> Iterator[httpx.Client]:
+    with exact_server.admin() as session:
+        yield session
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/e2e/" in item.path.as_posix():

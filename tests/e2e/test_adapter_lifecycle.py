@@ -18,6 +18,8 @@ from tests.adapter_factory import encode_safetensors, write_lora
 from tests.e2e.conftest import API_KEY, RunningServer
 
 PROMPT: Any = [{"role": "user", "content": "Name three colors."}]
+STREAMED = 64
+"""Tokens of a stream that others begin, and a deletion comes, while it runs: some seconds in a batch of eight."""
 
 
 @contextmanager
@@ -63,14 +65,20 @@ def stream_text(server: RunningServer, model: str) -> str:
     """A whole streamed answer; raises where the stream ends in an error."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=API_KEY, max_retries=0, timeout=120) as session:
         stream = session.chat.completions.create(
-            model=model, messages=PROMPT, max_tokens=128, temperature=0, stream=True, extra_body={"ignore_eos": True}
+            model=model,
+            messages=PROMPT,
+            max_tokens=STREAMED,
+            temperature=0,
+            stream=True,
+            extra_body={"ignore_eos": True},
         )
         return "".join(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
 
 
 def test_deleting_lets_streams_finish_frees_everything_and_never_uses_a_number_again(
-    server: RunningServer, admin: httpx.Client, client: openai.OpenAI, tmp_path: Path
+    exact_server: RunningServer, exact_admin: httpx.Client, exact_client: openai.OpenAI, tmp_path: Path
 ) -> None:
+    server, admin, client = exact_server, exact_admin, exact_client
     made = push(admin, "shortlived", write_lora(tmp_path / "one", rank=2, seed=3)).json()
     expected = stream_text(server, "shortlived")
     with ThreadPoolExecutor(8) as pool:
@@ -83,7 +91,8 @@ def test_deleting_lets_streams_finish_frees_everything_and_never_uses_a_number_a
                 logprobs(client, name)
         texts = [stream.result() for stream in streams]
     assert all(len(text) > 0 for text in texts)
-    # A batch of eight rounds differently from one request, and long answers may part there; they begin alike.
+    # A batch of eight rounds differently from one request, also in float32, and long answers may part there; they begin
+    # alike.
     assert all(text[:20] == expected[:20] for text in texts)
     assert admin.get("/admin/v1/adapters/shortlived").status_code == 404
     files = server.store / "objects" / made["digest"][:2] / made["digest"]
@@ -177,7 +186,9 @@ SPOILERS = (
 def test_bad_adapters_are_refused_while_good_traffic_runs(
     server: RunningServer, admin: httpx.Client, client: openai.OpenAI, tmp_path: Path
 ) -> None:
-    expected = logprobs(client, "sql")
+    expected, other = logprobs(client, "sql"), logprobs(client, "smollm2")
+    # What is asked for is told from the base model by more than what batches round.
+    assert expected != pytest.approx(other, abs=2 * server.rounding)
 
     def good(_: int) -> list[float]:
         return logprobs(client, "sql")
@@ -200,7 +211,8 @@ def test_bad_adapters_are_refused_while_good_traffic_runs(
         assert dry.json()["valid"] is False
         assert code in [finding["code"] for finding in dry.json()["findings"]]
     for seen in traffic:
-        assert seen == pytest.approx(expected, abs=1e-3)
+        # Four at a time are a batch now and then; `expected` was asked for alone.
+        assert seen == pytest.approx(expected, abs=server.rounding)
     assert admin.get("/admin/v1/adapters/bad").status_code == 404
 
 
@@ -241,8 +253,9 @@ def test_load_unload_pin(admin: httpx.Client) -> None:
 
 
 def test_six_times_more_adapters_than_slots_each_answers_for_itself(
-    server: RunningServer, admin: httpx.Client, client: openai.OpenAI, tmp_path: Path
+    exact_server: RunningServer, exact_admin: httpx.Client, exact_client: openai.OpenAI, tmp_path: Path
 ) -> None:
+    server, admin, client = exact_server, exact_admin, exact_client
     names = [f"many-{index}" for index in range(24)]
     for index, name in enumerate(names):
         answer = push(admin, name, write_lora(tmp_path / name, rank=2, seed=100 + index, std=0.05))
@@ -250,7 +263,7 @@ def test_six_times_more_adapters_than_slots_each_answers_for_itself(
     golden = {name: logprobs(client, name) for name in names}
     assert len({tuple(round(p, 2) for p in value) for value in golden.values()}) == len(names)
     evictions = server.metric("amalgam_adapter_evictions_total")
-    order = random.Random(7).sample(names * 2, 2 * len(names))
+    order = random.Random(7).sample(names, len(names))
     with ThreadPoolExecutor(8) as pool:
         seen = list(pool.map(lambda name: (name, logprobs(client, name)), order))
     for name, value in seen:

@@ -7,8 +7,16 @@ import httpx
 import openai
 import pytest
 
+from tests.e2e.conftest import RunningServer
+
 CHAT = [{"role": "user", "content": "Say the word blue."}]
 BLEND = "sql + 0.3125*json"
+
+
+@pytest.fixture
+def server(exact_server: RunningServer) -> RunningServer:
+    """An evaluation's calls share batches, and what clients are told is asked for alone."""
+    return exact_server
 
 
 def ended(admin: httpx.Client, evaluation_id: str) -> dict[str, Any]:

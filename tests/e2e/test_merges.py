@@ -6,6 +6,7 @@ import httpx
 import openai
 import pytest
 
+from amalgam_demo.tasks import generate
 from tests.adapter_factory import write_lora
 from tests.e2e.test_adapter_lifecycle import logprobs, push
 
@@ -105,6 +106,30 @@ def test_a_plan_builds_nothing(admin: httpx.Client) -> None:
     assert (forecast["is_complete"], len(forecast["modules"])) == (True, 210)
     assert forecast["overall"]["inputs"] == ["code@1", "json@1", "sql@1"]
     assert admin.get("/admin/v1/adapters/planned").status_code == 404
+
+
+def test_what_a_merge_keeps_is_measured_before_it_is_published(admin: httpx.Client) -> None:
+    prompts = {task: [item.prompt for item in generate(task, "dev", 3, seed=1)] for task in ("sql", "json")}
+    probe = {"prompts": prompts, "max_tokens": 32}
+    alone = merge(admin, "same-sql", "sql - 0.001*json", probe={"prompts": {"sql": prompts["sql"]}, "max_tokens": 32})
+    assert alone.status_code == 201, alone.text
+    own = alone.json()["lineage"]["kept"]["inputs"]["sql@1"]
+    # What it reads in one batch it wrote in another: a token or two may come out otherwise, an answer too.
+    assert (own["prompts"], own["agreement"]) == (3, pytest.approx(1, abs=0.05))
+    assert own["likelihood"] == pytest.approx(1, abs=0.05)
+    lost = merge(admin, "lost-json", "sql + 0.05*json", probe=probe)
+    assert lost.status_code == 201, lost.text
+    kept = lost.json()["lineage"]["kept"]["inputs"]
+    assert kept["json@1"]["alike"] < kept["sql@1"]["alike"]
+    assert [text.startswith("skill_lost") and "json@1" in text for text in lost.json()["warnings"]] == [True]
+    refused = merge(admin, "never-json", "sql + 0.05*json", probe=probe, require={"kept": 0.95})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "kept_too_low")
+    assert admin.get("/admin/v1/adapters/never-json").status_code == 404
+    plan = admin.post(
+        "/admin/v1/merges:plan", params={"diagnostics": "false"},
+        json={"name": "planned", "expression": "sql + 0.05*json", "probe": probe},
+    ).json()  # fmt: skip
+    assert plan["kept"]["inputs"]["json@1"]["agreement"] == pytest.approx(kept["json@1"]["agreement"], abs=0.15)
 
 
 def test_a_merge_asked_for_again_under_its_key_is_answered_again(admin: httpx.Client) -> None:

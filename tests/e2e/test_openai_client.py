@@ -181,7 +181,7 @@ def test_an_unknown_model_is_a_404_with_near_names(client: openai.OpenAI) -> Non
         ("max_tokens", 0),
         ("logit_bias", {"x": 1}),
         ("chat_template", "{{ 1 }}"),
-        ("kv_transfer_params", {}),
+        ("kv_transfer_params", {"a": 1}),
         ("cache_salt", "a"),
         ("top_logprobs", 50),
         ("stop", ["x"] * 99),

@@ -7,7 +7,8 @@ import httpx
 import openai
 import pytest
 
-from amalgam.demo.tasks import generate
+from amalgam_demo.tasks import generate
+from tests.e2e.conftest import RunningServer
 from tests.e2e.test_adapter_lifecycle import logprobs
 from tests.e2e.test_evaluations import ended
 
@@ -20,6 +21,12 @@ ITEMS = [
     for item in generate(task, "dev", 1, seed=1)
 ]
 WEIGHTS = {"sql": [0.375, 0.75, 1.0], "json": [0.625]}
+
+
+@pytest.fixture
+def server(exact_server: RunningServer) -> RunningServer:
+    """A sweep's calls share batches, and what its winner answers is asked for alone."""
+    return exact_server
 
 
 def means(report: dict[str, Any], target: int) -> dict[str, float]:

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import amalgam.exporter
+import amalgam.workers.exporter
 from amalgam.cli.worker import worker
+from amalgam.store.checkpoint_writer import write_checkpoint
 from amalgam.store.export_folders import ExportFolders
 
 FILE = Path(sys.argv[1])
-write_checkpoint = amalgam.exporter.write_checkpoint
 publish = ExportFolders.publish
 
 
@@ -39,6 +39,6 @@ def named(self: Any, staging: Any, name: str) -> None:
         wait(lambda: False)
 
 
-amalgam.exporter.write_checkpoint = follow  # type: ignore[attr-defined]
+vars(amalgam.workers.exporter)["write_checkpoint"] = follow
 ExportFolders.publish = named  # type: ignore[method-assign]
 worker()

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-import amalgam.worker
+import amalgam.workers.merge_build
 from amalgam.cli.worker import worker
 from amalgam.merge import run
+from amalgam.merge.build import build_adapter
+from amalgam.merge.spaces import merge_stack
 from amalgam.store.tensor_files import FolderSink
 
 FILE = Path(sys.argv[1])
-build_adapter = amalgam.worker.build_adapter
-merge_stack = run.merge_stack
 
 
 class Poisoned(FolderSink):
@@ -51,14 +51,14 @@ def follow(recipe: Any, sources: Any, sink: Any, options: Any, *, is_cancelled: 
 
     if plan.get("exhaust"):
         torch.empty(1 << 60, dtype=torch.uint8)
-    run.merge_stack = poisoned if plan.get("poison") is True else merge_stack  # type: ignore[attr-defined]
+    vars(run)["merge_stack"] = poisoned if plan.get("poison") is True else merge_stack
     if plan.get("poison") == "file":
         sink = Poisoned(sink.folder)
     return build_adapter(recipe, sources, sink, options, on_progress=progress, is_cancelled=is_cancelled)
 
 
 # It is started again and again, on a machine that runs tests.
-os.nice = lambda increment: 0  # type: ignore[assignment]
-amalgam.worker.build_adapter = follow  # type: ignore[attr-defined]
+os.nice = lambda increment: 0
+vars(amalgam.workers.merge_build)["build_adapter"] = follow
 run._BATCH_BYTES = 1  # type: ignore[misc]
 worker()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.registry.idempotency import IdempotencyRegistry
-from tests.api.house import ADMIN_KEY, open_house, push
+from tests.support.running_app import ADMIN_KEY, push, start_app
 
 
 async def die(*_: Any) -> None:
@@ -16,8 +16,8 @@ async def die(*_: Any) -> None:
 
 
 async def main(folder: Path, adapter: Path, key: str) -> None:
-    IdempotencyRegistry.finish = die  # type: ignore[method-assign]
-    async with open_house(folder) as house, house.http(ADMIN_KEY) as http:
+    IdempotencyRegistry.finish = die  # type: ignore[method-assign, assignment]
+    async with start_app(folder) as running_app, running_app.http(ADMIN_KEY) as http:
         http.headers["Idempotency-Key"] = key
         await push(http, "sql", adapter, set_default="false")
 

@@ -21,8 +21,8 @@ from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.services import idempotency
-from tests.api.house import ADMIN_KEY, assert_error, open_house, push, served, write_adapter
 from tests.registry_fixtures import FakeClock, draft
+from tests.support.running_app import ADMIN_KEY, assert_error, push, served, start_app, write_adapter
 
 VICTIM = Path(__file__).with_name("server_victim.py")
 KEY = {"Idempotency-Key": "4711"}
@@ -30,21 +30,21 @@ KEY = {"Idempotency-Key": "4711"}
 
 async def test_32_at_once_are_one(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", seed=3)
-    async with open_house(tmp_path / "house") as house, served(house.app) as url:
+    async with start_app(tmp_path / "running_app") as running_app, served(running_app.app) as url:
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"} | KEY
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
             answers = await asyncio.gather(*(push(http, "sql", adapter, set_default="false") for _ in range(32)))
         assert {answer.status_code for answer in answers} == {201}, [answer.text for answer in answers]
         assert len({answer.content for answer in answers}) == 1
         assert sorted(answer.headers.get("idempotency-replayed", "") for answer in answers) == [""] + ["true"] * 31
-        assert house.engine.probed == ["sql@1"]
-        assert [version.number for version in (await house.services.adapters.get("sql")).versions] == [1]
-        assert house.staged() == []
+        assert running_app.engine.probed == ["sql@1"]
+        assert [version.number for version in (await running_app.services.adapters.get("sql")).versions] == [1]
+        assert running_app.staged() == []
 
 
 async def test_a_key_of_another_request(tmp_path: Path) -> None:
     one, other = write_adapter(tmp_path / "one", seed=1), write_adapter(tmp_path / "other", seed=2)
-    async with open_house(tmp_path / "house") as house, house.http(ADMIN_KEY) as http:
+    async with start_app(tmp_path / "running_app") as running_app, running_app.http(ADMIN_KEY) as http:
         http.headers.update(KEY)
         first = await push(http, "sql", one)
         assert first.status_code == 201
@@ -52,9 +52,9 @@ async def test_a_key_of_another_request(tmp_path: Path) -> None:
         assert_error(await push(http, "sqm", one), 422, "idempotency_key_reused")
         assert_error(await http.post("/admin/v1/adapters/sql:load"), 422, "idempotency_key_reused")
         assert (await push(http, "sql", one)).headers["idempotency-replayed"] == "true"
-        assert [version.number for version in (await house.services.adapters.get("sql")).versions] == [1]
+        assert [version.number for version in (await running_app.services.adapters.get("sql")).versions] == [1]
     # A restart forgets no key.
-    async with open_house(tmp_path / "house") as house, house.http(ADMIN_KEY) as http:
+    async with start_app(tmp_path / "running_app") as running_app, running_app.http(ADMIN_KEY) as http:
         http.headers.update(KEY)
         assert_error(await push(http, "sql", other), 422, "idempotency_key_reused")
         assert (await push(http, "sql", one)).content == first.content
@@ -62,31 +62,31 @@ async def test_a_key_of_another_request(tmp_path: Path) -> None:
 
 async def test_killed_between_the_effect_and_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The version is there, unknown to its caller; the retry finds it, proves it, and makes no second one."""
-    adapter, folder = write_adapter(tmp_path / "adapter", seed=5), tmp_path / "house"
+    adapter, folder = write_adapter(tmp_path / "adapter", seed=5), tmp_path / "running_app"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     victim = await asyncio.create_subprocess_exec(
         sys.executable, str(VICTIM), str(folder), str(adapter), KEY["Idempotency-Key"], env=environment
     )
     assert await asyncio.wait_for(victim.wait(), 60) == -signal.SIGKILL
     monkeypatch.setattr(idempotency, "_WAIT_S", 0.1)
-    async with open_house(folder) as house, house.http(ADMIN_KEY) as http:
+    async with start_app(folder) as running_app, running_app.http(ADMIN_KEY) as http:
         http.headers.update(KEY)
-        left = (await house.services.adapters.get("sql")).versions
+        left = (await running_app.services.adapters.get("sql")).versions
         assert [version.number for version in left] == [1]
         # Its holder may be alive for all that anyone knows, until its lease ends.
         early = await push(http, "sql", adapter, set_default="false")
         assert_error(early, 409, "idempotency_in_progress")
         assert early.headers["retry-after"] == "1"
         assert "x-should-retry" not in early.headers
-        async with house.services.idempotency._registry._database.write() as connection:
+        async with running_app.services.idempotency._registry._database.write() as connection:
             await connection.exec_driver_sql("UPDATE idempotency_keys SET lease_expires_at = '2020-01-01 00:00:00'")
         retried = await push(http, "sql", adapter, set_default="false")
         assert (retried.status_code, retried.json()["model"]) == (201, "sql@1")
-        assert house.engine.probed == ["sql@1"]
+        assert running_app.engine.probed == ["sql@1"]
         again = await push(http, "sql", adapter, set_default="false")
         assert (again.content, again.headers["idempotency-replayed"]) == (retried.content, "true")
-        assert (await house.services.adapters.get("sql")).versions == left
-        assert house.staged() == []
+        assert (await running_app.services.adapters.get("sql")).versions == left
+        assert running_app.staged() == []
         # Another request with these very bytes makes another version: only the key made the two one.
         http.headers["Idempotency-Key"] = "0815"
         assert (await push(http, "sql", adapter, set_default="false")).json()["model"] == "sql@2"

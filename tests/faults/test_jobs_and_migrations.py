@@ -34,7 +34,9 @@ async def test_a_killed_worker_leaves_one_result(step: str, nth: int, world: Wor
     left = await world.jobs.get(job.id)
     if step == "registry.committed":
         assert left.state == "built"
-        await world.jobs.publish(job.id)
+        claimed = await world.jobs.claim_built("server", lease_s=30)
+        assert claimed is not None
+        await world.jobs.publish(job.id, claimed.fencing_token)
     elif (step, nth) == ("registry.written", 1):
         assert left == job
         assert victims.run("work", **world.plan).value == 1

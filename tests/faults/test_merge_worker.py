@@ -22,21 +22,23 @@ from typing import Any
 import httpx
 import pytest
 
-import amalgam.app
+from amalgam.domain.clock import utc_now
 from amalgam.services import worker_link
 from amalgam.services.retention import Retention
-from tests.api.house import ADMIN_KEY, House, assert_error, open_house, push, write_adapter
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
+
+pytestmark = pytest.mark.alone
 
 VICTIM = Path(__file__).with_name("merge_victim.py")
 MODULES = 14
 """Of the tiny base: seven in each of two layers."""
 
 
-class Shop:
-    """A house whose worker does what it is told, and the words to tell it."""
+class SteeredApp:
+    """An application whose worker does what it is told, and how to tell it."""
 
-    def __init__(self, house: House, http: httpx.AsyncClient, plan: Path) -> None:
-        self.house, self.http, self._plan = house, http, plan
+    def __init__(self, running_app: RunningApp, http: httpx.AsyncClient, plan: Path) -> None:
+        self.running_app, self.http, self._plan = running_app, http, plan
         self._paused = plan.with_suffix(".paused")
 
     def tell(self, **plan: Any) -> None:
@@ -60,19 +62,19 @@ class Shop:
         return dict((await self.http.get(f"/admin/v1/jobs/{job_id}")).json())
 
     async def ended(self, job_id: str) -> dict[str, Any]:
-        await self.house.services.merges.wait(job_id, 60)
+        await self.running_app.services.merges.wait(job_id, 60)
         return await self.job(job_id)
 
     def signal(self, number: signal.Signals) -> None:
-        """Only ever to the worker that this very house started."""
-        pid = self.house.services.worker.pid
+        """Only ever to the worker that this very application started."""
+        pid = self.running_app.services.worker.pid
         assert pid is not None
         os.kill(pid, number)
 
     async def die_while_asked(self) -> None:
         """Kill the worker under a question: it is answered at once, and plans that need no worker go on."""
         asked = asyncio.create_task(self.http.post("/admin/v1/merges:plan", json=PLAN))
-        while not self.house.services.worker._asked:
+        while not self.running_app.services.worker.unanswered:
             await asyncio.sleep(0)
         self.signal(signal.SIGKILL)
         refused = await asked
@@ -83,11 +85,11 @@ class Shop:
 
     async def assert_whole(self) -> None:
         """Rows and files agree, nothing is staged, no lease is held."""
-        services = self.house.services
+        services = self.running_app.services
         registry, store = services.adapters._registry, services.adapters._store
-        await Retention(registry, store, lambda: amalgam.app.utc_now()).sweep(grace_s=0)
+        await Retention(registry, store, utc_now).sweep(grace_s=0)
         assert store.digests() == await registry.digests_in_use()
-        assert self.house.staged() == []
+        assert self.running_app.staged() == []
         assert set((await services.merges.count_live()).values()) == {0}
         for version in (await registry.load_catalog()).versions:
             store.verify(version.digest)
@@ -97,84 +99,86 @@ PLAN = {"name": "planned", "expression": "one - 0.5*two"}
 
 
 @pytest.fixture(scope="module")
-async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
-    folder = tmp_path_factory.mktemp("shop")
+async def steered(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SteeredApp]:
+    folder = tmp_path_factory.mktemp("steered")
     plan = folder / "plan.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amalgam.app, "_worker_command", lambda: (sys.executable, str(VICTIM), str(plan)))
         patch.setattr(worker_link, "_RESTART_PAUSE_S", 0.01)
         # The worker reads what it inherits.
         patch.setenv("AMALGAM_JOB_LEASE_S", "3")
         patch.setenv("AMALGAM_JOB_MAX_ATTEMPTS", "4")
-        async with open_house(folder, worker=True) as house, house.http(ADMIN_KEY) as http:
+        async with (
+            start_app(folder, worker=(sys.executable, str(VICTIM), str(plan))) as running_app,
+            running_app.http(ADMIN_KEY) as http,
+        ):
             for seed, name in enumerate(("one", "two")):
                 made = await push(http, name, write_adapter(folder / name, seed=seed))
                 assert made.status_code == 201, made.text
-            yield Shop(house, http, plan)
+            yield SteeredApp(running_app, http, plan)
 
 
 @pytest.fixture(autouse=True)
-async def left_whole(shop: Shop) -> AsyncIterator[None]:
+async def left_whole(steered: SteeredApp) -> AsyncIterator[None]:
     yield
-    shop.go_on()
-    await shop.assert_whole()
+    steered.go_on()
+    await steered.assert_whole()
 
 
-async def test_killed_at_10_50_and_90_percent(shop: Shop) -> None:
+async def test_killed_at_10_50_and_90_percent(steered: SteeredApp) -> None:
     """One job, killed three times: each time it is taken up at once, and the fourth start makes one version."""
-    restarts = shop.house.services.worker.restarts
+    restarts = steered.running_app.services.worker.restarts
     job_id = None
     for attempt, done in enumerate((1, 7, 13), start=1):
-        shop.tell(pause_at=done)
+        steered.tell(pause_at=done)
         if job_id is None:
-            job_id = await shop.submit("killed")
-        await shop.until_paused()
-        running = await shop.job(job_id)
+            job_id = await steered.submit("killed")
+        await steered.until_paused()
+        running = await steered.job(job_id)
         assert (running["state"], running["attempts"]) == ("running", attempt)
-        assert shop.house.staged() != []
-        assert (await shop.http.get("/admin/v1/adapters/killed")).status_code == 404
+        assert steered.running_app.staged() != []
+        assert (await steered.http.get("/admin/v1/adapters/killed")).status_code == 404
         if attempt == 1:
-            await shop.die_while_asked()
+            await steered.die_while_asked()
         else:
-            shop.signal(signal.SIGKILL)
-    shop.go_on()
-    done_job = await shop.ended(job_id or "")
+            steered.signal(signal.SIGKILL)
+    steered.go_on()
+    done_job = await steered.ended(job_id or "")
     assert (done_job["state"], done_job["version"], done_job["attempts"]) == ("published", "killed@1", 4)
-    assert shop.house.services.worker.restarts == restarts + 3
+    assert steered.running_app.services.worker.restarts == restarts + 3
     assert {"queue", "read", "merge", "write", "register", "probe"} <= done_job["timings_s"].keys()
-    versions = (await shop.http.get("/admin/v1/adapters/killed")).json()["versions"]
+    versions = (await steered.http.get("/admin/v1/adapters/killed")).json()["versions"]
     assert [version["model"] for version in versions] == ["killed@1"]
 
 
-async def test_a_worker_that_stands_still_is_replaced(shop: Shop) -> None:
+async def test_a_worker_that_stands_still_is_replaced(steered: SteeredApp) -> None:
     """Its lease runs out, the server ends it, and the next one finishes the job."""
-    shop.tell(pause_at=5)
-    job_id = await shop.submit("stopped")
-    await shop.until_paused()
-    first = shop.house.services.worker.pid
-    shop.signal(signal.SIGSTOP)
-    shop.go_on()
-    done = await shop.ended(job_id)
+    steered.tell(pause_at=5)
+    job_id = await steered.submit("stopped")
+    await steered.until_paused()
+    first = steered.running_app.services.worker.pid
+    steered.signal(signal.SIGSTOP)
+    steered.go_on()
+    done = await steered.ended(job_id)
     assert (done["state"], done["attempts"]) == ("published", 2)
-    assert shop.house.services.worker.pid not in (first, None)
+    assert steered.running_app.services.worker.pid not in (first, None)
 
 
-async def test_progress_comes_while_it_is_made(shop: Shop) -> None:
+async def test_progress_comes_while_it_is_made(steered: SteeredApp) -> None:
     """What the events say of a merge that is under way, and of its end."""
-    shop.tell(pause_at=9)
-    job_id = await shop.submit("watched", "0.25*one + two")
+    steered.tell(pause_at=9)
+    job_id = await steered.submit("watched", "0.25*one + two")
     seen: list[tuple[str, dict[str, Any]]] = []
-    feed = shop.house.services.merges.feed
+    feed = steered.running_app.services.merges.feed
     async with asyncio.timeout(60):
         async for event in feed.follow(job_id):
             if event is None:
                 continue
             seen.append((event.kind, {"state": event.job.state, "progress": event.progress}))
             if event.progress is not None and event.progress.modules_done == 9:
-                shop.go_on()
+                steered.go_on()
     states = [said["state"] for kind, said in seen if kind == "state"]
     assert states[-1] == "published"
-    assert states == sorted(states, key=["queued", "running", "built", "published"].index)
+    assert states == sorted(states, key=["queued", "running", "built", "publishing", "published"].index)
     counts = [said["progress"].modules_done for kind, said in seen if kind == "progress"]
     assert 9 in counts
     assert counts == sorted(set(counts))
@@ -182,15 +186,15 @@ async def test_progress_comes_while_it_is_made(shop: Shop) -> None:
     assert feed.listeners == 0
 
 
-async def test_a_plan_says_everything_and_writes_nothing_while_a_merge_is_at_work(shop: Shop) -> None:
-    shop.tell(pause_at=2)
-    job_id = await shop.submit("busy")
-    await shop.until_paused()
-    staged, digests = shop.house.staged(), shop.house.services.adapters._store.digests()
-    asked = [shop.http.post("/admin/v1/merges:plan", json=PLAN) for _ in range(3)]
+async def test_a_plan_says_everything_and_writes_nothing_while_a_merge_is_at_work(steered: SteeredApp) -> None:
+    steered.tell(pause_at=2)
+    job_id = await steered.submit("busy")
+    await steered.until_paused()
+    staged, digests = steered.running_app.staged(), steered.running_app.services.adapters._store.digests()
+    asked = [steered.http.post("/admin/v1/merges:plan", json=PLAN) for _ in range(3)]
     plans = [answer.json() for answer in await asyncio.gather(*asked)]
-    assert (shop.house.staged(), shop.house.services.adapters._store.digests()) == (staged, digests)
-    assert (await shop.job(job_id))["state"] == "running"
+    assert (steered.running_app.staged(), steered.running_app.services.adapters._store.digests()) == (staged, digests)
+    assert (await steered.job(job_id))["state"] == "running"
     plan = plans[0]
     forecast = plan["forecast"]
     assert (plan["rank"], plan["modules"], forecast["modules_seen"], forecast["is_complete"]) == (4, 14, MODULES, True)
@@ -205,22 +209,22 @@ async def test_a_plan_says_everything_and_writes_nothing_while_a_merge_is_at_wor
     assert given["sign_conflict"][0][0] == 0
     assert 0.2 < given["sign_conflict"][0][1] < 0.8
     assert {"retention", "inside", "energy_kept", "spectrum"} <= result.keys()
-    shop.go_on()
-    assert (await shop.ended(job_id))["state"] == "published"
-    assert (await shop.http.get("/admin/v1/adapters/planned")).status_code == 404
+    steered.go_on()
+    assert (await steered.ended(job_id))["state"] == "published"
+    assert (await steered.http.get("/admin/v1/adapters/planned")).status_code == 404
 
 
-async def test_lineage_goes_through_merges_and_deletions_and_can_be_proved(shop: Shop) -> None:
-    made = await shop.ended(await shop.submit("inner", "one + 0.625*two"))
+async def test_lineage_goes_through_merges_and_deletions_and_can_be_proved(steered: SteeredApp) -> None:
+    made = await steered.ended(await steered.submit("inner", "one + 0.625*two"))
     assert made["version"] == "inner@1"
-    made = await shop.ended(await shop.submit("outer", "ties(inner, two, 0.25*one; density=0.5)"))
+    made = await steered.ended(await steered.submit("outer", "ties(inner, two, 0.25*one; density=0.5)"))
     assert made["version"] == "outer@1"
     path = "/admin/v1/adapters/outer/versions/1"
-    rebuilt = (await shop.http.post(f"{path}:rebuild")).json()
-    stored = (await shop.http.get(path)).json()["digest"]
+    rebuilt = (await steered.http.post(f"{path}:rebuild")).json()
+    stored = (await steered.http.get(path)).json()["digest"]
     assert (rebuilt["identical"], rebuilt["digest"], rebuilt["rebuilt_digest"]) == (True, stored, stored)
-    assert (await shop.http.delete("/admin/v1/adapters/inner")).status_code == 200
-    graph = (await shop.http.get(f"{path}/lineage")).json()
+    assert (await steered.http.delete("/admin/v1/adapters/inner")).status_code == 200
+    graph = (await steered.http.get(f"{path}/lineage")).json()
     assert [(node["model"], node["deleted"]) for node in graph["nodes"]] == [
         ("outer@1", False),
         ("inner@1", True),
@@ -236,44 +240,44 @@ async def test_lineage_goes_through_merges_and_deletions_and_can_be_proved(shop:
     }
     assert graph["nodes"][0]["recipe"]["parameters"]["density"] == 0.5
     assert graph["nodes"][2]["recipe"] is None
-    services = shop.house.services
+    services = steered.running_app.services
     # Of a deleted input the files stay until they are swept; then nothing can be proved any more.
-    await Retention(services.adapters._registry, services.adapters._store, amalgam.app.utc_now).sweep(grace_s=0)
-    assert_error(await shop.http.post(f"{path}:rebuild"), 409, "not_rebuildable")
-    assert_error(await shop.http.post("/admin/v1/adapters/one/versions/1:rebuild"), 409, "not_rebuildable")
-    assert (await shop.http.get(f"{path}/lineage")).json() == graph
-    assert_error(await shop.http.get("/admin/v1/adapters/one/versions/9/lineage"), 404, "version_not_found")
+    await Retention(services.adapters._registry, services.adapters._store, utc_now).sweep(grace_s=0)
+    assert_error(await steered.http.post(f"{path}:rebuild"), 409, "not_rebuildable")
+    assert_error(await steered.http.post("/admin/v1/adapters/one/versions/1:rebuild"), 409, "not_rebuildable")
+    assert (await steered.http.get(f"{path}/lineage")).json() == graph
+    assert_error(await steered.http.get("/admin/v1/adapters/one/versions/9/lineage"), 404, "version_not_found")
 
 
-async def test_a_merge_without_memory_says_so(shop: Shop) -> None:
-    pid = shop.house.services.worker.pid
-    shop.tell(exhaust=True)
-    job = await shop.ended(await shop.submit("huge"))
+async def test_a_merge_without_memory_says_so(steered: SteeredApp) -> None:
+    pid = steered.running_app.services.worker.pid
+    steered.tell(exhaust=True)
+    job = await steered.ended(await steered.submit("huge"))
     assert (job["state"], job["error"]["code"], job["version"]) == ("failed", "out_of_memory", None)
-    assert shop.house.services.worker.pid == pid
+    assert steered.running_app.services.worker.pid == pid
 
 
-async def test_a_cancelled_merge_frees_the_worker(shop: Shop) -> None:
-    shop.tell(pause_at=3)
-    job_id = await shop.submit("unwanted")
-    await shop.until_paused()
-    answer = await shop.http.post(f"/admin/v1/jobs/{job_id}:cancel")
+async def test_a_cancelled_merge_frees_the_worker(steered: SteeredApp) -> None:
+    steered.tell(pause_at=3)
+    job_id = await steered.submit("unwanted")
+    await steered.until_paused()
+    answer = await steered.http.post(f"/admin/v1/jobs/{job_id}:cancel")
     assert answer.json()["state"] == "cancelled"
     began = time.monotonic()
     # The same file would stop the next one too, if this one did not leave.
-    next_id = await shop.submit("wanted")
-    shop._paused.unlink()
-    await shop.until_paused()
+    next_id = await steered.submit("wanted")
+    steered._paused.unlink()
+    await steered.until_paused()
     assert time.monotonic() - began < 10
-    shop.go_on()
-    assert (await shop.ended(next_id))["state"] == "published"
-    assert (await shop.job(job_id))["state"] == "cancelled"
-    assert (await shop.http.get("/admin/v1/adapters/unwanted")).status_code == 404
+    steered.go_on()
+    assert (await steered.ended(next_id))["state"] == "published"
+    assert (await steered.job(job_id))["state"] == "cancelled"
+    assert (await steered.http.get("/admin/v1/adapters/unwanted")).status_code == 404
 
 
 @pytest.mark.parametrize("poison", [True, "file"], ids=["seen in the result", "seen in the file"])
-async def test_nan_is_never_published(shop: Shop, poison: Any) -> None:
-    shop.tell(poison=poison)
-    job = await shop.ended(await shop.submit("nan"))
+async def test_nan_is_never_published(steered: SteeredApp, poison: Any) -> None:
+    steered.tell(poison=poison)
+    job = await steered.ended(await steered.submit("nan"))
     assert (job["state"], job["error"]["code"], job["version"]) == ("failed", "non_finite", None)
-    assert (await shop.http.get("/admin/v1/adapters/nan")).status_code == 404
+    assert (await steered.http.get("/admin/v1/adapters/nan")).status_code == 404

@@ -167,7 +167,8 @@ async def test_damage_is_found_and_mended(damage: str, world: World) -> None:
     if damage == "flip":
         content[len(content) // 2] ^= 0x10
     if damage != "remove":
-        path.write_bytes({"flip": content, "truncate": content[:-1], "empty": b""}[damage])
+        damaged: dict[str, bytes] = {"flip": bytes(content), "truncate": bytes(content[:-1]), "empty": b""}
+        path.write_bytes(damaged[damage])
     with pytest.raises(ArtifactDamaged):
         world.store.verify(version.digest)
     again = store_adapter(world.store, 1)

@@ -101,7 +101,9 @@ async def work(plan: Plan) -> Any:
         version = await jobs.finish_built(
             job.id, job.fencing_token, draft(job.name, stored, source="merge", recipe_digest=job.recipe_digest)
         )
-        await jobs.publish(job.id)
+        claimed = await jobs.claim_built("server", lease_s=30)
+        assert claimed is not None
+        await jobs.publish(job.id, claimed.fencing_token)
         return version.number
 
 

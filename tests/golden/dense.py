@@ -1,6 +1,9 @@
 """The methods written a second time, densely and in float64: slow, plain, and independent of the code under test."""
 
+import functools
 import math
+import operator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -38,7 +41,8 @@ def uniforms(shape: tuple[int, int], seed: int, adapter_id: int, tensor_id: int)
         np.full_like(block, adapter_id), np.full_like(block, tensor_id),
     ])  # fmt: skip
     drawn = philox_numpy(counter, (seed & 0xFFFFFFFF, seed >> 32))
-    return drawn[(element & np.uint64(3)).astype(int), np.arange(element.size)].reshape(shape)
+    words: np.ndarray = drawn[(element & np.uint64(3)).astype(int), np.arange(element.size)].reshape(shape)
+    return words
 
 
 def drop(x: Tensor, density: float, drawn: np.ndarray) -> Tensor:
@@ -72,12 +76,23 @@ def sce(xs: list[Tensor], weights: list[float], density: float, lam: float = 1.0
     gate = spread >= spread.flatten().sort(descending=True).values[k - 1]
     xs = [x * gate for x in xs]
     energies = [float(x.square().mean()) for x in xs]
-    return elect(xs, [w * e / sum(energies) for w, e in zip(weights, energies, strict=True)], lam)
+    shares = [abs(w) * e / sum(energies) for w, e in zip(weights, energies, strict=True)]
+    turned = [x if w >= 0 else -x for w, x in zip(weights, xs, strict=True)]
+    sign = torch.where(summed(turned) >= 0, 1.0, -1.0)
+    mass = summed(share * (x.sign() == sign) for share, x in zip(shares, turned, strict=True))
+    total = summed(share * x * (x.sign() == sign) for share, x in zip(shares, turned, strict=True))
+    return torch.where(mass > 0, lam * total / mass.clamp_min(1e-300), 0.0)
+
+
+def summed(terms: Iterable[Tensor]) -> Tensor:
+    """At least one term; in the order they come."""
+    return functools.reduce(operator.add, terms)
 
 
 def best_rank(x: Tensor, rank: int) -> Tensor:
     U, S, V = torch.linalg.svd(x, full_matrices=False)
-    return (U[:, :rank] * S[:rank]) @ V[:rank]
+    best: Tensor = (U[:, :rank] * S[:rank]) @ V[:rank]
+    return best
 
 
 def knots(deltas: list[Tensor], rank: int) -> tuple[Tensor, list[Tensor]]:
@@ -103,7 +118,8 @@ def core(deltas: list[Tensor], ranks: list[int]) -> tuple[Tensor, Tensor, list[T
 def polar(x: Tensor) -> Tensor:
     U, S, V = torch.linalg.svd(x, full_matrices=False)
     keep = 1e-6 * S.max() < S
-    return U[:, keep] @ V[keep]
+    rotation: Tensor = U[:, keep] @ V[keep]
+    return rotation
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -114,7 +130,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def karcher(xs: list[Tensor], shares: list[float], iterations: int) -> Tensor:
     units = [x / x.norm() for x in xs]
-    at = sum(s * u for s, u in zip(shares, units, strict=True))
+    at = summed(s * u for s, u in zip(shares, units, strict=True))
     at = at / at.norm()
     for _ in range(iterations):
         tangent = torch.zeros_like(at)
@@ -126,4 +142,6 @@ def karcher(xs: list[Tensor], shares: list[float], iterations: int) -> Tensor:
         step = float(tangent.norm())
         if step > 0:
             at = math.cos(step) * at + math.sin(step) / step * tangent
-    return at * sum(s * float(x.norm()) for s, x in zip(shares, xs, strict=True))
+    size = sum(s * float(x.norm()) for s, x in zip(shares, xs, strict=True))
+    mean: Tensor = at * size
+    return mean

@@ -1,10 +1,17 @@
 """Other kinds of adapter as factors: equal to the deltas PEFT computes, module by module."""
 
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
+from amalgam.__main__ import app as cli
 from amalgam.cli.recipe_options import open_inputs
 from amalgam.errors.adapters import BaseModelUnreadable, InvalidAdapter
 from amalgam.errors.merging import NonFinite, UnsupportedFormat
@@ -28,7 +35,7 @@ KINDS = {"adalora": "AdaLoraConfig", "loha": "LoHaConfig", "lokr": "LoKrConfig",
 
 
 @pytest.fixture(scope="module")
-def adapters(tmp_path_factory):
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Folder and PEFT's own deltas by kind."""
     root, found = tmp_path_factory.mktemp("kinds"), {}
     for name, options in CONFIGS.items():
@@ -50,7 +57,7 @@ def adapters(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_factors_are_pefts_delta(adapters, name):
+def test_factors_are_pefts_delta(adapters: Any, name: Any) -> None:
     folder, deltas = adapters[name]
     source = convert("x", *read_all(folder))
     assert set(source.header.modules) == set(deltas)
@@ -60,7 +67,7 @@ def test_factors_are_pefts_delta(adapters, name):
         assert float((found - delta).norm() / delta.norm()) < 1e-6, module
 
 
-def test_the_command_line_merges_kinds(adapters, tmp_path):
+def test_the_command_line_merges_kinds(adapters: Any, tmp_path: Path) -> None:
     from amalgam.cli.merge import app
 
     expression = f"{adapters['loha'][0]} + 0.5*{adapters['adalora'][0]}"
@@ -68,7 +75,7 @@ def test_the_command_line_merges_kinds(adapters, tmp_path):
     assert done.exit_code == 0, done.output
 
 
-def test_what_no_factors_express_is_refused(adapters):
+def test_what_no_factors_express_is_refused(adapters: Any) -> None:
     folder, _ = adapters["loha"]
     config, tensors, digest = read_all(folder)
     for wrong in ({"peft_type": "IA3"}, {"peft_type": "BOFT"}, {}):
@@ -81,14 +88,67 @@ def test_what_no_factors_express_is_refused(adapters):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("base")
     tiny_llama().save_pretrained(folder)
     return folder
 
 
+@pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig"])
+def test_patterns_of_rank_and_alpha_count_in_every_kind_that_has_them(kind: str, tmp_path: Path) -> None:
+    options = {"r": 3, "alpha": 7, "rank_pattern": {"q_proj": 2, r".*layers\.1\.mlp\.up_proj": 4}}
+    config = getattr(peft, kind)(
+        target_modules=TARGETS, alpha_pattern={"v_proj": 5, "layers.0.mlp.up_proj": 9}, **options
+    )
+    model = peft.get_peft_model(tiny_llama(), config)
+    generator = torch.Generator().manual_seed(8)
+    for key, parameter in model.named_parameters():
+        if "hada_" in key or "lokr_" in key:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    model.save_pretrained(tmp_path)
+    source = convert("x", *read_all(tmp_path))
+    scales = {round(module.scaling, 6) for module in source.header.modules.values()}
+    assert len(scales) > 2
+    for key, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            name = key.removeprefix("base_model.model.")
+            a, b = source.factors(name)
+            delta = module.get_delta_weight("default").double().detach()
+            found = source.header.modules[name].scaling * (b.double() @ a.double())
+            assert float((found - delta).norm() / delta.norm()) < 1e-6, name
+
+
+def test_lora_ga_subtracts_its_start_as_pissa_does(tmp_path: Path) -> None:
+    """It takes s·B₀·A₀ out of the base weights, so the adapter alone is no difference to the base as it was."""
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=3, lora_alpha=5, target_modules=TARGETS))
+    generator = torch.Generator().manual_seed(4)
+    start = {}
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            start[key] = parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "trained" / "initial")
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            parameter.data = start[key] + 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "trained")
+    path = tmp_path / "trained" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": "lora_ga"}))
+    recipe = make_recipe("cat", {str(tmp_path / "trained"): 1.0})
+    (found,) = open_inputs(recipe).values()
+    now = {key: parameter.data.double() for key, parameter in model.named_parameters()}
+    for name, module in found.header.modules.items():
+        a, b = found.factors(name)
+        keys = [f"base_model.model.{name}.lora_{factor}.default.weight" for factor in "AB"]
+        expected = 5 / 3 * (now[keys[1]] @ now[keys[0]] - start[keys[1]].double() @ start[keys[0]].double())
+        assert float((module.scaling * (b.double() @ a.double()) - expected).norm() / expected.norm()) < 1e-6
+    shutil.rmtree(tmp_path / "trained" / "initial")
+    with pytest.raises(InvalidAdapter) as refused:
+        open_inputs(recipe)
+    assert refused.value.code == "unsupported_init"
+
+
 @pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_an_adapter_less_its_start_is_what_peft_converts_it_to(init, tmp_path, base):
+def test_an_adapter_less_its_start_is_what_peft_converts_it_to(init: str, tmp_path: Path, base: Any) -> None:
     """PiSSA and OLoRA take their start out of the base weights; PEFT writes the difference at twice the rank."""
     options = {"r": 3, "lora_alpha": 5, "target_modules": TARGETS, "init_lora_weights": init}
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(**options))
@@ -121,12 +181,12 @@ def test_an_adapter_less_its_start_is_what_peft_converts_it_to(init, tmp_path, b
         open_inputs(recipe)
 
 
-def write_all(folder, drop):
+def write_all(folder: Any, drop: Any) -> None:
     _, tensors, _ = read_all(folder)
     save_file({key: value for key, value in tensors.items() if drop not in key}, folder / WEIGHTS)
 
 
-def test_vera_is_pefts_delta_with_the_base_at_hand(tmp_path, base):
+def test_vera_is_pefts_delta_with_the_base_at_hand(tmp_path: Path, base: Any) -> None:
     model = peft.get_peft_model(tiny_llama(), peft.VeraConfig(r=5, target_modules=TARGETS))
     generator = torch.Generator().manual_seed(5)
     for key, parameter in model.named_parameters():
@@ -154,7 +214,7 @@ def test_vera_is_pefts_delta_with_the_base_at_hand(tmp_path, base):
         convert("x", config, tensors, digest, {})
 
 
-def test_dora_is_what_peft_adds_cut_to_a_rank(tmp_path, base, capsys):
+def test_dora_is_what_peft_adds_cut_to_a_rank(tmp_path: Path, base: Any, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"r": 4, "lora_alpha": 6, "target_modules": TARGETS, "use_dora": True}
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(**options))
     generator = torch.Generator().manual_seed(6)
@@ -167,9 +227,15 @@ def test_dora_is_what_peft_adds_cut_to_a_rank(tmp_path, base, capsys):
     recipe = make_recipe("cat", {str(tmp_path / "dora"): 1.0})
     with pytest.raises(InvalidAdapter, match="--base"):
         open_inputs(recipe)
-    (whole,) = open_inputs(recipe, base).values()
+    (whole,) = open_inputs(recipe, base, dora_rank=64).values()
     assert "holds 1.0000 of the energy" in " ".join(capsys.readouterr().err.split())
     cut, share = convert_dora("x", read_all(tmp_path / "dora"), lambda name: 6 / 4, BaseWeights(base).of, 8)
+    (short,) = open_inputs(recipe, base, dora_rank=8).values()
+    assert short.header.rank == 8
+    exported = CliRunner().invoke(
+        cli, ["export", str(tmp_path / "dora"), "--base", str(base), "-o", str(tmp_path / "whole")]
+    )
+    assert exported.exit_code == 0, exported.output
     before = dict(tiny_llama().named_parameters())
     after = dict(model.merge_and_unload().named_parameters())
     assert len(whole.header.modules) == sum(name.split(".")[-2] in TARGETS for name in before)
@@ -184,10 +250,13 @@ def test_dora_is_what_peft_adds_cut_to_a_rank(tmp_path, base, capsys):
         assert float((b.double() @ a.double() - delta).norm()) <= 1.05 * float(best), name
         kept, total = kept + float((b.double() @ a.double()).square().sum()), total + float(delta.square().sum())
     assert 0.5 < share < 0.99
+    written = LlamaForCausalLM.from_pretrained(tmp_path / "whole")
+    for name, parameter in written.named_parameters():
+        assert torch.allclose(parameter, after[name], rtol=0, atol=2e-6), name
     assert share == pytest.approx(kept / total, rel=1e-3)
 
 
-def test_dora_over_another_base_is_refused(tmp_path, base):
+def test_dora_over_another_base_is_refused(tmp_path: Path, base: Any) -> None:
     options = {"r": 2, "target_modules": ["q_proj"], "use_dora": True}
     peft.get_peft_model(tiny_llama(), peft.LoraConfig(**options)).save_pretrained(tmp_path / "dora")
     config, tensors, digest = read_all(tmp_path / "dora")

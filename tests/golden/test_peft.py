@@ -1,6 +1,8 @@
 """Against PEFT itself, in process, on a tiny Llama: the same numbers where PEFT is right, the same logits on reload."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def tiny_llama():
+def tiny_llama() -> Any:
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=64, num_hidden_layers=2, max_position_embeddings=64, **shape)
@@ -35,7 +37,7 @@ def tiny_llama():
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Adapters as PEFT writes them, with random factors."""
     root = tmp_path_factory.mktemp("adapters")
     for seed, (name, config) in enumerate(CONFIGS.items()):
@@ -49,7 +51,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loaded(folders):
+def loaded(folders: Any) -> Any:
     """One model with every adapter loaded, in PEFT."""
     model = peft.PeftModel.from_pretrained(tiny_llama(), folders / "a", adapter_name="a")
     for name in ("b", "c", "d"):
@@ -57,7 +59,7 @@ def loaded(folders):
     return model.eval()
 
 
-def sources(folders, names):
+def sources(folders: Any, names: Any) -> Any:
     found = {}
     for name in names:
         header = read_peft_folder(folders / name, None).require()
@@ -65,23 +67,25 @@ def sources(folders, names):
     return found
 
 
-def build(folders, out, recipe):
+def build(folders: Any, out: Any, recipe: Any) -> Any:
     opened = sources(folders, recipe.adapters)
     return build_adapter(recipe, opened, FolderSink(out), BuildOptions(max_rank=64))
 
 
-def deltas(model, adapter):
+def deltas(model: Any, adapter: Any) -> Any:
     return {name.removeprefix("base_model.model."): module.get_delta_weight(adapter).double()
             for name, module in model.named_modules()
             if hasattr(module, "get_delta_weight") and adapter in module.lora_A}  # fmt: skip
 
 
-def tokens():
+def tokens() -> Any:
     return torch.arange(24).view(2, 12) % 61
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "tsv", "karcher"])
-def test_reloaded_in_peft_it_gives_the_logits_of_base_plus_delta(folders, loaded, tmp_path, method):
+def test_reloaded_in_peft_it_gives_the_logits_of_base_plus_delta(
+    folders: Any, loaded: Any, tmp_path: Path, method: str
+) -> None:
     weights = {"a": 1.0, "b": 0.5, "c": 0.25} if method == "karcher" else {"a": 1.0, "b": -0.5, "c": 0.8}
     build(folders, tmp_path / "out", make_recipe(method, weights))
     reloaded = peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / "out").eval()
@@ -107,7 +111,7 @@ def test_reloaded_in_peft_it_gives_the_logits_of_base_plus_delta(folders, loaded
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("cat", "cat"), ("svd", "svd")])
-def test_linear_methods_agree_with_peft(folders, loaded, tmp_path, ours, theirs):
+def test_linear_methods_agree_with_peft(folders: Any, loaded: Any, tmp_path: Path, ours: str, theirs: str) -> None:
     options = {"rank": 4} if ours == "svd" else {}
     weights = {"a": 1.0, "d": -0.5}
     build(folders, tmp_path, make_recipe(ours, weights, **options))
@@ -119,7 +123,7 @@ def test_linear_methods_agree_with_peft(folders, loaded, tmp_path, ours, theirs)
 
 @pytest.mark.parametrize(("ours", "theirs"), [("linear", "linear"), ("ties", "ties"),
                                               ("magnitude_prune", "magnitude_prune")])  # fmt: skip
-def test_factor_space_is_peft(folders, loaded, tmp_path, ours, theirs):
+def test_factor_space_is_peft(folders: Any, loaded: Any, tmp_path: Path, ours: str, theirs: str) -> None:
     weights = {"a": 1.0, "d": 0.5} if ours != "magnitude_prune" else {"a": 1.0, "d": -0.5}
     parameters = {} if ours == "linear" else {"density": 0.4}
     method = "task_arithmetic" if ours == "linear" else ours
@@ -130,7 +134,7 @@ def test_factor_space_is_peft(folders, loaded, tmp_path, ours, theirs):
     compare(tmp_path, expected, FACTORS * 20)
 
 
-def test_delta_ties_is_pefts_ties_on_dense_deltas_with_equal_weights(folders, loaded, tmp_path):
+def test_delta_ties_is_pefts_ties_on_dense_deltas_with_equal_weights(folders: Any, loaded: Any, tmp_path: Path) -> None:
     from peft.utils.merge_utils import ties
 
     build(
@@ -143,18 +147,59 @@ def test_delta_ties_is_pefts_ties_on_dense_deltas_with_equal_weights(folders, lo
     compare(tmp_path, expected, 1e-5)
 
 
-def test_config_is_plain_lora(folders, tmp_path):
+def test_config_is_plain_lora(folders: Any, tmp_path: Path) -> None:
     build(folders, tmp_path, make_recipe("linear", {"a": 1.0, "b": 1.0}))
     config = peft.LoraConfig.from_pretrained(tmp_path)
     assert config.r == config.lora_alpha == 6
     assert not config.use_rslora
     assert config.rank_pattern == config.alpha_pattern
     assert set(config.rank_pattern.values()) == {2, 4}
-    assert sorted(config.target_modules) == ["down_proj", "q_proj", "up_proj", "v_proj"]
+    assert {name.rpartition(".")[2] for name in config.target_modules} == {"down_proj", "q_proj", "up_proj", "v_proj"}
+    assert config.task_type == "CAUSAL_LM"
     assert json.loads((tmp_path / "adapter_config.json").read_text())["bias"] == "none"
 
 
-def compare(folder, expected, tolerance):
+def adapted(model: Any) -> Any:
+    names = {name.partition(".lora_A")[0] for name in model.state_dict() if ".lora_A." in name}
+    return {name.removeprefix("base_model.model.") for name in names}
+
+
+@pytest.mark.parametrize("seen", [{"layers_to_transform": [0]}, {"exclude_modules": r".*layers\.0\.mlp.*"}])
+def test_what_is_written_adapts_those_modules_and_no_others(seen: dict[str, Any], tmp_path: Path) -> None:
+    """Also where the base model has layers that no input adapts."""
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"], **seen)
+    model = peft.get_peft_model(tiny_llama(), config)
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            parameter.data.fill_(0.1)
+    model.save_pretrained(tmp_path / "one")
+    build(tmp_path, tmp_path / "out", make_recipe("task_arithmetic", {"one": 0.5}))
+    assert adapted(peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / "out")) == adapted(model)
+
+
+def test_an_encoder_stays_an_encoder(tmp_path: Path) -> None:
+    """Its modules have names without a head's prefix, and PEFT wraps it by its task."""
+    from transformers import BertConfig, BertModel
+
+    def tiny_bert() -> Any:
+        shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+        return BertModel(BertConfig(vocab_size=64, **shape)).eval()
+
+    model = peft.get_peft_model(
+        tiny_bert(), peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query"])
+    )
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            parameter.data.fill_(0.1)
+    model.save_pretrained(tmp_path / "one")
+    build(tmp_path, tmp_path / "out", make_recipe("task_arithmetic", {"one": 1.0}))
+    assert peft.LoraConfig.from_pretrained(tmp_path / "out").task_type == "FEATURE_EXTRACTION"
+    reloaded = peft.PeftModel.from_pretrained(tiny_bert(), tmp_path / "out")
+    assert type(reloaded) is peft.PeftModelForFeatureExtraction
+    assert adapted(reloaded) == adapted(model)
+
+
+def compare(folder: Any, expected: Any, tolerance: Any) -> None:
     opened = sources(folder.parent, [folder.name])[folder.name]
     assert set(opened.header.modules) == set(expected)
     for name, delta in expected.items():

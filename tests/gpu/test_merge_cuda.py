@@ -3,6 +3,8 @@
 Needs torch, triton, pytest and hypothesis beside the package; run with ``pytest -m gpu tests/gpu``.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ SAME = 1e-4
 """Thresholds and elections may flip single entries between two orders of summation."""
 
 
-def make_inputs(shape, low=0.0, high=float("inf")):
+def make_inputs(shape: Any, low: float = 0.0, high: Any = float("inf")) -> Any:
     """Small integers: exact in any order of summation."""
     generator = torch.Generator().manual_seed(0)
     return [
@@ -39,7 +41,7 @@ def make_inputs(shape, low=0.0, high=float("inf")):
     TileRule("none", "sum"), TileRule("trim", "elect"), TileRule("trim", "elect", frequency=True, scale=0.5),
     TileRule("drop", "sum", density=0.3), TileRule("drop", "elect", density=0.5), TileRule("breadcrumbs", "elect"),
 ])  # fmt: skip
-def test_compiled_kernels_are_the_reference(shape, rule):
+def test_compiled_kernels_are_the_reference(shape: tuple[int, int], rule: Any) -> None:
     from amalgam.kernels.triton_backend import TritonTiles
 
     inputs = make_inputs(shape, low=4.0, high=40.0 if rule.sparsify == "breadcrumbs" else float("inf"))
@@ -53,7 +55,7 @@ def test_compiled_kernels_are_the_reference(shape, rule):
     )
 
 
-def test_masks_are_those_of_the_processor():
+def test_masks_are_those_of_the_processor() -> None:
     stream = Stream((3 << 32) | 1, 2, 3)
     assert torch.equal(words(stream, 5, 10_001, "cuda").cpu(), words(stream, 5, 10_001))
 
@@ -63,7 +65,7 @@ def test_masks_are_those_of_the_processor():
     ("ties", {"space": "delta", "rank": 8}), ("dare_ties", {"rank": 8}), ("breadcrumbs", {"rank": 8}),
     ("della", {"rank": 8}), ("sce", {"space": "delta", "rank": 8}),
 ])  # fmt: skip
-def test_merges_agree_with_the_processor(method, fields):
+def test_merges_agree_with_the_processor(method: str, fields: dict[str, Any]) -> None:
     shapes = {"model.layers.0.q_proj": (320, 256), "model.layers.0.up_proj": (771, 256)}
     sources = {
         name: make_adapter(seed, rank=rank, shapes=shapes) for seed, (name, rank) in enumerate([("a", 8), ("b", 4)])
@@ -76,7 +78,7 @@ def test_merges_agree_with_the_processor(method, fields):
 
 
 @pytest.mark.parametrize("rows", [1, 16, 33, 64, 80, 128])
-def test_eigenvectors_of_many_matrices(rows):
+def test_eigenvectors_of_many_matrices(rows: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     factor = torch.randn(37, rows, rows, generator=generator, dtype=torch.float64).cuda()
     matrices = factor * torch.logspace(0, -3, rows, dtype=torch.float64, device="cuda") @ factor.mT
@@ -93,7 +95,7 @@ def test_eigenvectors_of_many_matrices(rows):
 
 @pytest.mark.parametrize("k", [1, 400_000, 2_048_999])
 @pytest.mark.parametrize("rule", [TileRule("none", "sum"), TileRule("drop", "sum", density=0.5)])
-def test_order_statistics_of_a_batch_are_those_of_each_module(k, rule):
+def test_order_statistics_of_a_batch_are_those_of_each_module(k: int, rule: Any) -> None:
     from amalgam.kernels.triton_backend import ModuleBatch, largest_of_batch, merge_batch
 
     generator = torch.Generator().manual_seed(k)

@@ -1,9 +1,11 @@
 """The operations themselves: golden elections, thresholds with ties, masks at both ends, selection from a stream."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from amalgam.errors.merging import BackendUnavailable
+from amalgam.errors.merge_run import BackendUnavailable
 from amalgam.kernels import reference
 from amalgam.kernels.backend import select_backend, usable_device
 from amalgam.kernels.cpu_tiles import CpuTiles, elect
@@ -25,32 +27,32 @@ from amalgam.kernels.tiles import ReferenceTiles, TileInput, TileRule
         ((0.0, -2.0), (1.0, 1.0), -2.0),  # an exact 0 never agrees
     ],
 )
-def test_golden_elections(values, weights, expected):
+def test_golden_elections(values: tuple[Any, ...], weights: tuple[Any, ...], expected: Any) -> None:
     x, w = torch.tensor(values).view(-1, 1, 1), torch.tensor(weights).view(-1, 1, 1)
     assert float(reference.elect(x, w, 1.0, False)) == pytest.approx(expected, rel=1e-6)
     assert float(reference.elect(x, w, 3.0, False)) == pytest.approx(3 * expected, rel=1e-6)
 
 
-def test_frequency_counts_heads():
+def test_frequency_counts_heads() -> None:
     x, w = torch.tensor([5.0, -1.0, -1.0]).view(-1, 1, 1), torch.ones(3, 1, 1)
     assert float(reference.elect(x, w, 1.0, False)) == 5.0
     assert float(reference.elect(x, w, 1.0, True)) == -1.0
 
 
-def test_trim_keeps_what_equals_the_threshold():
+def test_trim_keeps_what_equals_the_threshold() -> None:
     x = torch.tensor([[3.0, -2.0, 2.0, 1.0, 0.0]])
     threshold = reference.kth_magnitude(x, 2)
     assert float(threshold) == 2.0
     assert reference.trim(x, threshold).tolist() == [[3.0, -2.0, 2.0, 0.0, 0.0]]
 
 
-def test_a_density_above_zero_keeps_something():
+def test_a_density_above_zero_keeps_something() -> None:
     assert reference.kept_count(0.001, 10) == 1
     assert reference.kept_count(0.29, 100) == 28
     assert reference.kept_count(1.0, 7) == 7
 
 
-def test_della_probabilities_span_the_band():
+def test_della_probabilities_span_the_band() -> None:
     p = reference.della_probabilities(torch.tensor([[0.1, -5.0, 2.0], [1.0, 1.0, 1.0]]), 0.5, 0.2)
     assert p.tolist()[0] == pytest.approx([0.3, 0.7, 0.5])
     assert p.tolist()[1] == pytest.approx([0.3, 0.5, 0.7])
@@ -58,14 +60,14 @@ def test_della_probabilities_span_the_band():
 
 
 @pytest.mark.parametrize("size", [1, 63, 2000])
-def test_radix_selection_is_the_sorted_value(size):
+def test_radix_selection_is_the_sorted_value(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(size, generator=generator) * torch.randint(0, 2, (size,), generator=generator)
     ordered = x.abs().sort(descending=True).values
     for k in {1, size // 2 or 1, size}:
         selection = RadixSelect(k)
         for _ in range(2):
-            for piece in x.split(50):
+            for piece in torch.split(x, 50):
                 selection.observe(piece)
             selection.advance()
         assert selection.value == float(ordered[k - 1])
@@ -73,7 +75,7 @@ def test_radix_selection_is_the_sorted_value(size):
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "misleading", "huge"])
-def test_bracketed_selection_is_the_sorted_value(kind):
+def test_bracketed_selection_is_the_sorted_value(kind: str) -> None:
     """Large buffers, whose sizes fit neither groups nor chunks, and a sample that tells nothing of the rest."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(331, 577, generator=generator).abs()
@@ -94,7 +96,7 @@ def test_bracketed_selection_is_the_sorted_value(kind):
     assert largest_of_buffer(x.clone(), ks) == [float(ordered[k - 1]) for k in ks]
 
 
-def test_an_election_of_doubles_is_the_reference():
+def test_an_election_of_doubles_is_the_reference() -> None:
     generator = torch.Generator().manual_seed(2)
     x = torch.randint(-2, 3, (3, 11, 13), generator=generator).double()
     weights = torch.tensor([0.5, -1.0, 1.0], dtype=torch.float64)
@@ -104,7 +106,7 @@ def test_an_election_of_doubles_is_the_reference():
 
 @pytest.mark.parametrize("sparsify", ["none", "trim", "drop", "breadcrumbs", "della"])
 @pytest.mark.parametrize("consensus", ["sum", "elect"])
-def test_cpu_tiles_are_the_reference_tiles(sparsify, consensus):
+def test_cpu_tiles_are_the_reference_tiles(sparsify: Any, consensus: Any) -> None:
     generator = torch.Generator().manual_seed(4)
     inputs = [
         TileInput(
@@ -124,7 +126,7 @@ def test_cpu_tiles_are_the_reference_tiles(sparsify, consensus):
         torch.testing.assert_close(CpuTiles().merge_rows(inputs, rule, 5, 20, gate), expected, rtol=1e-6, atol=0)
 
 
-def test_backends_are_chosen_by_name_and_refused_by_name():
+def test_backends_are_chosen_by_name_and_refused_by_name() -> None:
     rule, cpu = TileRule("trim", "elect"), torch.device("cpu")
     assert select_backend("auto", cpu, rule).name == "cpu"
     assert select_backend("reference", cpu, rule).name == "reference"

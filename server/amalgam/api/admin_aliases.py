@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import JSONResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY
 from amalgam.api.alias_models import (
+    MAX_REVISION,
     AliasBody,
     AliasChangeView,
     AliasDeletedView,
@@ -18,17 +19,16 @@ from amalgam.api.alias_models import (
     AliasView,
     RollbackBody,
 )
-from amalgam.api.error_document import ERRORS
+from amalgam.api.in_scope import covered_page, scopes_of, shown_alias
+from amalgam.api.kit import PUBLISHES, READS, WHOLE_NAME, LongLimit, NameCursor, Search, admin_router
 from amalgam.api.state import services
-from amalgam.api.strict_json import StrictRoute
-from amalgam.domain.adapter import NAME_PATTERN
 from amalgam.domain.alias import Alias, AliasTarget
-from amalgam.errors.aliases import StaleRevision
+from amalgam.domain.in_scope import shown_targets
+from amalgam.errors.aliases import PreconditionFailed, StaleRevision
 from amalgam.errors.requests import FieldRefused
 
-_MAX_REVISION: Final = (1 << 31) - 1
 _ETAG: Final = re.compile(r'"([1-9][0-9]{0,8})"')
-_Name = Annotated[str, Path(pattern=f"^{NAME_PATTERN}$", description="alias", examples=["support"])]
+_Name = Annotated[str, Path(pattern=WHOLE_NAME, description="alias", examples=["support"])]
 _IfMatch = Annotated[
     str | None, Header(max_length=64, description="the ETag of the state that the change is meant for")
 ]
@@ -37,13 +37,6 @@ _SET: dict[int | str, dict[str, Any]] = {
     200: {"model": AliasView, "description": "The alias means this now, or did already"},
     201: {"model": AliasView, "description": "The alias is new"},
 }
-
-
-class PreconditionFailed(StaleRevision):
-    """`StaleRevision` where the state was named in a header."""
-
-    status = 412
-    param = "If-Match"
 
 
 @contextmanager
@@ -74,27 +67,21 @@ def _expectation(revision: int | None, if_match: str | None, if_none_match: str 
         raise PreconditionFailed(error.name, error.expected, error.current) from error
 
 
-def _answer(alias: Alias, status: int = 200) -> JSONResponse:
-    body = AliasView.of(alias).model_dump()
+def _answer(request: Request, alias: Alias, status: int = 200) -> JSONResponse:
+    body = AliasView.of(shown_alias(request, alias)).model_dump()
     return JSONResponse(body, status_code=status, headers={"ETag": f'"{alias.revision}"'})
 
 
 def router() -> APIRouter:
     """The routes below ``/admin/v1/aliases``."""
-    routes = APIRouter(
-        prefix="/admin/v1",
-        tags=["Aliases"],
-        responses=ERRORS,
-        dependencies=[Depends(ADMIN_KEY)],
-        route_class=StrictRoute,
-    )
+    routes = admin_router("Aliases")
     _add_writing(routes)
     _add_reading(routes)
     return routes
 
 
 def _add_writing(routes: APIRouter) -> None:
-    @routes.put("/aliases/{name}", summary="Make a name mean weighted targets", responses=_SET)
+    @routes.put("/aliases/{name}", dependencies=PUBLISHES, summary="Make a name mean weighted targets", responses=_SET)
     async def put(
         request: Request,
         name: _Name,
@@ -104,19 +91,28 @@ def _add_writing(routes: APIRouter) -> None:
     ) -> JSONResponse:
         targets = [AliasTarget(model=target.model, weight=target.weight) for target in body.targets]
         with _expectation(body.revision, if_match, if_none_match) as expected:
-            alias, created = await services(request).aliases.put(name, targets, expected=expected)
-        return _answer(alias, 201 if created else 200)
+            alias, created = await services(request).aliases.put(
+                name, targets, expected=expected, scopes=scopes_of(request)
+            )
+        return _answer(request, alias, 201 if created else 200)
 
-    @routes.post("/aliases/{name}:rollback", summary="Bring back what it meant before", responses={200: _SET[200]})
+    @routes.post(
+        "/aliases/{name}:rollback",
+        dependencies=PUBLISHES,
+        summary="Bring back what it meant before",
+        responses={200: _SET[200]},
+    )
     async def rollback(
         request: Request, name: _Name, body: RollbackBody | None = None, if_match: _IfMatch = None
     ) -> JSONResponse:
         body = body or RollbackBody()
         with _expectation(body.revision, if_match) as expected:
-            alias = await services(request).aliases.rollback(name, to_revision=body.to_revision, expected=expected)
-        return _answer(alias)
+            alias = await services(request).aliases.rollback(
+                name, to_revision=body.to_revision, expected=expected, scopes=scopes_of(request)
+            )
+        return _answer(request, alias)
 
-    @routes.delete("/aliases/{name}", summary="Delete an alias; its history stays")
+    @routes.delete("/aliases/{name}", dependencies=PUBLISHES, summary="Delete an alias; its history stays")
     async def delete(request: Request, name: _Name, if_match: _IfMatch = None) -> AliasDeletedView:
         with _expectation(None, if_match) as expected:
             alias = await services(request).aliases.delete(name, expected=expected)
@@ -124,27 +120,31 @@ def _add_writing(routes: APIRouter) -> None:
 
 
 def _add_reading(routes: APIRouter) -> None:
-    @routes.get("/aliases", summary="List aliases")
+    @routes.get("/aliases", dependencies=READS, summary="List aliases")
     async def list_aliases(
-        request: Request,
-        search: str = Query("", max_length=128, pattern=r"^[A-Za-z0-9._-]*$"),
-        limit: int = Query(100, ge=1, le=1000),
-        cursor: str | None = Query(None, pattern=f"^{NAME_PATTERN}$"),
+        request: Request, search: Search = "", limit: LongLimit = 100, cursor: NameCursor = None
     ) -> AliasPageView:
-        page = await services(request).aliases.list(search, limit, cursor)
-        return AliasPageView(data=tuple(AliasView.of(alias) for alias in page.items), next_cursor=page.next_cursor)
+        scopes = scopes_of(request)
+        is_shown = None if scopes.has_every_name else lambda alias: scopes.name(alias.name)
+        read = partial(services(request).aliases.list, search)
+        found, next_cursor = await covered_page(read, limit, cursor, is_shown, lambda alias: alias.name)
+        return AliasPageView.of(found, lambda alias: AliasView.of(shown_alias(request, alias)), next_cursor)
 
-    @routes.get("/aliases/{name}", summary="One alias", responses={200: {"model": AliasView}})
+    @routes.get("/aliases/{name}", dependencies=READS, summary="One alias", responses={200: {"model": AliasView}})
     async def show(request: Request, name: _Name) -> JSONResponse:
-        return _answer(await services(request).aliases.get(name))
+        return _answer(request, await services(request).aliases.get(name))
 
-    @routes.get("/aliases/{name}/history", summary="What it meant, newest first")
+    @routes.get("/aliases/{name}/history", dependencies=READS, summary="What it meant, newest first")
     async def history(
         request: Request,
         name: _Name,
-        limit: int = Query(50, ge=1, le=1000),
-        cursor: int | None = Query(None, ge=1, le=_MAX_REVISION),
+        limit: LongLimit = 50,
+        cursor: int | None = Query(None, ge=1, le=MAX_REVISION),
     ) -> AliasHistoryView:
-        page = await services(request).aliases.history(name, limit, cursor)
-        data = tuple(AliasChangeView.of(change) for change in page.items)
+        page, scopes = await services(request).aliases.history(name, limit, cursor), scopes_of(request)
+        names = services(request).catalog.base.names
+        data = tuple(
+            AliasChangeView.of(change.model_copy(update={"targets": shown_targets(change.targets, scopes, names)}))
+            for change in page.items
+        )
         return AliasHistoryView(data=data, next_cursor=page.next_cursor)

@@ -1,19 +1,34 @@
 """Where versions come from: their lineage as a graph, and the proof of it, building one again."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from amalgam.api.admin_answers import ADMIN_KEY
-from amalgam.api.error_document import ERRORS
+from amalgam.api.in_scope import scopes_of
+from amalgam.api.kit import PUBLISHES, READS, AdapterName, Timestamp, VersionNumber, admin_router
 from amalgam.api.state import services
-from amalgam.api.strict_json import StrictRoute
-from amalgam.domain.adapter import MAX_VERSION, NAME_PATTERN
-from amalgam.domain.lineage import KnownVersion, LineageGraph, Rebuilt
+from amalgam.domain.adapter import VersionSource
+from amalgam.domain.in_scope import redacted
+from amalgam.domain.lineage import InputRole, KnownVersion, LineageGraph, Rebuilt
+from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.serving_profile import ProfileOrigin, VersionProfile
+from amalgam.domain.skill_probe import KeptRecord
 
-_Name = Annotated[str, Path(pattern=f"^{NAME_PATTERN}$", description="adapter name", examples=["sql-json"])]
-_Number = Annotated[int, Path(ge=1, le=MAX_VERSION, description="version", examples=[1])]
+
+class NodeProfileView(BaseModel):
+    """How a version wants to be asked, by its digest; the profile's own route shows it with its history."""
+
+    revision: int = Field(description="counts the changes of this version's profile", examples=[1])
+    digest: str | None = Field(description="SHA-256 of the profile, in hex; null once it was deleted", examples=["5b…"])
+    active: bool = Field(description="whether requests get it", examples=[True])
+    origin: ProfileOrigin = Field(examples=["api"])
+
+    @classmethod
+    def of(cls, state: VersionProfile) -> "NodeProfileView":
+        """The view of ``state``."""
+        digest = None if state.profile is None else state.profile.digest()
+        return cls(digest=digest, **state.model_dump(include={"revision", "active", "origin"}))
 
 
 class NodeView(BaseModel):
@@ -24,25 +39,31 @@ class NodeView(BaseModel):
     version: int = Field(examples=[1])
     digest: str = Field(examples=["9c56cc51b374…"])
     rank: int = Field(examples=[16])
-    source: str = Field(description="upload | file | merge", examples=["merge"])
+    source: VersionSource = Field(examples=["merge"])
     recipe_digest: str | None = Field(examples=["5b0c…"])
     recipe: dict[str, Any] | None = Field(
         description="of a merge, completed and pinned", examples=[{"method": "task_arithmetic", "space": "concat"}]
     )
+    kept: KeptRecord | None = Field(
+        default=None, description="of a merge that was measured: what it keeps of its inputs", examples=[None]
+    )
     deleted: bool = Field(description="whether it can no longer be asked for; its files may be gone", examples=[False])
-    created_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
+    created_at: Timestamp
+    profile: NodeProfileView | None = Field(default=None, description="its serving profile, where it ever had one")
 
     @classmethod
-    def of(cls, known: KnownVersion) -> "NodeView":
-        """The view of ``known``."""
+    def of(cls, known: KnownVersion, state: VersionProfile | None = None, scopes: Scopes = EVERYTHING) -> "NodeView":
+        """The view of ``known``, whose profile is ``state``, without what went in and is out of scope."""
         version = known.version
         return cls(
             model=str(version.ref),
             name=version.name,
             version=version.number,
-            recipe=(version.lineage or {}).get("recipe"),
+            recipe=redacted((version.lineage or {}).get("recipe"), scopes),
+            kept=redacted((version.lineage or {}).get("kept"), scopes),
             deleted=known.is_deleted,
-            created_at=version.created_at.isoformat(),
+            created_at=version.created_at,
+            profile=None if state is None else NodeProfileView.of(state),
             **version.model_dump(include={"digest", "rank", "source", "recipe_digest"}),
         )
 
@@ -53,7 +74,7 @@ class EdgeView(BaseModel):
     input: str = Field(examples=["sql@1"])
     output: str = Field(examples=["sql-json@1"])
     weight: Any = Field(description="number, gradient over depth, or filters, as in a recipe", examples=[1.0])
-    role: str = Field(description="input | orthogonalize_against", examples=["input"])
+    role: InputRole = Field(examples=["input"])
 
 
 class LineageView(BaseModel):
@@ -65,12 +86,15 @@ class LineageView(BaseModel):
     truncated: bool = Field(description="whether there is more than was followed", examples=[False])
 
     @classmethod
-    def of(cls, graph: LineageGraph) -> "LineageView":
-        """The view of ``graph``."""
+    def of(cls, graph: LineageGraph, scopes: Scopes = EVERYTHING) -> "LineageView":
+        """The view of ``graph``; of inputs that are out of scope it says only that there are some."""
         edges = tuple(
-            EdgeView(input=edge.input, output=edge.output, weight=edge.weight, role=edge.role) for edge in graph.edges
+            EdgeView(input=redacted(edge.input, scopes), output=edge.output, weight=edge.weight, role=edge.role)
+            for edge in graph.edges
+            if scopes.version(edge.output)
         )
-        nodes = tuple(NodeView.of(node) for node in graph.nodes)
+        shown = [node for node in graph.nodes if scopes.version(node.version.ref)]
+        nodes = tuple(NodeView.of(node, graph.profiles.get(node.version.id), scopes) for node in shown)
         return cls(root=graph.root, nodes=nodes, edges=edges, truncated=graph.is_cut)
 
 
@@ -104,20 +128,22 @@ class RebuiltView(BaseModel):
 
 def router() -> APIRouter:
     """The routes of lineages."""
-    routes = APIRouter(
-        prefix="/admin/v1",
-        tags=["Merges"],
-        responses=ERRORS,
-        dependencies=[Depends(ADMIN_KEY)],
-        route_class=StrictRoute,
+    routes = admin_router("Merges")
+
+    @routes.get(
+        "/adapters/{name}/versions/{number}/lineage",
+        dependencies=READS,
+        summary="What a version was made from, as a graph",
     )
+    async def lineage(request: Request, name: AdapterName, number: VersionNumber) -> LineageView:
+        return LineageView.of(await services(request).lineage.graph(name, number), scopes_of(request))
 
-    @routes.get("/adapters/{name}/versions/{number}/lineage", summary="What a version was made from, as a graph")
-    async def lineage(request: Request, name: _Name, number: _Number) -> LineageView:
-        return LineageView.of(await services(request).lineage.graph(name, number))
-
-    @routes.post("/adapters/{name}/versions/{number}:rebuild", summary="Build it again from its lineage and compare")
-    async def rebuild(request: Request, name: _Name, number: _Number) -> RebuiltView:
+    @routes.post(
+        "/adapters/{name}/versions/{number}:rebuild",
+        dependencies=PUBLISHES,
+        summary="Build it again from its lineage and compare",
+    )
+    async def rebuild(request: Request, name: AdapterName, number: VersionNumber) -> RebuiltView:
         return RebuiltView.of(await services(request).lineage.rebuild(name, number))
 
     return routes

@@ -2,30 +2,26 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY, JobPageView, PlanView
-from amalgam.api.admin_models import JobView, MergeBody
-from amalgam.api.error_document import ERRORS
+from amalgam.api.in_scope import covered_page, require_new_name, scopes_of, shows_job
+from amalgam.api.job_answers import MERGED, WaitForVersion, merge_response, note_job
 from amalgam.api.job_events import DESCRIBED, events_response
-from amalgam.api.merge_answer import MAX_WAIT_S, SUBMITTED, WAIT, merge_response
+from amalgam.api.job_models import JobPageView, JobView
+from amalgam.api.kit import ID_PATTERN, PUBLISHES, READS, IdCursor, ShortLimit, admin_router
+from amalgam.api.merge_models import MergeBody, PlanView
+from amalgam.api.method_models import MethodListView
+from amalgam.api.probe_order import read_probe
 from amalgam.api.state import services
-from amalgam.api.strict_json import StrictRoute
+from amalgam.merge.methods import METHODS
 
-_JOB_ID = r"^[A-Za-z0-9._-]{1,64}$"
-_JobId = Annotated[str, Path(pattern=_JOB_ID, description="job id")]
+_JobId = Annotated[str, Path(pattern=ID_PATTERN, description="job id")]
 
 
 def router() -> APIRouter:
     """The routes of merges and jobs."""
-    routes = APIRouter(
-        prefix="/admin/v1",
-        tags=["Merges"],
-        responses=ERRORS,
-        dependencies=[Depends(ADMIN_KEY)],
-        route_class=StrictRoute,
-    )
+    routes = admin_router("Merges")
     _add_merges(routes)
     _add_jobs(routes)
     return routes
@@ -33,44 +29,58 @@ def router() -> APIRouter:
 
 def _add_merges(routes: APIRouter) -> None:
     @routes.post(
-        "/merges", status_code=202, summary="Build a merged adapter and put it into service", responses=SUBMITTED
+        "/merges",
+        dependencies=PUBLISHES,
+        status_code=202,
+        summary="Build a merged adapter and put it into service",
+        responses=MERGED,
     )
-    async def create(
-        request: Request,
-        body: MergeBody,
-        wait_s: float = Query(0.0, ge=0, le=MAX_WAIT_S, description=WAIT),
-    ) -> JSONResponse:
-        merges = services(request).merges
-        answer = await merges.submit(body.name, body.described(), set_default=body.set_default)
-        return await merge_response(merges, answer, wait_s)
+    async def create(request: Request, body: MergeBody, wait_s: WaitForVersion = 0.0) -> JSONResponse:
+        require_new_name(request, body.name)
+        merges, scopes = services(request).merges, scopes_of(request)
+        probe = await read_probe(request, body)
+        answer = await merges.submit(
+            body.name, body.described(), set_default=body.set_default, scopes=scopes, probe=probe
+        )
+        note_job(request, answer.job)
+        return await merge_response(request, answer, wait_s)
 
-    @routes.post("/merges:plan", summary="What a merge would do; build nothing")
+    @routes.post("/merges:plan", dependencies=PUBLISHES, summary="What a merge would do; build nothing")
     async def plan(
         request: Request,
         body: MergeBody,
         diagnostics: bool = Query(True, description="run the merge in the worker too, and say what came of it"),
     ) -> PlanView:
-        house = services(request)
-        plan = await house.merges.plan(body.described())
-        if not diagnostics:
-            return PlanView.of(plan, None)
-        return PlanView.of(plan, await house.merges.forecast(plan.recipe, house.settings.plan_budget_s))
+        app_services, recipe = services(request), body.described()
+        require_new_name(request, body.name)
+        order = await read_probe(request, body)
+        plan = await app_services.merges.plan(recipe, scopes=scopes_of(request))
+        probe = None if order is None else await app_services.merges.pinned_probe(recipe, order)
+        budget_s = app_services.settings.merging.plan_budget_s
+        kept = None if probe is None else await app_services.trials.kept(plan.recipe, probe, budget_s)
+        forecast = await app_services.merges.forecast(plan.recipe, budget_s) if diagnostics else None
+        return PlanView.of(plan, forecast, kept)
+
+    @routes.get("/merge-methods", dependencies=READS, summary="The merge methods with their parameters")
+    async def methods() -> MethodListView:
+        return MethodListView.of(METHODS.values())
 
 
 def _add_jobs(routes: APIRouter) -> None:
-    @routes.get("/jobs", summary="List jobs, newest first")
-    async def list_jobs(
-        request: Request, limit: int = Query(50, ge=1, le=500), cursor: str | None = Query(None, pattern=_JOB_ID)
-    ) -> JobPageView:
-        page = await services(request).merges.list(limit, cursor)
-        return JobPageView(data=tuple(JobView.of(job) for job in page.items), next_cursor=page.next_cursor)
+    @routes.get("/jobs", dependencies=READS, summary="List jobs, newest first")
+    async def list_jobs(request: Request, limit: ShortLimit = 50, cursor: IdCursor = None) -> JobPageView:
+        is_shown = None if scopes_of(request).has_every_name else shows_job(request)
+        read = services(request).merges.list
+        found, next_cursor = await covered_page(read, limit, cursor, is_shown, lambda job: job.id)
+        return JobPageView.of(found, JobView.of, next_cursor)
 
-    @routes.get("/jobs/{job_id}", summary="One job")
+    @routes.get("/jobs/{job_id}", dependencies=READS, summary="One job")
     async def show(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.get(job_id))
 
     @routes.get(
         "/jobs/{job_id}/events",
+        dependencies=READS,
         summary="Follow one job: server-sent events",
         response_class=StreamingResponse,
         responses=DESCRIBED,
@@ -79,6 +89,6 @@ def _add_jobs(routes: APIRouter) -> None:
         merges = services(request).merges
         return events_response(merges.feed, await merges.get(job_id), request)
 
-    @routes.post("/jobs/{job_id}:cancel", summary="Cancel a job")
+    @routes.post("/jobs/{job_id}:cancel", dependencies=PUBLISHES, summary="Cancel a job")
     async def cancel(request: Request, job_id: _JobId) -> JobView:
         return JobView.of(await services(request).merges.cancel(job_id))

@@ -2,38 +2,38 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY
-from amalgam.api.admin_evaluations import EVALUATION_ID, read_items
-from amalgam.api.error_document import ERRORS
+from amalgam.api.access import caller_of
+from amalgam.api.admin_evaluations import read_items
+from amalgam.api.audited import made
 from amalgam.api.evaluation_models import EvaluationView
-from amalgam.api.merge_answer import MAX_WAIT_S, SUBMITTED, WAIT, merge_response
+from amalgam.api.in_scope import require_new_name, scopes_of, tenant_of
+from amalgam.api.job_answers import MERGED, WaitForVersion, merge_response, note_job
+from amalgam.api.kit import ID_PATTERN, PUBLISHES, READS, admin_router
 from amalgam.api.state import services
-from amalgam.api.strict_json import StrictRoute
 from amalgam.api.sweep_models import PromoteBody, SweepBody, SweepReportView
 from amalgam.services.sweeps import SweepOrder
 
-_Id = Annotated[str, Path(pattern=EVALUATION_ID, description="sweep id")]
+_Id = Annotated[str, Path(pattern=ID_PATTERN, description="sweep id")]
 
 
 def router() -> APIRouter:
     """The routes below ``/admin/v1/sweeps``."""
-    routes = APIRouter(
-        prefix="/admin/v1",
-        tags=["Evaluations"],
-        responses=ERRORS,
-        dependencies=[Depends(ADMIN_KEY)],
-        route_class=StrictRoute,
-    )
+    routes = admin_router("Evaluations")
     _add_searches(routes)
     _add_promotion(routes)
     return routes
 
 
 def _add_searches(routes: APIRouter) -> None:
-    @routes.post("/sweeps", status_code=202, summary="Search over merges, each tried as a blend on the same items")
+    @routes.post(
+        "/sweeps",
+        dependencies=PUBLISHES,
+        status_code=202,
+        summary="Search over merges, each tried as a blend on the same items",
+    )
     async def create(request: Request, body: SweepBody) -> EvaluationView:
         order = SweepOrder(
             label=body.label,
@@ -42,10 +42,17 @@ def _add_searches(routes: APIRouter) -> None:
             search=body.search.search(),
             asked=body.search.model_dump(mode="json", by_alias=True),
             max_tokens=body.max_tokens,
+            scopes=scopes_of(request),
+            tenant=tenant_of(request),
+            key_id=caller_of(request).key_id,
         )
-        return EvaluationView.of(await services(request).sweeps.submit(order))
+        evaluation = await services(request).sweeps.submit(order)
+        made(request, evaluation.id)
+        return EvaluationView.of(evaluation)
 
-    @routes.get("/sweeps/{sweep_id}", summary="One sweep: every candidate, the Pareto front, the winner")
+    @routes.get(
+        "/sweeps/{sweep_id}", dependencies=READS, summary="One sweep: every candidate, the Pareto front, the winner"
+    )
     async def show(request: Request, sweep_id: _Id) -> SweepReportView:
         return SweepReportView.of(await services(request).sweeps.report(sweep_id))
 
@@ -53,16 +60,14 @@ def _add_searches(routes: APIRouter) -> None:
 def _add_promotion(routes: APIRouter) -> None:
     @routes.post(
         "/sweeps/{sweep_id}:promote",
+        dependencies=PUBLISHES,
         status_code=202,
         summary="Make the winner, or another candidate, an adapter: an ordinary merge",
-        responses=SUBMITTED,
+        responses=MERGED,
     )
-    async def promote(
-        request: Request,
-        sweep_id: _Id,
-        body: PromoteBody,
-        wait_s: float = Query(0.0, ge=0, le=MAX_WAIT_S, description=WAIT),
-    ) -> JSONResponse:
-        house = services(request)
-        answer = await house.sweeps.promote(sweep_id, body.name, body.candidate, set_default=body.set_default)
-        return await merge_response(house.merges, answer, wait_s)
+    async def promote(request: Request, sweep_id: _Id, body: PromoteBody, wait_s: WaitForVersion = 0.0) -> JSONResponse:
+        require_new_name(request, body.name)
+        sweeps, scopes = services(request).sweeps, scopes_of(request)
+        answer = await sweeps.promote(sweep_id, body.name, body.candidate, set_default=body.set_default, scopes=scopes)
+        note_job(request, answer.job)
+        return await merge_response(request, answer, wait_s)

@@ -1,24 +1,23 @@
 """Bodies and answers of aliases on the admin plane."""
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from amalgam.domain.alias import MAX_TARGET_LENGTH, MAX_TARGETS, MAX_WEIGHT, Alias, AliasChange
+from amalgam.api.kit import Body, Page, Timestamp
+from amalgam.domain.alias import MAX_TARGET_LENGTH, MAX_TARGETS, MAX_WEIGHT, Alias, AliasAction, AliasChange
 
-_MAX_REVISION = (1 << 31) - 1
+MAX_REVISION: Final = (1 << 31) - 1
 _EXPECTED = Field(
     default=None,
     ge=0,
-    le=_MAX_REVISION,
+    le=MAX_REVISION,
     description="the revision that the change is meant for; 0: the alias must be new",
     examples=[7],
 )
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TargetBody(_Body):
+class TargetBody(Body):
     """One target and its weight."""
 
     model: str = Field(
@@ -33,7 +32,7 @@ class TargetBody(_Body):
     )
 
 
-class AliasBody(_Body):
+class AliasBody(Body):
     """What a name is to mean."""
 
     model_config = ConfigDict(
@@ -48,10 +47,10 @@ class AliasBody(_Body):
     revision: int | None = _EXPECTED
 
 
-class RollbackBody(_Body):
+class RollbackBody(Body):
     """How far to go back; without ``to_revision``, to before the last change."""
 
-    to_revision: int | None = Field(default=None, ge=1, le=_MAX_REVISION, examples=[3])
+    to_revision: int | None = Field(default=None, ge=1, le=MAX_REVISION, examples=[3])
     revision: int | None = _EXPECTED
 
 
@@ -69,8 +68,8 @@ class AliasView(BaseModel):
     name: str = Field(examples=["support"])
     revision: int = Field(description="grows with every change; also the header ETag", examples=[7])
     targets: tuple[TargetView, ...]
-    created_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
-    updated_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
+    created_at: Timestamp
+    updated_at: Timestamp
 
     @classmethod
     def of(cls, alias: Alias) -> "AliasView":
@@ -80,16 +79,13 @@ class AliasView(BaseModel):
             name=alias.name,
             revision=alias.revision,
             targets=tuple(TargetView(model=t.model, weight=t.weight, share=t.weight / total) for t in alias.targets),
-            created_at=alias.created_at.isoformat(),
-            updated_at=alias.updated_at.isoformat(),
+            created_at=alias.created_at,
+            updated_at=alias.updated_at,
         )
 
 
-class AliasPageView(BaseModel):
+class AliasPageView(Page[AliasView]):
     """One page of aliases, by name."""
-
-    data: tuple[AliasView, ...]
-    next_cursor: str | None = Field(description="pass it back as cursor for the next page; null on the last")
 
 
 class AliasDeletedView(BaseModel):
@@ -109,10 +105,10 @@ class AliasChangeView(BaseModel):
     """One change of an alias."""
 
     revision: int = Field(examples=[6])
-    action: str = Field(description="set | rollback | delete", examples=["set"])
+    action: AliasAction = Field(examples=["set"])
     targets: tuple[ChangeTargetView, ...]
     restores: int | None = Field(description="of a rollback: the revision it brought back", examples=[None])
-    created_at: str = Field(examples=["2030-01-31T11:00:00+00:00"])
+    created_at: Timestamp
 
     @classmethod
     def of(cls, change: AliasChange) -> "AliasChangeView":
@@ -122,7 +118,7 @@ class AliasChangeView(BaseModel):
             action=change.action,
             targets=tuple(ChangeTargetView(model=t.model, weight=t.weight) for t in change.targets),
             restores=change.restores,
-            created_at=change.created_at.isoformat(),
+            created_at=change.created_at,
         )
 
 

@@ -1,57 +1,140 @@
-"""Every error leaves in one shape: our classes, FastAPI's validation, Starlette's 404 and 405, and the unexpected."""
+"""Every error leaves in one shape: our classes, FastAPI's validation, Starlette's 404 and 405, and the unexpected.
+
+`ErrorView` is that shape for the API's document, `error_body` makes it, and the handlers answer with it.
+"""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from amalgam.api.responses import error_response
-from amalgam.errors import AmalgamError, InvalidRequest, NotFound
+from amalgam.api.access import caller_of
+from amalgam.api.cross_origin import PERMISSION
+from amalgam.api.rate_headers import RATE_HEADERS
+from amalgam.domain.adapter import NAME_PATTERN
+from amalgam.domain.in_scope import redacted
+from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.errors import AmalgamError, NotFound
+from amalgam.errors.adapters import HUB_STEP, NAME_STEP, InvalidAdapter
 from amalgam.errors.engine import EngineRefused
+from amalgam.errors.findings import Finding
+from amalgam.errors.http import InternalError, MethodNotAllowed, RouteNotFound
 from amalgam.errors.requests import FieldRefused
+from amalgam.errors.tenants import NotInScope
 from amalgam.telemetry.request_watch import CLIENT_GONE
 
 logger = logging.getLogger(__name__)
 
 _MAX_PLACE: Final = 128
 _MAX_REASON: Final = 400
+_MAX_MESSAGE: Final = 1000
+_PRIVATE: Final = re.compile(r"(?<![\w:/])(?:/[\w.@+~-]+){2,}/?(?::\d+)?|\b0x[0-9a-fA-F]{6,}\b")
+"""Absolute paths, with the line that stands behind one, and addresses in memory."""
 
 
-class RouteNotFound(NotFound):
-    """No route at that path."""
+class ErrorContent(BaseModel):
+    """OpenAI's four fields, and where they apply the findings and the request's id."""
 
-    code = "route_not_found"
-
-    def __init__(self) -> None:
-        super().__init__("There is no such route. GET /openapi.json lists them.")
-
-
-class MethodNotAllowed(InvalidRequest):
-    """The route exists for other methods."""
-
-    status = 405
-    code = "method_not_allowed"
-
-    def __init__(self) -> None:
-        super().__init__("The route does not answer this method. GET /openapi.json says which.")
+    message: str = Field(description="what is wrong, with the values, and the next step")
+    type: str
+    param: str | None = Field(description="the request field at fault")
+    code: str = Field(description="stable name; match on this")
+    findings: tuple[Finding, ...] | None = Field(default=None, description="all of them, where an adapter was refused")
+    request_id: str | None = Field(default=None, description="also the header x-request-id, and in the server's log")
 
 
-class InternalError(AmalgamError):
-    """A fault of the server; the log has the trace under the request's id."""
+class ErrorView(BaseModel):
+    """Every error of every route."""
 
-    def __init__(self) -> None:
-        super().__init__("The server failed on this request. Its log says why, under the request id of this answer.")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "message": "No adapter is named 'sqll'. GET /admin/v1/adapters lists what there is.",
+                        "type": "invalid_request_error",
+                        "param": "name",
+                        "code": "adapter_not_found",
+                        "request_id": "req-5f2b8c0d9a1e4b7c6d3f2a10",
+                    }
+                }
+            ]
+        }
+    )
+
+    error: ErrorContent
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {"default": {"model": ErrorView, "description": "Any error"}}
+"""Of every route; it also keeps FastAPI's own 422, which is never sent, out of the document."""
+
+
+def error_body(error: AmalgamError, request_id: str | None = None, scopes: Scopes = EVERYTHING) -> dict[str, Any]:
+    """``{"error": {"message", "type", "param", "code"}}``, with findings where an adapter was refused.
+
+    Of exact versions only those are named that are in ``scopes``, or that whoever asks has named.
+    """
+    content: dict[str, Any] = {
+        "message": _told(error.message) if isinstance(error, EngineRefused) else error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    if isinstance(error, InvalidAdapter):
+        content["findings"] = [finding.model_dump() for finding in error.findings]
+    if not isinstance(error, NotFound | NotInScope):
+        # These two repeat what was asked for, and hints that were chosen for whoever asks.
+        content = redacted(content, scopes)
+    if request_id is not None:
+        content["request_id"] = request_id
+    return {"error": content}
+
+
+def _told(message: str) -> str:
+    """What the engine said, fit to be told: its first line, without paths and addresses, and not without end."""
+    return _PRIVATE.sub("…", message.strip().split("\n", 1)[0])[:_MAX_MESSAGE] or "The request was refused."
+
+
+def error_response(
+    error: AmalgamError, request: Request | None = None, extra_headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The HTTP answer for ``error``; carries what a client library needs to decide on a retry."""
+    headers = dict(extra_headers or {})
+    if request is not None:
+        headers |= request.scope.get(RATE_HEADERS, {})
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status in (409, 429) and error.retry_after_s is None:
+        # openai-python repeats every one of these by itself; without a time to come back they are permanent.
+        headers["x-should-retry"] = "false"
+    request_id = request.scope.get("amalgam.request_id") if request is not None else None
+    if request_id is not None:
+        # Set here too: the answer to an unexpected error is sent outside of the middleware that sets it.
+        headers["x-request-id"] = request_id
+    scopes = EVERYTHING if request is None else caller_of(request).scopes
+    return JSONResponse(error_body(error, request_id, scopes), status_code=error.status, headers=headers)
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AmalgamError)
     if error.status >= 500 and error.status != 503:
-        logger.error("%s %s: %s", request.method, request.scope["path"], error, exc_info=error.__cause__)
+        logger.error(
+            "request_failed method=%s path=%s code=%s reason=%s",
+            request.method,
+            request.scope["path"],
+            error.code,
+            error,
+            exc_info=error.__cause__,
+        )
         if isinstance(error, EngineRefused):
             # The engine's words for a fault of its own are for the log.
             return error_response(InternalError(), request)
@@ -64,7 +147,10 @@ def refused_field(errors: Sequence[Any]) -> FieldRefused:
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     # Names of fields are a client's own text.
     shown = place[:_MAX_PLACE].encode("unicode_escape").decode() or "body"
-    return FieldRefused(shown, str(first["msg"])[:_MAX_REASON])
+    reason = str(first["msg"])
+    if NAME_PATTERN in str(first.get("ctx", {}).get("pattern", "")):
+        reason = f"is not a name. {NAME_STEP} {HUB_STEP}"
+    return FieldRefused(shown, reason[:_MAX_REASON])
 
 
 def _validation(request: Request, error: Exception) -> JSONResponse:
@@ -89,13 +175,16 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _gone(request: Request, error: Exception) -> Response:
     """The client left while its body was read; whatever was begun has been undone on the way here."""
-    logger.info("%s %s: the client left", request.method, request.scope["path"])
+    logger.info("client_gone method=%s path=%s", request.method, request.scope["path"])
     return Response(status_code=CLIENT_GONE)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return error_response(InternalError(), request)
+    logger.error(
+        "request_failed method=%s path=%s code=internal_error", request.method, request.scope["path"], exc_info=error
+    )
+    # Sent outside of all middleware, which would have said whether a page may read it.
+    return error_response(InternalError(), request, request.scope.get(PERMISSION))
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -9,12 +9,11 @@ from typing import Any, Final
 from starlette.responses import StreamingResponse
 
 from amalgam.api.evaluation_models import EvaluationReportView, MeasurementView
+from amalgam.api.spreadsheet import harmless
 from amalgam.domain.evaluation import Evaluation, EvaluationItem, Measurement
 from amalgam.services.evaluations import EXPORT_PAGE, EvaluationService
 
 _COLUMNS: Final = ("target", "model", "served", "task", "item", "reference", "answer", "error_code")
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for the start of a formula, or skips before one (OWASP, "CSV Injection")."""
 EXPORTED: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "Everything that was asked and answered so far",
@@ -77,13 +76,8 @@ def _row(evaluation: Evaluation, item: EvaluationItem, one: Measurement) -> list
 
 def _rows(rows: list[list[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_inert(cell) for cell in row] for row in rows])
+    csv.writer(text, lineterminator="\n").writerows([[harmless(cell) for cell in row] for row in rows])
     return text.getvalue()
-
-
-def _inert(cell: Any) -> Any:
-    """Texts alone: a log-likelihood is a number, and begins with a minus."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
 def _download(pieces: AsyncIterator[str], media_type: str, name: str) -> StreamingResponse:

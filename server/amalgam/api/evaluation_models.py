@@ -5,22 +5,25 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from amalgam.domain.evaluation import MAX_ITEMS, MAX_TARGETS, Evaluation, EvaluationItem, Measurement
+from amalgam.api.kit import NO_NUL, Body, Page, Timestamp
+from amalgam.domain.evaluation import (
+    MAX_ITEMS,
+    MAX_TARGETS,
+    Evaluation,
+    EvaluationError,
+    EvaluationItem,
+    EvaluationKind,
+    EvaluationState,
+    Measurement,
+)
 from amalgam.domain.evaluation_table import Cell, Comparison
 from amalgam.domain.pattern import MAX_PATTERN
 
 MetricName = Literal["exact_match", "contains", "regex", "json_valid", "json_equal", "log_likelihood"]
-NO_NUL: Final = r"^[^\x00]*$"
 TASK_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_LABEL: Final = 128
 MODEL = Annotated[str, Field(min_length=1, max_length=1024, pattern=NO_NUL)]
 MAX_TOKENS = Field(default=128, ge=1, le=2048, description="longest answer, tokens", examples=[64])
-
-
-class Body(BaseModel):
-    """A body of these routes: nothing unknown in it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ItemBody(Body):
@@ -76,9 +79,9 @@ class EvaluationView(BaseModel):
     """An evaluation as the API shows it."""
 
     id: str = Field(examples=["eval-8f14e45fceea4e6f9d5c1f6a2b7c3d90"])
-    kind: str = Field(description="evaluation | sweep", examples=["evaluation"])
+    kind: EvaluationKind = Field(examples=["evaluation"])
     label: str = Field(examples=["nightly"])
-    state: str = Field(description="queued | running | done | failed | cancelled | interrupted", examples=["running"])
+    state: EvaluationState = Field(examples=["running"])
     done: int = Field(description="measurements made: one is one item asked of one target", examples=[120])
     total: int = Field(examples=[600])
     targets: tuple[TargetView, ...]
@@ -86,16 +89,14 @@ class EvaluationView(BaseModel):
     tasks: dict[str, int] = Field(description="items of each task", examples=[{"all": 200}])
     max_tokens: int = Field(examples=[128])
     items_digest: str = Field(description="equal: the same items", examples=["5b0c…"])
-    error: dict[str, Any] | None = Field(description="code and message of a failed one", examples=[None])
-    created_at: str = Field(examples=["2030-01-31T12:00:00+00:00"])
-    updated_at: str = Field(examples=["2030-01-31T12:00:02+00:00"])
+    error: EvaluationError | None = Field(description="why it failed", examples=[None])
+    created_at: Timestamp
+    updated_at: Timestamp
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> "EvaluationView":
         """The view of ``evaluation``."""
-        fields = evaluation.model_dump(exclude={"search", "created_at", "updated_at"})
-        times = {"created_at": evaluation.created_at.isoformat(), "updated_at": evaluation.updated_at.isoformat()}
-        return cls.model_validate(fields | times)
+        return cls.model_validate(evaluation.model_dump(exclude={"search"}))
 
 
 class CellView(BaseModel):
@@ -138,11 +139,8 @@ class EvaluationReportView(BaseModel):
         )
 
 
-class EvaluationPageView(BaseModel):
+class EvaluationPageView(Page[EvaluationView]):
     """One page of evaluations, newest first."""
-
-    data: tuple[EvaluationView, ...]
-    next_cursor: str | None = Field(description="pass it back as cursor for the next page; null on the last")
 
 
 class MeasurementView(BaseModel):
@@ -162,11 +160,8 @@ class MeasurementView(BaseModel):
         return cls(model=evaluation.targets[one.target].model, **one.model_dump())
 
 
-class ResultPageView(BaseModel):
+class ResultPageView(Page[MeasurementView]):
     """One page of measurements, in order of target and item."""
-
-    data: tuple[MeasurementView, ...]
-    next_cursor: str | None = Field(description="pass it back as cursor for the next page; null on the last")
 
 
 class ComparisonView(BaseModel):

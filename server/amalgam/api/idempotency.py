@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from amalgam.api.auth import bearer, needs_admin, routed_path
-from amalgam.api.responses import error_response
+from amalgam.api.access import ADMIN, matched_route
+from amalgam.api.auth import key_of
+from amalgam.api.errors import error_response
 from amalgam.api.state import services
 from amalgam.domain.idempotency import KeptAnswer, KeyStanding
 from amalgam.errors import AmalgamError
@@ -34,6 +35,12 @@ _KEY: Final = re.compile(r"[ -~]{1,255}")
 _BOUNDARY: Final = re.compile(r";\s*boundary\s*=\s*\"?([^\";]+)", re.IGNORECASE)
 _KEPT_HEADERS: Final = frozenset({"content-type", "location"})
 _SCOPE_KEY: Final = "amalgam.request_key"
+_KEPT_BODY: Final = "amalgam.kept_body"
+
+
+def keep_instead(request: Request, body: bytes) -> None:
+    """Have ``body`` kept, and answered to the same request when it comes again, in place of a secret shown once."""
+    request.scope[_KEPT_BODY] = body
 
 
 def request_key(request: Request) -> str | None:
@@ -85,7 +92,7 @@ class IdempotencyKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let through what has no key or is no POST of the admin plane."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not needs_admin(routed_path(scope)):
+        if scope["type"] != "http" or scope["method"] != "POST" or matched_route(scope).access.plane != ADMIN.plane:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).getlist(HEADER)
@@ -128,11 +135,11 @@ class IdempotencyKeys:
         await self._app(scope, hashed, collect)
         try:
             await _drain(fingerprint, receive)
-            answer = _answer(messages, fingerprint)
+            answer = _answer(messages, fingerprint, scope.get(_KEPT_BODY))
             if answer is not None:
                 await held.finish(answer)
         except AmalgamError as error:
-            logger.warning("an answer was not kept under its idempotency key: %s", error)
+            logger.warning("idempotency_answer_lost reason=%s", error)
         return messages
 
 
@@ -140,7 +147,7 @@ def _name(given: list[str], request: Request) -> str:
     """Caller and key under one name, which gives neither away."""
     if len(given) != 1 or not _KEY.fullmatch(given[0]):
         raise FieldRefused(HEADER, "must be sent once, with 1 to 255 printable ASCII characters")
-    caller = hashlib.sha256((bearer(request.headers) or "").encode(errors="surrogateescape")).hexdigest()
+    caller = hashlib.sha256((key_of(request.headers) or "").encode(errors="surrogateescape")).hexdigest()
     return hashlib.sha256(f"{caller}\n{given[0]}".encode()).hexdigest()
 
 
@@ -153,8 +160,8 @@ async def _drain(fingerprint: Fingerprint, receive: Receive) -> None:
         fingerprint.update(message)
 
 
-def _answer(messages: list[Message], fingerprint: Fingerprint) -> KeptAnswer | None:
-    """What is to be kept; None for what a second attempt may do better."""
+def _answer(messages: list[Message], fingerprint: Fingerprint, kept: bytes | None = None) -> KeptAnswer | None:
+    """What is to be kept, ``kept`` in place of the body where it is there; None for what may come out better again."""
     start = next((message for message in messages if message["type"] == "http.response.start"), None)
     body = b"".join(message.get("body", b"") for message in messages)
     if start is None or not fingerprint.is_whole or len(body) > MAX_KEPT_BYTES:
@@ -163,7 +170,8 @@ def _answer(messages: list[Message], fingerprint: Fingerprint) -> KeptAnswer | N
     if status >= 500 or status in (429, CLIENT_GONE):
         return None
     headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in start["headers"]]
-    return KeptAnswer(fingerprint.hex(), status, tuple(pair for pair in headers if pair[0] in _KEPT_HEADERS), body)
+    shown = tuple(pair for pair in headers if pair[0] in _KEPT_HEADERS)
+    return KeptAnswer(fingerprint.hex(), status, shown, body if kept is None else kept)
 
 
 async def _again(

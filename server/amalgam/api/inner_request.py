@@ -3,23 +3,35 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message
 
-from amalgam.engine.protocol import Endpoint, Engine
+from amalgam.engine.protocol import CallProfile, Endpoint, Engine
 from amalgam.errors.evaluations import AnswerUnreadable
-from amalgam.services.evaluation_calls import Ask
+from amalgam.services.cache_salts import CacheSalts
+from amalgam.services.evaluation_calls import CLIENT, Ask
+from amalgam.services.profiles import ProfileService
 
 
-def inner_ask(app: ASGIApp, engine: Engine) -> Ask:
-    """What asks ``engine`` as a client of ``app`` would, without a socket; a cancelled ask aborts the engine's work."""
+def inner_ask(
+    app: ASGIApp, engine: Engine, salts: CacheSalts, profiles: Callable[[], ProfileService] | None = None
+) -> Ask:
+    """What asks ``engine`` as a client of ``app`` would, without a socket; a cancelled ask aborts the engine's work.
+
+    Evaluations share what they have in the prefix cache with each other, and with no key.
+    """
 
     async def ask(endpoint: Endpoint, body: dict[str, Any]) -> Mapping[str, Any]:
         gone = asyncio.Event()
-        call = asyncio.create_task(engine.call(endpoint, body, _request(app, gone)))
+        profile: CallProfile | None = None
+        if profiles is not None:
+            body, profile = profiles().applied(endpoint, body, CLIENT)
+        extra = () if profile is None else (profile,)
+        asked = salts.salted(endpoint, body, CLIENT)
+        call = asyncio.create_task(engine.call(endpoint, asked, _request(app, gone), *extra))
         try:
             response = await asyncio.shield(call)
         except asyncio.CancelledError:

@@ -8,8 +8,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from amalgam.api.admin_models import JobView
 from amalgam.api.held_response import HeldResponse
+from amalgam.api.job_models import JobView
 from amalgam.domain.job import Job
 from amalgam.services.job_feed import JobEvent, JobFeed
 

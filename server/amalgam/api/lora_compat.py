@@ -8,20 +8,20 @@ import re
 from typing import Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request
+from pydantic import Field
 from starlette.responses import PlainTextResponse
 
-from amalgam.api.admin_answers import ADMIN_KEY
-from amalgam.api.error_document import ERRORS
+from amalgam.api.audited import about
 from amalgam.api.idempotency import request_key
+from amalgam.api.in_scope import scopes_of
+from amalgam.api.kit import ADMINISTERS, NO_NUL, PUBLISHES, Body, admin_router
 from amalgam.api.state import services
-from amalgam.api.strict_json import StrictRoute
 from amalgam.domain.adapter import is_name
 from amalgam.errors.adapters import AdapterNotFound, NameTaken
-from amalgam.errors.doors import LoraAlreadyLoaded
+from amalgam.errors.http import LoraAlreadyLoaded
 from amalgam.errors.requests import FieldRefused
-from amalgam.services.adapters import NewVersion
+from amalgam.services.new_versions import NewVersion
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TEXT: dict[int | str, dict[str, Any]] = {
@@ -29,19 +29,19 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 }
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _LoraBody(Body):
+    """What both have in common."""
 
     lora_name: str = Field(min_length=1, max_length=256, description="adapter name", examples=["sql"])
 
 
-class LoadBody(_Body):
+class LoadBody(_LoraBody):
     """What vLLM's clients send to load an adapter."""
 
     lora_path: str = Field(
         min_length=1,
         max_length=4096,
-        pattern=r"^[^\x00]*$",
+        pattern=NO_NUL,
         description="a folder below AMALGAM_SOURCE_ROOTS, a hub id, or any source of the admin plane",
         examples=["/srv/adapters/sql"],
     )
@@ -52,7 +52,7 @@ class LoadBody(_Body):
     )
 
 
-class UnloadBody(_Body):
+class UnloadBody(_LoraBody):
     """What vLLM's clients send to unload an adapter."""
 
     lora_int_id: int | None = Field(default=None, description="informative: the name decides, as in vLLM")
@@ -69,13 +69,7 @@ def source_of(lora_path: str) -> str:
 
 def router() -> APIRouter:
     """The two routes."""
-    routes = APIRouter(
-        prefix="/v1",
-        tags=["vLLM's adapter routes"],
-        responses=ERRORS,
-        dependencies=[Depends(ADMIN_KEY)],
-        route_class=StrictRoute,
-    )
+    routes = admin_router("vLLM's adapter routes", prefix="/v1")
     _add_load(routes)
     _add_unload(routes)
     return routes
@@ -84,6 +78,7 @@ def router() -> APIRouter:
 def _add_load(routes: APIRouter) -> None:
     @routes.post(
         "/load_lora_adapter",
+        dependencies=ADMINISTERS,
         summary="Register an adapter from a source",
         response_class=PlainTextResponse,
         responses=_TEXT,
@@ -91,6 +86,7 @@ def _add_load(routes: APIRouter) -> None:
     async def load(request: Request, body: LoadBody) -> PlainTextResponse:
         if body.is_3d_lora_weight:
             raise FieldRefused("is_3d_lora_weight", "must be false; LoRA on three-dimensional weights is not served")
+        await about(request, body.lora_name)
         new = NewVersion(body.lora_name, if_absent=not body.load_inplace, request_key=request_key(request))
         try:
             _, created = await services(request).adapters.take_source(new, source_of(body.lora_path))
@@ -106,12 +102,15 @@ def _add_load(routes: APIRouter) -> None:
 def _add_unload(routes: APIRouter) -> None:
     @routes.post(
         "/unload_lora_adapter",
+        dependencies=PUBLISHES,
         summary="Delete an adapter; running requests finish",
         response_class=PlainTextResponse,
         responses=_TEXT,
     )
     async def unload(request: Request, body: UnloadBody) -> PlainTextResponse:
-        if not is_name(body.lora_name):
+        scopes = scopes_of(request)
+        if not is_name(body.lora_name) or not scopes.name(body.lora_name):
             raise AdapterNotFound(body.lora_name)
-        await services(request).adapters.delete(body.lora_name)
+        await about(request, body.lora_name)
+        await services(request).adapters.delete(body.lora_name, scopes=scopes)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")

@@ -8,24 +8,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from amalgam.api.responses import error_response
-from amalgam.errors import AmalgamError, InvalidRequest
-from amalgam.errors.doors import HeadersTooLarge, MalformedRequest
+from amalgam.api.access import matched_route
+from amalgam.api.errors import error_response
+from amalgam.errors import AmalgamError
+from amalgam.errors.http import BodyTooLarge, HeadersTooLarge, MalformedRequest
 
 MAX_HEADER_BYTES: Final = 64 << 10
 _CLIENT_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _ID_HEADER: Final = b"x-request-id"
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
-
-
-class BodyTooLarge(InvalidRequest):
-    """A request body above the configured limit."""
-
-    status = 413
-    code = "body_too_large"
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The request body is larger than {limit_bytes} bytes. Send less.")
 
 
 class RequestId:
@@ -71,13 +62,20 @@ class HeaderLimit:
 
 
 class BodyLimit:
-    """Ends a request whose body grows beyond the limit of its path, by its header or while it arrives."""
+    """Ends a request whose body grows beyond the limit of its route, by its header or while it arrives.
 
-    def __init__(self, app: ASGIApp, json_bytes: int, upload_bytes: int, upload_paths: frozenset[str]) -> None:
+    Args:
+        app: what answers.
+        json_bytes: limit of all bodies but uploads.
+        upload_bytes: limit of forms with files, at ``upload_routes``.
+        upload_routes: templates of the routes that take such forms.
+    """
+
+    def __init__(self, app: ASGIApp, json_bytes: int, upload_bytes: int, upload_routes: frozenset[str]) -> None:
         self._app = app
         self._json_bytes = json_bytes
         self._upload_bytes = upload_bytes
-        self._upload_paths = upload_paths
+        self._upload_routes = upload_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what arrives."""
@@ -86,7 +84,7 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         is_multipart = headers.get("content-type", "").lower().startswith("multipart/")
-        is_upload = is_multipart and scope["path"] in self._upload_paths
+        is_upload = is_multipart and matched_route(scope).template in self._upload_routes
         limit = self._upload_bytes if is_upload else self._json_bytes
         declared = headers.get("content-length", "0")
         if not _LENGTH.fullmatch(declared):

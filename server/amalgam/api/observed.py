@@ -13,6 +13,8 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from amalgam.api.access import matched_route
+from amalgam.api.charging import charge
 from amalgam.engine.token_usage import usage_in_answer, usage_left_on
 from amalgam.telemetry.context import RequestContext, enter
 from amalgam.telemetry.logs import FIELDS
@@ -33,7 +35,7 @@ class Observed:
     Args:
         app: what answers.
         metrics: where it is counted.
-        endpoints: paths of inference, with the label of each.
+        endpoints: templates of the routes of inference, with the label of each.
         access_log: whether each request is one log line.
     """
 
@@ -50,7 +52,7 @@ class Observed:
             return
         context = RequestContext(scope.get("amalgam.request_id", ""), trace_id=_trace_id(scope["headers"]))
         enter(context)
-        endpoint = self._endpoints.get(scope["path"])
+        endpoint = self._endpoints.get(matched_route(scope).template)
         watch = self._metrics.begin(endpoint, context)
 
         # Not a coroutine of its own: this runs for every token.
@@ -78,6 +80,7 @@ class Observed:
             self._metrics.end_http(method, _route(scope), code)
         else:
             self._metrics.end(watch, code, seconds, usage)
+        charge(scope, watch, usage, code)
         if self._access_log:
             _log(watch, method, watch.endpoint or _route(scope), code, seconds, usage)
 

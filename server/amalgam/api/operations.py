@@ -1,58 +1,86 @@
 """Probes, metrics and version: what orchestrators and operators ask."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from amalgam import __version__
+from amalgam.api.access import ADMIN, CLIENT, METRICS, OPEN
 from amalgam.api.state import Services, services
-from amalgam.services.live_jobs import live_jobs
 from amalgam.telemetry.metrics import ServerState
+
+_RETRY: Final = {"Retry-After": "1"}
+STALE_S: Final = 5.0
+"""The registry is looked at every second; a server that has seen nothing of it for so long says so."""
 
 
 def router() -> APIRouter:
-    """``/livez``, ``/readyz``, ``/metrics``, ``/version``."""
+    """Probes, with the names that other servers have for them; metrics, the version, the document of the API."""
     routes = APIRouter(tags=["Operations"])
-
-    @routes.get("/livez", summary="Whether the process answers")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @routes.get("/readyz", summary="Whether requests can be served")
-    async def readyz(request: Request) -> JSONResponse:
-        state = services(request).engine.state
-        ready = state == "ready"
-        headers = {} if ready else {"Retry-After": "1"}
-        return JSONResponse({"status": state}, status_code=200 if ready else 503, headers=headers)
-
-    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
-    async def metrics(request: Request) -> Response:
-        house = services(request)
-        state = await server_state(house)
-        base, snapshot = house.catalog.base.served_name, house.catalog.snapshot
-        house.metrics.make_room({base, *snapshot.versions}, snapshot.aliases)
-        scrape = house.metrics.scrape(state)
-        # Thousands of lines: written beside the event loop, which has tokens to send meanwhile.
-        return Response(await asyncio.to_thread(scrape.text), media_type=CONTENT_TYPE_LATEST)
-
-    @routes.get("/version", summary="Version of this server and of its engine")
-    async def version() -> dict[str, Any]:
-        return {"version": __version__}
-
+    _add_probes(routes)
+    _add_pages(routes)
     return routes
 
 
-async def server_state(house: Services) -> ServerState:
-    """The parts of the page that are read when it is asked for."""
-    info = house.engine.info()
-    snapshot = house.catalog.snapshot
+def _add_probes(routes: APIRouter) -> None:
+    @routes.get("/livez", dependencies=[Depends(OPEN)], summary="Whether the process is of use, or is to be replaced")
+    async def livez(request: Request) -> JSONResponse:
+        is_down = services(request).engine.state == "down"
+        return JSONResponse({"status": "down" if is_down else "alive"}, status_code=503 if is_down else 200)
+
+    @routes.get("/readyz", dependencies=[Depends(OPEN)], summary="Whether requests can be served")
+    @routes.get("/health", dependencies=[Depends(OPEN)], summary="The same, by the name that vLLM's server has for it")
+    @routes.get("/ping", dependencies=[Depends(OPEN)], summary="The same, by the name that SageMaker asks for")
+    async def readyz(request: Request) -> JSONResponse:
+        if request.app.state.shutdown.is_stopping:
+            return JSONResponse({"status": "stopping"}, status_code=503, headers=_RETRY)
+        app_services = services(request)
+        state, down = app_services.engine.state, app_services.loops.down
+        if state != "ready":
+            return JSONResponse({"status": state}, status_code=503, headers=_RETRY)
+        if down:
+            return JSONResponse({"status": "loops_down", "loops": list(down)}, status_code=503, headers=_RETRY)
+        # Requests are served all the same, by what was known last.
+        stale_s = app_services.metrics.registry_staleness_s
+        stale = {"registry_staleness_s": round(stale_s, 1)} if stale_s >= STALE_S else {}
+        return JSONResponse({"status": state} | stale)
+
+
+def _add_pages(routes: APIRouter) -> None:
+    @routes.get("/metrics", dependencies=[Depends(METRICS)], summary="Prometheus metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        app_services = services(request)
+        state = server_state(app_services)
+        base, snapshot = app_services.catalog.base.served_name, app_services.catalog.snapshot
+        app_services.metrics.make_room({base, *snapshot.versions}, snapshot.aliases)
+        scrape = app_services.metrics.scrape(state)
+        # Thousands of lines: written off the event loop, which has tokens to send meanwhile.
+        return Response(await asyncio.to_thread(scrape.text), media_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/version", dependencies=[Depends(CLIENT)], summary="Version of this server and of its engine")
+    async def version() -> dict[str, Any]:
+        return {"version": __version__}
+
+    @routes.get("/openapi.json", dependencies=[Depends(ADMIN)], include_in_schema=False)
+    async def document(request: Request) -> JSONResponse:
+        # Some hundred milliseconds when it is asked for the first time.
+        found = await asyncio.to_thread(request.app.openapi)
+        root_path = request.scope.get("root_path", "")
+        return JSONResponse(found | ({"servers": [{"url": root_path}]} if root_path else {}))
+
+
+def server_state(app_services: Services) -> ServerState:
+    """The parts of the page that are read when it is asked for; all of them in memory, so that it waits for nobody."""
+    info = app_services.engine.info()
+    snapshot = app_services.catalog.snapshot
     return ServerState(
         engine_ready=info.state == "ready",
         engine_restarts=info.restarts,
         engine_start_s=dict(info.startup_s),
+        artifacts_damaged=app_services.adapters.found_damaged,
         registered=len(snapshot.versions),
         resident=len(info.residents),
         pinned=sum(resident.pinned for resident in info.residents),
@@ -60,9 +88,11 @@ async def server_state(house: Services) -> ServerState:
         capacity=info.capacity,
         slots=info.slots,
         revision=snapshot.revision,
-        worker_alive=house.worker.alive,
-        worker_restarts=house.worker.restarts,
-        blender_alive=house.blender.alive,
-        blender_restarts=house.blender.restarts,
-        live_jobs=await live_jobs(house.merges.count_live, house.evaluations.count_live),
+        worker_alive=app_services.worker.alive,
+        worker_restarts=app_services.worker.restarts,
+        blender_alive=app_services.blender.alive,
+        blender_restarts=app_services.blender.restarts,
+        registry_up=app_services.live_jobs.is_answered,
+        registry_notices=app_services.notices is not None and app_services.notices.is_listening,
+        live_jobs=app_services.live_jobs.counts,
     )

@@ -5,18 +5,30 @@ from typing import cast
 
 from starlette.requests import Request
 
+from amalgam.api.body_reader import BodyReader
 from amalgam.engine.protocol import Engine
+from amalgam.registry.notices import Notices
 from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
+from amalgam.services.audit import AuditService
+from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.blender_link import BlenderLink
+from amalgam.services.cache_salts import CacheSalts
 from amalgam.services.catalog import Catalog
 from amalgam.services.evaluations import EvaluationService
 from amalgam.services.exports import ExportService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
+from amalgam.services.key_directory import KeyDirectory
+from amalgam.services.limits import Limiter
 from amalgam.services.lineage import LineageService
+from amalgam.services.live_jobs import LiveJobs
+from amalgam.services.merge_trials import MergeTrials
 from amalgam.services.merges import MergeService
+from amalgam.services.profiles import ProfileService
 from amalgam.services.sweeps import SweepService
+from amalgam.services.tenants import TenantService
+from amalgam.services.usage_ledger import UsageLedger
 from amalgam.services.worker_link import WorkerLink
 from amalgam.settings import Settings
 from amalgam.telemetry.metrics import Metrics
@@ -33,6 +45,7 @@ class Services:
     adapters: AdapterService
     aliases: AliasService
     merges: MergeService
+    profiles: ProfileService
     metrics: Metrics
     worker: WorkerLink
     idempotency: Idempotency
@@ -40,7 +53,19 @@ class Services:
     blender: BlenderLink
     evaluations: EvaluationService
     sweeps: SweepService
+    trials: MergeTrials
     exports: ExportService
+    salts: CacheSalts
+    loops: BackgroundLoops
+    live_jobs: LiveJobs
+    notices: Notices | None
+    """None where the database tells nobody of changes."""
+    bodies: BodyReader
+    keys: KeyDirectory
+    limits: Limiter
+    usage: UsageLedger
+    tenants: TenantService
+    audit: AuditService
 
 
 def services(request: Request) -> Services:

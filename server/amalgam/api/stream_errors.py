@@ -10,11 +10,12 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Message, Send
 
-from amalgam.api.errors import InternalError
-from amalgam.api.responses import error_body, error_response
+from amalgam.api.access import caller_of
+from amalgam.api.errors import error_body, error_response
 from amalgam.api.state import services
 from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady, EngineRefused
+from amalgam.errors.http import InternalError
 
 _ERROR: Final = b'data: {"error":'
 _ANTHROPIC_ERROR: Final = b"event: error\ndata: "
@@ -65,7 +66,7 @@ def _error_in(piece: bytes, request: Request) -> AmalgamError | None:
 
 def _event(error: AmalgamError, piece: bytes, request: Request) -> bytes:
     """The same error as an event of the dialect that the stream speaks."""
-    content: dict[str, Any] = error_body(error, request.scope.get("amalgam.request_id"))
+    content: dict[str, Any] = error_body(error, request.scope.get("amalgam.request_id"), caller_of(request).scopes)
     if piece.startswith(_ANTHROPIC_ERROR):
         content = {"type": "error", "error": {"type": error.type, "message": content["error"]["message"]}}
         return _ANTHROPIC_ERROR + json.dumps(content).encode() + b"\n\n"

@@ -7,16 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from amalgam.api.evaluation_models import (
     MAX_LABEL,
     MAX_TOKENS,
-    NO_NUL,
     TASK_PATTERN,
-    Body,
     CellView,
     EvaluationView,
     ItemBody,
     MetricName,
     cell_views,
 )
-from amalgam.domain.adapter import NAME_PATTERN
+from amalgam.api.kit import NO_NUL, Body, NewName
 from amalgam.domain.evaluation import MAX_ITEMS, MAX_TARGETS
 from amalgam.domain.search import Axis, Range, Standing
 from amalgam.services.sweeps import Search, SweepReport
@@ -119,7 +117,7 @@ class SweepBody(Body):
 class PromoteBody(Body):
     """Which candidate becomes which adapter."""
 
-    name: str = Field(max_length=128, pattern=rf"^{NAME_PATTERN}$", description="adapter name", examples=["sql-json"])
+    name: NewName
     candidate: str | None = Field(
         default=None, min_length=1, max_length=1024, description="its expression or its target; left out: the winner",
         examples=[None],

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table, whole
+from amalgam.cli.one_line import OneLineGroup
 
-app = typer.Typer(help="Names for weighted targets, on a running server.", no_args_is_help=True)
+app = typer.Typer(cls=OneLineGroup, help="Names for weighted targets, on a running server.", no_args_is_help=True)
 
 _WEIGHTED = re.compile(r"(.+)=(\d+)", re.DOTALL)
 Revision = Annotated[
@@ -21,11 +22,11 @@ def list_aliases(
     search: Annotated[str, typer.Argument(help="part of the name")] = "", url: Url = DEFAULT_URL, key: Key = None
 ) -> None:
     """List aliases."""
-    table = Table("name", "revision", "means", "changed")
+    table = Table(whole("name"), "revision", "means", "changed")
     with client(url, key) as session:
         for alias in every_page(session, "/admin/v1/aliases", search):
             table.add_row(alias["name"], str(alias["revision"]), _meaning(alias), alias["updated_at"])
-    CONSOLE.print(table)
+    print_table(table)
 
 
 @app.command("set")
@@ -39,7 +40,7 @@ def set_alias(
     """Make a name mean targets, each with its weight."""
     body = {"targets": [_target(text) for text in targets], "revision": revision}
     with client(url, key) as session:
-        _print(answer(session.put(f"/admin/v1/aliases/{name}", json=body)))
+        _print(answer(session.put(path_of("aliases", name), json=body)))
 
 
 @app.command()
@@ -51,8 +52,8 @@ def show(
 ) -> None:
     """Show one alias, or its latest changes, as JSON."""
     with client(url, key) as session:
-        path = f"/admin/v1/aliases/{name}" + ("/history" if history else "")
-        CONSOLE.print_json(data=answer(session.get(path)))
+        path = path_of("aliases", name, *(["history"] if history else []))
+        CONSOLE.print_json(data=answer(session.get(path), "data" if history else "name"))
 
 
 @app.command()
@@ -60,7 +61,7 @@ def rm(name: str, revision: Revision = None, url: Url = DEFAULT_URL, key: Key = 
     """Delete an alias; what it means stays."""
     headers = {} if revision is None else {"If-Match": f'"{revision}"'}
     with client(url, key) as session:
-        gone = answer(session.delete(f"/admin/v1/aliases/{name}", headers=headers))
+        gone = answer(session.delete(path_of("aliases", name), headers=headers), "deleted")
     CONSOLE.print(f"deleted {gone['deleted']}", markup=False)
 
 
@@ -75,7 +76,7 @@ def rollback(
     """Bring back what an alias meant before."""
     with client(url, key) as session:
         body = {"to_revision": to, "revision": revision}
-        _print(answer(session.post(f"/admin/v1/aliases/{name}:rollback", json=body)))
+        _print(answer(session.post(path_of("aliases", name) + ":rollback", json=body)))
 
 
 def _target(text: str) -> dict[str, Any]:

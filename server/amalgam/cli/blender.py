@@ -5,9 +5,9 @@ from amalgam.settings import Settings
 
 def blender() -> None:
     """Build what comes in on standard input until it ends."""
-    from amalgam.blender import run_blender
     from amalgam.telemetry.logs import configure_logging
+    from amalgam.workers.blender import run_blender
 
     settings = Settings()
-    configure_logging(settings.log_format)
+    configure_logging(settings.logs.log_format)
     run_blender(settings)

@@ -1,15 +1,19 @@
 """`amalgam merge`: build, plan and explain merges of adapter folders, without a server."""
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
+from amalgam.cli.merge_outputs import LINEAGE_END, FormOption, default_dtype, require_free, sink_of, target_of
+from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import (
     CONSOLE,
+    DEFAULT_MAX_RANK,
     Backend,
     Base,
     Device,
@@ -19,54 +23,73 @@ from amalgam.cli.recipe_options import (
     Mismatch,
     Rank,
     Seed,
+    UniformRank,
     Workspace,
     build_options,
     open_inputs,
     print_warnings,
     progress_bar,
     recipe_of,
+    require_writable,
     sentences,
 )
-from amalgam.errors.adapters import SourceNotFound
 from amalgam.errors.requests import FieldRefused
 from amalgam.merge.methods import METHODS, Space
+from amalgam.merge.plan import plan as plan_merge
 
-app = typer.Typer(help="Merge adapter folders, without a server.", no_args_is_help=True)
+_COSINE_COLUMNS: Final = 4
+"""Up to this many inputs every pair has a place in 80 columns."""
+
+_NAME_WIDTH: Final = 24
+
+_REHEARSAL_S: Final = 60.0
+"""How long a plan may merge, to say how much of the energy is kept."""
+
+app = typer.Typer(cls=OneLineGroup, help="Merge adapter folders, without a server.", no_args_is_help=True)
 
 
 @app.command()
 def build(
     expression: Expression,
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write; must not hold an adapter yet")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder or file to write; must not hold an adapter yet")],
     rank: Rank = None,
     dtype: Dtype = None,
     seed: Seed = None,
-    max_rank: MaxRank = 64,
+    max_rank: MaxRank = DEFAULT_MAX_RANK,
     device: Device = "cpu",
     backend: Backend = "auto",
     max_workspace: Workspace = "1GiB",
     allow_base_mismatch: Mismatch = False,
     base: Base = None,
+    uniform_rank: UniformRank = False,
+    form: FormOption = None,
 ) -> None:
     """Merge adapter folders into a new one."""
     with sentences():
         from amalgam.merge.build import build_adapter
-        from amalgam.store.tensor_files import WEIGHTS, FolderSink
 
-        if (out / WEIGHTS).exists():
-            raise FieldRefused("out", f"{out} holds an adapter already; name another folder")
-        recipe = recipe_of(expression, rank, dtype, seed, allow_base_mismatch)
-        sources = open_inputs(recipe, base)
-        options = build_options(sources, max_rank, device, backend, max_workspace)
+        target, known = target_of(out, form)
+        require_free(target)
+        require_writable(out)
+        recipe = recipe_of(expression, rank, default_dtype(known, dtype), seed, allow_base_mismatch, uniform_rank)
+        sources = open_inputs(recipe, base, dora_rank=max_rank)
+        sink = sink_of(target, known, sources, base)
+        options = build_options(sources, max_rank, device, backend, max_workspace, base)
         with progress_bar() as progress:
             task = progress.add_task("merging", total=None)
             outcome = build_adapter(
-                recipe, sources, FolderSink(out), options,
+                recipe, sources, sink, options,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )  # fmt: skip
     kept = "" if outcome.energy_kept is None else f", energy kept {outcome.energy_kept:.4f}"
+    stored = outcome.lineage["result"]["storage_error"]
+    kept += f", {stored:.4f} off in {outcome.recipe.output.dtype}" if stored else ""
     seconds = sum(outcome.seconds.values())
-    CONSOLE.print(f"{out}: {outcome.module_count} modules, rank {outcome.rank}{kept}, {seconds:.2f} s", markup=False)
+    CONSOLE.print(
+        f"{out}: {outcome.module_count} modules, rank {outcome.rank}{kept}, {seconds:.2f} s",
+        markup=False,
+        soft_wrap=True,
+    )
     _print_inputs(outcome.lineage.get("overall", {}))
     print_warnings(outcome.warnings)
 
@@ -77,7 +100,7 @@ def plan(
     rank: Rank = None,
     dtype: Dtype = None,
     seed: Seed = None,
-    max_rank: MaxRank = 64,
+    max_rank: MaxRank = DEFAULT_MAX_RANK,
     device: Device = "cpu",
     max_workspace: Workspace = "1GiB",
     allow_base_mismatch: Mismatch = False,
@@ -86,27 +109,34 @@ def plan(
 ) -> None:
     """Say what a merge would do, and how its inputs relate, without building it."""
     with sentences():
-        from amalgam.merge.build import diagnose
+        from amalgam.merge.rehearse import rehearse
 
         recipe = recipe_of(expression, rank, dtype, seed, allow_base_mismatch)
-        sources = open_inputs(recipe, base)
-        layout, modules, overall = diagnose(
-            recipe, sources, build_options(sources, max_rank, device, "auto", max_workspace)
-        )
+        sources = open_inputs(recipe, base, dora_rank=max_rank)
+        options = build_options(sources, max_rank, device, "auto", max_workspace, base)
+        headers = {name: source.header for name, source in sources.items()}
+        layout = plan_merge(recipe, headers, max_rank=max_rank, bases=options.bases)
+        until = time.monotonic() + _REHEARSAL_S
+        forecast = rehearse(recipe, sources, options, is_over=lambda: time.monotonic() > until)
+    overall, kept = forecast.overall, forecast.energy_kept
+    seen = "" if forecast.is_complete else f" (over the {forecast.modules_seen} modules seen in {_REHEARSAL_S:.0f} s)"
     facts: dict[str, Any] = {
         "method": layout.spec.name,
         "space": str(layout.space),
         "parameters": dict(layout.recipe.parameters),
         "modules": len(layout.modules),
         "partial_modules": len(layout.partial),
+        "exact_rank": layout.exact_rank,
         "rank": layout.rank,
+        "energy_kept": kept,
         "input_bytes": layout.input_bytes,
         "output_bytes": layout.output_bytes,
     }
     if as_json:
-        details = [module.model_dump(mode="json", exclude={"result"}) for module in modules]
+        details = [module.model_dump(mode="json", exclude={"result"}) for module in forecast.modules]
         print(json.dumps({**facts, "overall": overall, "warnings": layout.warnings, "diagnostics": details}))
         return
+    facts["energy_kept"] = "all of it" if kept is None else f"{kept:.4f}{seen}"
     for name, value in facts.items():
         CONSOLE.print(f"{name.replace('_', ' '):16} {value}", markup=False)
     _print_inputs(overall)
@@ -130,7 +160,7 @@ def methods() -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="a folder that `merge build` wrote")],
+    folder: Annotated[Path, typer.Argument(help="a folder that `merge build` wrote, or its .lineage.json")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="HTML file; without it: report.html beside it")
     ] = None,
@@ -139,13 +169,21 @@ def report(
     from amalgam.cli.merge_report import render
 
     with sentences():
-        path = folder / "lineage.json"
+        path = folder if folder.is_file() else folder / "lineage.json"
         if not path.is_file():
-            raise SourceNotFound
-        page = render(json.loads(path.read_text(encoding="utf-8")))
-    target = out or folder.with_name(folder.name + "-report.html")
-    target.write_text(page, encoding="utf-8")
-    CONSOLE.print(str(target), markup=False)
+            raise FieldRefused(
+                "folder", f"{folder} has no lineage.json; name a folder that `amalgam merge build` wrote"
+            )
+        try:
+            page = render(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            raise FieldRefused("folder", f"{path} is not a lineage that `amalgam merge build` wrote") from None
+        # The folder may be given as a dot, or a link, and is named all the same.
+        real = folder.resolve()
+        name = real.name.removesuffix(LINEAGE_END) if folder.is_file() else real.name
+        target = out or real.with_name((name or "merge") + "-report.html")
+        target.write_text(page, encoding="utf-8")
+    CONSOLE.print(str(target), markup=False, soft_wrap=True)
 
 
 def _parameter_lines(name: str) -> Iterator[str]:
@@ -163,11 +201,24 @@ def _print_inputs(overall: Mapping[str, Any]) -> None:
         return
     names = overall["inputs"]
     retention = overall["retention"] if any(overall["retention"]) else None
-    table = Table(
-        "input", "norm", *(["still applied"] if retention else []), *(f"cos {i + 1}" for i in range(len(names)))
-    )
+    wide = len(names) > _COSINE_COLUMNS
+    heads = ["nearest"] if wide else [f"cos {i + 1}" for i in range(len(names))]
+    table = Table("", "input", "norm", *(["still applied"] if retention else []), *heads)
     for i, name in enumerate(names):
         kept = [f"{retention[i]:+.3f}"] if retention else []
-        cosines = (f"{value:+.3f}" for value in overall["cosine"][i])
-        table.add_row(f"{i + 1}  {name}", f"{overall['norms'][i]:.4g}", *kept, *cosines)
+        row = overall["cosine"][i]
+        cosines = [_nearest(i, row)] if wide else [f"{value:+.3f}" for value in row]
+        table.add_row(str(i + 1), _short(name), f"{overall['norms'][i]:.4g}", *kept, *cosines)
     CONSOLE.print(table)
+
+
+def _nearest(own: int, cosines: Sequence[float]) -> str:
+    """The input that an input is most like, or most unlike, and its cosine."""
+    other = max((j for j in range(len(cosines)) if j != own), key=lambda j: abs(cosines[j]))
+    return f"{cosines[other]:+.3f} with {other + 1}"
+
+
+def _short(path: str) -> str:
+    """The end of a long path, where folders differ."""
+    text = path.rstrip("/")
+    return text if len(text) <= _NAME_WIDTH else "…" + text[1 - _NAME_WIDTH :]

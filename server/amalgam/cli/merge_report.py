@@ -5,7 +5,7 @@ from html import escape
 from itertools import combinations
 from typing import Any, Final
 
-from amalgam.cli.merge_report_svg import bars, curves, heat_map
+from amalgam.cli.merge_report_svg import bars, curves, heat_map, shortened
 from amalgam.domain.expression import print_expression
 from amalgam.domain.recipe import Recipe, layer_of
 from amalgam.errors.requests import FieldRefused
@@ -21,6 +21,7 @@ table{border-collapse:collapse;margin:10px 0}td,th{padding:4px 12px;border-botto
 svg{display:block;margin:14px 0;max-width:100%;height:auto}
 svg text{font:11px system-ui,sans-serif;fill:#374151}svg .t{font-weight:600;font-size:13px;fill:#111827}
 svg .e{text-anchor:end}svg .m{text-anchor:middle}.warn{background:#fef3c7;padding:8px 12px;border-radius:6px}
+td{overflow-wrap:anywhere}.wide{overflow-x:auto}.tight td,.tight th{padding:3px 7px;font-size:13px;white-space:nowrap}
 p.note{color:#4b5563;max-width:80ch}
 """
 
@@ -40,6 +41,7 @@ def render(lineage: Mapping[str, Any]) -> str:
     names = [str(name) for name in lineage["overall"]["inputs"]]
     sections = [
         _heading(lineage, names),
+        _kept(lineage),
         "<h2>What is left of each input</h2>",
         "<p class='note'>Still applied: ⟨Δ_out, Δ_t⟩ / ‖Δ_t‖² over all modules; 1 means that the input acts in full, "
         "0 that nothing of it is left, below 0 that it is subtracted. Inside: the share of its energy that lies in the "
@@ -78,20 +80,63 @@ def _heading(lineage: Mapping[str, Any], names: Sequence[str]) -> str:
     }
     rows = "".join(f"<tr><th>{escape(k)}</th><td><code>{escape(str(v))}</code></td></tr>" for k, v in facts.items())
     inputs = "".join(
-        f"<tr><td>{escape(name)}</td><td>{lineage['overall']['norms'][i]:.4g}</td>"
-        + "".join(f"<td>{value:+.4f}</td>" for value in lineage["overall"]["cosine"][i])
+        f"<tr><td>{i + 1}</td><td>{escape(name)}</td><td>{lineage['overall']['norms'][i]:.4g}</td>"
         + "".join(f"<td>{_span(lineage['input_factors'][name][key])}</td>" for key in ("rank", "scaling"))
         + f"<td>{lineage['input_factors'][name]['modules']}</td>"
         f"<td><code>{escape(lineage['inputs'][name][:16])}</code></td></tr>"
         for i, name in enumerate(names)
     )
-    heads = "".join(f"<th>cos {escape(name.rpartition('/')[2])}</th>" for name in names)
     warnings = "".join(f"<p class='warn'>{escape(text)}</p>" for text in lineage["warnings"])
     return (
         f"{warnings}<table>{rows}</table><h2>Inputs, over all modules</h2>"
-        f"<table><tr><th>input</th><th>norm</th>{heads}<th>rank</th><th>scale</th><th>modules</th><th>digest</th></tr>"
-        f"{inputs}</table>"
+        f"<table><tr><th></th><th>input</th><th>norm</th><th>rank</th><th>scale</th><th>modules</th><th>digest</th></tr>"
+        f"{inputs}</table>{_cosines(lineage, len(names))}"
     )
+
+
+def _kept(lineage: Mapping[str, Any]) -> str:
+    """What the merge keeps of its inputs' own answers, where that was measured."""
+    inputs = (lineage.get("kept") or {}).get("inputs") or {}
+    if not inputs:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{one['answers']:.0%} of {one['prompts']}</td><td>{one['alike']:.3f}</td>"
+        f"<td>{one['agreement']:.3f}</td><td>{one['likelihood']:.3f}</td></tr>"
+        for name, one in inputs.items()
+    )
+    return (
+        "<h2>What is kept of each input's answers</h2><p class='note'>Each input answered prompts of its own, and the "
+        "merge read the answers: how many it would have given alike to the end, how much of an answer before it "
+        "departs, at how many tokens it agrees, and how likely the answers are to it beside the input itself.</p>"
+        "<table><tr><th>input</th><th>whole answers</th><th>until it departs</th><th>tokens agreed</th>"
+        "<th>likelihood</th></tr>"
+        f"{rows}</table>"
+    )
+
+
+def _cosines(lineage: Mapping[str, Any], count: int) -> str:
+    """The cosine of every pair, by the inputs' numbers: a table of its own, which scrolls where it is wide."""
+    if count < 2:
+        return ""
+    heads = "".join(f"<th>{i + 1}</th>" for i in range(count))
+    rows = "".join(
+        f"<tr><th>{i + 1}</th>" + "".join(f"<td>{value:+.3f}</td>" for value in row) + "</tr>"
+        for i, row in enumerate(lineage["overall"]["cosine"])
+    )
+    return (
+        "<h2>Cosine of every pair, over all modules</h2>"
+        f"<div class='wide'><table class='tight'><tr><th></th>{heads}</tr>{rows}</table></div>"
+    )
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Number and name of each input, less the folders that all share before and behind where they differ."""
+    paths = [name.rstrip("/").split("/") for name in names]
+    for end in (0, -1):
+        while len(paths) > 1 and all(len(path) > 1 for path in paths) and len({path[end] for path in paths}) == 1:
+            for path in paths:
+                del path[end]
+    return [f"{i + 1} {'/'.join(path)}" for i, path in enumerate(paths)]
 
 
 def _span(ends: Sequence[float]) -> str:
@@ -111,7 +156,7 @@ def _retention(lineage: Mapping[str, Any], modules: Sequence[Any], names: Sequen
                 covered += result["inside"][at] * given["norms"][at] ** 2
         inside.append(covered / energy if energy else 0.0)
     series = {"still applied": lineage["overall"]["retention"], "inside the result's spaces": inside}
-    return bars("By input", names, series)
+    return bars("By input", labels(names), series)
 
 
 def _spectrum(modules: Sequence[Any]) -> str:
@@ -151,7 +196,8 @@ def _norms(modules: Sequence[Any], names: Sequence[str]) -> str:
         given = module["given"]
         for name, norm in (*zip(given["inputs"], given["norms"], strict=True), ("result", module["result"]["norm"])):
             sums[name][layer] = sums[name].get(layer, 0.0) + norm**2
-    series = {name: [(float(layer), v**0.5) for layer, v in sorted(by.items())] for name, by in sums.items() if by}
+    titles = dict(zip((*names, "result"), (*labels(names), "result"), strict=True))
+    series = {titles[n]: [(float(layer), v**0.5) for layer, v in sorted(by.items())] for n, by in sums.items() if by}
     return curves("Norm of each input and of the result", series, "layer", "Frobenius norm over the layer", {})
 
 
@@ -161,17 +207,23 @@ def _pairs(modules: Sequence[Any], names: Sequence[str]) -> list[str]:
     kinds = list(dict.fromkeys(module["name"].rpartition(".")[2] for module in layered))
     columns = [str(layer) for layer in layers]
     out = []
+    shown = dict(zip(names, labels(names), strict=True))
     for one, other in list(combinations(names, 2))[:MAX_PAIRS]:
         cosine, conflict = {}, {}
         for module in layered:
             given = module["given"]
-            if one in given["inputs"] and other in given["inputs"]:
+            # Of many inputs the pairs are not written module by module.
+            if one in given["inputs"] and other in given["inputs"] and given["cosine"]:
                 i, j = given["inputs"].index(one), given["inputs"].index(other)
                 place = (module["name"].rpartition(".")[2], str(layer_of(module["name"])))
                 cosine[place], conflict[place] = given["cosine"][i][j], given["sign_conflict"][i][j]
+        if not cosine:
+            continue
         reach = max([0.05, *(abs(value) for value in cosine.values())])
         spread = max([0.02, *(abs(value - 0.5) for value in conflict.values())])
-        title = f"{one} and {other}"
+        title = f"{shortened(shown[one])} and {shortened(shown[other])}"
         out.append(heat_map(f"Cosine: {title}", kinds, columns, cosine, -reach, reach))
         out.append(heat_map(f"Sign conflict: {title}", kinds, columns, conflict, 0.5 - spread, 0.5 + spread))
+    if len(names) > 1 and not out:
+        return ["<p class='note'>Of so many inputs no pair is kept module by module; the table above has them all.</p>"]
     return out or ["<p class='note'>There is only one input.</p>"]

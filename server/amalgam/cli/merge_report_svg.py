@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Final, NamedTuple
 
 COLOURS: Final = ("#3b6fb6", "#c8553d", "#4f9d69", "#8a5fb0", "#c99a2e", "#4aa3a2", "#b0507f", "#6b7280")
 _GREY: Final = "#6b7280"
 _CELL: Final = 15
+_LEGEND_LINE: Final = 18
+_DASHES: Final = ("", "6 3", "2 2", "8 3 2 3")
 
 
 def heat_map(
@@ -19,7 +21,10 @@ def heat_map(
 ) -> str:
     """One value per (row, column): blue towards ``low``, red towards ``high``, white half way; absent cells grey."""
     left, top = 92, 40
-    width, height = left + _CELL * len(columns) + 10, top + _CELL * len(rows) + 22
+    legend = f"layers left to right; blue {low:+.2f}, white {(low + high) / 2:+.2f}, red {high:+.2f}"
+    # No font is measured here: titles take up to 9 a letter, small text up to 6.
+    width = max(left + _CELL * len(columns) + 10, 9 * len(title), left + 6 * len(legend))
+    height = top + _CELL * len(rows) + 22
     parts = [_text(0, 14, title, "t")]
     for r, row in enumerate(rows):
         parts.append(_text(left - 6, top + r * _CELL + 11, row, "e"))
@@ -31,7 +36,6 @@ def heat_map(
             parts.append(_rect(left + c * _CELL, top + r * _CELL, _CELL - 1, _CELL - 1, fill, hint))
     step = max(1, len(columns) // 10)
     parts += [_text(left + c * _CELL + 7, top - 4, name, "m") for c, name in enumerate(columns) if c % step == 0]
-    legend = f"layers left to right; blue {low:+.2f}, white {(low + high) / 2:+.2f}, red {high:+.2f}"
     parts.append(_text(left, height - 6, legend, "s"))
     return _svg(width, height, parts)
 
@@ -47,14 +51,14 @@ def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float]
     parts = [_text(0, 14, title, "t"), _line(zero, top - 4, zero, height - 26, _GREY)]
     for g, group in enumerate(groups):
         y = top + g * (lines * thick + 12)
-        parts.append(_text(left - 8, y + lines * thick / 2 + 4, _shortened(group), "e"))
+        parts.append(_text(left - 8, y + lines * thick / 2 + 4, shortened(group), "e"))
         for s, values in enumerate(series.values()):
             x, width = (zero, values[g] * scale) if values[g] >= 0 else (zero + values[g] * scale, -values[g] * scale)
             x, width = max(x, left), min(width, zero - left if values[g] < 0 else width)
             parts.append(_rect(x, y + s * thick, max(width, 1), thick - 3, COLOURS[s], ""))
             at, kind = (x + width + 5, "s") if values[g] >= 0 else (x - 5, "e")
             parts.append(_text(at, y + s * thick + 11, f"{values[g]:+.3f}", kind))
-    parts += _legend(list(series), left, height - 8)
+    parts += _legend(list(series), left, height - 8, span).parts
     return _svg(left + span + 70, height, parts)
 
 
@@ -82,21 +86,41 @@ def curves(
         parts.append(_text(left + x / x_high * width, top + height + 16, f"{x:.3g}", "m"))
     for i, line in enumerate(series.values()):
         path = " ".join(place(x, y) for x, y in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="1.8"/>')
+        colour, dashes = _stroke(i)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dashes}/>')
     for name, x in marks.items():
         at = left + x / x_high * width
         parts += [_line(at, top, at, top + height, "#111827", "4 3"), _text(at + 4, top + 12, name, "s")]
     parts.append(_text(left + width / 2, top + height + 32, f"{x_label}; upwards: {y_label}", "m"))
-    parts += _legend(list(series), left, top + height + 50)
-    return _svg(left + width + 90, top + height + 60, parts)
+    rows = _legend(list(series), left, top + height + 50, width)
+    parts += rows.parts
+    return _svg(left + width + 90, rows.bottom + 10, parts)
 
 
-def _legend(names: Sequence[str], x: float, y: float) -> list[str]:
+class _Legend(NamedTuple):
+    parts: list[str]
+    bottom: float
+    """Where its last line stands."""
+
+
+def _legend(names: Sequence[str], x: float, y: float, width: float) -> _Legend:
+    """Names beside their strokes, in as many lines as the width asks for."""
     parts, at = [], x
     for i, name in enumerate(names):
-        parts += [_rect(at, y - 9, 10, 10, COLOURS[i % len(COLOURS)], ""), _text(at + 14, y, _shortened(name), "s")]
-        at += 14 + 7 * len(_shortened(name)) + 16
-    return parts
+        taken = 22 + 7 * len(shortened(name)) + 16
+        if at > x and at + taken > x + width:
+            at, y = x, y + _LEGEND_LINE
+        colour, dashes = _stroke(i)
+        stroke = f'<line x1="{at:.1f}" y1="{y - 4:.1f}" x2="{at + 18:.1f}" y2="{y - 4:.1f}" stroke="{colour}"'
+        parts += [f'{stroke} stroke-width="3"{dashes}/>', _text(at + 22, y, shortened(name), "s")]
+        at += taken
+    return _Legend(parts, y)
+
+
+def _stroke(number: int) -> tuple[str, str]:
+    """Colour and dashes of a series: when the colours are used up, they come again in dashes."""
+    dashes = _DASHES[number // len(COLOURS) % len(_DASHES)]
+    return COLOURS[number % len(COLOURS)], f' stroke-dasharray="{dashes}"' if dashes else ""
 
 
 def _diverging(position: float) -> str:
@@ -108,7 +132,11 @@ def _diverging(position: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _shortened(text: str, limit: int = 26) -> str:
+def shortened(text: str, limit: int = 26) -> str:
+    """A label with its number, and the end of its name where it is long."""
+    number, blank, name = text.partition(" ")
+    if blank and number.isdecimal() and len(text) > limit:
+        return f"{number} …{name[-(limit - len(number) - 2) :]}"
     return text if len(text) <= limit else "…" + text[-(limit - 1) :]
 
 

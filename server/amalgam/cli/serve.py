@@ -8,21 +8,26 @@ import sys
 import threading
 import time
 from argparse import Namespace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from amalgam.engine.cpu_lora_preload import EXTENSION
+from amalgam.cli.front_environment import unheeded
+from amalgam.cli.front_flags import given_flags, left_to_vllm, lora_sources, refuse_without_effect, settled
+from amalgam.cli.one_line import ended
+from amalgam.cli.tls import tls_context
+from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
 from amalgam.errors import AmalgamError
-from amalgam.settings import Settings
+from amalgam.settings import Settings, settle
+from amalgam.store.checkpoint_tensors import is_quantised
 
 if TYPE_CHECKING:
-    import uvicorn
-    from starlette.applications import Starlette
-
-    from amalgam.engine.fork_server import ForkServer
+    from amalgam.cli.http_server import HttpServer
+    from amalgam.engine.cpu.fork_server import ForkServer
 
 DEMO_NAME = "smollm2"
 _CONSOLE = Console(stderr=True, highlight=False)
@@ -37,114 +42,118 @@ def serve(
     served_model_name: Annotated[str | None, typer.Option(help="name of the base model in requests")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on; 0 picks one")] = None,
+    config: Annotated[Path | None, typer.Option(help="file of settings, in TOML; variables win over it")] = None,
 ) -> None:
     """Serve the base model and its adapters."""
-    given: dict[str, Any] = {"store": store, "host": host, "port": port}
+    given: dict[str, Any] = {"store": store, "host": host, "port": port, "config": config}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})
     flags = list(vllm_flags or [])
     if model is not None and model.startswith("-"):
-        # typer hands over what stands behind `--` as arguments in order, the model's place included.
+        # typer passes on what stands behind `--` as arguments in order, the model's place included.
         flags, model = [model, *flags], None
     try:
         run(settings, model, served_model_name, flags)
     except AmalgamError as error:
-        _CONSOLE.print(f"[red]{error.message}[/red]")
-        raise typer.Exit(1) from None
+        raise ended(error.code, error.message, 1) from None
 
 
 def run(settings: Settings, model: str | None, served_model_name: str | None, flags: list[str]) -> None:
     """Everything between the command line and uvicorn."""
     from amalgam.api.auth import require_safe_binding
+    from amalgam.engine.cpu.fork_server import ForkServer, predicted_environment
     from amalgam.engine.environment import prepare_environment
-    from amalgam.engine.fork_server import ForkServer, foresee
     from amalgam.store.hub import local_model
     from amalgam.telemetry.logs import VLLM_JSON_CONFIG
 
-    require_safe_binding(settings)
+    if not flags:
+        # Flags may change the address and add keys; `_listen` asks again in any case.
+        require_safe_binding(settings)
+    for sentence in unheeded(os.environ):
+        _CONSOLE.print(sentence, style="yellow", markup=False, soft_wrap=True)
+    # Before anything is started: the engine's processes read settings from it, and none of them needs a key.
+    settle(os.environ, settings)
     is_demo = model is None
-    default_name = DEMO_NAME if model is None else Path(model).name.lower()
+    names = base_names(model)
     began = time.monotonic()
-    prepare_environment(VLLM_JSON_CONFIG if settings.log_format == "json" else None)
+    prepare_environment(VLLM_JSON_CONFIG if settings.logs.log_format == "json" else None, settings.http.media_pixels)
     # As early as can be: what it imports beside us is most of what the engine's start would take.
-    foreseen = foresee(os.environ) if settings.engine_start == "forked" else None
-    fork_server = None if foreseen is None else ForkServer(foreseen)
+    predicted = predicted_environment(os.environ) if settings.engine.engine_start == "forked" else None
+    fork_server = None if predicted is None else ForkServer(predicted)
     if fork_server is not None:
         fork_server.start()
     if model is None:
         from amalgam.demo.base_model import ensure_base_model
 
         with _CONSOLE.status("Preparing the demo model") as status:
-            model = str(ensure_base_model(settings.cache_dir, lambda text: status.update(text)))
+            model = str(ensure_base_model(settings.storage.cache_dir, lambda text: status.update(text)))
     else:
         model = str(local_model(model))
-    name = served_model_name or default_name
-    args = vllm_arguments(settings, model, name, flags, is_demo=is_demo)
-    listener = _listen(settings)
-    _serve(settings, args, listener, began, fork_server, is_demo=is_demo)
+    name = served_model_name or names[0]
+    line = command_line(settings, model, name, flags, is_demo=is_demo)
+    if line.args.served_model_name == names[:1]:
+        line.args.served_model_name = names
+    tls_context(line.settings.tls)
+    listener = _listen(line.settings)
+    _serve(line, listener, began, fork_server, is_demo=is_demo)
 
 
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this processor has units for bfloat16 products; without them float32 is several times faster."""
-    import torch
+def base_names(model: str | None) -> list[str]:
+    """What a base model is called where nobody chose a name: of a hub id its last part, and the id itself.
 
-    has = torch.cpu.get_capabilities()
-    return any(has.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def lora_places(settings: Settings, *, on_cpu: bool) -> tuple[int, int]:
-    """Slots of a batch, and adapters in memory: as set, else as many as are cheap.
-
-    With our LoRA on a CPU a slot takes memory for the adapter in it, and an adapter in memory is a mapping of its file.
-    Elsewhere either is a copy in the type that vLLM computes in, and a slot's is padded to the largest rank.
+    Clients of vLLM's own server ask for the id that the server was given.
     """
-    is_roomy = on_cpu and settings.cpu_lora == "amalgam"
-    slots = settings.max_loras or (16 if is_roomy else 4)
-    return slots, settings.max_cpu_loras or max(slots, 256 if is_roomy else 64)
+    if model is None:
+        return [DEMO_NAME]
+    if Path(model).is_dir():
+        return [Path(model).name.lower()]
+    hub_id = model.partition("@")[0]
+    return [Path(hub_id).name.lower(), hub_id]
 
 
-def vllm_arguments(settings: Settings, model: str, name: str, flags: list[str], *, is_demo: bool) -> Namespace:
-    """VLLM's own parser over our defaults; what the user gives after ``--`` wins, because it comes last."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the settings and the flags after ``--`` come to: for this server, for vLLM, and the adapters they name."""
 
-    ours = ["--model", model, "--served-model-name", name, "--enable-lora"]
-    slots, kept = lora_places(settings, on_cpu=current_platform.is_cpu())
-    ours += ["--max-loras", str(slots), "--max-cpu-loras", str(kept)]
-    ours += ["--max-lora-rank", str(settings.max_lora_rank)]
-    # One backend, by name: where vLLM chooses by request, what the first cannot honour is dropped or becomes a 500.
-    ours += ["--structured-outputs-config.backend", "xgrammar"]
-    if current_platform.is_cpu():
-        ours += ["--enforce-eager"]
-        if not cpu_multiplies_bfloat16():
-            ours += ["--dtype", "float32"]
-        if settings.cpu_lora == "amalgam":
-            ours += ["--worker-extension-cls", EXTENSION]
-    if is_demo:
-        ours += ["--max-model-len", str(settings.max_model_len), "--max-num-seqs", "64"]
-        ours += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-    args: Namespace = make_arg_parser(FlexibleArgumentParser()).parse_args([*ours, *flags])
-    validate_parsed_serve_args(args)
-    return args
+    settings: Settings
+    args: Namespace
+    lora_modules: dict[str, str]
+
+
+def command_line(settings: Settings, model: str, name: str, flags: list[str], *, is_demo: bool) -> CommandLine:
+    """VLLM's own parser over our defaults; what the user gives after ``--`` wins, because it comes last.
+
+    Raises:
+        FlagRefused, LoraModuleUnusable: a flag that would have no effect, or cannot have its effect.
+    """
+    from amalgam.api.lora_compat import source_of
+
+    ours = our_flags(settings, model, name, is_packed=partial(is_quantised, Path(model)), is_demo=is_demo)
+    parser = serve_parser()
+    said = given_flags(parser, flags)
+    refuse_without_effect(said)
+    args = parsed(parser, [*ours, *flags])
+    return CommandLine(settled(settings, said), left_to_vllm(args), lora_sources(said, source_of))
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Bind before the engine starts, so that a taken port is known at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    """Bind before the engine starts, so that a taken port is known at once. Raises UnsafeBinding, PortTaken."""
+    from amalgam.api.auth import require_safe_binding
+
+    require_safe_binding(settings)
+    family = socket.AF_INET6 if ":" in settings.http.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((settings.http.host, settings.http.port))
     except OSError as error:
         from amalgam.errors.requests import PortTaken
 
-        raise PortTaken(settings.port, error.strerror or "cannot bind") from None
+        raise PortTaken(settings.http.port, error.strerror or "cannot bind") from None
     return listener
 
 
 def _serve(
-    settings: Settings,
-    args: Namespace,
+    line: CommandLine,
     listener: socket.socket,
     began: float,
     fork_server: "ForkServer | None",
@@ -152,12 +161,14 @@ def _serve(
     is_demo: bool,
 ) -> None:
     from amalgam.app import create_app
+    from amalgam.cli.http_server import http_server
     from amalgam.demo.adapters import demo_adapter_folders
     from amalgam.telemetry.logs import configure_logging
+    from amalgam.wiring.parts import Start
 
-    configure_logging(settings.log_format)
-    port = listener.getsockname()[1]
-    url = f"http://{settings.host if ':' not in settings.host else f'[{settings.host}]'}:{port}"
+    settings = line.settings
+    configure_logging(settings.logs.log_format)
+    url = _address(settings, listener.getsockname()[1])
     phases = _Phases(sys.stderr.isatty())
 
     def ready(startup_s: dict[str, float]) -> None:
@@ -169,42 +180,50 @@ def _serve(
         if is_demo:
             _print_examples(url)
 
-    folders = demo_adapter_folders() if is_demo and settings.register_demo else {}
-    app = create_app(
-        settings, args, on_phase=phases.show, on_ready=ready, demo_folders=folders, fork_server=fork_server
-    )
-    server = _http_server(app, settings.drain_timeout_s)
+    def failed(error: BaseException) -> None:
+        phases.end()
+        failures.append(error)
+        server.should_exit = True
+
+    failures: list[BaseException] = []
+    folders = demo_adapter_folders() if is_demo and settings.adapters.register_demo else {}
+    start = Start(phases.show, ready, failed, folders, line.lora_modules, fork_server)
+    app = create_app(settings, line.args, start)
+    server = http_server(app, settings)
     # What came before is mostly vLLM's import, which its command line needs.
     serving = time.monotonic()
+    _run_until_stopped(server, listener, failures, fork_server)
+
+
+def _address(settings: Settings, port: int) -> str:
+    scheme = "http" if settings.tls.ssl_certfile is None else "https"
+    return f"{scheme}://{settings.http.host if ':' not in settings.http.host else f'[{settings.http.host}]'}:{port}"
+
+
+def _run_until_stopped(
+    server: "HttpServer", listener: socket.socket, failures: list[BaseException], fork_server: "ForkServer | None"
+) -> None:
+    from amalgam.engine.start_reason import start_reason
+    from amalgam.errors.engine import EngineStartFailed
+
     # Having stopped in good order, uvicorn raises the signal again; with its default handler that would be a death.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server.run(sockets=[listener])
-
-
-def _http_server(app: "Starlette", drain_timeout_s: float) -> "uvicorn.Server":
-    import uvicorn
-
-    from amalgam.cli.http_protocol import bounded_http
-
-    config = uvicorn.Config(
-        app,
-        http=bounded_http(),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(drain_timeout_s) + 1,
-        h11_max_incomplete_event_size=64 * 1024,
-        server_header=False,
-    )
-
-    class _Server(uvicorn.Server):
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # A stream of events ends with its job, which may be long after everything else is drained.
-            if hasattr(app.state, "amalgam"):
-                app.state.amalgam.merges.feed.close()
-            await super().shutdown(sockets)
-
-    return _Server(config)
+    has_started = True
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        # So uvicorn ends where the application does not start.
+        has_started = False
+    if failures:
+        cause = None if fork_server is None else fork_server.cause()
+        raise EngineStartFailed(start_reason(failures[0], cause))
+    if server.start_failure is not None:
+        # Such as an adapter of --lora-modules that is refused.
+        raise server.start_failure
+    if not has_started or (not server.started and server.lifespan.should_exit):
+        # A fault of this program, whose trace is in the log; whoever started it must not read success.
+        raise typer.Exit(1)
 
 
 class _Phases:

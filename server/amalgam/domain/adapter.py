@@ -1,15 +1,26 @@
 """Adapters, versions and what their headers say: the nouns that every layer shares."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amalgam.domain.delta_bound import DeltaBound
+
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 MAX_VERSION: Final = 999_999_999
+VersionSource = Literal["upload", "file", "demo", "merge"]
+"""Where the files of a version came from."""
+ROUTERS: Final = frozenset({"gate", "router", "shared_expert_gate"})
+"""By the last part of their names, beside ``experts``."""
+_SPELLED: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_TEXT_PARTS: Final = ("model.language_model.", "model.text_model.")
+"""What the names of modules of text begin with that only a model with other parts has."""
 _NAME: Final = re.compile(NAME_PATTERN)
 _REF: Final = re.compile(rf"({NAME_PATTERN})@([1-9][0-9]{{0,8}})")
 
@@ -60,14 +71,37 @@ class AdapterHeader:
     base_model: str | None
     """``base_model_name_or_path`` of its config; informative only."""
     weight_bytes: int
+    task_type: str | None = None
+    """``task_type`` of its config, such as ``CAUSAL_LM``; informative only."""
 
     @property
     def rank(self) -> int:
         """The largest rank of its modules; 0 where it has none."""
         return max((module.rank for module in self.modules.values()), default=0)
 
+    @property
+    def dtype(self) -> str | None:
+        """The narrowest type that holds every factor, as a recipe spells it; None where there are none."""
+        return widest(_SPELLED.get(module.dtype) for module in self.modules.values())
 
-@dataclass(frozen=True, slots=True)
+
+def widest(dtypes: Iterable[str | None]) -> str | None:
+    """The narrowest of bfloat16, float16 and float32 that holds every value of ``dtypes``.
+
+    Bfloat16 and float16 meet in float32. None where one of ``dtypes`` is None, which is not known, or there are none.
+    """
+    found = set(dtypes)
+    if not found or None in found:
+        return None
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def unchanged(name: str) -> str:
+    """``name`` itself: of a base model whose modules have had one name at all times."""
+    return name
+
+
+@dataclass(frozen=True)
 class BaseModelSpec:
     """The frozen weights that adapters attach to."""
 
@@ -75,10 +109,53 @@ class BaseModelSpec:
     fingerprint: str
     """SHA-256 over its config and its tensor names and shapes, in hex."""
     linear_shapes: Mapping[str, tuple[int, int]]
-    """Canonical module name -> (out_features, in_features) of every two-dimensional ``.weight``."""
+    """Canonical module name -> (out_features, in_features) of every linear module, quantised or not."""
     max_lora_rank: int
     vocabulary_size: int | None = None
     """Token ids are below it; None where the config does not say."""
+    context_tokens: int | None = None
+    """Longest prompt plus answer that the model was made for; None where the config does not say."""
+    delta_bound: DeltaBound = field(default_factory=DeltaBound, compare=False)
+    """On what an adapter may change."""
+    folder: Path | None = None
+    """Where its files lie; None where that is not known."""
+    rename: Callable[[str], str] = field(default=unchanged, compare=False)
+    """Any spelling of a module or of a tensor in it -> the canonical one."""
+    other_names: tuple[str, ...] = ()
+    """What requests may call it besides, such as its id at the hub."""
+    adapts_experts: bool = True
+    """Whether this engine can put LoRA on routed experts and their routers."""
+    reads: frozenset[str] = frozenset()
+    """What it reads beside text: ``image``, ``audio``."""
+    fused: frozenset[str] = frozenset()
+    """Of ``linear_shapes``, the matrices of experts that lie in one tensor of the checkpoint."""
+    untaken: frozenset[str] = frozenset()
+    """Modules that the engine's class of this model puts no LoRA on, as far as that is known."""
+    adapts_towers: bool = True
+    """Whether this engine can put LoRA on what reads pictures and sounds, and on what joins it to the text."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it answers to."""
+        return (self.served_name, *self.other_names)
+
+    def routes(self, module: str) -> bool:
+        """Whether ``module`` is a part of routed experts, or decides which of them are asked."""
+        parent, _, last = module.rpartition(".")
+        return ".experts." in module or (last in ROUTERS and parent in self._routed)
+
+    def reads_media(self, module: str) -> bool:
+        """Whether ``module`` is a part of what reads pictures and sounds, or joins it to the text."""
+        return self._has_towers and not module.startswith((*_TEXT_PARTS, "lm_head"))
+
+    @cached_property
+    def _has_towers(self) -> bool:
+        return any(name.startswith(_TEXT_PARTS) for name in self.linear_shapes)
+
+    @cached_property
+    def _routed(self) -> frozenset[str]:
+        """The blocks that have experts."""
+        return frozenset(name.partition(".experts.")[0] for name in self.linear_shapes if ".experts." in name)
 
 
 class AdapterVersion(BaseModel):
@@ -94,11 +171,12 @@ class AdapterVersion(BaseModel):
     size_bytes: int
     module_count: int
     base_fingerprint: str
-    source: str = Field(description="upload | file | demo | merge")
+    source: VersionSource
     created_at: datetime
     recipe_digest: str | None = None
     lineage: dict[str, Any] | None = Field(default=None, description="of a merged version: recipe, inputs, versions")
     warnings: tuple[str, ...] = ()
+    dtype: str | None = Field(default=None, description="of its factors; None of one that an older release registered")
 
     @property
     def ref(self) -> VersionRef:

@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from amalgam.domain.tenant import BUILT_IN_TENANT
+
 MAX_ITEMS: Final = 2000
 MAX_TARGETS: Final = 64
 MAX_ANSWER: Final = 16_384
@@ -16,6 +18,8 @@ MAX_ANSWER: Final = 16_384
 
 EvaluationKind = Literal["evaluation", "sweep"]
 EvaluationState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+MAX_ATTEMPTS: Final = 3
+"""An evaluation whose server dies is taken over by another; one that so many servers died at is interrupted."""
 RESUMABLE: Final[tuple[EvaluationState, ...]] = ("interrupted", "failed")
 CANCELLABLE: Final[tuple[EvaluationState, ...]] = ("queued", "running", "interrupted")
 
@@ -79,6 +83,10 @@ class Evaluation(BaseModel):
     """Of the items; evaluations that share it can be compared."""
     search: Mapping[str, Any] | None = None
     """Of a sweep: see `domain.search.SweepPlan`."""
+    tenant: str = BUILT_IN_TENANT
+    """Who asked for it, and is charged."""
+    key_id: str = ""
+    """Of the key; empty without one."""
     state: EvaluationState
     done: int
     """Measurements made."""
@@ -99,6 +107,8 @@ class EvaluationDraft:
     metrics: tuple[str, ...]
     max_tokens: int
     search: Mapping[str, Any] | None = None
+    tenant: str = BUILT_IN_TENANT
+    key_id: str = ""
 
 
 class Measurement(BaseModel):

@@ -50,6 +50,17 @@ class ExportInput(_Frozen):
     recipe: dict[str, Any] | None = Field(default=None, description="of a merged version: what it was merged from")
 
 
+class ExportAdded(_Frozen):
+    """What was added to the base model, and what of it was cut off on the way."""
+
+    rank: int = Field(description="largest rank over the modules that was added")
+    exact_rank: int = Field(description="largest rank that there would be if nothing were cut")
+    energy_kept: float | None = Field(
+        default=None, description="share of the squared singular values; null where nothing had to be cut"
+    )
+    warnings: tuple[str, ...] = Field(default=(), description="what is to be known of it, in sentences")
+
+
 class ExportBase(_Frozen):
     """The checkpoint that was added to."""
 
@@ -72,6 +83,7 @@ class ExportRecord(_Frozen):
     recipe: dict[str, Any]
     recipe_digest: str
     inputs: Mapping[str, ExportInput] = Field(description="by the recipe's spelling")
+    added: ExportAdded | None = Field(default=None, description="null in records that are older than this field")
     base: ExportBase
     fingerprint: str
     weights_digest: str

@@ -92,19 +92,20 @@ def locate_expression(text: str, *, allow_paths: bool = False, max_length: int =
     return ParsedExpression(recipe, dict(parser.adapters_at), parser.parts_at())
 
 
-def print_expression(recipe: Recipe, *, always_seed: bool = False) -> str | None:
+def print_expression(recipe: Recipe, *, always_seed: bool = False, always_dtype: bool = False) -> str | None:
     """The expression that reads back as ``recipe``; None where a gradient or a filter needs the JSON form.
 
     Args:
         recipe: Pinned or not.
         always_seed: Whether a seed of 0, which is the default, is written too.
+        always_dtype: The same of the default type.
     """
     terms: list[tuple[float, str]] = []
     for entry in recipe.inputs:
         if isinstance(entry.weight, tuple):
             return None
         terms.append((entry.weight, _print_name(entry.adapter)))
-    options = _print_options(recipe, always_seed=always_seed)
+    options = _print_options(recipe, always_seed=always_seed, always_dtype=always_dtype)
     if recipe.method == SUM_METHOD and not options:
         first, *rest = terms
         signs = [f" {'-' if weight < 0 else '+'} {_print_term(abs(weight), name)}" for weight, name in rest]
@@ -133,7 +134,7 @@ def _print_value(value: Any) -> str:
     return _print_number(float(value)) if isinstance(value, float) else str(value)
 
 
-def _print_options(recipe: Recipe, *, always_seed: bool) -> list[str]:
+def _print_options(recipe: Recipe, *, always_seed: bool, always_dtype: bool) -> list[str]:
     shown: dict[str, Any] = dict(recipe.parameters)
     seed = recipe.seed if recipe.seed or always_seed else None
     shown |= {"space": recipe.space, "seed": seed, "calibrate": recipe.calibrate}
@@ -146,7 +147,7 @@ def _print_options(recipe: Recipe, *, always_seed: bool) -> list[str]:
         shown["energy"] = output.rank.energy
     elif output.rank != plain.rank:
         shown["rank"] = output.rank
-    shown["dtype"] = output.dtype if output.dtype != plain.dtype else None
+    shown["dtype"] = output.dtype if always_dtype or output.dtype != plain.dtype else None
     shown["min_energy"] = output.min_energy
     return [f"{name}={_print_value(value)}" for name, value in shown.items() if value is not None]
 

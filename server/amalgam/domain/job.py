@@ -1,13 +1,15 @@
 """Jobs: one run of a recipe, and the few ways its state may change.
 
-    queued ──> running ──> built ──> published        (an export is published as it is built)
-      ^  │       │  │        └─────> failed
-      │  │       │  ├──────────────> failed
-      │  │       │  └──────────────> cancelled
-      │  └───────┼─────────────────> cancelled, failed
+    queued ──> running ──> built <──> publishing ──> published     (an export is published as it is built)
+      ^  │       │  │        │            └────────> failed
+      │  │       │  │        └─────────────────────> failed
+      │  │       │  ├──────────────────────────────> failed
+      │  │       │  └──────────────────────────────> cancelled
+      │  └───────┼─────────────────────────────────> cancelled, failed
       └──────────┘ released by a worker that stops
 
-A running job whose lease ran out is claimed again: running -> running, under the next fencing token.
+A running or publishing job whose lease ran out is claimed again, under the next fencing token. A server that cannot
+publish now gives the job back: publishing -> built.
 """
 
 from collections.abc import Mapping
@@ -18,16 +20,20 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.skill_probe import SkillProbe
 from amalgam.errors.jobs import JobStateConflict
 
-JobState = Literal["queued", "running", "built", "published", "failed", "cancelled"]
+JobState = Literal["queued", "running", "built", "publishing", "published", "failed", "cancelled"]
 
-JOB_KINDS: Final = ("merge", "export")
+JobKind = Literal["merge", "export"]
+JOB_KINDS: Final[tuple[JobKind, ...]] = ("merge", "export")
 
 TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     "queued": frozenset({"running", "cancelled", "failed"}),
     "running": frozenset({"running", "queued", "built", "failed", "cancelled"}),
-    "built": frozenset({"published", "failed"}),
+    "built": frozenset({"publishing", "failed"}),
+    "publishing": frozenset({"publishing", "built", "published", "failed"}),
     "published": frozenset(),
     "failed": frozenset(),
     "cancelled": frozenset(),
@@ -49,37 +55,28 @@ def check_transition(job_id: str, current: JobState, wanted: JobState) -> None:
         raise JobStateConflict(job_id, current, wanted)
 
 
-class JobError(BaseModel):
-    """Why a job failed: the values of the error that ended it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    code: str
-    status: int = Field(ge=400, le=599, description="HTTP status the same error would have had in a request")
-    message: str
-
-
 class Job(BaseModel):
     """A row of the job table."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
-    kind: str = Field(description="what kind of work: merge | export; see `JOB_KINDS`")
+    kind: JobKind
     name: str = Field(description="adapter that the result becomes a version of, or folder that it becomes")
     recipe: dict[str, Any] = Field(description="the frozen recipe, inputs pinned; of an export its spec")
     recipe_digest: str
     set_default: bool = Field(description="whether publishing moves the default version to the result")
     state: JobState
     attempts: int = Field(description="how often a worker has started it")
-    worker: str | None = Field(default=None, description="who holds, or last held, the lease")
+    worker: str | None = Field(default=None, description="worker or server that holds, or last held, the lease")
     fencing_token: int = Field(description="grows with every claim; writes under an older one are refused")
     lease_expires_at: datetime | None = None
     progress: dict[str, Any] | None = None
-    error: JobError | None = None
+    error: ErrorReport | None = None
     version_id: int | None = Field(default=None, description="id of the built version")
     version_number: int | None = Field(default=None, description="number of the built version")
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by step")
+    probe: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.skill_probe.SkillProbe`")
     created_at: datetime
     updated_at: datetime
 
@@ -107,27 +104,18 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class JobNews:
-    """A worker's word that a job's row changed."""
-
-    job_id: str
-    kind: str
-    state: str
-    timings: Mapping[str, float]
-    """Seconds by step, where the worker itself came to the result."""
-
-
-@dataclass(frozen=True, slots=True)
 class JobRequest:
     """What a caller asks for."""
 
-    kind: str
+    kind: JobKind
     name: str
     recipe: Mapping[str, Any]
     recipe_digest: str
     set_default: bool = True
     input_digests: tuple[str, ...] = ()
     """Digests of the stored inputs; their files are kept while the job is live."""
+    probe: SkillProbe | None = None
+    """What the result is asked before it is published."""
 
 
 @dataclass(frozen=True, slots=True)

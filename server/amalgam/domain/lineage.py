@@ -1,9 +1,13 @@
 """Where a version comes from, as a graph: versions, and what went from one into the next."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.serving_profile import VersionProfile
+
+InputRole = Literal["input", "orthogonalize_against"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class LineageEdge:
     output: str
     weight: Any
     """As the recipe has it: a number, a gradient over depth, or filters; None for what was only kept clear of."""
-    role: Literal["input", "orthogonalize_against"]
+    role: InputRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class LineageGraph:
     edges: tuple[LineageEdge, ...]
     is_cut: bool
     """Whether there is more than was followed."""
+    profiles: Mapping[int, VersionProfile] = field(default_factory=dict)
+    """Version id -> the newest state of its serving profile, where it ever had one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -72,6 +72,11 @@ class RecipeInput(_Frozen):
         return weight
 
 
+Dtype = Literal["bfloat16", "float16", "float32"]
+DTYPES: Final = get_args(Dtype)
+"""What an adapter may be stored in."""
+
+
 class EnergyRank(_Frozen):
     """Per module, the smallest rank that keeps this share of the energy."""
 
@@ -82,8 +87,11 @@ class Output(_Frozen):
     """How the merged adapter is written."""
 
     rank: Literal["auto"] | Annotated[int, Field(ge=1, le=512)] | EnergyRank = "auto"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     min_energy: float | None = Field(default=None, gt=0, le=1, description="refuse a result that keeps less")
+    uniform_rank: bool = Field(
+        default=False, description="pad all modules to one rank with zeros, for readers that know no rank patterns"
+    )
 
 
 class Recipe(_Frozen):

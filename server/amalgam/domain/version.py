@@ -1,10 +1,10 @@
-"""What the registry takes in and hands out around versions: drafts, pages, the catalog's rows."""
+"""What the registry stores and returns about versions: drafts, pages, the catalog's rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.adapter import Adapter, AdapterVersion, VersionSource
 from amalgam.domain.alias import Alias
 
 
@@ -19,11 +19,12 @@ class VersionDraft:
     size_bytes: int
     module_count: int
     base_fingerprint: str
-    source: str
-    """upload | file | demo | merge"""
+    source: VersionSource
     recipe_digest: str | None = None
     lineage: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    dtype: str | None = None
+    """bfloat16 | float16 | float32: what its factors are stored in."""
     request_key: str | None = None
     """Of the request that makes it, where its caller gave it a key: made once, however often it is sent."""
 
@@ -58,6 +59,8 @@ class CatalogRows:
     """The same versions, in order of id."""
     aliases: tuple[Alias, ...] = ()
     """Every live alias, in order of name."""
+    pinned: frozenset[int] = frozenset()
+    """Ids of versions that stay in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +76,5 @@ class CatalogChange:
     """The live ones that the reader did not have, in order of id."""
     aliases: tuple[Alias, ...] = ()
     """Every live alias, in order of name."""
+    pinned: frozenset[int] = frozenset()
+    """Ids of versions that stay in memory."""

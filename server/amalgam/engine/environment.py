@@ -12,9 +12,14 @@ _DEFAULTS: Final = {
     # What vLLM warns of on CPU (no Triton, no tcmalloc) is known and repeated by each of its processes.
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
+    # Of each row of logits; what is found is acted upon in `finite_answers`.
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
     # Every core, where vLLM would keep one back; and none bound to its core: a library that multiplies counts the cores
     # that its caller may run on, and takes one thread where the first one is bound.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # A host that is allowed may still send its callers to another one.
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": "16",
 }
 
 _GIB: Final = 1 << 30
@@ -22,15 +27,17 @@ _KV_SHARE: Final = 8
 _KV_LARGEST_GIB: Final = 8
 
 
-def prepare_environment(log_config: Path | None = None) -> None:
+def prepare_environment(log_config: Path | None = None, media_pixels: int | None = None) -> None:
     """Set the defaults.
 
     Args:
         log_config: a file that says how vLLM's processes log; None leaves it to vLLM.
+        media_pixels: of one picture, at most, also of one that is fetched; None leaves it to vLLM.
     """
     logs = {} if log_config is None else {"VLLM_LOGGING_CONFIG_PATH": str(log_config)}
+    pixels = {} if media_pixels is None else {"VLLM_MAX_IMAGE_PIXELS": str(media_pixels)}
     space = {"VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib(free_memory()))}
-    for name, value in (_DEFAULTS | space | logs).items():
+    for name, value in (_DEFAULTS | space | logs | pixels).items():
         os.environ.setdefault(name, value)
 
 

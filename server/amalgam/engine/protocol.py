@@ -1,18 +1,35 @@
-"""What the rest of the house knows of an engine; only `amalgam.engine` knows that it is vLLM.
+"""What the other packages know of an engine; only `amalgam.engine` knows that it is vLLM.
 
 An engine is a cache of adapter versions: it is lent validated local folders and may forget them at any time.
 Version names, ids and folders are stable for ever, because vLLM compares LoRA requests by name and keys its prefix
 cache by name and path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
-Endpoint = Literal["chat_completions", "completions", "responses", "messages", "tokenize", "detokenize", "embeddings"]
-EngineState = Literal["starting", "ready", "dead", "hung", "restarting", "stopped"]
+Endpoint = Literal[
+    "chat_completions",
+    "completions",
+    "responses",
+    "messages",
+    "count_tokens",
+    "tokenize",
+    "detokenize",
+    "embeddings",
+]
+EngineState = Literal["starting", "ready", "dead", "hung", "restarting", "stopped", "down"]
+"""``down``: it could not be started, or started again, and nothing more is tried."""
+
+
+FIRST_BLEND_ID: Final = 1 << 30
+"""vLLM 0.32 takes ids from 1 (`LoRARequest` refuses less, 0 means no adapter) and keeps them in 32 bits with a sign in
+one of its model runners (``LoraState.lora_ids``), in 64 in the other. Versions have the low half of that range: their
+ids are row numbers from 1 on. Blends have the upper half, counted up by the engine for as long as its process lives,
+over every restart of its core, so that no id is ever two blends', whoever asks: a thousand million of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,43 @@ class EngineInfo:
     residents: tuple[Resident, ...]
     startup_s: Mapping[str, float]
     """Seconds of the last start, by phase."""
+    sequences: int = 0
+    """In a full batch; 0 before it is known."""
+    dtype: str = "bfloat16"
+    """What it computes in: bfloat16, float16 or float32."""
+
+
+class OwnTemplate(Protocol):
+    """A chat template of one version, rendered elsewhere."""
+
+    model: str
+    """``name@number``"""
+    text: str
+    """The template itself."""
+
+    async def content_format(self) -> Literal["string", "openai"]:
+        """Whether it reads a message's content as a text or as a list of parts.
+
+        Raises:
+            ChatTemplateInvalid, TemplatesUnavailable.
+        """
+
+    async def render(self, messages: Sequence[Any], tools: Sequence[Any] | None, values: Mapping[str, Any]) -> str:
+        """The prompt of a conversation.
+
+        Raises:
+            ChatTemplateRefused, ChatTemplateFailed, TemplatesUnavailable.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class CallProfile:
+    """What a version's serving profile adds to a request beside what is in its body by now."""
+
+    template: OwnTemplate | None
+    """In place of the base model's chat template."""
+    unsaid: Mapping[str, Any]
+    """Sampling defaults for which the request's dialect has no field, by their name in a chat completion."""
 
 
 class Engine(Protocol):
@@ -86,6 +140,8 @@ class Engine(Protocol):
         Raises:
             EngineNotReady: the engine is not ready.
             EngineLoadFailed: the engine refused the files.
+            ArtifactDamaged: the files are not the ones that were published.
+            NonFiniteOutput: the version has given values that are not finite, in this life of the server.
             SlotsBusy: every place was held for longer than the load timeout.
         """
 
@@ -93,10 +149,16 @@ class Engine(Protocol):
         """Make ``version`` resident. Raises as `hold` does."""
 
     async def probe(self, version: LoadableVersion) -> None:
-        """Generate one token with ``version``. Raises as `hold` does."""
+        """Generate one token with ``version``; its log-probability must be finite. Raises as `hold` does."""
 
     async def unload(self, lora_id: int) -> bool:
         """Wait until nobody holds the version, then free its memory; False where it was not resident."""
+
+    def new_blend_id(self) -> int:
+        """The id of a blend that is new to this engine, from `FIRST_BLEND_ID` on; never the same twice.
+
+        Several front ends may have one engine, so none of them counts by itself: one id is one set of weights.
+        """
 
     async def pin(self, lora_id: int, *, pinned: bool) -> bool:
         """Exempt a resident version from eviction, or end that; False where it is not resident."""
@@ -104,16 +166,20 @@ class Engine(Protocol):
     def supports(self, endpoint: Endpoint) -> bool:
         """Whether the served model can answer ``endpoint``."""
 
-    async def call(self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any) -> Any:
+    async def call(
+        self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any, profile: CallProfile | None = None
+    ) -> Any:
         """Answer one request through vLLM's own handler.
 
         Args:
             endpoint: which handler.
             body: the request; ``model`` is an engine name that is held, or the served base name.
             raw_request: the Starlette request, already read; its disconnect aborts the work.
+            profile: how the version wants to be asked.
 
         Returns: a Starlette response, streaming or not.
 
         Raises:
             EngineRefused: the handler answered with an error; carries its status, message and parameter.
+            ChatTemplateRefused, ChatTemplateFailed, TemplatesUnavailable: of the profile's template.
         """

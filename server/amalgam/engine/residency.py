@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from amalgam.engine.protocol import LoadableVersion, Resident
-from amalgam.errors.engine import SlotsBusy
+from amalgam.errors.engine import SlotsBusy, StillLoading
 from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.no_metrics import NO_METRICS
 
 
 @dataclass(slots=True)
@@ -31,9 +32,9 @@ class Residency:
 
     Args:
         capacity: versions kept, the engine's own cache size, so that the engine never evicts by itself.
-        load: hands a version to the engine.
+        load: loads a version into the engine.
         free: takes it out again.
-        load_timeout_s: longest wait for a place.
+        load_timeout_s: longest wait for a place, and for a load, which goes on all the same.
         clock: monotonic seconds.
         metrics: told of loads, evictions and waits.
     """
@@ -45,14 +46,14 @@ class Residency:
         free: Callable[[LoadableVersion], Awaitable[None]],
         load_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
-        metrics: Metrics | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._capacity = capacity
         self._load = load
         self._free = free
         self._load_timeout_s = load_timeout_s
         self._clock = clock
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._changed = asyncio.Condition()
         self.evictions = 0
@@ -82,7 +83,11 @@ class Residency:
             entry.held += 1
             self._entries.move_to_end(version.lora_id)
             try:
-                await entry.loaded.wait()
+                async with asyncio.timeout(self._load_timeout_s):
+                    await entry.loaded.wait()
+            except TimeoutError:
+                await self._release(entry)
+                raise StillLoading(version.engine_name, self._load_timeout_s) from None
             except BaseException:
                 await self._release(entry)
                 raise
@@ -92,7 +97,7 @@ class Residency:
             return entry
 
     async def _place(self, version: LoadableVersion) -> _Entry | None:
-        """Make room and enter ``version``; None where another caller entered it first."""
+        """Evict if need be, and enter ``version``; None where another caller entered it first."""
         deadline = self._clock() + self._load_timeout_s
         async with self._changed:
             while version.lora_id not in self._entries and len(self._entries) >= self._capacity:

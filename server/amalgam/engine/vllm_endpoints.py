@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
+from starlette.responses import Response
 from vllm.entrypoints.anthropic import api_router as anthropic
 from vllm.entrypoints.openai.chat_completion import api_router as chat
 from vllm.entrypoints.openai.completion import api_router as completion
@@ -20,20 +21,42 @@ from vllm.entrypoints.serve.tokenize import api_router as tokenize
 from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from amalgam.engine.protocol import Endpoint
+from amalgam.engine.object_arguments import bind_to_objects
+from amalgam.engine.own_templates import begin, let_in
+from amalgam.engine.plain_usage import with_plain_usage
+from amalgam.engine.protocol import CallProfile, Endpoint
+from amalgam.engine.stripped_request import stripped_request
+from amalgam.engine.whole_messages import tell_whatever_was_said
+from amalgam.engine.written_answers import AnswerThreads, let_write
+from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady, EngineRefused
 
 # What vLLM's own exception handlers turn into answers; anything else is a fault of the server and stays one.
 ANSWERED: Final = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
 
+_CONSTRAINTS: Final = ("structured_outputs", "response_format", "text")
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """One row: how a body is read, who answers, and which attribute of the app's state shows that someone does."""
+    """One row: how a body is read, who answers, and which attribute of the app's state shows that someone does.
+
+    ``shaped`` brings an answer into the shape that clients know.
+    """
 
     request: TypeAdapter[Any]
     handler: Callable[[Any, Any], Awaitable[Any]]
     state_attribute: str
+    shaped: Callable[[Any], Any] = lambda response: response
+
+
+def prepared_endpoints(app_state: Any, threads: AnswerThreads) -> Mapping[Endpoint, EndpointSpec]:
+    """All rows, for the handlers that vLLM has put into ``app_state``."""
+    tell_whatever_was_said(getattr(app_state, "anthropic_serving_messages", None))
+    let_in(app_state)
+    bind_to_objects()
+    let_write(app_state, threads)
+    return endpoint_table()
 
 
 def endpoint_table() -> Mapping[Endpoint, EndpointSpec]:
@@ -46,10 +69,16 @@ def endpoint_table() -> Mapping[Endpoint, EndpointSpec]:
             TypeAdapter(completion.CompletionRequest), completion.create_completion, "openai_serving_completion"
         ),
         "responses": EndpointSpec(
-            TypeAdapter(responses.ResponsesRequest), responses.create_responses, "openai_serving_responses"
+            TypeAdapter(responses.ResponsesRequest),
+            responses.create_responses,
+            "openai_serving_responses",
+            with_plain_usage,
         ),
         "messages": EndpointSpec(
             TypeAdapter(anthropic.AnthropicMessagesRequest), anthropic.create_messages, "anthropic_serving_messages"
+        ),
+        "count_tokens": EndpointSpec(
+            TypeAdapter(anthropic.AnthropicCountTokensRequest), anthropic.count_tokens, "anthropic_serving_messages"
         ),
         "tokenize": EndpointSpec(TypeAdapter(tokenize.TokenizeRequest), tokenize.tokenize, "serving_tokenization"),
         "detokenize": EndpointSpec(
@@ -59,7 +88,13 @@ def endpoint_table() -> Mapping[Endpoint, EndpointSpec]:
     }
 
 
-async def answer(spec: EndpointSpec, body: dict[str, Any], raw_request: Any) -> Any:
+async def answer(
+    spec: EndpointSpec,
+    body: dict[str, Any],
+    raw_request: Any,
+    threads: AnswerThreads,
+    profile: CallProfile | None = None,
+) -> Any:
     """Read ``body`` with vLLM's request class and let vLLM's handler answer; see `Engine.call`."""
     try:
         request = spec.request.validate_python(body)
@@ -67,15 +102,35 @@ async def answer(spec: EndpointSpec, body: dict[str, Any], raw_request: Any) -> 
         raise _refused_field(error) from None
     except ANSWERED as error:
         raise _refused(create_error_response(error).error) from None
+    asked, put_by = begin(profile), threads.begin()
     try:
-        response = await spec.handler(request, raw_request)
+        response = await spec.handler(request, stripped_request(raw_request))
+        if put_by.make is not None and response is not None:
+            response = Response(await threads.write(put_by.make), media_type="application/json")
     except EngineDeadError:
         raise EngineNotReady("restarting") from None
+    except AmalgamError:
+        raise
     except ANSWERED as error:
         raise _refused(create_error_response(error).error) from None
+    if asked is not None and asked.failure is not None:
+        raise asked.failure
     if response is not None and response.status_code >= 400:
         raise _refused_body(response.status_code, response.body)
-    return response
+    return spec.shaped(response)
+
+
+def explained(error: AmalgamError, body: Mapping[str, Any]) -> AmalgamError:
+    """``error`` of a request whose engine goes on, in the words of its cause where the request had a constraint.
+
+    xgrammar fails on some expressions only when it compiles them, in the engine's process; vLLM calls that an internal
+    error.
+    """
+    constraint = next((name for name in _CONSTRAINTS if body.get(name)), None)
+    if error.status != 500 or constraint is None:
+        return error
+    message = "The engine could not compile or follow this constraint. Send a simpler schema or expression."
+    return EngineRefused(400, f"{constraint}: {message}", constraint)
 
 
 def _refused(info: Any) -> EngineRefused:

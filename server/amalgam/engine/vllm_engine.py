@@ -8,26 +8,43 @@ import logging
 import multiprocessing
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from amalgam.engine.cpu_lora_preload import EXTENSION
-from amalgam.engine.fork_server import ForkServer
-from amalgam.engine.preload_link import PreloadLink
-from amalgam.engine.protocol import Endpoint, EngineInfo, EngineState, LoadableVersion
+from amalgam.engine.constraint_checks import spare_the_loop
+from amalgam.engine.core_watch import watch_core
+from amalgam.engine.cpu.fork_server import ForkServer
+from amalgam.engine.engine_metrics import drop_combinations
+from amalgam.engine.finite_answers import is_answer_finite, watch_answers
+from amalgam.engine.load_threads import LoadThreads
+from amalgam.engine.protocol import (
+    FIRST_BLEND_ID,
+    CallProfile,
+    Endpoint,
+    EngineInfo,
+    EngineState,
+    LoadableVersion,
+)
 from amalgam.engine.residency import Residency
-from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused
+from amalgam.engine.start_proof import Proof, no_proof, prove_adapter, prove_base
+from amalgam.engine.token_usage import count_tokens
+from amalgam.engine.vllm_adapters import VllmAdapters
+from amalgam.engine.vllm_client import build_client, facts, import_vllm, listened_to, lora_request, refuse_all
+from amalgam.engine.written_answers import AnswerThreads
+from amalgam.errors.engine import EngineNotReady, EngineRefused, NonFiniteOutput
 from amalgam.errors.requests import EndpointUnsupported
 from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.no_metrics import NO_METRICS
 
 logger = logging.getLogger(__name__)
 
-_HEALTH_PERIOD_S = 0.2
-_PING_PERIOD_S = 1.0
 _RESTART_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_MAX_FAILED_STARTS = 6
+"""In a row, of restarts; with the pauses between them, a minute and the time that the starts take."""
 
 
 class VllmEngine:
@@ -39,9 +56,11 @@ class VllmEngine:
         load_timeout_s: longest wait for an adapter to find a place.
         hang_limit_s: a core that is silent for so long is taken for hung, and restarted.
         on_phase: told in words what the start is doing.
+        on_failed: told why, once the first start has failed; there is no second one.
         metrics: told of loads, evictions and waits.
         prepare: called in a thread before a folder is loaded; blocks, and may raise.
         fork_server: what the core and its worker are forked from; None: vLLM spawns them.
+        proof: gives the folder of an adapter that each new core is tried with; blocks.
     """
 
     def __init__(
@@ -51,18 +70,21 @@ class VllmEngine:
         load_timeout_s: float,
         hang_limit_s: float = 60.0,
         on_phase: Callable[[str], None] = lambda phase: None,
-        metrics: Metrics | None = None,
+        metrics: Metrics = NO_METRICS,
         prepare: Callable[[Path], None] = lambda folder: None,
         fork_server: ForkServer | None = None,
+        on_failed: Callable[[BaseException], None] = lambda error: None,
+        proof: Proof = no_proof,
     ) -> None:
         self._args = args
-        self._prepare = prepare
+        self._proof = proof
         self._fork_server = fork_server
         self._app_state = app_state
         self._on_phase = on_phase
+        self._on_failed = on_failed
+        self._metrics = metrics
         self._hang_limit_s = hang_limit_s
         self._client: Any = None
-        self._preloads: PreloadLink | None = None
         self._booting: asyncio.Future[Any] | None = None
         self._endpoints: Mapping[Endpoint, Any] = {}
         self._state: EngineState = "starting"
@@ -72,13 +94,20 @@ class VllmEngine:
         self._startup_s: dict[str, float] = {}
         self._supervisor: asyncio.Task[None] | None = None
         self._start_error: BaseException | None = None
+        self._is_unclean = False
+        self._barred: set[str] = set()
+        self._blend_ids = count(FIRST_BLEND_ID)
         capacity = args.max_cpu_loras or args.max_loras
-        self._residency = Residency(capacity, self._add_lora, self._remove_lora, load_timeout_s, metrics=metrics)
+        self._adapters = VllmAdapters(app_state, LoadThreads(prepare, capacity), lambda: self.state)
+        self._residency = Residency(
+            capacity, self._adapters.add, self._adapters.remove, load_timeout_s, metrics=metrics
+        )
+        self._answers = AnswerThreads()
 
     @property
     def state(self) -> EngineState:
         """Where the engine is in its life; a dead core shows here within the health period."""
-        if self._state == "ready" and self._client.errored:
+        if self._state == "ready" and (self._client.errored or self._is_unclean):
             return "dead"
         return self._state
 
@@ -93,7 +122,12 @@ class VllmEngine:
             restarts=self._restarts,
             residents=self._residency.residents(),
             startup_s=dict(self._startup_s),
+            **facts(self._client),
         )
+
+    def new_blend_id(self) -> int:
+        """The next one."""
+        return next(self._blend_ids)
 
     async def start(self) -> None:
         """Begin to start, under a supervisor that restarts a dead core."""
@@ -110,26 +144,29 @@ class VllmEngine:
 
     async def _supervise(self) -> None:
         pinned: tuple[LoadableVersion, ...] = ()
+        failures = 0
         while True:
             try:
                 await self._boot()
             except Exception as error:
-                logger.exception("the engine did not start")
-                if self._restarts == 0:
-                    # A first start that fails is a fault of the configuration; trying again would hide it.
-                    self._state, self._start_error = "stopped", error
-                    self._ready.set()
+                logger.exception("engine_start_failed")
+                failures += 1
+                # A first start that fails is a fault of the configuration; trying again would hide it.
+                if self._restarts == 0 or failures >= _MAX_FAILED_STARTS:
+                    self._give_up(error)
                     return
-                await asyncio.sleep(_RESTART_PAUSE_S)
+                await asyncio.sleep(_pause_s(failures))
                 continue
             restored = asyncio.create_task(self._restore(pinned), name="restore pinned versions")
             # Watched from here on: a core that dies or hangs over a pinned version is restarted too.
             try:
-                await self._watch()
+                if await watch_core(self._client, self._hang_limit_s, lambda: self._is_unclean) == "hung":
+                    self._state = "hung"
             finally:
                 restored.cancel()
             [is_whole] = await asyncio.gather(restored, return_exceptions=True)
-            logger.error("the engine's core %s; restarting it", "hangs" if self._state == "hung" else "died")
+            logger.error("engine_restarting reason=%s", self._what_happened())
+            failures = 0 if self._ready.is_set() else failures + 1
             self._ready.clear()
             self._state = "restarting"
             self._lost.set()
@@ -137,38 +174,31 @@ class VllmEngine:
             # What a core was lost over is what the next one is to bring back.
             pinned = self._residency.pinned() if is_whole is True else pinned
             self._residency.forget_all()
-            await self._bury()
+            await self._shut_down_core()
+            if failures >= _MAX_FAILED_STARTS:
+                self._give_up(EngineNotReady("lost each time before it is ready"))
+                return
+            await asyncio.sleep(_pause_s(failures) if failures else 0)
 
-    async def _watch(self) -> None:
-        """Return when the core is dead, or silent for longer than the limit.
+    def _give_up(self, error: BaseException) -> None:
+        """Nothing more is tried: whoever started this process knows by its end, or by `/livez`."""
+        self._state, self._start_error = "down", error
+        self._ready.set()
+        if self._restarts == 0:
+            self._on_failed(error)
 
-        A ping is a question that the core's own loop answers between two steps, so a core that hangs does not.
-        """
-        ping: asyncio.Task[Any] | None = None
-        asked_at = time.monotonic()
-        while not self._client.errored:
-            now = time.monotonic()
-            if ping is None or (ping.done() and now - asked_at >= _PING_PERIOD_S):
-                ping, asked_at = asyncio.create_task(self._client.list_loras()), now
-                ping.add_done_callback(_observe)
-            elif not ping.done() and now - asked_at > self._hang_limit_s:
-                self._state = "hung"
-                break
-            await asyncio.sleep(_HEALTH_PERIOD_S)
-        if ping is not None:
-            ping.cancel()
+    def _what_happened(self) -> str:
+        if self._is_unclean:
+            return "gave values that are not finite"
+        return "hangs" if self._state == "hung" else "died"
 
-    async def _bury(self) -> None:
+    async def _shut_down_core(self) -> None:
         """End the old core for good, and the requests that wait for it."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        # A request that is on its way to a hung core is refused there too, instead of waiting for ever.
-        self._client.engine_core.resources.engine_dead = True
-        self._client.output_processor.propagate_error(EngineDeadError())
+        refuse_all(self._client)
         await asyncio.to_thread(self._end_core, 1.0)
 
     async def _restore(self, pinned: Iterable[LoadableVersion]) -> bool:
-        """Bring the pinned versions back, then open the door; False where the core was lost meanwhile."""
+        """Bring the pinned versions back, then accept requests; False where the core was lost meanwhile."""
         for version in pinned:
             try:
                 async with self._residency.hold(version):
@@ -176,8 +206,8 @@ class VllmEngine:
             except Exception:
                 if self._client.errored:
                     return False
-                # Whatever it was: one version must not keep the door closed to all others.
-                logger.exception("%s could not be pinned again", version.engine_name)
+                # Whatever it was: one version must not keep all others from being served.
+                logger.exception("pin_failed version=%s", version.engine_name)
         self._state = "ready"
         self._ready.set()
         return True
@@ -186,24 +216,61 @@ class VllmEngine:
         """Import vLLM, load the model, build vLLM's handlers."""
         began = time.monotonic()
         self._on_phase("importing vLLM")
-        await asyncio.to_thread(_import_vllm)
+        await asyncio.to_thread(import_vllm)
         imported = time.monotonic()
         self._on_phase("loading the base model")
-        self._booting = asyncio.ensure_future(asyncio.to_thread(_build_client, self._args, self._fork_server))
+        self._booting = asyncio.ensure_future(asyncio.to_thread(build_client, self._args, self._fork_server))
         self._client = await asyncio.shield(self._booting)
-        self._lost = asyncio.Event()
-        await self._client.reset_mm_cache()
-        self._preloads = await _listened_to(self._client, self._args)
         loaded = time.monotonic()
+        try:
+            prepared = await self._equip()
+        except BaseException:
+            # Nobody would end this core: the next start makes another.
+            await asyncio.to_thread(self._end_core, 1.0)
+            raise
+        self._startup_s = {
+            "import": imported - began,
+            "load": loaded - imported,
+            "handlers": prepared - loaded,
+            "first token": time.monotonic() - prepared,
+        }
+
+    async def _equip(self) -> float:
+        """What a new core needs before it is of use; the monotonic time at which all but its first token was there."""
+        self._lost, self._is_unclean = asyncio.Event(), False
+        watch_answers(self._client, self._found_not_finite)
+        count_tokens(self._client)
+        drop_combinations(self._client.logger_manager)
+        await self._client.reset_mm_cache()
+        self._adapters.begin(self._client, self._lost, await listened_to(self._client, self._args))
         self._on_phase("preparing the endpoints")
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 
-        from amalgam.engine.vllm_endpoints import endpoint_table
+        from amalgam.engine.vllm_endpoints import prepared_endpoints
 
-        await init_app_state(self._client, self._app_state, self._args, await self._client.get_supported_tasks())
-        self._endpoints = endpoint_table()
-        ready = time.monotonic()
-        self._startup_s = {"import": imported - began, "load": loaded - imported, "handlers": ready - loaded}
+        tasks = await self._client.get_supported_tasks()
+        await init_app_state(self._client, self._app_state, self._args, tasks)
+        self._endpoints = prepared_endpoints(self._app_state, self._answers)
+        await spare_the_loop(self._client)
+        prepared = time.monotonic()
+        if "generate" in tasks:
+            self._on_phase("asking for a first token")
+            await prove_base(self._client, self._args.served_model_name[0], lambda: self._is_unclean)
+            self._on_phase("asking an adapter for a token")
+            await prove_adapter(self._client, self._proof, lambda: self._is_unclean)
+        return prepared
+
+    def _found_not_finite(self, names: frozenset[str | None]) -> None:
+        """Logits of these adapters held NaN, and so does the cache: the core is restarted, and they are let in no more.
+
+        The base model, None among them, cannot be kept out.
+        """
+        base = self._args.served_model_name[0]
+        logger.error("answer_not_finite versions=%s", ",".join(sorted(name or base for name in names)))
+        for name in names:
+            self._metrics.answer_not_finite(name or base)
+        self._barred |= {name for name in names if name is not None}
+        self._is_unclean = True
 
     async def stop(self, drain_s: float) -> None:
         """Let running requests end within ``drain_s`` seconds, then stop the core."""
@@ -214,6 +281,8 @@ class VllmEngine:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._state = "stopped"
+        self._adapters.close()
+        self._answers.close()
         if self._booting is not None:
             if not self._booting.done():
                 # The thread that waits for a starting core cannot be cancelled; without its core it gives up by itself.
@@ -239,6 +308,7 @@ class VllmEngine:
         if version is None:
             yield
             return
+        self._require_finite(version.engine_name)
         async with self._residency.hold(version):
             yield
 
@@ -248,17 +318,18 @@ class VllmEngine:
             return
 
     async def probe(self, version: LoadableVersion) -> None:
-        """Generate one token with ``version``."""
-        from vllm import SamplingParams
+        """Generate one token with ``version``, and look at its log-probability."""
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         async with self.hold(version):
-            params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
-            request_id = f"probe-{version.engine_name}-{time.monotonic_ns()}"
-            stream = self._client.generate(
-                {"prompt_token_ids": [0, 1]}, params, request_id, lora_request=_lora_request(version)
-            )
-            async for _ in stream:
-                continue
+            try:
+                is_finite = await is_answer_finite(self._client, version.engine_name, lora_request(version))
+            except EngineDeadError:
+                self._require_finite(version.engine_name)
+                raise EngineNotReady("restarting") from None
+            if not is_finite:
+                self._found_not_finite(frozenset({version.engine_name}))
+                self._require_finite(version.engine_name)
 
     async def unload(self, lora_id: int) -> bool:
         """Wait until nobody holds the version, then free it."""
@@ -273,106 +344,32 @@ class VllmEngine:
         spec = self._endpoints.get(endpoint)
         return spec is not None and getattr(self._app_state, spec.state_attribute, None) is not None
 
-    async def call(self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any) -> Any:
+    async def call(
+        self, endpoint: Endpoint, body: dict[str, Any], raw_request: Any, profile: CallProfile | None = None
+    ) -> Any:
         """Answer one request through vLLM's own handler."""
         self._require_ready()
         if not self.supports(endpoint):
             raise EndpointUnsupported(endpoint)
-        from amalgam.engine.vllm_endpoints import answer
+        from amalgam.engine.vllm_endpoints import answer, explained
 
         try:
-            return await answer(self._endpoints[endpoint], body, raw_request)
-        except EngineRefused as error:
-            # A core that dies under a request reads as an internal error there; the caller may try again here.
+            return await answer(self._endpoints[endpoint], body, raw_request, self._answers, profile)
+        except (EngineRefused, EngineNotReady) as error:
             if error.status >= 500 and self.state != "ready":
+                self._require_finite(body["model"])
+                # A core that dies under a request reads as an internal error there; the caller may try again here.
                 raise EngineNotReady("restarting") from None
-            raise
+            raise explained(error, body) from None
+
+    def _require_finite(self, engine_name: str) -> None:
+        if engine_name in self._barred:
+            raise NonFiniteOutput(engine_name)
 
     def _require_ready(self) -> None:
         if self.state != "ready":
             raise EngineNotReady(self.state)
 
-    async def _add_lora(self, version: LoadableVersion) -> None:
-        request = _lora_request(version)
-        try:
-            await asyncio.to_thread(self._prepare, version.folder)
-            if self._preloads is None or not await self._ask(self._preloads.ask(version)):
-                await self._ask(self._client.add_lora(request))
-        except EngineNotReady:
-            raise
-        except Exception as error:
-            if self.state != "ready":
-                raise EngineNotReady("restarting") from error
-            logger.exception("vLLM refused %s", version.engine_name)
-            raise EngineLoadFailed(version.engine_name) from error
-        # vLLM's handlers find adapters here by name; this is its own table, so no resolver is needed.
-        self._app_state.openai_serving_models.lora_requests[version.engine_name] = request
 
-    async def _remove_lora(self, version: LoadableVersion) -> None:
-        self._app_state.openai_serving_models.lora_requests.pop(version.engine_name, None)
-        try:
-            await self._ask(self._client.remove_lora(version.lora_id))
-        except EngineNotReady:
-            logger.info("%s went with the engine's core", version.engine_name)
-
-    async def _ask(self, question: Coroutine[Any, Any, Any]) -> Any:
-        """The core's answer; vLLM leaves a question that a lost core did not answer open for ever.
-
-        Raises:
-            EngineNotReady: the core was lost first.
-        """
-        answer, lost = asyncio.ensure_future(question), asyncio.ensure_future(self._lost.wait())
-        try:
-            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise EngineNotReady("restarting")
-            return answer.result()
-        finally:
-            answer.cancel()
-            lost.cancel()
-
-
-def _import_vllm() -> None:
-    import vllm.entrypoints.launchers.api_server.app_state
-    import vllm.v1.engine.async_llm  # noqa: F401
-
-
-def _build_client(args: Namespace, fork_server: ForkServer | None) -> Any:
-    """Start the core process and connect to it; blocks until the model is loaded."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    if fork_server is not None:
-        # Also when a core is started again: the fork server may have died with it.
-        fork_server.start()
-        fork_server.adopt_core()
-    engine_args = AsyncEngineArgs.from_cli_args(args)
-    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    return AsyncLLM.from_vllm_config(
-        vllm_config=config,
-        usage_context=UsageContext.OPENAI_API_SERVER,
-        enable_log_requests=engine_args.enable_log_requests,
-        disable_log_stats=engine_args.disable_log_stats,
-    )
-
-
-async def _listened_to(client: Any, args: Namespace) -> PreloadLink | None:
-    """Where the worker reads adapters beside its steps; None where it has not learned to, or is not alone."""
-    if args.worker_extension_cls != EXTENSION or client.vllm_config.parallel_config.world_size > 1:
-        return None
-    where = f"\0amalgam-preload-{uuid4().hex}"
-    await client.collective_rpc("listen_for_preloads", args=(where,))
-    return PreloadLink(where)
-
-
-def _lora_request(version: LoadableVersion) -> Any:
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(lora_name=version.engine_name, lora_int_id=version.lora_id, lora_path=str(version.folder))
-
-
-def _observe(task: asyncio.Task[Any]) -> None:
-    """Read a ping's outcome: a core that dies under it is seen by other means, and asyncio need not report it too."""
-    if not task.cancelled():
-        task.exception()
+def _pause_s(failures: int) -> float:
+    return float(min(_RESTART_PAUSE_S * 2 ** (failures - 1), _LONGEST_PAUSE_S))

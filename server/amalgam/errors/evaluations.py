@@ -11,7 +11,10 @@ from amalgam.errors import AmalgamError, Conflict, InvalidRequest, NotFound, Una
 
 
 class InvalidPattern(InvalidRequest):
-    """A pattern that cannot be read, or that is too large."""
+    """A pattern that cannot be read, or that is too large.
+
+    Next step: the message says where.
+    """
 
     code = "invalid_pattern"
     param = "items"
@@ -21,7 +24,10 @@ class InvalidPattern(InvalidRequest):
 
 
 class MetricNotApplicable(InvalidRequest):
-    """A metric that not one item has what it takes for."""
+    """A metric that not one item has what it takes for.
+
+    Next step: add it to items, or leave the metric out.
+    """
 
     code = "metric_not_applicable"
     param = "metrics"
@@ -34,7 +40,10 @@ class MetricNotApplicable(InvalidRequest):
 
 
 class EvaluationTooLarge(InvalidRequest):
-    """More measurements than one evaluation may have."""
+    """More items times targets than ``AMALGAM_EVALUATION_MAX_CALLS``.
+
+    Next step: send fewer items or targets.
+    """
 
     code = "evaluation_too_large"
     param = "items"
@@ -47,7 +56,10 @@ class EvaluationTooLarge(InvalidRequest):
 
 
 class TooManyEvaluations(Unavailable):
-    """As many evaluations wait as may."""
+    """As many evaluations wait as may: 100.
+
+    Next step: repeat later, or cancel one.
+    """
 
     status = 429
     code = "too_many_evaluations"
@@ -59,7 +71,10 @@ class TooManyEvaluations(Unavailable):
 
 
 class InvalidSweep(InvalidRequest):
-    """A search that gives no candidates, or too many."""
+    """A search that gives no candidates, or too many.
+
+    Next step: the message says why.
+    """
 
     code = "invalid_sweep"
     param = "search"
@@ -69,7 +84,10 @@ class InvalidSweep(InvalidRequest):
 
 
 class EvaluationNotFound(NotFound):
-    """No evaluation of that id."""
+    """No evaluation and no sweep of that id.
+
+    Next step: ``GET /admin/v1/evaluations`` lists what there is.
+    """
 
     code = "evaluation_not_found"
     param = "evaluation_id"
@@ -79,7 +97,10 @@ class EvaluationNotFound(NotFound):
 
 
 class TargetNotEvaluated(NotFound):
-    """An evaluation has no such target or candidate."""
+    """An evaluation has no such target or candidate.
+
+    Next step: the message lists them.
+    """
 
     code = "target_not_evaluated"
     param = "target"
@@ -90,7 +111,10 @@ class TargetNotEvaluated(NotFound):
 
 
 class EvaluationStateConflict(Conflict):
-    """An evaluation cannot do that in its state."""
+    """An evaluation cannot do that in its state.
+
+    Next step: look at it.
+    """
 
     code = "evaluation_state_conflict"
     param = "evaluation_id"
@@ -103,7 +127,10 @@ class EvaluationStateConflict(Conflict):
 
 
 class EvaluationsDiffer(Conflict):
-    """Two evaluations that have not asked the same."""
+    """Two evaluations that have not asked the same.
+
+    Next step: evaluate both on the same.
+    """
 
     code = "evaluations_differ"
     param = "other"
@@ -116,7 +143,10 @@ class EvaluationsDiffer(Conflict):
 
 
 class EvaluationStopped(AmalgamError):
-    """The run was cancelled, deleted, or taken for dead: nothing more of it is kept."""
+    """A run that was cancelled, deleted or taken for dead keeps nothing more; only the log says so.
+
+    Next step: nothing, or ``:resume``.
+    """
 
     status = 409
     code = "evaluation_stopped"
@@ -126,7 +156,10 @@ class EvaluationStopped(AmalgamError):
 
 
 class AnswerUnreadable(AmalgamError):
-    """The engine's answer lacks what was asked for."""
+    """The engine's answer to one item lacks what was asked for.
+
+    Next step: the server's log may say more.
+    """
 
     code = "answer_unreadable"
 

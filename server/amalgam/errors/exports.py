@@ -4,7 +4,10 @@ from amalgam.errors import AmalgamError, InvalidRequest, NotFound
 
 
 class ExportsOff(InvalidRequest):
-    """An export on a server that has no place for them."""
+    """An export on a server that has no place for them.
+
+    Next step: set ``AMALGAM_EXPORT_ROOT``, or ``amalgam export`` on folders.
+    """
 
     status = 403
     code = "exports_off"
@@ -17,7 +20,10 @@ class ExportsOff(InvalidRequest):
 
 
 class ExportNotFound(NotFound):
-    """No finished export of that name."""
+    """No finished export of that name.
+
+    Next step: ``GET /admin/v1/exports`` lists what there is.
+    """
 
     code = "export_not_found"
     param = "name"
@@ -27,7 +33,10 @@ class ExportNotFound(NotFound):
 
 
 class TiedEmbeddings(InvalidRequest):
-    """An adapter of the output layer whose weight is the embedding's too."""
+    """An adapter of the output layer whose weight is the embedding's too.
+
+    Next step: leave the module out by a filter.
+    """
 
     status = 422
     code = "tied_embeddings"
@@ -41,7 +50,10 @@ class TiedEmbeddings(InvalidRequest):
 
 
 class BaseNotExportable(InvalidRequest):
-    """A base model whose files are no plain safetensors checkpoint."""
+    """A base model without safetensors files, quantised, or another than is served.
+
+    Next step: export over a plain checkpoint.
+    """
 
     status = 422
     code = "base_not_exportable"
@@ -51,7 +63,10 @@ class BaseNotExportable(InvalidRequest):
 
 
 class DiskTooSmall(AmalgamError):
-    """Less room than the checkpoint takes; nothing was written."""
+    """The disk has less space than the checkpoint takes; nothing was written.
+
+    Next step: free space.
+    """
 
     status = 507
     code = "disk_too_small"
@@ -60,4 +75,22 @@ class DiskTooSmall(AmalgamError):
         super().__init__(
             f"The checkpoint takes {needed_bytes} bytes, and its disk has {free_bytes} left. "
             "Free space, or export to another disk."
+        )
+
+
+class ExportRankTooLarge(InvalidRequest):
+    """An export in delta space whose result has a rank that cannot be held while it is computed.
+
+    Next step: ask for a rank, or allow more workspace.
+    """
+
+    status = 422
+    code = "export_rank_too_large"
+    param = "output.rank"
+
+    def __init__(self, rank: int, needed_bytes: int, limit_bytes: int, fits: int) -> None:
+        least = f"Ask for a rank of at most {fits} (output.rank, --rank)" if fits else "Use another space"
+        super().__init__(
+            f"In delta space the result has rank {rank}, whose factors take {needed_bytes} bytes; {limit_bytes} may be "
+            f"held. {least}, or allow more (AMALGAM_MERGE_WORKSPACE_BYTES, --max-workspace)."
         )

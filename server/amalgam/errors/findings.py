@@ -10,7 +10,7 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    code: str = Field(description="stable name, one of the README's error codes")
+    code: str = Field(description="stable name, one of those in docs/errors.md")
     severity: Literal["error", "warning"] = "error"
     message: str = Field(description="what is wrong, with the values, and the next step")
     module: str | None = Field(default=None, description="canonical module name, where one module is at fault")

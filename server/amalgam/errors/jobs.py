@@ -4,7 +4,10 @@ from amalgam.errors import AmalgamError, Conflict, NotFound, Unavailable
 
 
 class JobNotFound(NotFound):
-    """No job of that id."""
+    """No job of that id.
+
+    Next step: ``GET /admin/v1/jobs`` lists what there is.
+    """
 
     code = "job_not_found"
     param = "job"
@@ -15,7 +18,10 @@ class JobNotFound(NotFound):
 
 
 class JobStateConflict(Conflict):
-    """A job was asked to change its state in a way it cannot."""
+    """A job was asked to change its state in a way it cannot.
+
+    Next step: look at the job.
+    """
 
     code = "job_state_conflict"
     param = "job"
@@ -29,7 +35,10 @@ class JobStateConflict(Conflict):
 
 
 class LeaseLost(AmalgamError):
-    """A worker tried to write under a lease that ran out, or that another worker holds by now."""
+    """A worker came back after its job had been given to another; its result was dropped.
+
+    Next step: none.
+    """
 
     status = 409
     code = "lease_lost"
@@ -38,19 +47,11 @@ class LeaseLost(AmalgamError):
         super().__init__(f"The lease on job {job_id} was lost; its result was dropped.")
 
 
-class JobFailed(AmalgamError):
-    """A job that was waited for ended in failure; carries the job's own code and status."""
-
-    def __init__(self, job_id: str, code: str, status: int, message: str) -> None:
-        self.code: str = code  # type: ignore[misc]
-        self.status: int = status  # type: ignore[misc]
-        self.type: str = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
-        self.job_id = job_id
-        super().__init__(message)
-
-
 class WorkerUnavailable(Unavailable):
-    """The merge process was asked something and does not run, or does not answer in time."""
+    """The merge process was asked something and does not run, or does not answer in time.
+
+    Next step: try again; look at ``worker_alive`` in ``GET /admin/v1/engine``.
+    """
 
     code = "worker_unavailable"
 
@@ -59,13 +60,3 @@ class WorkerUnavailable(Unavailable):
             "The merge worker does not answer now. Try again; GET /admin/v1/engine says whether it runs, and the "
             "server's log says why it does not. A plan with diagnostics=false needs no worker."
         )
-
-
-class WorkerRefused(AmalgamError):
-    """What the merge process was asked ended in an error; carries that error's own code and status."""
-
-    def __init__(self, message: str, *, code: str, status: int) -> None:
-        self.code: str = code  # type: ignore[misc]
-        self.status: int = status  # type: ignore[misc]
-        self.type: str = "invalid_request_error" if status < 500 else "server_error"  # type: ignore[misc]
-        super().__init__(message)

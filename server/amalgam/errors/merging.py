@@ -1,23 +1,25 @@
-"""Errors of expressions, recipes, plans and kernels.
+"""Errors of expressions, recipes and plans.
 
 - expressions: InvalidExpression, which points at the column
 - inputs: NoInputs, DuplicateInput, TooManyInputs, InputCountRefused, MissingInput
 - method: UnknownMethod, SpaceRefused, ParameterRefused, WeightRefused, ZeroWeightSum
-- fit: ShapeMismatch, BaseMismatch, UnequalRanks, NothingToMerge, AmbiguousChoice
+- fit: ShapeMismatch, BaseMismatch, NoCommonModule, UnequalRanks, NothingToMerge, AmbiguousChoice
 - output: RankTooLarge, OutputTooLarge, EnergyTooLow
 - formats: UnsupportedFormat
 - values: NonFinite, MergeUndefined
 - rebuilding: NotRebuildable
-- machine: BackendUnavailable, WorkspaceTooSmall, OutOfMemory, MergeCancelled
 """
 
 from collections.abc import Sequence
 
-from amalgam.errors import AmalgamError, Conflict, InvalidRequest
+from amalgam.errors import Conflict, InvalidRequest
 
 
 class InvalidExpression(InvalidRequest):
-    """A merge expression that cannot be read; ``column`` counts from 1."""
+    """A merge expression that cannot be read; ``column`` counts from 1.
+
+    Next step: the message points at the column.
+    """
 
     code = "invalid_expression"
     param = "model"
@@ -33,7 +35,10 @@ class InvalidExpression(InvalidRequest):
 
 
 class NoInputs(InvalidRequest):
-    """A recipe without a single adapter."""
+    """A recipe without a single adapter.
+
+    Next step: name at least one.
+    """
 
     code = "no_inputs"
     param = "inputs"
@@ -43,7 +48,10 @@ class NoInputs(InvalidRequest):
 
 
 class DuplicateInput(InvalidRequest):
-    """One adapter version named twice in a recipe."""
+    """One adapter version named twice in a recipe.
+
+    Next step: name it once, add up its weights.
+    """
 
     code = "duplicate_input"
     param = "inputs"
@@ -53,7 +61,10 @@ class DuplicateInput(InvalidRequest):
 
 
 class TooManyInputs(InvalidRequest):
-    """More inputs than a recipe may have."""
+    """More than 64 inputs; in a ``model`` field more than ``AMALGAM_BLEND_MAX_INPUTS``.
+
+    Next step: merge in two steps.
+    """
 
     code = "too_many_inputs"
     param = "inputs"
@@ -64,7 +75,10 @@ class TooManyInputs(InvalidRequest):
 
 
 class InputCountRefused(InvalidRequest):
-    """A method that is defined for another number of inputs."""
+    """A method that is defined for another number of inputs.
+
+    Next step: change ``inputs`` or the method.
+    """
 
     code = "input_count"
     param = "inputs"
@@ -74,7 +88,10 @@ class InputCountRefused(InvalidRequest):
 
 
 class UnknownMethod(InvalidRequest):
-    """A method that is not in the table."""
+    """A method that is not in the table.
+
+    Next step: the message lists them.
+    """
 
     code = "unknown_method"
     param = "method"
@@ -84,7 +101,10 @@ class UnknownMethod(InvalidRequest):
 
 
 class SpaceRefused(InvalidRequest):
-    """A space in which the method is not defined."""
+    """A space in which the method is not defined.
+
+    Next step: the message lists its spaces.
+    """
 
     code = "space_refused"
     param = "space"
@@ -94,7 +114,10 @@ class SpaceRefused(InvalidRequest):
 
 
 class ParameterRefused(InvalidRequest):
-    """A parameter that the method does not have, or a value out of its range."""
+    """A parameter that the method does not have, or a value out of its range.
+
+    Next step: mend ``param``.
+    """
 
     code = "parameter_refused"
 
@@ -106,7 +129,10 @@ class ParameterRefused(InvalidRequest):
 
 
 class WeightRefused(InvalidRequest):
-    """A weight outside what the method means."""
+    """A weight outside what the method means.
+
+    Next step: the message says what fits.
+    """
 
     code = "weight_refused"
     param = "inputs"
@@ -116,7 +142,10 @@ class WeightRefused(InvalidRequest):
 
 
 class ZeroWeightSum(InvalidRequest):
-    """Weights that a normalising method cannot divide by their sum."""
+    """Weights whose sum is zero, in a method that divides by it.
+
+    Next step: use ``task_arithmetic``, or other weights.
+    """
 
     code = "zero_weight_sum"
     param = "inputs"
@@ -129,7 +158,7 @@ class ZeroWeightSum(InvalidRequest):
 
 
 class MissingInput(InvalidRequest):
-    """An input whose files were not handed to the plan."""
+    """An input whose files were not given to the plan."""
 
     status = 404
     code = "adapter_not_found"
@@ -140,7 +169,10 @@ class MissingInput(InvalidRequest):
 
 
 class ShapeMismatch(InvalidRequest):
-    """Inputs that adapt one module with different outer sizes: they belong to different base models."""
+    """Factors that do not multiply, or do not fit the base model or each other.
+
+    Next step: use adapters of one base model.
+    """
 
     code = "shape_mismatch"
     param = "inputs"
@@ -151,7 +183,10 @@ class ShapeMismatch(InvalidRequest):
 
 
 class BaseMismatch(InvalidRequest):
-    """Inputs that were trained on different base models."""
+    """Inputs that were trained on different base models.
+
+    Next step: merge adapters of one; or ``allow_base_mismatch``.
+    """
 
     code = "base_mismatch"
     param = "inputs"
@@ -164,8 +199,27 @@ class BaseMismatch(InvalidRequest):
         )
 
 
+class NoCommonModule(InvalidRequest):
+    """An input that adapts no module of any other input: nearly always the same modules under another prefix.
+
+    Next step: save it for the same model class; or ``passthrough``.
+    """
+
+    code = "no_common_module"
+    param = "inputs"
+
+    def __init__(self, adapter: str, module: str, other: str) -> None:
+        super().__init__(
+            f"{adapter!r} adapts no module that any other input adapts: it has {module[:128]!r}, they have "
+            f"{other[:128]!r}. Save it for the same model class as the others, or pick modules with passthrough."
+        )
+
+
 class UnequalRanks(InvalidRequest):
-    """Factor space adds A to A and B to B, so it needs equal ranks."""
+    """Factor space adds A to A and B to B, so it needs equal ranks.
+
+    Next step: use ``concat``, ``knots`` or ``core``.
+    """
 
     code = "unequal_ranks"
     param = "space"
@@ -179,7 +233,10 @@ class UnequalRanks(InvalidRequest):
 
 
 class NothingToMerge(InvalidRequest):
-    """A recipe whose weights leave no module at all."""
+    """A recipe whose weights leave no module at all.
+
+    Next step: give some module a weight.
+    """
 
     code = "nothing_to_merge"
     param = "inputs"
@@ -189,7 +246,10 @@ class NothingToMerge(InvalidRequest):
 
 
 class AmbiguousChoice(InvalidRequest):
-    """A passthrough where two inputs claim one module."""
+    """A passthrough where two inputs claim one module.
+
+    Next step: filter one away.
+    """
 
     code = "ambiguous_choice"
     param = "inputs"
@@ -202,7 +262,10 @@ class AmbiguousChoice(InvalidRequest):
 
 
 class RankTooLarge(InvalidRequest):
-    """An output rank above what serving allows."""
+    """A rank above ``AMALGAM_MAX_LORA_RANK``, of an adapter or asked for a merge.
+
+    Next step: lower the rank, or raise the limit.
+    """
 
     code = "rank_too_large"
     param = "output.rank"
@@ -215,7 +278,10 @@ class RankTooLarge(InvalidRequest):
 
 
 class OutputTooLarge(InvalidRequest):
-    """A result of more bytes than its place holds."""
+    """A result of more bytes than its place holds: of a blend, ``AMALGAM_BLEND_BYTES``.
+
+    Next step: ask for a smaller rank or for fewer adapters.
+    """
 
     code = "output_too_large"
     param = "output.rank"
@@ -228,7 +294,10 @@ class OutputTooLarge(InvalidRequest):
 
 
 class EnergyTooLow(InvalidRequest):
-    """A truncation that loses more than the recipe permits."""
+    """A truncation that loses more than ``min_energy`` permits.
+
+    Next step: raise the rank, or lower ``min_energy``.
+    """
 
     status = 422
     code = "energy_too_low"
@@ -242,7 +311,10 @@ class EnergyTooLow(InvalidRequest):
 
 
 class UnsupportedFormat(InvalidRequest):
-    """An adapter kind that no pair of factors can express."""
+    """An adapter kind that no pair of factors can express.
+
+    Next step: merge plain LoRA.
+    """
 
     status = 422
     code = "unsupported_format"
@@ -253,7 +325,10 @@ class UnsupportedFormat(InvalidRequest):
 
 
 class NonFinite(InvalidRequest):
-    """NaN or infinity in an input or in the result."""
+    """NaN or infinities, in an adapter or in a merge's result.
+
+    Next step: train or export again.
+    """
 
     status = 422
     code = "non_finite"
@@ -266,8 +341,40 @@ class NonFinite(InvalidRequest):
         )
 
 
+class DeltaTooLarge(InvalidRequest):
+    """A change of a weight beyond `AMALGAM_MAX_DELTA_RATIO` times its size, or a factor that overflows in float16.
+
+    Of an adapter, or of what a merge or a blend would give.
+
+    Next step: check `lora_alpha` and the factors, lower the weights.
+    """
+
+    status = 422
+    code = "delta_too_large"
+
+    def __init__(self, module: str, ratio: float, limit: float) -> None:
+        super().__init__(
+            f"The result would change {module} by {ratio:.3g} times its own size; the limit is {limit:g} times "
+            "(AMALGAM_MAX_DELTA_RATIO). Lower the weights."
+        )
+
+
+class FactorTooLarge(DeltaTooLarge):
+    """A result with a factor that an engine in half precision reads as an infinity."""
+
+    def __init__(self, module: str, entry: float, limit: float) -> None:
+        InvalidRequest.__init__(
+            self,
+            f"The result has a factor of {module} with an entry of {entry:.3g}; {limit:g} is the largest. "
+            "Lower the weights.",
+        )
+
+
 class MergeUndefined(InvalidRequest):
-    """Inputs for which the method has no answer, such as opposite directions on a sphere."""
+    """Inputs for which the method has no answer, such as opposite directions on a sphere.
+
+    Next step: use ``task_arithmetic`` there.
+    """
 
     status = 422
     code = "merge_undefined"
@@ -277,53 +384,11 @@ class MergeUndefined(InvalidRequest):
         super().__init__(f"{method!r} is undefined at {module}: {reason}. Use task_arithmetic there.")
 
 
-class BackendUnavailable(InvalidRequest):
-    """A kernel backend or a device that this machine does not have."""
-
-    code = "backend_unavailable"
-    param = "device"
-
-    def __init__(self, backend: str, device: str, reason: str) -> None:
-        super().__init__(f"Backend {backend!r} cannot run on {device!r}: {reason}. Use --device cpu.")
-
-
-class WorkspaceTooSmall(InvalidRequest):
-    """A workspace bound under which not even one module can be worked on."""
-
-    code = "workspace_too_small"
-    param = "max_workspace_bytes"
-
-    def __init__(self, module: str, needed: int, limit: int) -> None:
-        super().__init__(
-            f"Module {module} needs {needed} bytes of workspace; {limit} are allowed. Raise --max-workspace "
-            "(AMALGAM_MERGE_WORKSPACE_BYTES for the server)."
-        )
-
-
-class MergeCancelled(AmalgamError):
-    """The caller asked the merge to stop; nothing was written."""
-
-    status = 409
-    code = "merge_cancelled"
-
-    def __init__(self) -> None:
-        super().__init__("The merge was cancelled before it was complete; nothing was written. Start it again.")
-
-
-class OutOfMemory(AmalgamError):
-    """The machine or the device had no memory left in the middle of a merge; nothing was written."""
-
-    code = "out_of_memory"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The merge ran out of memory; nothing was written. Lower AMALGAM_MERGE_WORKSPACE_BYTES or the output's "
-            "rank, or merge in two steps."
-        )
-
-
 class NotRebuildable(Conflict):
-    """A version that cannot be built again: it was not merged here, or what it was merged from is gone."""
+    """A version that was not merged here, or the files of one of its inputs are gone.
+
+    Next step: its lineage says what it was made from.
+    """
 
     code = "not_rebuildable"
     param = "version"

@@ -4,7 +4,10 @@ from amalgam.errors import AmalgamError, Unavailable
 
 
 class RegistryUnavailable(Unavailable):
-    """The database cannot be reached, is locked, full or read-only; nothing was written."""
+    """The database cannot be reached, is locked, full or read-only; nothing was written.
+
+    Next step: repeat; ``amalgam doctor``.
+    """
 
     code = "registry_unavailable"
 
@@ -14,9 +17,35 @@ class RegistryUnavailable(Unavailable):
             "Try again; `amalgam doctor` checks the database."
         )
 
+    @classmethod
+    def in_doubt(cls, reason: str) -> "RegistryUnavailable":
+        """The connection was lost in the moment of a commit, whose answer nobody knows."""
+        return cls(reason).saying(
+            f"The registry was lost ({reason}) in the moment that it recorded the change, and may have recorded it. "
+            "Send the same request again; where it has an Idempotency-Key, it happens once."
+        )
+
+
+class RegistryFailed(AmalgamError):
+    """The database refused a statement in a way that nobody foresaw; nothing was changed.
+
+    Next step: look into the server's log, under the request's id.
+    """
+
+    code = "registry_failed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The registry's database refused a statement that should be right; nothing was changed. "
+            "The server's log has its words, under the id of the request."
+        )
+
 
 class SchemaTooNew(AmalgamError):
-    """The database was written by a later release, whose tables this one does not know."""
+    """The database was written by a later release, whose tables this one does not know.
+
+    Next step: run that release.
+    """
 
     code = "schema_too_new"
 
@@ -28,7 +57,10 @@ class SchemaTooNew(AmalgamError):
 
 
 class StoreUnavailable(Unavailable):
-    """The store's disk is full or failing; nothing was published."""
+    """The store's disk is full or failing; nothing was published.
+
+    Next step: free space, then repeat.
+    """
 
     code = "store_unavailable"
     retry_after_s = 30.0
@@ -41,7 +73,10 @@ class StoreUnavailable(Unavailable):
 
 
 class UnsupportedDatabase(AmalgamError):
-    """``AMALGAM_DATABASE_URL`` names a database that this installation cannot use."""
+    """``AMALGAM_DATABASE_URL`` names a database that this installation cannot use.
+
+    Next step: name SQLite or PostgreSQL, with its extra installed.
+    """
 
     code = "unsupported_database"
 

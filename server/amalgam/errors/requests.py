@@ -6,7 +6,10 @@ from amalgam.errors import AmalgamError, Conflict, InvalidRequest, NotFound
 
 
 class InvalidApiKey(AmalgamError):
-    """No key, or a wrong one."""
+    """No key, a wrong one, or one in the address; 403: a key of another plane, as a client's at the admin plane.
+
+    Next step: send ``Authorization: Bearer <key>`` with a key of the plane that the message names.
+    """
 
     status = 401
     code = "invalid_api_key"
@@ -17,12 +20,16 @@ class InvalidApiKey(AmalgamError):
 
 
 class ModelNotFound(NotFound):
-    """The ``model`` of a request names nothing that can be served."""
+    """The ``model`` of a request names nothing that can be served.
+
+    Next step: take a near name, or ``GET /v1/models``.
+    """
 
     code = "model_not_found"
     param = "model"
 
     def __init__(self, model: str, near: Sequence[str] = ()) -> None:
+        self.model = model
         self.near = tuple(near)
         shown = model if len(model) <= 128 else model[:128] + "…"
         hint = f" Did you mean: {', '.join(near)}?" if near else " GET /v1/models lists what is served."
@@ -30,7 +37,10 @@ class ModelNotFound(NotFound):
 
 
 class FieldRefused(InvalidRequest):
-    """A field outside the bounds this server serves."""
+    """A field that is unknown, of the wrong type or out of bounds.
+
+    Next step: mend the field in ``param``.
+    """
 
     code = "invalid_value"
 
@@ -38,8 +48,35 @@ class FieldRefused(InvalidRequest):
         super().__init__(f"{field}: {reason}", param=field)
 
 
+class MediaUnsupported(FieldRefused):
+    """A picture, sound or film that the served model does not read, or in a form that is not served.
+
+    Next step: send what the message names.
+    """
+
+    code = "media_unsupported"
+
+    def __init__(self, field: str, why: str, step: str) -> None:
+        super().__init__(field, f"{why}. {step}.")
+
+
+class MediaTooLarge(FieldRefused):
+    """More pictures and sounds, or more pixels, than one request may have.
+
+    Next step: send fewer, or smaller ones; or raise ``AMALGAM_MEDIA_ITEMS`` or ``AMALGAM_MEDIA_PIXELS``.
+    """
+
+    code = "media_too_large"
+
+    def __init__(self, field: str, why: str, step: str) -> None:
+        super().__init__(field, f"{why}. {step}.")
+
+
 class IdempotencyKeyReused(InvalidRequest):
-    """An idempotency key of another request: another route, query or body."""
+    """An idempotency key of another request: another route, query or body.
+
+    Next step: take a fresh key.
+    """
 
     status = 422
     code = "idempotency_key_reused"
@@ -50,7 +87,10 @@ class IdempotencyKeyReused(InvalidRequest):
 
 
 class IdempotencyInProgress(Conflict):
-    """The first request of this idempotency key is still being carried out."""
+    """The first request of this idempotency key is still being carried out.
+
+    Next step: send it again after ``Retry-After``.
+    """
 
     code = "idempotency_in_progress"
     param = "Idempotency-Key"
@@ -63,7 +103,10 @@ class IdempotencyInProgress(Conflict):
 
 
 class EndpointUnsupported(InvalidRequest):
-    """An endpoint the served model cannot answer."""
+    """An endpoint the served model cannot answer.
+
+    Next step: use another endpoint or model.
+    """
 
     status = 404
     code = "endpoint_unsupported"
@@ -73,7 +116,10 @@ class EndpointUnsupported(InvalidRequest):
 
 
 class PortTaken(AmalgamError):
-    """The address to listen on cannot be had."""
+    """The address to listen on cannot be had.
+
+    Next step: stop what uses it, or ``--port``.
+    """
 
     code = "port_taken"
 
@@ -82,19 +128,25 @@ class PortTaken(AmalgamError):
 
 
 class UnsafeBinding(AmalgamError):
-    """An address that others can reach, without keys."""
+    """An address that others can reach, without the administrator's key.
+
+    Next step: set `AMALGAM_ADMIN_KEY`, or use ``--host 127.0.0.1``.
+    """
 
     code = "unsafe_binding"
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"Without AMALGAM_ADMIN_KEY and AMALGAM_API_KEYS this server listens on loopback only, not on {host}. "
-            "Set both keys, or use --host 127.0.0.1."
+            f"Without AMALGAM_ADMIN_KEY this server listens on loopback only, not on {host}. "
+            "Set it, and AMALGAM_API_KEYS or keys that you create with it for clients, or use --host 127.0.0.1."
         )
 
 
 class ModelUnreadable(AmalgamError):
-    """A base model that is neither a folder nor to be had from the hub."""
+    """A base model that is neither a folder nor to be had from the hub.
+
+    Next step: check the name; without one the demo model serves.
+    """
 
     code = "model_unreadable"
 
@@ -106,7 +158,10 @@ class ModelUnreadable(AmalgamError):
 
 
 class ClientLeft(AmalgamError):
-    """The client closed its connection while its request waited; nobody reads the answer."""
+    """The client left while its request waited; only logs and metrics say so.
+
+    Next step: none.
+    """
 
     status = 499
     code = "client_left"

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from amalgam.errors.merging import BackendUnavailable
+from amalgam.errors.merge_run import BackendUnavailable
 from amalgam.kernels.cpu_tiles import CpuTiles
 from amalgam.kernels.tiles import ReferenceTiles, TileBackend, TileRule
 
@@ -37,6 +37,8 @@ def select_backend(requested: str, device: torch.device, rule: TileRule) -> Tile
 
     if rule.sparsify not in SUPPORTED:
         raise BackendUnavailable(name, str(device), f"it does not implement {rule.sparsify!r}; use reference")
+    if rule.consensus == "elect_plain":
+        raise BackendUnavailable(name, str(device), "it does not implement the election of 'sce'; use reference")
     return TritonTiles()
 
 
@@ -60,4 +62,4 @@ def usable_device(name: str) -> torch.device:
 def _automatic(device: torch.device, rule: TileRule) -> str:
     if device.type == "cpu":
         return "cpu"
-    return "reference" if rule.sparsify == "della" else "triton"
+    return "reference" if rule.sparsify == "della" or rule.consensus == "elect_plain" else "triton"

@@ -6,6 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from amalgam.kernels import reference
 from amalgam.kernels.philox import Stream, keep_threshold
 from amalgam.kernels.selection import blocks, largest_of_buffer
 from amalgam.kernels.tiles import TileInput, TileRule, order_statistics_by_rows, thinned_rows
@@ -81,6 +82,8 @@ def _combined(x: Tensor, weights: Tensor, lows: Tensor, rule: TileRule) -> Tenso
 
     out = torch.empty(x.shape[1:], dtype=x.dtype)
     arrays = x.view(x.shape[0], -1).numpy(), weights.to(x.dtype).numpy(), lows.to(x.dtype).numpy()
+    if rule.consensus == "elect_plain":
+        return reference.elect_plain(x, weights.view(-1, *(1,) * (x.dim() - 1)).to(x.dtype), rule.scale)
     if rule.consensus == "sum":
         compiled.combine_sum(*arrays, out.view(-1).numpy())
     else:

@@ -104,12 +104,26 @@ def variance(x: Tensor) -> Tensor:
 
 
 def sce_combine(x: Tensor, weights: Tensor, energies: Tensor, scale: float) -> Tensor:
-    """Elect, then average with weights by energy (SCE, arXiv:2408.07990).
+    """Elect on the values as they are, then average with weights by energy (SCE, arXiv:2408.07990).
 
     Args:
-        x: [T, ...], positions that were not selected are 0. weights: signed, of the user.
+        x: [T, ...], positions that were not selected are 0.
+        weights: signed, of the user; their signs turn values before the election, their sizes count in the mean alone.
         energies: mean of x_t² of each input, broadcastable like weights.
     """
     total = energies.sum(dim=0, keepdim=True)
     # Where every input is zero the shares do not matter.
-    return elect(x, weights * energies / torch.where(total > 0, total, 1.0), scale, frequency=False)
+    return elect_plain(x, weights * energies / torch.where(total > 0, total, 1.0), scale)
+
+
+def elect_plain(x: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """``elect`` with an election that weights do not sway: γ = sign of Σ sgn(w)·x.
+
+    Args:
+        x: [T, ...]. weights: broadcastable to x, signed.
+    """
+    turned = x * weights.sign()
+    agree = torch.where(turned.sum(dim=0) >= 0, turned > 0, turned < 0)
+    mass = (agree * weights.abs()).sum(dim=0)
+    total = (turned * weights.abs() * agree).sum(dim=0)
+    return torch.where(mass > 0, total * scale / torch.where(mass > 0, mass, 1.0), 0.0)

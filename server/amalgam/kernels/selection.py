@@ -89,11 +89,16 @@ class RadixSelect:
     lower.
     """
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int = 0) -> None:
+        """Take k, counted from 1; where it is not known yet, `aim` says it before the first round ends."""
         self._k = k
         self._prefix: int | None = None
         self._counts = np.zeros(1 << (32 - _LOW_BITS), dtype=np.int64)
         self._value: float | None = None
+
+    def aim(self, k: int) -> None:
+        """Say which magnitude is wanted, before the first `advance`."""
+        self._k = k
 
     def observe(self, x: Tensor) -> None:
         """Count the magnitudes of x, float32 of any shape."""

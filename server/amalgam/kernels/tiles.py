@@ -20,7 +20,8 @@ class TileRule:
     """What is done to a tile; fixed for a whole merge."""
 
     sparsify: Literal["none", "trim", "drop", "della", "breadcrumbs"]
-    consensus: Literal["sum", "elect"]
+    consensus: Literal["sum", "elect", "elect_plain"]
+    """``elect_plain``: an election on values that weights do not sway."""
     scale: float = 1.0
     """λ of an election."""
     frequency: bool = False
@@ -71,7 +72,7 @@ class TileBackend(Protocol):
             part: The input. rule: Its ``sparsify`` is "none" or "drop".
             shape: (out, in).
             ks: Which.
-            buffer: Room for a matrix of that shape, float32 and contiguous, where there is any; overwritten.
+            buffer: Memory for a matrix of that shape, float32 and contiguous, where there is any; overwritten.
         """
 
 
@@ -90,6 +91,8 @@ class ReferenceTiles:
         weights = torch.tensor([part.weight for part in inputs], dtype=x.dtype, device=x.device).view(-1, 1, 1)
         if rule.consensus == "sum":
             return reference.weighted_sum(x, weights)
+        if rule.consensus == "elect_plain":
+            return reference.elect_plain(x, weights, rule.scale)
         return reference.elect(x, weights, rule.scale, rule.frequency)
 
     def order_statistics(

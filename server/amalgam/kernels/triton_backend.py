@@ -22,7 +22,7 @@ _DEVIATIONS: Final = 5.0
 """Half width of the bracket in standard deviations of a sampled rank; a miss is noticed and costs one wider pass."""
 
 _SPARE: Final = 1.3
-"""Room for what a bracket holds, over what it is expected to hold."""
+"""Space for what a bracket holds, over what it is expected to hold."""
 
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
@@ -145,7 +145,7 @@ def _gathered(
 
 
 def bracket(batch: ModuleBatch, rule: TileRule, t: int, k: int) -> tuple[Tensor, Tensor, int]:
-    """Magnitudes (lows [n], highs [n]) between which the k-th largest almost surely lies, and room for those between.
+    """Magnitudes (lows [n], highs [n]) between which the k-th largest almost surely lies, and space for those between.
 
     The sampled places are a Weyl sequence, even over the matrix and made on the device.
     """

@@ -46,12 +46,12 @@ def _rotations(own, other, product, first):  # type: ignore[no-untyped-def] # no
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def jacobi_kernel(G, X, lengths, room, N, nothing, tolerance, sweeps, NP: tl.constexpr, AXIS: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def jacobi_kernel(G, X, lengths, scratch, N, nothing, tolerance, sweeps, NP: tl.constexpr, AXIS: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Orthogonalise the columns of one G [N, N] by rotations of pairs: X [N, N] of unit columns, and their lengths [N].
 
     One-sided Jacobi (Hestenes, 1958). In round m of a sweep column i meets column i xor m, so NP - 1 rounds bring every
     pair together once, all pairs of a round at the same time. Both partners compute their rotation for themselves, and
-    meet in ``room`` [2, NP, NP], whose halves take turns so that one barrier a round is enough.
+    meet in ``scratch`` [2, NP, NP], whose halves take turns so that one barrier a round is enough.
 
     Columns of G lie along AXIS here, their entries along the other one. ``nothing`` is 0, which the compiler does not
     know: it sees no neighbours in either axis then, and spreads the threads of a warp over ``_SPREAD``.
@@ -66,7 +66,7 @@ def jacobi_kernel(G, X, lengths, room, N, nothing, tolerance, sweeps, NP: tl.con
     largest = tl.max(tl.max(tl.abs(x), axis=1 - AXIS), axis=0)
     largest = tl.where(largest > 0, largest, 1.0)
     x = x / largest
-    room += program * 2 * NP * NP
+    scratch += program * 2 * NP * NP
     half = 0
     worst = tl.max(tl.full((NP,), 1.0, dtype=tl.float64), axis=0)
     sweep = 0
@@ -74,7 +74,7 @@ def jacobi_kernel(G, X, lengths, room, N, nothing, tolerance, sweeps, NP: tl.con
         seen = tl.zeros((NP,), dtype=tl.float64)
         for m in range(1, NP):
             partner = columns ^ m
-            here = room + half * NP * NP + tl.expand_dims(entries, AXIS) * NP
+            here = scratch + half * NP * NP + tl.expand_dims(entries, AXIS) * NP
             tl.store(here + tl.expand_dims(columns, 1 - AXIS), x)
             tl.debug_barrier()
             y = tl.load(here + tl.expand_dims(partner, 1 - AXIS))
@@ -117,9 +117,9 @@ def jacobi_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     start = torch.where(whole.unsqueeze(2), factors, matrices).contiguous()
     vectors, lengths = torch.empty_like(start), torch.empty_like(diagonal)
     padded = max(16, 1 << (size - 1).bit_length())
-    room = torch.empty((count, 2, padded, padded), dtype=start.dtype, device=start.device)
+    scratch = torch.empty((count, 2, padded, padded), dtype=start.dtype, device=start.device)
     jacobi_kernel[(count,)](
-        start, vectors, lengths, room, size, 0, _TOLERANCE, _SWEEPS,
+        start, vectors, lengths, scratch, size, 0, _TOLERANCE, _SWEEPS,
         NP=padded, AXIS=_SPREAD, num_warps=max(1, padded // 16), enable_fp_fusion=True,
     )  # fmt: skip
     values = torch.where(whole, (lengths.square() - shift.unsqueeze(1)).clamp_min(0), lengths)

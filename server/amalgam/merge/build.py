@@ -1,20 +1,23 @@
 """The one call that turns a recipe and opened inputs into a written adapter."""
 
+import math
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
+from torch.nn import functional
 
 import amalgam
 from amalgam.domain.adapter import AdapterHeader
+from amalgam.domain.delta_bound import MAX_ENTRY, DeltaBound
 from amalgam.domain.diagnostics import ModuleDiagnostics
 from amalgam.domain.recipe import Recipe
-from amalgam.errors.merging import EnergyTooLow, OutputTooLarge
+from amalgam.errors.merging import DeltaTooLarge, EnergyTooLow, FactorTooLarge, OutputTooLarge
 from amalgam.kernels.backend import usable_device
-from amalgam.merge.diagnostics import DiagnosticsCollector
+from amalgam.merge.diagnostics import DiagnosticsCollector, brief
 from amalgam.merge.methods import Space
 from amalgam.merge.peft_config import peft_config
 from amalgam.merge.plan import MergePlan, plan
@@ -22,8 +25,11 @@ from amalgam.merge.run import MergedModule, RunOptions, run, stacks
 from amalgam.merge.sources import AdapterSink, TensorSource
 from amalgam.merge.spaces import tile_backend
 
-ENERGY_WARNING: Final = 0.95
-"""Below this share of energy kept, a truncation is worth a warning."""
+_WHOLE: Final = 1 - 1e-9
+"""Shares of energy from here on are all of it, to what float64 can tell."""
+
+STORAGE_WARNING: Final = 0.01
+"""Above this relative error of what is stored, beside what was computed, the stored type is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,8 @@ class BuildOptions:
     """Identity of each input's base model, where known; two that differ are refused."""
     max_output_bytes: int | None = None
     """Of the result's factors at the planned ranks; None for no bound."""
+    delta_bound: DeltaBound = field(default_factory=DeltaBound)
+    """On what the result may change; without the base model's weights, a wide one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +105,21 @@ def build_adapter(
     merged = list(
         run(layout, sources, options.run, on_progress=on_progress, is_cancelled=is_cancelled, on_batch=observe)
     )
+    _require_bounded(merged, options.delta_bound)
     computed = clock()
     kept, warnings = _judge_energy(layout, merged)
+    if layout.recipe.output.uniform_rank:
+        merged = _padded(merged)
     ranks = {module.name: int(module.A.shape[0]) for module in merged}
-    config = peft_config(ranks, options.base_model or layout.base_model)
+    config = peft_config(ranks, options.base_model or layout.base_model, layout.task_type)
     lineage = _lineage(layout, sources, options, ranks, kept, warnings)
+    stored = _storage_error(merged) if options.run.diagnostics else None
+    lineage["result"]["storage_error"] = stored
+    if stored is not None and stored > STORAGE_WARNING:
+        warnings.append(f"storing in {layout.recipe.output.dtype} is {stored:.4f} off; dtype float32 is exact")
     if options.run.diagnostics:
         lineage["overall"] = dict(collector.overall())
-    details = {"diagnostics": [module.model_dump(mode="json") for module in collector.modules]}
+    details = {"diagnostics": [brief(module) for module in collector.modules]}
     sink.write({module.name: (module.A, module.B) for module in merged}, config, lineage | details)
     seconds = {"compute": computed - started, "write": clock() - computed}
     return MergeOutcome(
@@ -141,6 +156,24 @@ def diagnose(
     return layout, collector.modules, collector.overall()
 
 
+def _require_bounded(merged: Iterable[MergedModule], bound: DeltaBound) -> None:
+    """Raises DeltaTooLarge where a module's change is out of bounds; no delta is multiplied out."""
+    for module in merged:
+        shape = (int(module.B.shape[0]), int(module.A.shape[1]))
+        sizes = [float(torch.linalg.vector_norm(factor, dtype=torch.float64)) for factor in (module.A, module.B)]
+        ratio = bound.ratio(module.name, sizes[0] * sizes[1], shape)
+        if not bound.allows(ratio):
+            # The product of the norms is only an upper bound, and factors of a sum may cancel.
+            a, b = module.A.double(), module.B.double()
+            square = float(((b.T @ b) * (a @ a.T)).sum())
+            ratio = bound.ratio(module.name, math.sqrt(max(square, 0.0)), shape)
+        largest = max(float(factor.abs().max()) for factor in (module.A, module.B))
+        if not bound.allows(ratio):
+            raise DeltaTooLarge(module.name, ratio, bound.max_ratio)
+        if not bound.allows_entry(largest):
+            raise FactorTooLarge(module.name, largest, MAX_ENTRY)
+
+
 def _judge_energy(layout: MergePlan, merged: list[MergedModule]) -> tuple[float | None, list[str]]:
     """The share of energy kept and what is to be said about it."""
     warnings = list(layout.warnings)
@@ -155,9 +188,31 @@ def _judge_energy(layout: MergePlan, merged: list[MergedModule]) -> tuple[float 
     wanted = layout.recipe.output.min_energy
     if wanted is not None and share < wanted:
         raise EnergyTooLow(share, wanted, layout.rank)
-    if share < ENERGY_WARNING:
-        warnings.append(f"rank {layout.rank} keeps {share:.4f} of the energy; a higher rank would keep more")
+    if layout.rank < layout.exact_rank and share < _WHOLE:
+        warnings.append(
+            f"rank {layout.rank} of an exact {layout.exact_rank} keeps {share:.4f} of the energy; "
+            "a higher rank would keep more"
+        )
     return share, warnings
+
+
+def _padded(merged: list[MergedModule]) -> list[MergedModule]:
+    """All modules at the largest rank, with rows and columns of zeros."""
+    rank = max(module.A.shape[0] for module in merged)
+    return [
+        replace(
+            module,
+            A=functional.pad(module.A, (0, 0, 0, rank - module.A.shape[0])),
+            B=functional.pad(module.B, (0, rank - module.B.shape[1])),
+        )
+        for module in merged
+    ]
+
+
+def _storage_error(merged: list[MergedModule]) -> float:
+    """‖stored - computed‖ / ‖computed‖ over all modules; 0 where the result is zero."""
+    total = sum(module.norm_squared for module in merged)
+    return math.sqrt(sum(module.storage_error_squared for module in merged) / total) if total > 0 else 0.0
 
 
 def _lineage(
@@ -187,6 +242,7 @@ def _lineage(
             "modules": len(ranks),
             "partial_modules": {name: list(absent) for name, absent in layout.partial.items()},
             "rank": max(ranks.values()),
+            "exact_rank": layout.exact_rank,
             "energy_kept": kept,
         },
         "warnings": warnings,

@@ -6,7 +6,7 @@ iteration. At most one module's merged matrix is held; where even that does not 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -37,10 +37,18 @@ from amalgam.merge.stack import Stack
 OVERSAMPLING: Final = 16
 """Columns of the range finder beyond the rank."""
 
+_NEARLY_ALL: Final = 0.75
+"""Share of a matrix's smaller side from which on a sketch takes all of it."""
+
 _SKETCH_SEED: Final = 0x5EED
 
 _SORTED_WHOLE: Final = 1 << 18
 """Entries up to which a GPU chooses thresholds from whole matrices; see ``kernels.triton_backend.bracket``."""
+
+_TILE_CONSENSUS: Final[dict[Consensus, Literal["elect", "elect_plain"]]] = {
+    Consensus.ELECT: "elect",
+    Consensus.SCE: "elect_plain",
+}
 
 Tiles = Callable[[], Iterator[tuple[slice, Tensor]]]
 """Yields the merged matrix block by block; may be called again and yields the same."""
@@ -51,7 +59,7 @@ def tile_rule(spec: MethodSpec, parameters: Parameters) -> TileRule:
     drops = isinstance(parameters, (DropParameters, DropElectParameters, DellaParameters))
     return TileRule(
         sparsify=str(spec.sparsify),  # type: ignore[arg-type]
-        consensus="elect" if spec.consensus in (Consensus.ELECT, Consensus.SCE) else "sum",
+        consensus=_TILE_CONSENSUS.get(spec.consensus, "sum"),
         scale=parameters.lambda_ if isinstance(parameters, LambdaParameters) else 1.0,
         frequency=isinstance(parameters, ElectParameters) and parameters.election == "frequency",
         density=parameters.density if drops else 1.0,  # type: ignore[attr-defined]
@@ -72,7 +80,7 @@ class DeltaMerge:
     thresholds: Sequence[float] | None = None
     """Per input of the recipe, where one threshold holds for the whole adapter."""
 
-    def room(self, stack: Stack) -> Tensor | None:
+    def scratch(self, stack: Stack) -> Tensor | None:
         """A buffer for the matrix of any module of a stack, to be used again and again; None where it does not fit."""
         shape = (stack.modules[0].out_features, stack.modules[0].in_features)
         if buffered_bytes(*shape) > self.max_workspace_bytes:
@@ -85,7 +93,7 @@ class DeltaMerge:
         Args:
             stack: Its inputs. row: Which.
             randomness: For the random methods.
-            buffer: Of ``room``; overwritten.
+            buffer: Of `scratch`; overwritten.
 
         Raises:
             NonFinite: the rule produced NaN or infinity.
@@ -93,7 +101,23 @@ class DeltaMerge:
         inputs = module_inputs(stack, row, randomness)
         module = stack.modules[row]
         shape = (module.out_features, module.in_features)
-        inputs = self._with_thresholds(inputs, stack.inputs, shape, buffer)
+        computed = self.tiles(inputs, stack.inputs, shape, buffer)
+        tiles = computed if buffer is None else _held(computed, buffer)
+        factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
+        if not bool(torch.isfinite(factors.total).all()):
+            raise NonFinite("The result", module.name)
+        return factors
+
+    def tiles(
+        self, inputs: list[TileInput], positions: Sequence[int], shape: tuple[int, int], buffer: Tensor | None
+    ) -> Tiles:
+        """The merged matrix of ``inputs``, block by block.
+
+        Args:
+            inputs: Factors of matrices of ``shape``. positions: Theirs in the recipe.
+            buffer: Memory for one such matrix, overwritten; None where there is none.
+        """
+        inputs = self._with_thresholds(inputs, positions, shape, buffer)
         inputs, gate = self._selected(inputs, shape, buffer)
 
         def computed() -> Iterator[tuple[slice, Tensor]]:
@@ -101,11 +125,7 @@ class DeltaMerge:
                 passed = gate(block) if gate is not None else None
                 yield block, self.backend.merge_rows(inputs, self.rule, block.start, block.stop, passed)
 
-        tiles = computed if buffer is None else _held(computed, buffer)
-        factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
-        if not bool(torch.isfinite(factors.total).all()):
-            raise NonFinite("The result", module.name)
-        return factors
+        return computed
 
     def _with_thresholds(
         self, inputs: list[TileInput], positions: Sequence[int], shape: tuple[int, int], buffer: Tensor | None
@@ -236,6 +256,9 @@ def truncate(tiles: Tiles, shape: tuple[int, int], limit: int, energy: float | N
 def sketch_of(shape: tuple[int, int], limit: int, device: torch.device) -> Tensor:
     """The random directions of the range finder, the same on all devices: [width, in]."""
     width = min(limit + OVERSAMPLING, *shape)
+    if width >= _NEARLY_ALL * min(shape):
+        # So many directions leave little out, and all of them make the result exact.
+        width = min(shape)
     generator = torch.Generator().manual_seed(_SKETCH_SEED)
     return torch.randn((width, shape[1]), generator=generator).to(device)
 

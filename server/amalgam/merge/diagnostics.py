@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from amalgam.merge.stack import Stack
 SAMPLED_SIDE: Final = 96
 """Signs are compared on a random sub-matrix of this many rows and columns of each module."""
 
+PAIRED_INPUTS: Final = 8
+"""Up to this many inputs what is known of every pair is written module by module."""
+
+WRITTEN_VALUES: Final = 64
+"""Singular values of a module that are written, beside those that the result keeps."""
+
+_MATRICES: Final = ("cosine", "column_overlap", "row_overlap", "sign_conflict", "sign_baseline")
 _SAMPLE_SEED: Final = 0x51611
 _DIGITS: Final = 5
 
@@ -42,6 +49,20 @@ class DiagnosticsCollector:
     def overall(self) -> Mapping[str, object]:
         """The whole adapter: norms and cosines over all modules together, and the extremes of retention."""
         return summarize(self.modules, self._names)
+
+
+def brief(module: ModuleDiagnostics) -> dict[str, Any]:
+    """A module as it is written beside the adapter, of a size that does not grow with the square of the inputs.
+
+    The matrices of all pairs stay away beyond `PAIRED_INPUTS` inputs, where the whole adapter's say the same, and of
+    long spectra the beginning is written.
+    """
+    told = module.model_dump(mode="json")
+    if len(module.given.inputs) > PAIRED_INPUTS:
+        told["given"] |= {name: [] for name in _MATRICES}
+    if told["result"] is not None:
+        told["result"]["spectrum"] = told["result"]["spectrum"][: max(WRITTEN_VALUES, told["result"]["rank"])]
+    return told
 
 
 def describe_inputs(stack: Stack, names: Sequence[str], *, every_sign: bool = False) -> list[InputDiagnostics]:

@@ -1,4 +1,4 @@
-"""DoRA (arXiv:2402.09353) as factors: with the base weights at hand its delta is known, and cut to the best rank.
+"""DoRA (arXiv:2402.09353) as factors: where the base weights are given its delta is known, and cut to the best rank.
 
 Its weights are m/‖W + s·B·A‖ · (W + s·B·A), the norm that of each output row, so the delta has full rank: what a rank
 keeps of it is computed and has to be said.
@@ -25,7 +25,7 @@ def convert_dora(
     stored: tuple[Mapping[str, Any], Mapping[str, Tensor], str],
     scaling_of: Callable[[str], float],
     weight_of: Callable[[str], Tensor],
-    rank: int,
+    rank: int | None,
 ) -> tuple[ConvertedAdapter, float]:
     """An adapter trained with DoRA as plain factors, and the share of its delta's energy that they hold.
 
@@ -34,7 +34,8 @@ def convert_dora(
         stored: Config, tensors and digest.
         scaling_of: Module name -> s.
         weight_of: Module name -> W [out, in] of the base model.
-        rank: Of the factors, at most; cut by the range finder of ``delta.truncate``.
+        rank: Of the factors, at most; cut by the range finder of ``delta.truncate``. None: the delta as it is, beside
+            an identity.
 
     Raises:
         UnsupportedFormat: a module without one of its tensors, or of another shape than the base model's.
@@ -53,10 +54,15 @@ def convert_dora(
         delta = _delta(weight, A, B, magnitude.view(-1, 1), scaling_of(name))
         if not bool(torch.isfinite(delta).all()):
             raise NonFinite(adapter, name)
-        factors = _cut(delta, rank)
-        pairs[name] = factors.A[0].contiguous(), factors.B[0].contiguous()
+        if rank is None:
+            pairs[name] = _whole(delta)
+            energies = float(delta.double().square().sum())
+            kept, total = kept + energies, total + energies
+        else:
+            factors = _cut(delta, rank)
+            pairs[name] = factors.A[0].contiguous(), factors.B[0].contiguous()
+            kept, total = kept + float(factors.kept), total + float(factors.total)
         modules[name] = ModuleHeader(name, pairs[name][0].shape[0], *weight.shape[::-1], 1.0, "F32")
-        kept, total = kept + float(factors.kept), total + float(factors.total)
     return ConvertedAdapter(header_of(modules, config, tensors), digest, pairs), kept / total if total else 1.0
 
 
@@ -73,6 +79,12 @@ def _delta(weight: Tensor, A: Tensor, B: Tensor, magnitude: Tensor, scaling: flo
     moved = weight + scaling * (B @ A)
     norms: Tensor = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
     return magnitude / norms * moved - weight
+
+
+def _whole(delta: Tensor) -> tuple[Tensor, Tensor]:
+    """A and B with B·A = delta, the identity on the shorter side."""
+    rows, columns = delta.shape
+    return (delta, torch.eye(rows)) if rows <= columns else (torch.eye(columns), delta)
 
 
 def _cut(delta: Tensor, rank: int) -> Factors:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from amalgam.domain.adapter import AdapterHeader, ModuleHeader
+from amalgam.domain.name_patterns import NamePatterns
+from amalgam.errors.internal import PatternRefused
 from amalgam.errors.merging import MissingInput, UnsupportedFormat
 
 _PREFIX: Final = "base_model.model."
@@ -66,12 +68,25 @@ def convert(
     pairs, modules = {}, {}
     for module, parts in _by_module(adapter, kind, tensors).items():
         try:
-            A, B, scaling = _KINDS[kind](parts, config)
+            A, B, scaling = _KINDS[kind](parts, _config_of(adapter, kind, module, config))
         except KeyError as error:
             raise UnsupportedFormat(adapter, kind, f"{module} lacks the tensor {error}") from error
         pairs[module] = (A.contiguous(), B.contiguous())
         modules[module] = ModuleHeader(module, A.shape[0], A.shape[1], B.shape[0], scaling, "F32")
     return ConvertedAdapter(header_of(modules, config, tensors), digest, pairs)
+
+
+def _config_of(adapter: str, kind: str, module: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the module's own rank and alpha in place of everybody's, for kinds that have patterns."""
+    if kind not in _PATTERNED:
+        return config
+    own: dict[str, Any] = {}
+    for field, pattern in (("r", "rank_pattern"), ("alpha", "alpha_pattern")):
+        try:
+            own[field] = NamePatterns[Any](config.get(pattern) or {}).get(module, config[field])
+        except PatternRefused as refused:
+            raise UnsupportedFormat(adapter, kind, f"its config {refused}") from None
+    return {**config, **own}
 
 
 def subtract_initial(
@@ -109,7 +124,13 @@ def header_of(
     """The header of a converted adapter, with the base model and the size of what it was."""
     base = config.get("base_model_name_or_path")
     size = sum(tensor.nbytes for tensor in tensors.values())
-    return AdapterHeader(modules=modules, base_model=base if isinstance(base, str) else None, weight_bytes=size)
+    task = config.get("task_type")
+    return AdapterHeader(
+        modules=modules,
+        base_model=base if isinstance(base, str) else None,
+        weight_bytes=size,
+        task_type=task if isinstance(task, str) else None,
+    )
 
 
 def _without_shared(
@@ -144,7 +165,7 @@ def is_plain(config_text: str) -> bool:
     """Whether a config is of plain LoRA, or unreadable, which the check of plain LoRA then says."""
     try:
         config = json.loads(config_text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return not isinstance(config, dict) or config.get("peft_type", "LORA") == "LORA"
 
@@ -205,6 +226,8 @@ _KINDS: Final[Mapping[str, Callable[[Parts, Mapping[str, Any]], tuple[Tensor, Te
     "LOKR": _lokr,
     "VERA": _vera,
 }
+
+_PATTERNED: Final = frozenset({"LOHA", "LOKR"})
 
 _PARTS: Final[Mapping[str, frozenset[str]]] = {
     "ADALORA": frozenset({"lora_A", "lora_B", "lora_E"}),

@@ -13,6 +13,11 @@ TINY_EIGENVALUE = 1e-13
 which float32 factors cannot hold."""
 
 
+NUMERICAL_RANK = 1e-5
+"""Singular value, relative to the largest, below which a direction is not there: a factor in float32 that has lost a
+rank keeps rounding noise in its place, up to this where it was written through other factors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Factors:
     """A batch of results: Δ ≈ B · A.
@@ -95,6 +100,7 @@ def finish(
     limit: int,
     energy: float | None,
     spectrum: bool,
+    cancels: Tensor | None = None,
 ) -> Factors:
     """B·left·right·A as factors of at most ``limit`` columns.
 
@@ -109,6 +115,8 @@ def finish(
         limit: Largest rank.
         energy: Where set, per module the smallest rank that keeps this share, at most ``limit``.
         spectrum: Whether singular values are wanted even where nothing is cut.
+        cancels: [n], modules whose columns nearly cancel: they are recompressed although nothing is cut, so that what
+            is rounded later has the size of the result.
 
     Raises:
         NonFinite: the product has overflowed.
@@ -122,7 +130,10 @@ def finish(
     left = left * (on_b if left.dim() == 2 else on_b.unsqueeze(-2))
     right = right * (on_a if right.dim() == 2 else on_a.unsqueeze(-1))
     count, width = mapped_b.shape[:2]
-    if limit >= width and energy is None:
+    whole = limit >= width and energy is None
+    if whole and cancels is not None and bool(cancels.any()):
+        return _recompressed_where(cancels, B, A, (mapped_b, mapped_a), (left, right))
+    if whole:
         values = product_svd(mapped_b, mapped_a)[1] if spectrum else mapped_b.new_zeros((count, 0))
         return Factors(_right_of(B, left), _left_of(right, A), (width,) * count, values, values.square().sum(dim=-1))
     P, values, W = product_svd(mapped_b, mapped_a)
@@ -134,6 +145,24 @@ def finish(
     cut_right = unbalance.unsqueeze(-1) * W[:, : max(ranks)]
     cut_right = cut_right * right.unsqueeze(-2) if right.dim() == 2 else cut_right @ right
     return Factors(_right_of(B, cut_left), _left_of(cut_right, A), ranks, values, values.square().sum(dim=-1))
+
+
+def _recompressed_where(
+    cancels: Tensor, B: Tensor, A: Tensor, grams: tuple[Tensor, Tensor], maps: tuple[Tensor, Tensor]
+) -> Factors:
+    """B·left·right·A whole; the modules of ``cancels`` as balanced singular vectors, computed in float64."""
+    left, right = maps
+    P, values, W = product_svd(*grams)
+    width = values.shape[1]
+    out_b, out_a = _right_of(B, left), _left_of(right, A)
+    root = values.sqrt()
+    inverse = torch.where(root > 0, 1 / root.clamp_min(torch.finfo(root.dtype).tiny), 0.0)
+    for row in cancels.nonzero().flatten().tolist():
+        whole_left = left[row].diag_embed() if left.dim() == 2 else left[row]
+        whole_right = right[row].diag_embed() if right.dim() == 2 else right[row]
+        out_b[row] = (B[row].double() @ (whole_left @ (P[row] * root[row]))).to(B.dtype)
+        out_a[row] = ((inverse[row].unsqueeze(-1) * W[row] @ whole_right) @ A[row].double()).to(A.dtype)
+    return Factors(out_b, out_a, (width,) * B.shape[0], values, values.square().sum(dim=-1))
 
 
 def balanced_split(gram_b: Tensor, gram_a: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,11 @@ class Space(StrEnum):
     DELTA = "delta"
     FACTOR = "factor"
 
+    @property
+    def blends(self) -> bool:
+        """Whether the ``model`` field takes it by default; on deltas a merge takes a hundred times as long."""
+        return self is not Space.DELTA
+
 
 class Sparsify(StrEnum):
     """How each input is thinned out before the inputs are combined."""
@@ -187,6 +192,8 @@ class MethodSpec:
     min_inputs: int = 1
     defaults_by_space: Mapping[Space, Mapping[str, Any]] | None = None
     """Defaults that differ from the parameters' own in some space."""
+    blends: bool = True
+    """Whether the ``model`` field takes it by default."""
 
 
 _LINEAR: Final = (Space.CONCAT, Space.KNOTS, Space.CORE, Space.DELTA, Space.FACTOR)
@@ -205,7 +212,7 @@ _ROWS: Final = (
                paper="arXiv:2203.05482"),
     MethodSpec("cat", "Σ w·Δ at the lossless rank, factors side by side", Consensus.SUM, _EXACT),
     MethodSpec("svd", "Σ w·Δ truncated to the best approximation of a rank", Consensus.SUM, _EXACT),
-    MethodSpec("passthrough", "one adapter per module, scaled", Consensus.PICK, _EXACT),
+    MethodSpec("passthrough", "one adapter per module, scaled", Consensus.PICK, _EXACT, blends=False),
     MethodSpec("slerp", "the arc between two deltas", Consensus.SLERP, _EXACT, SlerpParameters, weights=Weights.SHARES,
                min_inputs=2, max_inputs=2),
     MethodSpec("multislerp", "one step of the spherical mean, from the weighted mean", Consensus.MULTISLERP, _EXACT,
@@ -224,20 +231,22 @@ _ROWS: Final = (
     MethodSpec("dare_ties", "drop entries by chance and rescale, then elect signs", Consensus.ELECT,
                (*_DELTA, Space.FACTOR), DropElectParameters, Sparsify.DROP, Weights.RELATIVE, _DARE_PAPER, random=True),
     MethodSpec("della_linear", "drop by chance, small entries likelier, then Σ w·Δ", Consensus.SUM, _DELTA,
-               DellaParameters, Sparsify.DELLA, paper=_DELLA_PAPER, random=True),
+               DellaParameters, Sparsify.DELLA, paper=_DELLA_PAPER, random=True, blends=False),
     MethodSpec("della", "drop by chance, small entries likelier, then elect signs", Consensus.ELECT, _DELTA,
-               DellaElectParameters, Sparsify.DELLA, Weights.RELATIVE, _DELLA_PAPER, random=True),
+               DellaElectParameters, Sparsify.DELLA, Weights.RELATIVE, _DELLA_PAPER, random=True,
+               blends=False),
     MethodSpec("breadcrumbs", "drop the largest and the smallest entries, then Σ w·Δ", Consensus.SUM, _DELTA,
-               BreadcrumbsParameters, Sparsify.BREADCRUMBS, paper=_CRUMBS_PAPER),
+               BreadcrumbsParameters, Sparsify.BREADCRUMBS, paper=_CRUMBS_PAPER, blends=False),
     MethodSpec("breadcrumbs_ties", "drop the largest and the smallest entries, then elect signs", Consensus.ELECT,
-               _DELTA, BreadcrumbsElectParameters, Sparsify.BREADCRUMBS, Weights.RELATIVE, _CRUMBS_PAPER),
+               _DELTA, BreadcrumbsElectParameters, Sparsify.BREADCRUMBS, Weights.RELATIVE, _CRUMBS_PAPER,
+               blends=False),
     MethodSpec("sce", "select by variance, weigh by energy, elect signs", Consensus.SCE,
                (Space.KNOTS, Space.DELTA, Space.CORE), SceParameters, weights=Weights.RELATIVE,
                paper="arXiv:2408.07990"),
     MethodSpec("tsv", "decorrelate the singular vectors of the inputs", Consensus.TSV, (Space.CORE,), LambdaParameters,
                weights=Weights.RELATIVE, paper="arXiv:2412.00081"),
-    MethodSpec("iso_c", "Σ w·Δ with all singular values set to their mean", Consensus.ISO_C, (Space.CORE,),
-               LambdaParameters, paper="arXiv:2502.04959"),
+    MethodSpec("iso_c", "Σ w·Δ cut to the output rank, then all singular values set to their mean", Consensus.ISO_C,
+               (Space.CORE,), LambdaParameters, paper="arXiv:2502.04959"),
 )  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """Recipe and headers in, work list out. Every refusal that needs no tensor happens here."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from amalgam.domain.adapter import AdapterHeader, ModuleHeader
 from amalgam.domain.recipe import EnergyRank, Recipe, layer_of
+from amalgam.errors.exports import ExportRankTooLarge
 from amalgam.errors.merging import (
     AmbiguousChoice,
     BaseMismatch,
     MissingInput,
+    NoCommonModule,
     NothingToMerge,
     RankTooLarge,
     ShapeMismatch,
@@ -16,10 +19,23 @@ from amalgam.errors.merging import (
     WeightRefused,
     ZeroWeightSum,
 )
-from amalgam.merge.methods import Consensus, MethodSpec, Parameters, Space, Weights, complete, method, typed_parameters
+from amalgam.merge.methods import (
+    Consensus,
+    MethodSpec,
+    Parameters,
+    Space,
+    Weights,
+    complete,
+    method,
+    typed_parameters,
+)
 
 ZERO_WEIGHT_SUM = 1e-8
 """Below this a sum of weights is zero to the last digits of what people type."""
+
+
+UNLIMITED_RANK = 1 << 30
+"""A rank that no matrix has: the limit of what goes into a checkpoint, which holds whole weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +59,8 @@ class ModulePlan:
     inputs: tuple[ModuleInput, ...]
     rank: int
     """Of the result; an upper bound where the recipe asks for energy."""
+    exact_rank: int
+    """What the result would have if nothing were cut."""
     references: tuple[ModuleHeader | None, ...]
     """Of the adapters to stay orthogonal to, in the recipe's order; None where one does not adapt the module."""
 
@@ -73,6 +91,8 @@ class MergePlan:
     partial: Mapping[str, tuple[str, ...]]
     """Module -> inputs with a weight there that do not adapt it."""
     base_model: str | None
+    task_types: frozenset[str]
+    """Of the inputs that say one."""
     limit: int
     """Largest rank the result may have."""
     warnings: tuple[str, ...]
@@ -86,6 +106,16 @@ class MergePlan:
     def rank(self) -> int:
         """Largest rank of the result; an upper bound where the recipe asks for energy."""
         return max(module.rank for module in self.modules)
+
+    @property
+    def exact_rank(self) -> int:
+        """Largest rank that the result would have if nothing were cut."""
+        return max(module.exact_rank for module in self.modules)
+
+    @property
+    def task_type(self) -> str | None:
+        """What all inputs that say it were trained for; None where they say nothing, or different things."""
+        return next(iter(self.task_types)) if len(self.task_types) == 1 else None
 
     @property
     def input_bytes(self) -> int:
@@ -116,7 +146,7 @@ def plan(
 
     Raises:
         UnknownMethod, SpaceRefused, ParameterRefused, InputCountRefused: the method is wrong for the recipe.
-        MissingInput, ShapeMismatch, BaseMismatch, UnequalRanks: the inputs do not fit together.
+        MissingInput, ShapeMismatch, BaseMismatch, NoCommonModule, UnequalRanks: the inputs do not fit together.
         WeightRefused, ZeroWeightSum, AmbiguousChoice, NothingToMerge: the weights do not fit the method.
         RankTooLarge: the result would not be servable.
     """
@@ -129,6 +159,8 @@ def plan(
     _check_bases(recipe, bases or {})
     if getattr(parameters, "t", None) is not None and any(entry.weight != 1 for entry in recipe.inputs):
         raise WeightRefused(spec.name, "the parameter t says where on the arc, so leave them at 1, or leave out t")
+    if spec.consensus is not Consensus.PICK:
+        _check_common(recipe, headers)
     layout = _Layout(recipe, spec, space, headers, max_rank)
     groups: dict[tuple[object, ...], list[ModulePlan]] = {}
     for name in layout.module_names():
@@ -146,15 +178,47 @@ def plan(
         groups=tuple(tuple(group) for group in groups.values()),
         partial=layout.partial,
         base_model=next((base for base in base_models if base), None),
+        task_types=frozenset(task for entry in recipe.inputs if (task := headers[entry.adapter].task_type)),
         limit=max_rank,
         warnings=tuple(layout.warnings()),
     )
+
+
+def require_export_room(layout: MergePlan, workspace_bytes: int) -> None:
+    """Refuse an export whose factors have to be held and cannot be, rather than cut it to what fits.
+
+    In delta space a result has full rank, so that its factors are larger than the weights themselves.
+
+    Args:
+        layout: Of the export.
+        workspace_bytes: Most bytes of the factors, in float32.
+
+    Raises:
+        ExportRankTooLarge: says which rank would fit.
+    """
+    needed = sum(4 * module.rank * (module.in_features + module.out_features) for module in layout.modules)
+    if layout.space is Space.DELTA and needed > workspace_bytes:
+        a_rank = sum(4 * (module.in_features + module.out_features) for module in layout.modules)
+        raise ExportRankTooLarge(layout.rank, needed, workspace_bytes, workspace_bytes // a_rank)
 
 
 def _check_bases(recipe: Recipe, bases: Mapping[str, str | None]) -> None:
     known = [(name, base) for name in recipe.adapters if (base := bases.get(name))]
     if len({base for _, base in known}) > 1 and not recipe.allow_base_mismatch:
         raise BaseMismatch(known)
+
+
+def _check_common(recipe: Recipe, headers: Mapping[str, AdapterHeader]) -> None:
+    """Every input shares a module with another one, where there are others."""
+    names = [entry.adapter for entry in recipe.inputs]
+    if len(names) == 1:
+        return
+    counts = Counter(module for name in names for module in headers[name].modules)
+    for name in names:
+        modules = headers[name].modules
+        if modules and all(counts[module] == 1 for module in modules):
+            other = next((module for module in counts if module not in modules), "no module at all")
+            raise NoCommonModule(name, next(iter(modules)), other)
 
 
 class _Layout:
@@ -171,8 +235,8 @@ class _Layout:
         self.references = tuple(headers[name] for name in recipe.orthogonalize_against)
         self.max_rank = max_rank
         self.partial: dict[str, tuple[str, ...]] = {}
-        self.is_cut = False
-        """Whether some module has a lower rank than its exact result."""
+        self.cut: list[tuple[int, int]] = []
+        """(exact rank, planned rank) of every module that is cut."""
         layers = (layer_of(name) for header in self.headers for name in header.modules)
         self.layer_count = 1 + max((layer for layer in layers if layer is not None), default=0)
 
@@ -185,9 +249,11 @@ class _Layout:
         if self.partial:
             count = len(self.partial)
             found.append(f"{count} modules are not adapted by every input; absent deltas count as zero or abstain")
-        if self.spec.consensus is Consensus.ISO_C and self.is_cut:
+        if self.cut:
+            exact, rank = max(self.cut)
             found.append(
-                "iso_c makes all singular values equal, so what a lower rank keeps is arbitrary; use rank auto"
+                f"{len(self.cut)} modules are cut: exact rank up to {exact}, planned rank {rank}; "
+                "the energy kept says what that loses"
             )
         if self.space is Space.FACTOR:
             found.append("space factor multiplies sums of factors, which is not the sum of the deltas; see concat")
@@ -215,9 +281,11 @@ class _Layout:
         if self.spec.consensus is Consensus.PICK and len(parts) > 1:
             raise AmbiguousChoice(name, [self.adapters[part.index] for part in parts])
         out_features, in_features = parts[0].header.out_features, parts[0].header.in_features
-        rank = self._rank(name, parts, min(out_features, in_features))
-        self.is_cut |= rank < min(sum(part.header.rank for part in parts), out_features, in_features)
-        return ModulePlan(name, out_features, in_features, parts, rank, references)
+        exact = self._exact_rank(parts, min(out_features, in_features))
+        rank = self._rank(parts, exact)
+        if rank < exact:
+            self.cut.append((exact, rank))
+        return ModulePlan(name, out_features, in_features, parts, rank, exact, references)
 
     def _check_shapes(
         self, name: str, parts: tuple[ModuleInput, ...], references: tuple[ModuleHeader | None, ...]
@@ -232,14 +300,16 @@ class _Layout:
         if self.space is Space.FACTOR and len(set(ranks)) > 1:
             raise UnequalRanks(name, ranks)
 
-    def _rank(self, name: str, parts: tuple[ModuleInput, ...], full: int) -> int:
+    def _exact_rank(self, parts: tuple[ModuleInput, ...], full: int) -> int:
+        """Rank that a result has at most; ``full`` is that of any matrix of the module's shape."""
+        if self.space is Space.DELTA:
+            return full
+        ranks = [part.header.rank for part in parts]
+        return ranks[0] if self.space is Space.FACTOR else min(sum(ranks), full)
+
+    def _rank(self, parts: tuple[ModuleInput, ...], lossless: int) -> int:
         """Rank of the result in one module, before any energy is known."""
         ranks = [part.header.rank for part in parts]
-        lossless = min(sum(ranks), full)
-        if self.space is Space.DELTA:
-            lossless = full
-        if self.space is Space.FACTOR:
-            lossless = ranks[0]
         asked = self.recipe.output.rank
         if isinstance(asked, int):
             if asked > self.max_rank:

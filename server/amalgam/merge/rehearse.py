@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.recipe import Recipe
-from amalgam.errors.merging import MergeCancelled
+from amalgam.errors.merge_run import MergeCancelled
 from amalgam.merge.build import BuildOptions
 from amalgam.merge.diagnostics import DiagnosticsCollector
 from amalgam.merge.plan import MergePlan, plan
@@ -36,7 +36,8 @@ def rehearse(
     """
     headers = {name: source.header for name, source in sources.items()}
     layout = plan(recipe, headers, max_rank=options.max_rank, bases=options.bases)
-    collector = DiagnosticsCollector([entry.adapter for entry in recipe.inputs])
+    # In the plan's order, which its modules count by.
+    collector = DiagnosticsCollector([entry.adapter for entry in layout.recipe.inputs])
     memory_bytes = peak_bytes(layout, options.run)
     kept = total = 0.0
     seen = 0

@@ -65,6 +65,13 @@ def apply(
     return _CONSENSUS[spec.consensus](thinned, weights[:, :, None, None].to(x.dtype), parameters)
 
 
+def counts_entries(parameters: Parameters) -> bool:
+    """Whether a rule depends on how many entries there are, or in which places: rows of zeros would change it."""
+    if isinstance(parameters, DropElectParameters) and parameters.trim_after and parameters.trim_density < 1:
+        return True
+    return bool(getattr(parameters, "density", 1.0) < 1)
+
+
 def sparsify(
     x: Tensor,
     spec: MethodSpec,

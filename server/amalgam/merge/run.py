@@ -9,10 +9,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from amalgam.errors.merging import MergeCancelled, NonFinite, WorkspaceTooSmall
+from amalgam.errors.merge_run import MergeCancelled, WorkspaceTooSmall
+from amalgam.errors.merging import NonFinite
 from amalgam.kernels.backend import usable_device
 from amalgam.kernels.philox import stable_id
+from amalgam.kernels.selection import TILE_ENTRIES
 from amalgam.merge.delta import bytes_together
+from amalgam.merge.knots import is_streamed
 from amalgam.merge.lowrank import Factors
 from amalgam.merge.methods import Space
 from amalgam.merge.plan import MergePlan, ModulePlan
@@ -53,6 +56,10 @@ class MergedModule:
     energy_total: float
     spectrum: tuple[float, ...]
     """Singular values, descending; empty where no spectrum was asked for."""
+    norm_squared: float = 0.0
+    """‖B·A‖² before it was rounded; 0 where nobody asked."""
+    storage_error_squared: float = 0.0
+    """‖what is stored - B·A‖²; 0 where nobody asked."""
 
 
 def run(
@@ -98,7 +105,7 @@ def run(
         done, total = 0, len(plan.modules)
         for stack in prepared():
             factors = merge_stack(stack, around)
-            yield from _cut(stack, factors, plan)
+            yield from _cut(stack, factors, plan, compare=options.diagnostics)
             if on_batch is not None:
                 on_batch(stack, factors)
             done += len(stack.modules)
@@ -157,8 +164,8 @@ def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePl
         needed = module_bytes(group[0], plan.space)
         if needed > options.max_workspace_bytes:
             raise WorkspaceTooSmall(group[0].name, needed, options.max_workspace_bytes)
-        room = options.max_workspace_bytes
-        size = max(1, (min(room, _BATCH_BYTES) if options.device == "cpu" else room // 2) // needed)
+        workspace = options.max_workspace_bytes
+        size = max(1, (min(workspace, _BATCH_BYTES) if options.device == "cpu" else workspace // 2) // needed)
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
@@ -191,13 +198,18 @@ def module_bytes(module: ModulePlan, space: Space) -> int:
     sides = module.in_features + module.out_features
     count, total = len(module.inputs), module.stacked_rank
     needed = sides * (12 * total + 8 * (module.rank + 16)) + 64 * total**2
-    if space is Space.KNOTS:
+    if space is Space.KNOTS and is_streamed(count, total, module.in_features):
+        # Two matrices of the merged result in float32, one in float64, and blocks of every input.
+        needed += 16 * total * module.in_features + 8 * count * TILE_ENTRIES
+    elif space is Space.KNOTS:
         needed += (12 * count + 8) * total * module.in_features
+    elif space is Space.CORE:
+        needed += 24 * count * total**2
     return needed
 
 
-def _cut(stack: Stack, factors: Factors, plan: MergePlan) -> Iterator[MergedModule]:
-    """Each module's factors at its own rank, in the recipe's dtype, checked for overflow."""
+def _cut(stack: Stack, factors: Factors, plan: MergePlan, *, compare: bool) -> Iterator[MergedModule]:
+    """Each module's factors at its own rank, in the recipe's dtype, checked for overflow, by ``compare`` for loss."""
     dtype = DTYPES[plan.recipe.output.dtype]
     kept, total = factors.kept.tolist(), factors.total.tolist()
     spectra = factors.spectrum.tolist()
@@ -206,7 +218,20 @@ def _cut(stack: Stack, factors: Factors, plan: MergePlan) -> Iterator[MergedModu
         a, b = A[row, :rank].clone(), B[row, :, :rank].clone(memory_format=torch.contiguous_format)
         if not (_finite(a) and _finite(b)):
             raise NonFinite("The result", module.name)
-        yield MergedModule(module.name, a, b, kept[row], total[row], tuple(spectra[row]))
+        norm = error = 0.0
+        if compare:
+            norm, error = _rounding(factors.A[row, :rank], factors.B[row, :, :rank], a, b)
+        yield MergedModule(module.name, a, b, kept[row], total[row], tuple(spectra[row]), norm, error)
+
+
+def _rounding(A: Tensor, B: Tensor, stored_a: Tensor, stored_b: Tensor) -> tuple[float, float]:
+    """‖B·A‖² and ‖B̃·Ã - B·A‖² for what is stored of them, from Gram matrices: B̃Ã - BA = [B̃ - B, B]·[Ã; Ã - A]."""
+    norm = float(((B.mT @ B).double() * (A @ A.mT).double()).sum())
+    if stored_a.dtype == A.dtype:
+        return norm, 0.0
+    wide_a, wide_b = stored_a.to(A.device, A.dtype), stored_b.to(B.device, B.dtype)
+    left, right = torch.cat([wide_b - B, B], dim=1), torch.cat([wide_a, wide_a - A])
+    return norm, float(((left.mT @ left).double() * (right @ right.mT).double()).sum().clamp_min(0))
 
 
 def _finite(x: Tensor) -> bool:

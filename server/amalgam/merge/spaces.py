@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from amalgam.domain.recipe import EnergyRank
-from amalgam.errors.merging import BackendUnavailable
+from amalgam.errors.merge_run import BackendUnavailable
 from amalgam.kernels.backend import select_backend
+from amalgam.kernels.cpu_tiles import CpuTiles
 from amalgam.kernels.philox import stable_id
-from amalgam.kernels.tiles import TileBackend
+from amalgam.kernels.tiles import ReferenceTiles, TileBackend, TileInput
 from amalgam.merge import core, delta, factor, knots, linear
 from amalgam.merge.coefficients import COEFFICIENTS
-from amalgam.merge.lowrank import Factors
+from amalgam.merge.lowrank import NUMERICAL_RANK, Factors
 from amalgam.merge.methods import Consensus, LambdaParameters, Space, Sparsify
 from amalgam.merge.plan import MergePlan
-from amalgam.merge.rules import Randomness, apply
+from amalgam.merge.rules import Randomness, apply, counts_entries
 from amalgam.merge.stack import Stack
 
 
@@ -82,27 +83,67 @@ def _concat(stack: Stack, around: Circumstances) -> Factors:
     return linear.merge(stack, plan.spec, plan.parameters, energy=around.energy, spectrum=around.spectrum)
 
 
-def _rule(around: Circumstances, stack: Stack, x: Tensor, weights: Tensor) -> Tensor:
-    plan = around.plan
-    return apply(x, weights, plan.spec, plan.parameters, around.randomness(stack), around.thresholds_of(stack))
+def _rule(
+    around: Circumstances, stack: Stack, x: Tensor, weights: Tensor, extents: Sequence[tuple[int, int]]
+) -> Tensor:
+    """The plan's rule on x [T, n, rows, columns]; where it counts entries, only on those that are there."""
+    plan, randomness, thresholds = around.plan, around.randomness(stack), around.thresholds_of(stack)
+    if not counts_entries(plan.parameters):
+        return apply(x, weights, plan.spec, plan.parameters, randomness, thresholds)
+    out = torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device)
+    for rows, columns in sorted(set(extents)):
+        alike = [n for n, extent in enumerate(extents) if extent == (rows, columns)]
+        if rows == 0 or columns == 0:
+            continue
+        inside = x[:, alike, :rows, :columns].contiguous()
+        streams = replace(randomness, tensors=tuple(randomness.tensors[n] for n in alike))
+        found = apply(inside, weights[:, alike], plan.spec, plan.parameters, streams, thresholds)
+        out[alike, :rows, :columns] = found
+    return out
 
 
 def _knots(stack: Stack, around: Circumstances) -> Factors:
+    if knots.is_streamed(len(stack.ranks), sum(stack.ranks), stack.A.shape[2]):
+        return _knots_in_blocks(stack, around)
     return knots.merge(stack, partial(_rule, around, stack), energy=around.energy, spectrum=around.spectrum)
 
 
+def _knots_in_blocks(stack: Stack, around: Circumstances) -> Factors:
+    """The same, with the representations made and merged block by block of rows, as delta space does it."""
+    plan, known, randomness = around.plan, knots.represent(stack), around.randomness(stack)
+    tiles = CpuTiles() if around.device.type == "cpu" else ReferenceTiles()
+    rule = delta.tile_rule(plan.spec, plan.parameters)
+    work = delta.DeltaMerge(plan.spec, plan.parameters, rule, tiles, None, 0, around.thresholds)
+    merged = torch.zeros((len(stack.modules), *known.basis.shape[1:2], stack.A.shape[2]), device=around.device)
+    for n, (rows, columns) in enumerate(known.extents):
+        if not counts_entries(plan.parameters):
+            rows = known.basis.shape[1]
+        inputs = [
+            TileInput(mix[n, :rows].contiguous(), A[n].contiguous(), weight, randomness.stream(t, n))
+            for t, (mix, (_, A), weight) in enumerate(
+                zip(known.mix, stack.parts(), stack.weights[n].tolist(), strict=True)
+            )
+        ]
+        scratch = torch.empty((rows, columns), device=around.device)
+        for block, tile in work.tiles(inputs, stack.inputs, (rows, columns), scratch)():
+            merged[n, block] = tile
+    return knots.project(stack, known, merged, energy=around.energy, spectrum=around.spectrum)
+
+
 def _core(stack: Stack, around: Circumstances) -> Factors:
-    return core.merge(stack, partial(_core_rule, around), energy=around.energy, spectrum=around.spectrum)
+    floor = NUMERICAL_RANK if counts_entries(around.plan.parameters) else 0.0
+    rule = partial(_core_rule, around)
+    return core.merge(stack, rule, floor=floor, energy=around.energy, spectrum=around.spectrum)
 
 
-def _core_rule(around: Circumstances, inputs: core.Core, stack: Stack) -> Tensor:
+def _core_rule(around: Circumstances, inputs: core.Core, stack: Stack) -> core.MergedCore:
     plan = around.plan
     if isinstance(plan.parameters, LambdaParameters) and plan.spec.consensus in _SPECTRAL:
-        return _SPECTRAL[plan.spec.consensus](inputs, stack, plan.parameters.lambda_)
+        return _SPECTRAL[plan.spec.consensus](inputs, stack, plan.parameters.lambda_, around.energy)
     if plan.spec.consensus in COEFFICIENTS and plan.spec.sparsify is Sparsify.NONE:
         weights = stack.columns(stack.weights)
-        return (inputs.columns * weights.unsqueeze(-2)) @ inputs.rows
-    return _rule(around, stack, inputs.matrices(stack.ranks), stack.weights.T)
+        return core.MergedCore((inputs.columns * weights.unsqueeze(-2)) @ inputs.rows)
+    return core.MergedCore(_rule(around, stack, inputs.matrices(stack.ranks), stack.weights.T, inputs.extents))
 
 
 def _factor(stack: Stack, around: Circumstances) -> Factors:
@@ -132,7 +173,7 @@ def _delta(stack: Stack, around: Circumstances) -> Factors:
             return _joined(merge_together(stack, work, randomness))
 
     def share(worker: int) -> list[Factors]:
-        buffer = work.room(stack)
+        buffer = work.scratch(stack)
         return [work.merge(stack, row, randomness, buffer) for row in range(worker, count, workers)]
 
     if workers == 1:
@@ -162,7 +203,7 @@ _SPACES: Final[Mapping[Space, Callable[[Stack, Circumstances], Factors]]] = {
     Space.FACTOR: _factor,
 }
 
-_SPECTRAL: Final[Mapping[Consensus, Callable[[core.Core, Stack, float], Tensor]]] = {
+_SPECTRAL: Final[Mapping[Consensus, Callable[[core.Core, Stack, float, float | None], core.MergedCore]]] = {
     Consensus.TSV: core.tsv,
     Consensus.ISO_C: core.iso_c,
 }

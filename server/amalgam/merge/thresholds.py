@@ -7,6 +7,7 @@ from torch import Tensor
 from amalgam.kernels import reference
 from amalgam.kernels.selection import RadixSelect, blocks
 from amalgam.merge import core, delta, knots
+from amalgam.merge.lowrank import NUMERICAL_RANK
 from amalgam.merge.methods import Parameters, Space, TiesParameters, TrimParameters
 from amalgam.merge.plan import MergePlan
 from amalgam.merge.spaces import Circumstances
@@ -20,53 +21,67 @@ def is_global(parameters: Parameters) -> bool:
     )
 
 
-def representation_entries(plan: MergePlan) -> list[int]:
-    """How many entries each input of the recipe has in the plan's space, over all its modules."""
-    entries = [0] * len(plan.recipe.inputs)
-    for module in plan.modules:
-        size = {
-            Space.KNOTS: module.stacked_rank * module.in_features,
-            Space.CORE: module.stacked_rank**2,
-        }.get(plan.space, module.out_features * module.in_features)
-        for part in module.inputs:
-            entries[part.index] += size
-    return entries
-
-
 class GlobalThresholds:
-    """Two rounds over all stacks; then the thresholds."""
+    """Two rounds over all stacks; then the thresholds.
+
+    How many entries an input has is counted in the first round: in knots and core those of its numerical rank.
+    """
 
     def __init__(self, plan: MergePlan) -> None:
         assert isinstance(plan.parameters, (TiesParameters, TrimParameters))
-        density = plan.parameters.density
+        self._density = plan.parameters.density
         self._space = plan.space
-        self._selections = [RadixSelect(reference.kept_count(density, n)) if n else None
-                            for n in representation_entries(plan)]  # fmt: skip
+        self._entries = [0] * len(plan.recipe.inputs)
+        self._selections = [RadixSelect() for _ in plan.recipe.inputs]
+        self._is_first = True
 
     def observe(self, stack: Stack, around: Circumstances) -> None:
         """Count one stack's entries."""
         for index, x in self._representations(stack, around):
-            selection = self._selections[index]
-            assert selection is not None
-            selection.observe(x)
+            if self._is_first:
+                self._entries[index] += x.numel()
+            self._selections[index].observe(x)
 
     def _representations(self, stack: Stack, around: Circumstances) -> Iterable[tuple[int, Tensor]]:
+        """Each input's entries that are there, module by module."""
         if self._space is Space.KNOTS:
-            return zip(stack.inputs, knots.represent(stack)[1], strict=True)
+            return _knotted(stack)
         if self._space is Space.CORE:
-            return zip(stack.inputs, core.represent(stack).matrices(stack.ranks).float(), strict=True)
+            cored = core.represent(stack, NUMERICAL_RANK)
+            return _inside(stack, cored.matrices(stack.ranks).float(), cored.extents)
         return _tiles(stack, around)
 
     def advance(self) -> None:
         """End a round."""
-        for selection in self._selections:
-            if selection is not None:
+        for entries, selection in zip(self._entries, self._selections, strict=True):
+            if entries and self._is_first:
+                selection.aim(reference.kept_count(self._density, entries))
+            if entries:
                 selection.advance()
+        self._is_first = False
 
     @property
     def values(self) -> tuple[float, ...]:
         """Per input of the recipe, after two rounds."""
-        return tuple(0.0 if selection is None else selection.value for selection in self._selections)
+        found = zip(self._entries, self._selections, strict=True)
+        return tuple(selection.value if entries else 0.0 for entries, selection in found)
+
+
+def _knotted(stack: Stack) -> Iterator[tuple[int, Tensor]]:
+    known = knots.represent(stack)
+    if not knots.is_streamed(len(stack.ranks), sum(stack.ranks), stack.A.shape[2]):
+        yield from _inside(stack, known.representations(stack), known.extents)
+        return
+    for n, shape in enumerate(known.extents):
+        for index, mix, (_, A) in zip(stack.inputs, known.mix, stack.parts(), strict=True):
+            for block in blocks(shape, A.device):
+                yield index, reference.delta_tile(mix[n, block], A[n])
+
+
+def _inside(stack: Stack, x: Tensor, extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
+    for n, (rows, columns) in enumerate(extents):
+        for t, index in enumerate(stack.inputs):
+            yield index, x[t, n, :rows, :columns]
 
 
 def _tiles(stack: Stack, around: Circumstances) -> Iterator[tuple[int, Tensor]]:

@@ -1,6 +1,7 @@
 """The registry of adapters: names, their immutable versions, and which version a bare name means."""
 
 from collections.abc import Collection, Set
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,8 +13,9 @@ from amalgam.domain.lineage import KnownVersion
 from amalgam.domain.version import AdapterPage, CatalogChange, CatalogRows, CreatedVersion, VersionDraft
 from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.alias_rows import live_aliases, refuse_targeted
-from amalgam.registry.database import Database
-from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, versions
+from amalgam.registry.database import LONG_S, Database
+from amalgam.registry.pins import read_pins
+from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, pins, versions
 from amalgam.registry.version_rows import (
     adapter_of,
     bump_revision,
@@ -22,6 +24,7 @@ from amalgam.registry.version_rows import (
     live_adapter,
     live_version,
     live_versions,
+    mark_proved,
     move_default,
     read_revision,
     remove_version,
@@ -38,9 +41,9 @@ class AdapterRegistry:
         self._clock = clock
 
     async def create_version(
-        self, draft: VersionDraft, *, set_default: bool = True, if_absent: bool = False
+        self, draft: VersionDraft, *, set_default: bool = True, if_absent: bool = False, proved: bool = True
     ) -> CreatedVersion:
-        """Write the draft as the next version of its name. The commit makes it visible: its bytes are durable before.
+        """Write the draft as the next version of its name; its bytes are durable before.
 
         Where the default version already holds these bytes, that version is the answer and nothing is written: a
         retried upload is no new version.
@@ -50,6 +53,7 @@ class AdapterRegistry:
                 that this request made when it was cut short.
             set_default: Whether the bare name means the new version from now on.
             if_absent: Whether the name must be new.
+            proved: Whether the commit makes it visible to requests; else `enter_service` does.
 
         Raises:
             NameTaken: ``if_absent``, and the name has other versions; or an alias has the name.
@@ -70,7 +74,7 @@ class AdapterRegistry:
                     return CreatedVersion(version_of(row), created=False)
             if live and if_absent:
                 raise NameTaken(draft.name)
-            version = await insert_version(connection, draft, now=self._clock(), set_default=set_default)
+            version = await insert_version(connection, draft, now=self._clock(), set_default=set_default, proved=proved)
             if draft.request_key is not None:
                 this = idempotency_keys.c.key == draft.request_key
                 await connection.execute(idempotency_keys.update().where(this).values(version_id=version.id))
@@ -114,6 +118,33 @@ class AdapterRegistry:
             grouped = by_name(await live_versions(connection, names))
         items = tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows[:limit])
         return AdapterPage(items, names[-1] if len(rows) > limit else None)
+
+    async def enter_service(self, version: AdapterVersion, *, set_default: bool) -> None:
+        """Let a version that has answered be served, and mean its name where asked. Repeating it changes nothing.
+
+        Raises:
+            AdapterNotFound, VersionNotFound: it was deleted meanwhile.
+        """
+        async with self._database.write() as connection:
+            await live_version(connection, version.name, version.number)
+            await mark_proved(connection, version)
+            if set_default:
+                await move_default(connection, version)
+
+    async def unproved(self, *, older_s: float = 0.0) -> tuple[AdapterVersion, ...]:
+        """Live versions that have not answered, in order of id; those that jobs built are not among them.
+
+        Args:
+            older_s: Those alone that were registered so many seconds ago, or earlier.
+        """
+        of_jobs = sa.select(jobs.c.version_id).where(jobs.c.state.in_(LIVE_STATES), jobs.c.version_id.is_not(None))
+        left = (versions.c.deleted_at.is_(None), versions.c.proved.is_(False), versions.c.id.not_in(of_jobs))
+        async with self._database.read() as connection:
+            query = sa.select(versions).where(*left).order_by(versions.c.id)
+            if older_s:
+                query = query.where(versions.c.created_at <= self._clock() - timedelta(seconds=older_s))
+            rows = (await connection.execute(query)).mappings()
+            return tuple(version_of(row) for row in rows)
 
     async def set_default(self, name: str, number: int) -> Adapter:
         """Make ``name`` mean version ``number``.
@@ -172,11 +203,13 @@ class AdapterRegistry:
             AdapterNotFound: there is none.
             AliasTargetInUse: an alias means it, or a version of it.
         """
-        now = self._clock()
         async with self._database.write() as connection:
+            now = self._clock()
             await live_adapter(connection, name)
             await refuse_targeted(connection, name, None)
             removed = await live_versions(connection, [name])
+            its_ids = sa.select(versions.c.id).where(versions.c.name == name)
+            await connection.execute(pins.delete().where(pins.c.version_id.in_(its_ids)))
             await connection.execute(
                 versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None)).values(deleted_at=now)
             )
@@ -187,46 +220,55 @@ class AdapterRegistry:
         return tuple(removed)
 
     async def load_catalog(self) -> CatalogRows:
-        """Everything live, as of one moment."""
+        """Everything that may be served, as of one moment."""
         query = sa.select(adapters).where(adapters.c.deleted_at.is_(None)).order_by(adapters.c.name)
-        async with self._database.read() as connection:
+        async with self._database.read(statement_s=LONG_S) as connection:
             revision = await read_revision(connection)
             rows = (await connection.execute(query)).mappings().all()
-            live = await live_versions(connection)
+            live = await live_versions(connection, proved=True)
             named = await live_aliases(connection)
+            pinned = await read_pins(connection)
         grouped = by_name(live)
         return CatalogRows(
             revision=revision,
             adapters=tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows),
             versions=tuple(sorted(live, key=lambda version: version.id)),
             aliases=named,
+            pinned=pinned,
         )
 
     async def load_change(self, known: Set[int]) -> CatalogChange:
-        """Everything live, as of one moment, without the rows of versions whose ids are ``known``.
+        """Everything that may be served, as of one moment, without the rows of versions whose ids are ``known``.
 
         With many adapters, most of what `load_catalog` takes is spent on rows that nothing can have changed.
         """
         is_default = adapters.c.default_version == versions.c.number
-        query = sa.select(versions.c.id, is_default).join(adapters).where(versions.c.deleted_at.is_(None))
-        async with self._database.read() as connection:
+        served = (versions.c.deleted_at.is_(None), versions.c.proved)
+        query = sa.select(versions.c.id, is_default).join(adapters).where(*served)
+        async with self._database.read(statement_s=LONG_S) as connection:
             revision = await read_revision(connection)
             marks = (await connection.execute(query)).all()
             live = frozenset(mark[0] for mark in marks)
             added = await versions_by_id(connection, live - known)
             named = await live_aliases(connection)
-        return CatalogChange(revision, live, frozenset(mark[0] for mark in marks if mark[1]), added, named)
+            pinned = await read_pins(connection)
+        return CatalogChange(revision, live, frozenset(mark[0] for mark in marks if mark[1]), added, named, pinned)
 
     async def revision(self) -> int:
         """A number that grows with every change to adapters, versions or aliases."""
         async with self._database.read() as connection:
             return await read_revision(connection)
 
-    async def digests_in_use(self) -> frozenset[str]:
-        """Digests whose files are still needed: of live versions, and of the inputs of live jobs."""
-        of_versions = sa.select(versions.c.digest).where(versions.c.deleted_at.is_(None))
+    async def digests_in_use(self, *, kept_s: float = 0.0) -> frozenset[str]:
+        """Digests whose files are still needed: of live versions, and of the inputs of live jobs.
+
+        Args:
+            kept_s: Those of versions that were deleted within so many seconds are needed as well.
+        """
         of_jobs = sa.select(jobs.c.input_digests).where(jobs.c.state.in_(LIVE_STATES))
-        async with self._database.read() as connection:
+        async with self._database.read(statement_s=LONG_S) as connection:
+            kept = versions.c.deleted_at > self._clock() - timedelta(seconds=kept_s)
+            of_versions = sa.select(versions.c.digest).where(versions.c.deleted_at.is_(None) | kept)
             digests = set((await connection.execute(of_versions)).scalars())
             for inputs in (await connection.execute(of_jobs)).scalars():
                 digests.update(inputs)
@@ -270,7 +312,7 @@ class AdapterRegistry:
     async def names_ever_used(self) -> frozenset[str]:
         """Every name of an adapter or an alias, those of deleted ones included."""
         query = sa.union(sa.select(adapters.c.name), sa.select(aliases.c.name))
-        async with self._database.read() as connection:
+        async with self._database.read(statement_s=LONG_S) as connection:
             return frozenset((await connection.execute(query)).scalars())
 
 

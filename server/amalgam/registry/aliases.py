@@ -1,6 +1,6 @@
 """The registry of aliases: what each means, at which revision, and what it meant before."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,10 +62,18 @@ class AliasRegistry:
                 return current, False
             return await self._write(connection, name, row, targets, action="set"), current is None
 
-    async def rollback(self, name: str, *, to_revision: int | None = None, expected: int | None = None) -> Alias:
+    async def rollback(
+        self,
+        name: str,
+        *,
+        to_revision: int | None = None,
+        expected: int | None = None,
+        allow: Callable[[Sequence[AliasTarget]], None] = lambda targets: None,
+    ) -> Alias:
         """Bring back what the alias meant before its last change, a deletion included, or at ``to_revision``.
 
         Repeated, it goes back further: to before the state that was brought back, not to what was rolled back.
+        ``allow`` is asked about the targets before anything is written, and raises where they are not to come back.
 
         Raises:
             StaleRevision: see above.
@@ -86,6 +94,7 @@ class AliasRegistry:
                 if found is None or not found.targets:
                     raise AliasRevisionNotFound(name, to_revision)
                 former = found
+            allow(former.targets)
             return await self._write(connection, name, row, former.targets, action="rollback", restores=former.origin)
 
     async def _former(self, connection: AsyncConnection, name: str, revision: int) -> AliasChange:

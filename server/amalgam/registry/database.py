@@ -1,90 +1,157 @@
-"""Opens the registry's database and hands out transactions: one kind that reads, one that writes."""
+"""Opens the registry's database and opens transactions: one kind that reads, one that writes.
+
+Every wait has a limit: for the connection, for each statement, for other writers. A database that is silent, and not
+only one that refuses, is `RegistryUnavailable` after ``answer_timeout_s`` seconds.
+"""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from amalgam.domain.failpoints import NO_FAILPOINTS, Failpoints
-from amalgam.errors.registry import RegistryUnavailable, UnsupportedDatabase
+from amalgam.errors.registry import RegistryUnavailable
+from amalgam.registry import silence
+from amalgam.registry.connections import BEGIN, LONGEST_STATEMENT_S, create_engine, sqlite_url
+from amalgam.registry.driver_errors import Progress, reason_of, translated
 from amalgam.registry.schema import upgrade
 from amalgam.registry.tables import registry_state
 
-_DRIVERS: Final = {
-    "sqlite": "sqlite+aiosqlite",
-    "sqlite+aiosqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
-}
-_BEGIN: Final = "amalgam_begin"
-"""Name of the execution option that says how SQLite begins a transaction."""
+__all__ = ["ANSWER_TIMEOUT_S", "LONG_S", "Database", "sqlite_url"]
+
+ANSWER_TIMEOUT_S: Final = 2.0
+LONG_S: Final = LONGEST_STATEMENT_S / 2
+"""For statements that read or write a large part of the registry."""
 _RETRY_S: Final = 0.02
-_REASONS: Final = {
-    "locked": "it is locked",
-    "lock timeout": "it is locked",
-    "full": "its disk is full",
-    "readonly": "it is read-only",
-}
+_SQLITE_TIME: Final = "SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')"
+_POSTGRES_TIME: Final = "SELECT clock_timestamp()"
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return sa.URL.create("sqlite+aiosqlite", database=str(path)).render_as_string(hide_password=False)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A connection of PostgreSQL that is kept, outside of transactions. Its errors are those of a transaction."""
+
+    connection: AsyncConnection
+    driver: Any
+    """The connection of the driver."""
+    answer_timeout_s: float
+
+    async def ask(self, statement: str) -> None:
+        """Have it done, within the time that the database may be silent."""
+        async with silence.watched(self.connection, self.answer_timeout_s):
+            await self.connection.exec_driver_sql(statement)
+
+    async def is_told(self, timeout_s: float) -> bool:
+        """Whether a notice came within ``timeout_s`` seconds; those that came together are one."""
+        told = False
+        try:
+            async for _ in self.driver.notifies(timeout=timeout_s, stop_after=1):
+                told = True
+        except silence.driver_errors() as error:
+            raise RegistryUnavailable(reason_of(error)) from error
+        return told
 
 
 class Database:
     """An open database with the tables of this release."""
 
-    def __init__(self, engine: AsyncEngine, busy_timeout_s: float, failpoints: Failpoints) -> None:
+    def __init__(
+        self, engine: AsyncEngine, busy_timeout_s: float, answer_timeout_s: float, failpoints: Failpoints
+    ) -> None:
         self._engine = engine
         self._busy_timeout_s = busy_timeout_s
+        self._answer_timeout_s = answer_timeout_s
         self._failpoints = failpoints
         self._is_sqlite = engine.dialect.name == "sqlite"
+        silence.install(engine.sync_engine)
         if self._is_sqlite:
-            self._reader = engine.execution_options(**{_BEGIN: "BEGIN"})
-            self._writer = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+            self._reader = engine.execution_options(**{BEGIN: "BEGIN"})
+            self._writer = engine.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})
         else:
             self._reader = engine.execution_options(isolation_level="REPEATABLE READ")
             self._writer = engine
+        self._time: tuple[datetime, float] | None = None
         # SQLite lets waiting writers in by chance and not by turn; inside one process they queue here instead.
         self._turn = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, busy_timeout_s: float = 10.0, failpoints: Failpoints = NO_FAILPOINTS
+        cls,
+        url: str,
+        *,
+        busy_timeout_s: float = 10.0,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        failpoints: Failpoints = NO_FAILPOINTS,
     ) -> AsyncIterator["Database"]:
         """Connect, bring the tables up to date, and close at the end.
 
         Args:
             url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user@host/name``.
             busy_timeout_s: Longest wait for another writer.
+            answer_timeout_s: Longest silence of the database, while a connection is made and at each statement.
+            failpoints: Told of the steps of a write.
 
         Raises:
             UnsupportedDatabase: another kind of URL, or its driver is not installed.
             RegistryUnavailable: the database cannot be reached.
             SchemaTooNew: a later release wrote it.
         """
-        engine = _create_engine(url, busy_timeout_s)
+        engine = create_engine(url, busy_timeout_s, answer_timeout_s)
         try:
-            database = cls(engine, busy_timeout_s, failpoints)
+            database = cls(engine, busy_timeout_s, answer_timeout_s, failpoints)
             await database._prepare()
             yield database
         finally:
             await engine.dispose()
 
+    def clock(self) -> datetime:
+        """The database's own time: as it said at the begin of the last transaction, and what has passed since.
+
+        All who share a database share this clock. Leases and whatever else one process promises another are counted by
+        it, so that it does not matter what the clock of a host says.
+        """
+        assert self._time is not None, "open"
+        said, at = self._time
+        return said + timedelta(seconds=time.monotonic() - at)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether servers on several hosts may use it: PostgreSQL, which also tells all of them of a commit."""
+        return not self._is_sqlite
+
+    @asynccontextmanager
+    async def line(self, statement: str) -> AsyncIterator[Line]:
+        """A connection of PostgreSQL for the caller alone, on which ``statement`` was run; closed at the end.
+
+        Raises:
+            RegistryUnavailable: the database cannot be used now, or was lost while the block ran.
+        """
+        with translated():
+            async with asyncio.timeout(self._answer_timeout_s):
+                connection = await self._engine.connect()
+            try:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                driver = (await connection.get_raw_connection()).driver_connection
+                line = Line(connection, driver, self._answer_timeout_s)
+                await line.ask(statement)
+                yield line
+            finally:
+                # Nobody else may get a connection that listens.
+                await connection.invalidate()
+                await connection.close()
+
     async def _prepare(self) -> None:
         if self._is_sqlite:
             await self._use_wal()
-        async with self._transaction(self._writer) as connection:
+        async with self._transaction(self._writer, LONG_S, connect_s=LONG_S) as connection:
             await connection.run_sync(upgrade, self._failpoints)
 
     async def _use_wal(self) -> None:
@@ -101,29 +168,37 @@ class Database:
                     return
             except DBAPIError as error:
                 if "locked" not in str(error.orig) or asyncio.get_running_loop().time() > deadline:
-                    raise RegistryUnavailable(_reason(error)) from error
+                    raise RegistryUnavailable(reason_of(error)) from error
             await asyncio.sleep(_RETRY_S)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self, *, statement_s: float | None = None) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one moment of the database and changes nothing.
+
+        Args:
+            statement_s: Longest time of a statement; None: as long as the database may be silent.
 
         Raises:
             RegistryUnavailable: the database cannot be used now.
+            RegistryFailed: it refused a statement that should be right.
         """
-        async with self._transaction(self._reader) as connection:
+        async with self._transaction(self._reader, statement_s or self._answer_timeout_s) as connection:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *, statement_s: float | None = None) -> AsyncIterator[AsyncConnection]:
         """A transaction that no other writer overlaps, in this process or another; committed unless the block raises.
 
+        Args:
+            statement_s: As in `read`.
+
         Raises:
-            RegistryUnavailable: the database cannot be used now; nothing was changed.
+            RegistryUnavailable: the database cannot be used now; nothing was changed, unless the error says that the
+                connection was lost in the moment of the commit.
+            RegistryFailed: it refused a statement that should be right; nothing was changed.
         """
-        async with self._queue(), self._transaction(self._writer) as connection:
-            if not self._is_sqlite:
-                await connection.execute(sa.select(registry_state.c.id).with_for_update())
+        limit_s = statement_s or self._answer_timeout_s
+        async with self._queue(), self._transaction(self._writer, limit_s, is_writer=True) as connection:
             yield connection
             self._failpoints.reach("registry.written")
         self._failpoints.reach("registry.committed")
@@ -144,73 +219,44 @@ class Database:
             self._turn.release()
 
     @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        with _translated():
-            async with engine.begin() as connection:
+    async def _transaction(
+        self, engine: AsyncEngine, statement_s: float, *, is_writer: bool = False, connect_s: float | None = None
+    ) -> AsyncIterator[AsyncConnection]:
+        progress = Progress()
+        with translated(progress):
+            async with AsyncExitStack() as stack:
+                connection = await self._begin(stack, engine, connect_s or self._answer_timeout_s, progress)
+                if is_writer and not self._is_sqlite:
+                    progress.watch.limit_s = self._busy_timeout_s + self._answer_timeout_s
+                    await connection.execute(sa.select(registry_state.c.id).with_for_update())
+                # A lock of SQLite's file may be met by any statement.
+                progress.watch.limit_s = statement_s + (self._busy_timeout_s if self._is_sqlite else 0.0)
                 yield connection
+                progress.is_committing = True
 
+    async def _ask_time(self, connection: AsyncConnection) -> None:
+        """The first statement of a transaction, which shows as well whether the connection is alive."""
+        said = (await connection.exec_driver_sql(_SQLITE_TIME if self._is_sqlite else _POSTGRES_TIME)).scalar_one()
+        moment = datetime.fromisoformat(said).replace(tzinfo=UTC) if isinstance(said, str) else said.astimezone(UTC)
+        self._time = moment, time.monotonic()
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        raise RegistryUnavailable(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """A word that says what is wrong and gives away neither host nor path."""
-    text = str(error).lower()
-    return next((reason for sign, reason in _REASONS.items() if sign in text), "it cannot be reached")
-
-
-def _create_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError:
-        raise UnsupportedDatabase("it is not a database URL") from None
-    driver = _DRIVERS.get(parsed.drivername)
-    if driver is None:
-        raise UnsupportedDatabase(f"{parsed.drivername!r} is not one of: sqlite, postgresql")
-    parsed = parsed.set(drivername=driver)
-    try:
-        if driver == "postgresql+psycopg":
-            options = f"{parsed.query.get('options', '')} -c lock_timeout={round(busy_timeout_s * 1000)}"
-            parsed = parsed.update_query_dict({"options": options.strip()})
-            return create_async_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-        if not parsed.database or parsed.database == ":memory:":
-            raise UnsupportedDatabase("a database in memory cannot be shared; name a file")
-        engine = create_async_engine(parsed, connect_args={"timeout": busy_timeout_s, "factory": _SqliteConnection})
-    except ModuleNotFoundError as error:
-        raise UnsupportedDatabase(
-            f"the driver {error.name!r} is not installed; install the extra 'postgres'"
-        ) from error
-    sa.event.listen(engine.sync_engine, "connect", _configure_sqlite)
-    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-class _SqliteConnection(sqlite3.Connection):
-    """Gives its locks back when it is closed.
-
-    A task that is cancelled in the middle of a query leaves a cursor behind, in a traceback if nowhere else. SQLite
-    keeps a closed connection alive, transaction and write lock included, until the last cursor is gone.
-    """
-
-    def close(self) -> None:
-        if self.in_transaction:
-            self.rollback()
-        super().close()
-
-
-def _configure_sqlite(connection: Any, _: Any) -> None:
-    # The driver would begin transactions on its own, late and without the write lock; `_begin_sqlite` does it instead.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    async def _begin(
+        self, stack: AsyncExitStack, engine: AsyncEngine, connect_s: float, progress: Progress
+    ) -> AsyncConnection:
+        """A connection in a transaction, both of which end with ``stack``; one of the pool that broke is replaced."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + connect_s
+        while True:
+            try:
+                async with AsyncExitStack() as attempt:
+                    async with asyncio.timeout_at(None if self._is_sqlite else deadline):
+                        connection = await attempt.enter_async_context(engine.connect())
+                    limit_s = self._busy_timeout_s + connect_s if self._is_sqlite else max(deadline - now(), 0.0)
+                    progress.watch = await attempt.enter_async_context(silence.watched(connection, limit_s))
+                    await attempt.enter_async_context(connection.begin())
+                    await self._ask_time(connection)
+                    stack.push_async_exit(attempt.pop_all())
+                    return connection
+            except DBAPIError as error:
+                if progress.watch.has_cut or not error.connection_invalidated or now() >= deadline:
+                    raise

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from amalgam.domain.clock import Clock
 from amalgam.domain.evaluation import (
     CANCELLABLE,
+    MAX_ATTEMPTS,
     RESUMABLE,
     Evaluation,
     EvaluationDraft,
@@ -27,7 +28,7 @@ from amalgam.errors.evaluations import (
     EvaluationStopped,
     TooManyEvaluations,
 )
-from amalgam.registry.database import Database
+from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import evaluation_results as results
 from amalgam.registry.tables import evaluations
 
@@ -50,7 +51,7 @@ class EvaluationRegistry:
         Raises:
             TooManyEvaluations: ``MAX_WAITING`` wait already.
         """
-        async with self._database.write() as connection:
+        async with self._database.write(statement_s=LONG_S) as connection:
             waiting = sa.select(sa.func.count()).where(evaluations.c.state == "queued")
             if (await connection.execute(waiting)).scalar_one() >= MAX_WAITING:
                 raise TooManyEvaluations(MAX_WAITING)
@@ -69,6 +70,8 @@ class EvaluationRegistry:
                 "metrics": list(draft.metrics),
                 "max_tokens": draft.max_tokens,
                 "search": None if draft.search is None else dict(draft.search),
+                "tenant": draft.tenant,
+                "key_id": draft.key_id,
                 "state": "queued",
                 "done": 0,
                 "total": len(draft.targets) * len(draft.items),
@@ -78,16 +81,39 @@ class EvaluationRegistry:
             await connection.execute(evaluations.insert().values(**row))
             return await _read(connection, str(row["id"]))
 
-    async def claim(self, holder: str, *, lease_s: float) -> Evaluation | None:
-        """Take the oldest one that waits; None where none does."""
+    async def claim(self, holder: str, *, lease_s: float, max_attempts: int = MAX_ATTEMPTS) -> Evaluation | None:
+        """Take the oldest one that waits, or whose server is silent for longer than its lease; None: there is none.
+
+        One that ``max_attempts`` servers fell silent at is interrupted on the way: it might end this one as well. Most
+        looks find nothing, so they lock nothing.
+        """
+        async with self._database.read() as connection:
+            if (await connection.execute(_free(self._clock()))).first() is None:
+                return None
         async with self._database.write() as connection:
-            query = sa.select(evaluations.c.id).where(evaluations.c.state == "queued")
-            found = await connection.execute(query.order_by(evaluations.c.created_at, evaluations.c.id).limit(1))
-            evaluation_id = found.scalar_one_or_none()
+            now = self._clock()
+            worn_out = (*_expired(now), evaluations.c.attempts >= max_attempts)
+            ended = {"state": "interrupted", "holder": None, "lease_expires_at": None, "updated_at": now}
+            await connection.execute(evaluations.update().where(*worn_out).values(**ended))
+            evaluation_id = (await connection.execute(_free(now))).scalar_one_or_none()
             if evaluation_id is None:
                 return None
-            lease = {"holder": holder, "lease_expires_at": self._clock() + timedelta(seconds=lease_s)}
-            return await self._change(connection, evaluation_id, state="running", error=None, **lease)
+            lease = {"holder": holder, "lease_expires_at": now + timedelta(seconds=lease_s)}
+            attempts = evaluations.c.attempts + 1
+            return await self._change(
+                connection, evaluation_id, state="running", error=None, attempts=attempts, **lease
+            )
+
+    async def release(self, evaluation_id: str, holder: str) -> Evaluation:
+        """Give it back to the queue, uncounted: its server stops for reasons of its own. What was measured stays.
+
+        Raises:
+            EvaluationStopped: as `save`.
+        """
+        async with self._database.write() as connection:
+            await _held(connection, evaluation_id, holder)
+            fields: dict[str, Any] = {"holder": None, "lease_expires_at": None, "attempts": evaluations.c.attempts - 1}
+            return await self._change(connection, evaluation_id, state="queued", **fields)
 
     async def save(self, evaluation_id: str, holder: str, measured: Sequence[Measurement], *, lease_s: float) -> None:
         """Keep measurements and extend the lease, which has to be held still; what is kept already stays as it is.
@@ -121,17 +147,6 @@ class EvaluationRegistry:
             fields = {"holder": None, "lease_expires_at": None, "error": error and error.model_dump()}
             return await self._change(connection, evaluation_id, state=state, **fields)
 
-    async def interrupt_expired(self) -> tuple[str, ...]:
-        """Give those whose server is silent for longer than its lease their end: ``interrupted``."""
-        late = (evaluations.c.state == "running", evaluations.c.lease_expires_at <= self._clock())
-        async with self._database.read() as connection:
-            if (await connection.execute(sa.select(evaluations.c.id).where(*late).limit(1))).first() is None:
-                return ()
-        async with self._database.write() as connection:
-            fields = {"state": "interrupted", "holder": None, "lease_expires_at": None, "updated_at": self._clock()}
-            query = evaluations.update().where(*late).values(**fields).returning(evaluations.c.id)
-            return tuple((await connection.execute(query)).scalars())
-
     async def cancel(self, evaluation_id: str) -> Evaluation:
         """Stop it; what was measured stays.
 
@@ -155,7 +170,7 @@ class EvaluationRegistry:
             EvaluationNotFound.
             EvaluationStateConflict: it is running.
         """
-        async with self._database.write() as connection:
+        async with self._database.write(statement_s=LONG_S) as connection:
             found = await _read(connection, evaluation_id)
             if found.state == "running":
                 raise EvaluationStateConflict(evaluation_id, found.state, "deleted")
@@ -198,7 +213,7 @@ class EvaluationRegistry:
     async def items(self, evaluation_id: str) -> tuple[EvaluationItem, ...]:
         """What is asked, in order. Raises EvaluationNotFound."""
         query = sa.select(evaluations.c["items"]).where(evaluations.c.id == evaluation_id)
-        async with self._database.read() as connection:
+        async with self._database.read(statement_s=LONG_S) as connection:
             found = (await connection.execute(query)).scalar_one_or_none()
         if found is None:
             raise EvaluationNotFound(evaluation_id)
@@ -207,7 +222,7 @@ class EvaluationRegistry:
     async def known(self, evaluation_id: str) -> set[tuple[int, int]]:
         """(target, item) of every measurement."""
         query = sa.select(results.c.target, results.c.item).where(results.c.evaluation_id == evaluation_id)
-        async with self._database.read() as connection:
+        async with self._database.read(statement_s=LONG_S) as connection:
             return {(target, item) for target, item in await connection.execute(query)}
 
     async def measured(
@@ -236,7 +251,7 @@ class EvaluationRegistry:
             later = (results.c.target == after[0]) & (results.c.item > after[1])
             query = query.where((results.c.target > after[0]) | later)
         query = query.order_by(results.c.target, results.c.item).limit(limit)
-        async with self._database.read() as connection:
+        async with self._database.read(statement_s=LONG_S) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return tuple(Measurement.model_validate(dict(row)) for row in rows)
 
@@ -247,13 +262,25 @@ class EvaluationRegistry:
             found = await _read(connection, evaluation_id)
             if found.state not in before:
                 raise EvaluationStateConflict(evaluation_id, found.state, word or state)
-            return await self._change(connection, evaluation_id, state=state, holder=None, lease_expires_at=None)
+            fields = {"holder": None, "lease_expires_at": None, "attempts": 0}
+            return await self._change(connection, evaluation_id, state=state, **fields)
 
     async def _change(self, connection: AsyncConnection, evaluation_id: str, **fields: Any) -> Evaluation:
         now: datetime = self._clock()
         query = evaluations.update().where(evaluations.c.id == evaluation_id)
         await connection.execute(query.values(updated_at=now, **fields))
         return await _read(connection, evaluation_id)
+
+
+def _expired(now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return evaluations.c.state == "running", evaluations.c.lease_expires_at <= now
+
+
+def _free(now: datetime) -> "sa.Select[Any]":
+    """The id of the oldest one that nobody measures."""
+    expired = sa.and_(*_expired(now))
+    query = sa.select(evaluations.c.id).where((evaluations.c.state == "queued") | expired)
+    return query.order_by(evaluations.c.created_at, evaluations.c.id).limit(1)
 
 
 async def _read(connection: AsyncConnection, evaluation_id: str) -> Evaluation:

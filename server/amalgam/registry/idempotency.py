@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.clock import Clock
 from amalgam.domain.idempotency import KeptAnswer, KeyStanding
-from amalgam.registry.database import Database
+from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import idempotency_keys
 
 
@@ -48,8 +48,7 @@ class IdempotencyRegistry:
 
     async def renew(self, key: str, holder: str, *, lease_s: float) -> None:
         """Extend the holder's lease from now on."""
-        until = self._clock() + timedelta(seconds=lease_s)
-        await self._change(key, holder, lease_expires_at=until)
+        await self._change(key, holder, lease_s=lease_s)
 
     async def finish(self, key: str, holder: str, answer: KeptAnswer) -> None:
         """Keep the answer. A holder whose key was taken over keeps nothing: what the other answers counts."""
@@ -65,17 +64,19 @@ class IdempotencyRegistry:
 
     async def release(self, key: str, holder: str) -> None:
         """Let the next request have the key: this one came to no answer that should be repeated."""
-        await self._change(key, holder, lease_expires_at=self._clock())
+        await self._change(key, holder, lease_s=0.0)
 
-    async def _change(self, key: str, holder: str, **fields: object) -> None:
+    async def _change(self, key: str, holder: str, lease_s: float | None = None, **fields: object) -> None:
         held = (idempotency_keys.c.key == key, idempotency_keys.c.holder == holder, idempotency_keys.c.status.is_(None))
         async with self._database.write() as connection:
+            if lease_s is not None:
+                fields["lease_expires_at"] = self._clock() + timedelta(seconds=lease_s)
             await connection.execute(idempotency_keys.update().where(*held).values(**fields))
 
     async def remove_older(self, keep_s: float) -> int:
         """Forget keys of more than ``keep_s`` seconds ago; returns how many there were."""
-        before = self._clock() - timedelta(seconds=keep_s)
-        async with self._database.write() as connection:
+        async with self._database.write(statement_s=LONG_S) as connection:
+            before = self._clock() - timedelta(seconds=keep_s)
             gone = idempotency_keys.delete().where(idempotency_keys.c.created_at <= before)
             return int((await connection.execute(gone)).rowcount)
 

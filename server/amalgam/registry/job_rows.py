@@ -7,10 +7,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.adapter import AdapterVersion
-from amalgam.domain.job import Job, JobError
-from amalgam.errors.jobs import JobNotFound
+from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.job import Job, JobState, check_transition
+from amalgam.errors.jobs import JobNotFound, LeaseLost
 from amalgam.registry.tables import jobs, versions
-from amalgam.registry.version_rows import version_of
+from amalgam.registry.version_rows import remove_version, version_of
 
 
 def select_jobs() -> "sa.Select[Any]":
@@ -24,7 +25,7 @@ def job_of(row: sa.RowMapping) -> Job:
     fields = {field: row[field] for field in Job.model_fields if field != "error"}
     error = None
     if row["error_code"] is not None:
-        error = JobError(code=row["error_code"], status=row["error_status"], message=row["error_message"])
+        error = ErrorReport(code=row["error_code"], status=row["error_status"], message=row["error_message"])
     return Job.model_validate(fields | {"error": error})
 
 
@@ -58,3 +59,41 @@ async def version_of_job(connection: AsyncConnection, job: Job) -> AdapterVersio
     query = sa.select(versions).where(versions.c.id == job.version_id, versions.c.deleted_at.is_(None))
     row = (await connection.execute(query)).mappings().one_or_none()
     return version_of(row) if row is not None else None
+
+
+async def leased_job(connection: AsyncConnection, job_id: str, token: int, now: datetime, *states: JobState) -> Job:
+    """The job in one of ``states`` whose lease ``token`` is.
+
+    Raises:
+        JobNotFound: no such job.
+        LeaseLost: it ran out, was taken, or the job is in another state.
+    """
+    job = await read_job(connection, job_id)
+    is_held = job.state in states and job.fencing_token == token
+    if not is_held or job.lease_expires_at is None or job.lease_expires_at <= now:
+        raise LeaseLost(job_id)
+    return job
+
+
+async def fail_job(
+    connection: AsyncConnection, job: Job, now: datetime, *, code: str, status: int, message: str
+) -> Job:
+    """End ``job`` with the values of an error; a version that it had built is deleted with it.
+
+    Raises:
+        JobStateConflict: it has ended already.
+    """
+    check_transition(job.id, job.state, "failed")
+    version = await version_of_job(connection, job)
+    if version is not None:
+        await remove_version(connection, version, now=now)
+    return await change_job(
+        connection,
+        job.id,
+        now,
+        state="failed",
+        lease_expires_at=None,
+        error_code=code[:64],
+        error_status=status,
+        error_message=message,
+    )

@@ -10,14 +10,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import JOB_KINDS, LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
+from amalgam.domain.skill_probe import KeptRecord, SkillProbe
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import NameTaken, VersionNotFound
-from amalgam.errors.jobs import LeaseLost
 from amalgam.registry.alias_rows import refuse_alias_name
 from amalgam.registry.database import Database
-from amalgam.registry.job_rows import change_job, find_job, job_of, read_job, select_jobs, version_of_job
+from amalgam.registry.job_rows import (
+    change_job,
+    fail_job,
+    find_job,
+    job_of,
+    leased_job,
+    read_job,
+    select_jobs,
+    version_of_job,
+)
 from amalgam.registry.tables import adapters, jobs, versions
-from amalgam.registry.version_rows import insert_version, move_default, remove_version, version_of
+from amalgam.registry.version_rows import insert_version, mark_proved, move_default, version_of
 
 
 class JobRegistry:
@@ -31,16 +40,19 @@ class JobRegistry:
     async def submit(self, request: JobRequest) -> Submission:
         """Queue the request, unless it is being built or has been: the same recipe under the same name is built once.
 
-        A request for the default moves it: to the version that is there already, or when the live job publishes.
+        A request for the default moves it: to the version that is there already, or when the live job publishes. One
+        with a probe is met by what was asked the very same alone.
 
         Raises:
-            NameTaken: an alias has the name.
+            NameTaken: an alias has the name, or a live job of the same recipe asks something else.
         """
         async with self._database.write() as connection:
             await refuse_alias_name(connection, request.name)
             same = (jobs.c.name == request.name, jobs.c.recipe_digest == request.recipe_digest)
             job = await find_job(connection, *same, jobs.c.state.in_(LIVE_STATES))
             if job is not None:
+                if request.probe is not None and job.probe != _probe_row(request):
+                    raise NameTaken(request.name, f"the same merge without this probe is job {job.id}; wait for it")
                 if request.set_default and not job.set_default:
                     job = await change_job(connection, job.id, self._clock(), set_default=True)
                 return Submission(job, None, created=False)
@@ -79,6 +91,7 @@ class JobRegistry:
             "attempts": 0,
             "fencing_token": 0,
             "timings": {},
+            "probe": _probe_row(request),
             "created_at": now,
             "updated_at": now,
         }
@@ -100,7 +113,7 @@ class JobRegistry:
                 if job.attempts < max_attempts:
                     break
                 message = f"The job was started {job.attempts} times and its worker died or fell silent each time."
-                await _fail(connection, job, now, code="attempts_exhausted", status=500, message=message)
+                await fail_job(connection, job, now, code="attempts_exhausted", status=500, message=message)
             check_transition(job.id, job.state, "running")
             # Clocks of two machines may differ by more than a job waits.
             queued_s = max(0.0, (now - job.created_at).total_seconds())
@@ -128,7 +141,7 @@ class JobRegistry:
         """
         async with self._database.write() as connection:
             now = self._clock()
-            await _leased(connection, job_id, token, now)
+            await leased_job(connection, job_id, token, now, "running", "publishing")
             fields: dict[str, Any] = {"lease_expires_at": now + timedelta(seconds=lease_s)}
             if progress is not None:
                 fields["progress"] = dict(progress)
@@ -147,9 +160,9 @@ class JobRegistry:
 
     async def is_overdue(self, worker: str, *, grace_s: float) -> bool:
         """Whether ``worker`` has a running job whose lease ended more than ``grace_s`` seconds ago: it hangs."""
-        since = self._clock() - timedelta(seconds=grace_s)
-        late = (jobs.c.worker == worker, jobs.c.state == "running", jobs.c.lease_expires_at < since)
         async with self._database.read() as connection:
+            since = self._clock() - timedelta(seconds=grace_s)
+            late = (jobs.c.worker == worker, jobs.c.state == "running", jobs.c.lease_expires_at < since)
             return (await connection.execute(sa.select(jobs.c.id).where(*late).limit(1))).first() is not None
 
     async def count_live(self) -> dict[tuple[str, str], int]:
@@ -161,23 +174,24 @@ class JobRegistry:
         return dict.fromkeys(((kind, state) for kind in JOB_KINDS for state in LIVE_STATES), 0) | found
 
     async def release(self, job_id: str, token: int) -> Job:
-        """Give the job back to the queue, uncounted: the worker stops for reasons of its own.
+        """Give the job back, uncounted, to who builds or publishes: the holder stops for reasons of its own.
 
         Raises:
             JobNotFound, LeaseLost: as `heartbeat`.
         """
         async with self._database.write() as connection:
             now = self._clock()
-            job = await _leased(connection, job_id, token, now)
-            check_transition(job.id, job.state, "queued")
-            return await change_job(
-                connection, job_id, now, state="queued", attempts=job.attempts - 1, lease_expires_at=None, progress=None
-            )
+            job = await leased_job(connection, job_id, token, now, "running", "publishing")
+            fields: dict[str, Any] = {"state": "built"}
+            if job.state == "running":
+                fields = {"state": "queued", "attempts": job.attempts - 1, "progress": None}
+            check_transition(job.id, job.state, fields["state"])
+            return await change_job(connection, job_id, now, lease_expires_at=None, **fields)
 
     async def finish_built(
         self, job_id: str, token: int, draft: VersionDraft, timings: Mapping[str, float] | None = None
     ) -> AdapterVersion:
-        """Record the result: version and job in one transaction. No default moves before `publish`.
+        """Record the result: version and job in one transaction. Nobody is served it before `publish`.
 
         Args:
             draft: Its files are in the store already.
@@ -188,9 +202,9 @@ class JobRegistry:
         """
         async with self._database.write() as connection:
             now = self._clock()
-            job = await _leased(connection, job_id, token, now)
+            job = await leased_job(connection, job_id, token, now, "running")
             check_transition(job.id, job.state, "built")
-            version = await insert_version(connection, draft, now=now, set_default=False)
+            version = await insert_version(connection, draft, now=now, set_default=False, proved=False)
             await change_job(
                 connection,
                 job_id,
@@ -213,39 +227,76 @@ class JobRegistry:
         """
         async with self._database.write() as connection:
             now = self._clock()
-            job = await _leased(connection, job_id, token, now)
+            job = await leased_job(connection, job_id, token, now, "running")
             check_transition(job.id, job.state, "built")
-            check_transition(job.id, "built", "published")
+            # Nothing is left to prove of it.
             fields = {"state": "published", "lease_expires_at": None, "timings": job.timings | dict(timings)}
             return await change_job(connection, job_id, now, **fields)
 
-    async def publish(self, job_id: str, timings: Mapping[str, float] | None = None) -> Job:
+    async def claim_built(self, server: str, *, lease_s: float, probed: bool | None = None) -> Job | None:
+        """Take the oldest built job that no server publishes, under the next fencing token; None where there is none.
+
+        Most looks find nothing, so they lock nothing. ``probed``: of those with a probe alone, or without; None: any.
+        """
+        async with self._database.read() as connection:
+            if await find_job(connection, _unpublished(self._clock(), probed)) is None:
+                return None
+        async with self._database.write() as connection:
+            now = self._clock()
+            job = await find_job(connection, _unpublished(now, probed))
+            if job is None:
+                return None
+            check_transition(job.id, job.state, "publishing")
+            return await change_job(
+                connection,
+                job.id,
+                now,
+                state="publishing",
+                worker=server,
+                fencing_token=job.fencing_token + 1,
+                lease_expires_at=now + timedelta(seconds=lease_s),
+            )
+
+    async def publish(
+        self,
+        job_id: str,
+        token: int,
+        timings: Mapping[str, float] | None = None,
+        kept: KeptRecord | None = None,
+    ) -> Job:
         """Let the built version serve: the default moves if the job asks for it. Repeating it changes nothing.
+
+        Args:
+            job_id: Of the job.
+            token: Of the server that publishes it.
+            timings: Seconds by step, added to the job's.
+            kept: What the version keeps of its inputs, for its lineage and its warnings.
 
         Raises:
             JobNotFound: no such job.
-            JobStateConflict: it is not built.
+            LeaseLost: the lease ran out or was taken, or the job has another end.
             VersionNotFound: its version was deleted meanwhile.
         """
         async with self._database.write() as connection:
             job = await read_job(connection, job_id)
-            if job.state == "published":
+            if job.state == "published" and job.fencing_token == token:
                 return job
-            check_transition(job.id, job.state, "published")
+            now = self._clock()
+            job = await leased_job(connection, job_id, token, now, "publishing")
             version = await version_of_job(connection, job)
             if version is None:
                 raise VersionNotFound(job.name, job.version_number or 0)
+            await mark_proved(connection, version, kept)
             if job.set_default:
                 await move_default(connection, version)
-            return await change_job(
-                connection, job_id, self._clock(), state="published", timings=job.timings | dict(timings or {})
-            )
+            fields = {"state": "published", "lease_expires_at": None, "timings": job.timings | dict(timings or {})}
+            return await change_job(connection, job_id, now, **fields)
 
     async def fail(self, job_id: str, *, code: str, status: int, message: str, token: int | None = None) -> Job:
         """End a job with the error's own values. A version that it had built is deleted with it.
 
         Args:
-            token: Of the worker that fails it; None for the server itself.
+            token: Of the worker or server that holds it; None for one that nobody holds.
 
         Raises:
             JobNotFound, LeaseLost: as `heartbeat`.
@@ -253,8 +304,11 @@ class JobRegistry:
         """
         async with self._database.write() as connection:
             now = self._clock()
-            job = await (_leased(connection, job_id, token, now) if token is not None else read_job(connection, job_id))
-            return await _fail(connection, job, now, code=code, status=status, message=message)
+            if token is None:
+                job = await read_job(connection, job_id)
+            else:
+                job = await leased_job(connection, job_id, token, now, "running", "publishing")
+            return await fail_job(connection, job, now, code=code, status=status, message=message)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job that is queued or running; its worker learns it from `LeaseLost`. Repeating it changes nothing.
@@ -314,9 +368,9 @@ async def _made_before(connection: AsyncConnection, request: JobRequest) -> Adap
             versions.c.deleted_at.is_(None),
         )
         .order_by(versions.c.number.desc())
-        .limit(1)
     )
-    row = (await connection.execute(query)).mappings().one_or_none()
+    rows = (await connection.execute(query)).mappings().all()
+    row = next((row for row in rows if _answers_to(version_of(row), request.probe)), None)
     if row is None:
         return None
     version = version_of(row)
@@ -325,27 +379,21 @@ async def _made_before(connection: AsyncConnection, request: JobRequest) -> Adap
     return version
 
 
-async def _leased(connection: AsyncConnection, job_id: str, token: int, now: datetime) -> Job:
-    """The running job whose lease ``token`` is."""
-    job = await read_job(connection, job_id)
-    held = job.state == "running" and job.fencing_token == token
-    if not held or job.lease_expires_at is None or job.lease_expires_at <= now:
-        raise LeaseLost(job_id)
-    return job
+def _unpublished(now: datetime, probed: bool | None) -> "sa.ColumnElement[bool]":
+    """Built, and held by no server whose lease lasts."""
+    free = (jobs.c.state == "built") | ((jobs.c.state == "publishing") & (jobs.c.lease_expires_at <= now))
+    if probed is None:
+        return free
+    return free & (jobs.c.probe.is_not(sa.null()) if probed else jobs.c.probe.is_(sa.null()))
 
 
-async def _fail(connection: AsyncConnection, job: Job, now: datetime, *, code: str, status: int, message: str) -> Job:
-    check_transition(job.id, job.state, "failed")
-    version = await version_of_job(connection, job)
-    if version is not None:
-        await remove_version(connection, version, now=now)
-    return await change_job(
-        connection,
-        job.id,
-        now,
-        state="failed",
-        lease_expires_at=None,
-        error_code=code[:64],
-        error_status=status,
-        error_message=message,
-    )
+def _answers_to(version: AdapterVersion, probe: SkillProbe | None) -> bool:
+    """Whether the version was asked what ``probe`` asks, and answered; any was where that is nothing."""
+    if probe is None:
+        return True
+    kept = (version.lineage or {}).get("kept")
+    return kept is not None and kept["probe_digest"] == probe.digest() and kept["failure"] is None
+
+
+def _probe_row(request: JobRequest) -> dict[str, Any] | None:
+    return None if request.probe is None else request.probe.model_dump(mode="json")

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import VARCHAR
 
 from amalgam.domain.job import LIVE_STATES
+from amalgam.domain.usage import COUNTS
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -31,6 +32,8 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 # Pages go by name, so the order must be the same whatever the database's locale.
 _NAME: Final = sa.String(128).with_variant(VARCHAR(128, collation="C"), "postgresql")
 _DIGEST: Final = sa.String(64)
+_VERSION: Final = sa.String(160).with_variant(VARCHAR(160, collation="C"), "postgresql")
+_BUCKET: Final = sa.String(320).with_variant(VARCHAR(320, collation="C"), "postgresql")
 _JSON: Final = sa.JSON(none_as_null=True)
 
 METADATA: Final = sa.MetaData(
@@ -47,6 +50,8 @@ registry_state: Final = sa.Table(
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
+    # Grows with every change to tenants or keys.
+    sa.Column("access_revision", sa.BigInteger, nullable=False, server_default="0"),
     comment="one row; its revision grows with every change to adapters or versions",
 )
 
@@ -75,15 +80,49 @@ versions: Final = sa.Table(
     sa.Column("base_fingerprint", _DIGEST, nullable=False),
     sa.Column("source", sa.String(32), nullable=False),
     sa.Column("recipe_digest", _DIGEST),
+    # What a merge keeps of its inputs is written into these two when it is published, before anybody is served it.
     sa.Column("lineage", _JSON),
     sa.Column("warnings", _JSON, nullable=False),
+    # Whether it has answered; the other one that changes, once, from false to true.
+    sa.Column("proved", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
+    sa.Column("dtype", sa.String(16)),
     sa.UniqueConstraint("name", "number"),
     sa.Index(None, "name", "recipe_digest"),
     # Without it SQLite would give the id of a removed last row to the next one.
     sqlite_autoincrement=True,
     comment="immutable but for deleted_at",
+)
+
+version_profiles: Final = sa.Table(
+    "version_profiles",
+    METADATA,
+    sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id"), primary_key=True, autoincrement=False),
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("profile", _JSON),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    comment="the highest revision of a version holds, those below are its history; profile null: deleted",
+)
+
+pins: Final = sa.Table(
+    "pins",
+    METADATA,
+    sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id"), primary_key=True, autoincrement=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    comment="versions that every server keeps in memory",
+)
+
+blends: Final = sa.Table(
+    "blends",
+    METADATA,
+    sa.Column("digest", _NAME, primary_key=True),
+    sa.Column("recipe", _JSON, nullable=False),
+    sa.Column("used_at", UtcDateTime, nullable=False, index=True),
+    comment="recipes of blends, so that every server knows what the name of one means; those that nobody uses go",
 )
 
 jobs: Final = sa.Table(
@@ -109,6 +148,7 @@ jobs: Final = sa.Table(
     sa.Column("timings", _JSON, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("probe", _JSON),
     sa.Index(None, "state", "created_at"),
 )
 
@@ -172,16 +212,20 @@ evaluations: Final = sa.Table(
     sa.Column("metrics", _JSON, nullable=False),
     sa.Column("max_tokens", sa.Integer, nullable=False),
     sa.Column("search", _JSON),
+    sa.Column("tenant", _NAME, nullable=False, server_default="default"),
+    sa.Column("key_id", sa.String(64), nullable=False, server_default=""),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("done", sa.Integer, nullable=False),
     sa.Column("total", sa.Integer, nullable=False),
     sa.Column("holder", sa.String(64)),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_expires_at", UtcDateTime),
     sa.Column("error", _JSON),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Index(None, "state", "created_at"),
-    comment="holder: the server that measures, under a lease; without it a running one is interrupted",
+    comment="holder: the server that measures, under a lease; attempts: how often one has begun and did not say how it "
+    "ended",
 )
 
 evaluation_results: Final = sa.Table(
@@ -195,4 +239,89 @@ evaluation_results: Final = sa.Table(
     sa.Column("values", _JSON, nullable=False),
     sa.Column("error_code", sa.String(64)),
     comment="target and item: places in the lists of the evaluation",
+)
+
+tenants: Final = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("limits", _JSON, nullable=False),
+    sa.Column("model_limits", _JSON, nullable=False),
+    sa.Column("cache_group", _NAME),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    comment="a deleted tenant keeps its row, so that its id is not used again",
+)
+
+keys: Final = sa.Table(
+    "keys",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("tenant", _NAME, sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("secret_digest", _DIGEST, nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("scopes", _JSON, nullable=False),
+    sa.Column("limits", _JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("expires_at", UtcDateTime),
+    sa.Column("last_used_at", UtcDateTime),
+    sa.Column("successor", _NAME, sa.ForeignKey("keys.id")),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    comment="secret_digest: SHA-256 of 256 random bits; no key can be had from it",
+)
+
+audit: Final = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False, index=True),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("tenant", _NAME, nullable=False, index=True),
+    sa.Column("verb", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("object", sa.String(256), nullable=False),
+    sa.Column("before", _DIGEST),
+    sa.Column("after", _DIGEST),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sqlite_autoincrement=True,
+    comment="rows are added and never changed; before, after: SHA-256 of the object, null where there was none",
+)
+
+limit_clock: Final = sa.Table(
+    "limit_clock",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("now_ms", sa.BigInteger, nullable=False),
+    comment="one row; only goes on, by the monotonic time of the front ends, whatever any clock says",
+)
+
+limit_takes: Final = sa.Table(
+    "limit_takes",
+    METADATA,
+    sa.Column("bucket", _BUCKET, primary_key=True),
+    sa.Column("front", sa.String(64), primary_key=True),
+    sa.Column("slot", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("taken", sa.BigInteger, nullable=False),
+    sa.Column("until_s", sa.BigInteger, nullable=False, index=True),
+    comment="what a front end has used and holds of a limit, by the second that it was given out in; "
+    "until_s: when the row stops counting, by limit_clock",
+)
+
+usage_minutes: Final = sa.Table(
+    "usage_minutes",
+    METADATA,
+    sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("front", sa.String(64), primary_key=True),
+    sa.Column("tenant", _NAME, primary_key=True),
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    sa.Column("alias", _NAME, primary_key=True),
+    sa.Column("version", _VERSION, primary_key=True),
+    sa.Column("endpoint", sa.String(32), primary_key=True),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in COUNTS),
+    comment="what was used in a minute, by who asked and what answered, as one front end counted it; "
+    "minute: Unix seconds of its begin, by the database's clock",
 )

@@ -9,10 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.skill_probe import KeptRecord
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
 from amalgam.registry.alias_rows import refuse_alias_name
-from amalgam.registry.tables import adapters, registry_state, versions
+from amalgam.registry.notices import announce
+from amalgam.registry.tables import adapters, pins, registry_state, versions
 
 
 def version_of(row: sa.RowMapping) -> AdapterVersion:
@@ -45,9 +47,13 @@ async def live_adapter(connection: AsyncConnection, name: str) -> sa.RowMapping:
     return row
 
 
-async def live_versions(connection: AsyncConnection, names: Sequence[str] | None = None) -> list[AdapterVersion]:
-    """Live versions in order of name and number, of all adapters or of those named."""
+async def live_versions(
+    connection: AsyncConnection, names: Sequence[str] | None = None, *, proved: bool = False
+) -> list[AdapterVersion]:
+    """Live versions in order of name and number, of all adapters or of those named; ``proved``: what may be served."""
     query = sa.select(versions).where(versions.c.deleted_at.is_(None)).order_by(versions.c.name, versions.c.number)
+    if proved:
+        query = query.where(versions.c.proved)
     if names is not None:
         query = query.where(versions.c.name.in_(names))
     return [version_of(row) for row in (await connection.execute(query)).mappings()]
@@ -83,7 +89,7 @@ async def live_version(connection: AsyncConnection, name: str, number: int) -> A
 
 
 async def insert_version(
-    connection: AsyncConnection, draft: VersionDraft, *, now: datetime, set_default: bool
+    connection: AsyncConnection, draft: VersionDraft, *, now: datetime, set_default: bool, proved: bool
 ) -> AdapterVersion:
     """Give the draft the next number of its name and write it; a deleted name comes back to life with its count.
 
@@ -115,6 +121,8 @@ async def insert_version(
         "recipe_digest": draft.recipe_digest,
         "lineage": dict(draft.lineage) if draft.lineage is not None else None,
         "warnings": list(draft.warnings),
+        "proved": proved,
+        "dtype": draft.dtype,
         "created_at": now,
     }
     written = await connection.execute(versions.insert().values(**row).returning(versions))
@@ -125,6 +133,7 @@ async def insert_version(
 async def remove_version(connection: AsyncConnection, version: AdapterVersion, *, now: datetime) -> None:
     """Mark a live version deleted; its adapter too where it was the last, or loses the default that it was."""
     await connection.execute(versions.update().where(versions.c.id == version.id).values(deleted_at=now))
+    await connection.execute(pins.delete().where(pins.c.version_id == version.id))
     left = await live_versions(connection, [version.name])
     adapter = adapters.update().where(adapters.c.name == version.name)
     if not left:
@@ -133,6 +142,16 @@ async def remove_version(connection: AsyncConnection, version: AdapterVersion, *
         await connection.execute(
             adapter.where(adapters.c.default_version == version.number).values(default_version=None)
         )
+    await bump_revision(connection)
+
+
+async def mark_proved(connection: AsyncConnection, version: AdapterVersion, kept: KeptRecord | None = None) -> None:
+    """Let a live version be served; with what it keeps of its inputs in its lineage, where that was measured."""
+    fields: dict[str, Any] = {"proved": True}
+    if kept is not None:
+        fields["lineage"] = {**(version.lineage or {}), "kept": kept.model_dump(mode="json")}
+        fields["warnings"] = [*version.warnings, *kept.warnings()]
+    await connection.execute(versions.update().where(versions.c.id == version.id).values(**fields))
     await bump_revision(connection)
 
 
@@ -147,6 +166,7 @@ async def move_default(connection: AsyncConnection, version: AdapterVersion) -> 
 async def bump_revision(connection: AsyncConnection) -> None:
     """Tell every catalog that adapters, versions or aliases changed."""
     await connection.execute(registry_state.update().values(revision=registry_state.c.revision + 1))
+    await announce(connection)
 
 
 async def read_revision(connection: AsyncConnection) -> int:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 
 from amalgam.domain.adapter import is_name
 from amalgam.domain.alias import Alias, AliasHistory, AliasPage, AliasTarget
+from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.errors.adapters import InvalidName, NameReserved
 from amalgam.errors.aliases import AliasOfAlias
 from amalgam.errors.requests import FieldRefused, ModelNotFound
+from amalgam.errors.tenants import NotInScope
 from amalgam.registry.aliases import AliasRegistry
 from amalgam.services.catalog import Catalog
 
@@ -17,16 +19,18 @@ class AliasService:
     Args:
         registry: the truth.
         catalog: refreshed after every change.
-        resolve: refuses a target that no request could name as its ``model``.
+        resolve: refuses a target that no request of these scopes could name as its ``model``.
     """
 
-    def __init__(self, registry: AliasRegistry, catalog: Catalog, resolve: Callable[[str], object]) -> None:
+    def __init__(self, registry: AliasRegistry, catalog: Catalog, resolve: Callable[[str, Scopes], object]) -> None:
         self._registry = registry
         self._catalog = catalog
         self._resolve = resolve
 
-    async def put(self, name: str, targets: Sequence[AliasTarget], *, expected: int | None) -> tuple[Alias, bool]:
-        """Make ``name`` mean ``targets``; also whether the alias is new.
+    async def put(
+        self, name: str, targets: Sequence[AliasTarget], *, expected: int | None, scopes: Scopes = EVERYTHING
+    ) -> tuple[Alias, bool]:
+        """Make ``name`` mean ``targets``; also whether the alias is new. Each target has to be in scope.
 
         Raises:
             InvalidName, NameReserved, NameTaken: the name.
@@ -36,14 +40,9 @@ class AliasService:
         """
         if not is_name(name):
             raise InvalidName(name)
-        if name == self._catalog.base.served_name:
+        if name in self._catalog.base.names:
             raise NameReserved(name)
-        try:
-            meant = self._checked(name, targets)
-        except ModelNotFound:
-            # Another replica may have registered it a moment ago.
-            await self._catalog.refresh()
-            meant = self._checked(name, targets)
+        meant = await self._catalog.found(lambda: self._checked(name, targets, scopes), must_ask=True)
         for index, target in enumerate(meant):
             if target.model in [earlier.model for earlier in meant[:index]]:
                 raise FieldRefused(f"targets.{index}.model", "is there before; name it once and add up the weights")
@@ -51,21 +50,31 @@ class AliasService:
         await self._catalog.refresh()
         return alias, created
 
-    def _checked(self, name: str, targets: Sequence[AliasTarget]) -> tuple[AliasTarget, ...]:
+    def _checked(self, name: str, targets: Sequence[AliasTarget], scopes: Scopes) -> tuple[AliasTarget, ...]:
         """The targets as they are kept, without the base model's prefix."""
         for index, target in enumerate(targets):
             try:
-                if self._catalog.alias(target.model) is not None:
+                if self._catalog.alias(target.model, scopes) is not None:
                     raise AliasOfAlias(name, target.model)
-                self._resolve(target.model)
+                self._resolve(target.model, scopes)
             except (AliasOfAlias, ModelNotFound) as error:
-                error.param = f"targets.{index}.model"
-                raise
+                raise error.at(f"targets.{index}.model") from error
         return tuple(AliasTarget(model=self._catalog.short(each.model), weight=each.weight) for each in targets)
 
-    async def rollback(self, name: str, *, to_revision: int | None, expected: int | None) -> Alias:
-        """Bring back what the alias meant before; see `AliasRegistry.rollback`."""
-        alias = await self._registry.rollback(name, to_revision=to_revision, expected=expected)
+    async def rollback(
+        self, name: str, *, to_revision: int | None, expected: int | None, scopes: Scopes = EVERYTHING
+    ) -> Alias:
+        """Bring back what the alias meant before; see `AliasRegistry.rollback`.
+
+        Raises:
+            NotInScope: what it meant is not.
+        """
+
+        def allow(targets: Sequence[AliasTarget]) -> None:
+            if not all(self._catalog.covers(target.model, scopes) for target in targets):
+                raise NotInScope(f"what {name!r} meant before", param="name")
+
+        alias = await self._registry.rollback(name, to_revision=to_revision, expected=expected, allow=allow)
         await self._catalog.refresh()
         return alias
 

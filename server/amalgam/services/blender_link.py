@@ -1,16 +1,15 @@
-"""The line to the blend process: one order at a time, each with a limit, and every way to fail has a code."""
+"""The line to the blend process: one order at a time, keys in turn, each with a limit; every way to fail has a code."""
 
-import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
-from pydantic import ValidationError
-
-from amalgam.domain.blend import BlendOrder, BlendReply
+from amalgam.domain.messages import FROM_BLENDER, BlendBuilt, BlendOrder, Refusal
 from amalgam.errors.blends import BlendUnavailable
-from amalgam.services.child_process import ChildProcess
+from amalgam.services.background_loops import BackgroundLoops
+from amalgam.services.child_link import ChildLink, ChildSpec
+from amalgam.services.key_turns import KeyTurns
+from amalgam.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +25,22 @@ class BlenderLink:
         environment: of the process, complete.
         timeout_s: longest wait for one order, and for the orders before it, seconds; a process that takes longer is
             ended and started again.
+        loops: what keeps the process alive runs in this group.
+        metrics: told of messages that nobody understands.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        timeout_s: float,
+        loops: BackgroundLoops,
+        metrics: Metrics,
+    ) -> None:
         self._timeout_s = timeout_s
-        self._turn = asyncio.Lock()
-        self._open: tuple[int, asyncio.Future[BlendReply]] | None = None
-        self._child = ChildProcess(
-            "blend process", command, environment, self._hear, self._ended, restart_pause_s=_RESTART_PAUSE_S
-        )
+        self._turns = KeyTurns()
+        spec = ChildSpec("blend process", command, environment, FROM_BLENDER, _RESTART_PAUSE_S)
+        self._child = ChildLink(spec, loops, metrics)
 
     @property
     def alive(self) -> bool:
@@ -58,46 +64,31 @@ class BlenderLink:
     async def stop(self) -> None:
         """Let the process end by itself, or end it."""
         await self._child.stop()
-        self._ended()
 
-    async def build(self, order: BlendOrder) -> BlendReply:
-        """Have ``order`` built; its reply may be a refusal.
+    async def build(self, order: BlendOrder, client: str = "") -> BlendBuilt | Refusal:
+        """Have ``order`` built, when the turn of ``client`` has come.
 
         Raises:
-            BlendUnavailable: the process died or hung over it, is not there, or has too much to do.
+            BlendUnavailable: the process died or hung over it, is not there, or the client has too much under way.
         """
+        is_alone = False
         try:
-            await asyncio.wait_for(self._turn.acquire(), self._timeout_s)
+            async with self._turns.turn(client, self._timeout_s):
+                is_alone = True
+                return await self._ask(order)
         except TimeoutError:
+            if is_alone:
+                raise
             raise BlendUnavailable("too many are being built") from None
-        try:
-            return await self._ask(order)
-        finally:
-            self._open = None
-            self._turn.release()
 
-    async def _ask(self, order: BlendOrder) -> BlendReply:
-        await self._child.wanted()
-        reply: asyncio.Future[BlendReply] = asyncio.get_running_loop().create_future()
-        self._open = (order.id, reply)
-        if not self._child.send(order.model_dump_json().encode()):
-            raise BlendUnavailable("the blend process is being started")
+    async def _ask(self, order: BlendOrder) -> BlendBuilt | Refusal:
         try:
-            return await asyncio.wait_for(reply, self._timeout_s)
+            answer = await self._child.ask(order, self._timeout_s)
         except TimeoutError:
-            logger.error("the blend process was silent for %.1f s; ending it", self._timeout_s)
+            logger.error("child_silent process=blend_process limit_s=%.1f", self._timeout_s)
             self._child.kill()
             raise BlendUnavailable(f"it took longer than {self._timeout_s:.0f} s") from None
-
-    def _hear(self, line: bytes) -> None:
-        try:
-            reply = BlendReply.model_validate(json.loads(line))
-        except (ValueError, ValidationError):
-            logger.warning("the blend process said something unexpected: %r", line[:200])
-            return
-        if self._open is not None and self._open[0] == reply.id and not self._open[1].done():
-            self._open[1].set_result(reply)
-
-    def _ended(self) -> None:
-        if self._open is not None and not self._open[1].done():
-            self._open[1].set_exception(BlendUnavailable("the blend process ended over it"))
+        if answer is None:
+            raise BlendUnavailable("the blend process is being started, or ended over it")
+        assert isinstance(answer, BlendBuilt | Refusal)
+        return answer

@@ -4,35 +4,45 @@ Names are pinned to versions against the catalog, the recipe is brought into one
 result: two clients who mean the same share it. Nothing here touches the durable store.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
-from amalgam.domain.blend import BlendInput, BlendOrder, is_blend_name
+from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef, widest
+from amalgam.domain.blend import is_blend_name
+from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.expression import ParsedExpression, is_expression, locate_expression, print_expression
-from amalgam.domain.recipe import Recipe
+from amalgam.domain.messages import BlendInput, BlendOrder, Refusal
+from amalgam.domain.recipe import DTYPES, Output, Recipe
+from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.errors import AmalgamError
-from amalgam.errors.blends import BlendMethodRefused, BlendRefused, BlendsOff, SeedNeeded, UnknownBlendInput
+from amalgam.errors.blends import BlendMethodRefused, BlendsOff, SeedNeeded, UnknownBlendInput
 from amalgam.errors.merging import OutputTooLarge, TooManyInputs
+from amalgam.errors.reported import ReportedError
 from amalgam.errors.requests import ModelNotFound
+from amalgam.errors.tenants import NotInScope
 from amalgam.merge.methods import Space, complete, method, shorten, space_of, unchanged_input
 from amalgam.services.blend_limits import BlendsPerMinute
+from amalgam.services.blend_names import BlendNames
 from amalgam.services.blend_tier import BlendTier, Build
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog, Snapshot, Target
 from amalgam.services.usage import Usage
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
+from amalgam.telemetry.context import note_blend_build
 from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.no_metrics import NO_METRICS
 
-_REMEMBERED: Final = 1024
-"""Recipes that can be asked for by the name of their blend."""
+_ASKED: Final = 4096
+"""Names of blends of which is known whose requests gave rise to them."""
 _OVERHEAD_BYTES: Final = 64 << 10
 """Of a blend beside its tensors: config, lineage, and what the header of the weights grows by."""
 
@@ -54,12 +64,12 @@ class BlendLimits:
     def of(cls, settings: Settings) -> "BlendLimits":
         """The limits that an operator set."""
         return cls(
-            enabled=settings.inline_blends,
-            max_inputs=settings.blend_max_inputs,
-            max_length=settings.blend_max_length,
-            methods=settings.blend_methods,
-            spaces=settings.blend_spaces,
-            per_minute=settings.blends_per_minute,
+            enabled=settings.blends.inline_blends,
+            max_inputs=settings.blends.blend_max_inputs,
+            max_length=settings.blends.blend_max_length,
+            methods=settings.blends.blend_methods,
+            spaces=settings.blends.blend_spaces,
+            per_minute=settings.blends.blends_per_minute,
         )
 
 
@@ -77,15 +87,23 @@ class Blend:
     """Columns of the client's own spelling, for what is found wrong later."""
     parse_s: float
     """Seconds that it took to find all this out."""
+    tenant: str | None = None
+    """Who described it; None: nobody who may know of it, as behind an alias."""
+    shown: str | None = None
+    """As of a `Target`."""
 
     def reserve_bytes(self, base: BaseModelSpec) -> int:
         """No smaller than what it will take.
 
         Side by side, factors are as large as apart; on deltas any module of the base model may get the rank asked for.
         """
-        bytes_each = 4 if self.recipe.output.dtype == "float32" else 2
-        # The inputs are stored in two bytes an entry, or more.
-        reserve = bytes_each // 2 * sum(version.size_bytes for version in self.versions.values())
+        is_wide = self.recipe.output.dtype == "float32"
+        bytes_each = 4 if is_wide else 2
+        # Where it is not known, or not wide, an entry of an input may take half of what it takes in the blend.
+        reserve = sum(
+            version.size_bytes * (2 if is_wide and version.dtype != "float32" else 1)
+            for version in self.versions.values()
+        )
         if self.recipe.space == Space.DELTA:
             asked = self.recipe.output.rank
             rank = min(asked, base.max_lora_rank) if isinstance(asked, int) else base.max_lora_rank
@@ -105,16 +123,17 @@ class Blends:
         tier: BlendTier,
         blender: BlenderLink,
         limits: BlendLimits,
+        names: BlendNames,
         clock: Callable[[], float] = time.perf_counter,
-        metrics: Metrics | None = None,
+        metrics: Metrics = NO_METRICS,
+        engine_dtype: Callable[[], str] = lambda: Output().dtype,
     ) -> None:
         """Build it.
 
-        Raises:
-            UnknownMethod: the limits name a method that is not in the table.
+        Args:
+            names: What can be asked for by the name of its blend.
+            engine_dtype: What the engine computes in: bfloat16, float16 or float32.
         """
-        for name in limits.methods:
-            method(name)
         self._catalog = catalog
         self._store = store
         self._usage = usage
@@ -123,40 +142,59 @@ class Blends:
         self._limits = limits
         self._rate = BlendsPerMinute(limits.per_minute, clock)
         self._clock = clock
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
+        self._engine_dtype = engine_dtype
         self._order_ids = count(1)
-        self._known: OrderedDict[str, Recipe] = OrderedDict()
-        self._merged: tuple[Snapshot, dict[str, AdapterVersion]] = (catalog.snapshot, {})
+        self._names = names
+        catalog.on_change(self._let_go)
+        self._askers: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._merged: tuple[Snapshot, dict[str, list[AdapterVersion]]] = (catalog.snapshot, {})
 
     @staticmethod
     def concerns(model: str) -> bool:
         """Whether ``model`` is an expression or the name of a blend."""
         return is_expression(model) or is_blend_name(model)
 
-    def resolve(self, model: str) -> Target | Blend:
+    def resolve(self, model: str, scopes: Scopes = EVERYTHING, tenant: str | None = BUILT_IN_TENANT) -> Target | Blend:
         """What an expression, or the name of a blend, means now; a version where it is one by another name.
+
+        Args:
+            model: an expression, or the name of a blend.
+            scopes: what whoever asks may know of; each input has to be in scope, and what it means now.
+            tenant: who asks.
 
         Raises:
             BlendsOff, InvalidExpression, BlendMethodRefused, SeedNeeded, TooManyInputs: what is asked for.
             UnknownBlendInput, ModelNotFound: who is named. Besides, what a recipe is refused for.
+            NotInScope: blends are out of scope, or what an input's alias means is.
         """
         if not self._limits.enabled:
             raise BlendsOff
+        if scopes.blends == "none":
+            raise NotInScope("blends")
         began = self._clock()
         try:
             if is_blend_name(model):
-                return self._pinned(self._named(model), began)
+                return self._pinned(self._named(model, scopes, tenant), began, scopes, tenant)
             read = locate_expression(model, max_length=self._limits.max_length)
             self._check(read)
-            return self._pinned(read, began)
+            return self._pinned(read, began, scopes, tenant)
         except AmalgamError as error:
             # Whatever part of a recipe is at fault, the request's field is this one.
-            error.param = "model"
-            raise
+            raise error.at("model") from error
 
-    def _named(self, name: str) -> ParsedExpression:
-        recipe = self._known.get(name)
-        if recipe is None:
+    def is_shown(self, name: str, scopes: Scopes, tenant: str | None) -> bool:
+        """Whether a tenant may know of the blend ``name``."""
+        if scopes.is_everything:
+            return True
+        recipe = self._names.recipe(name)
+        if recipe is None or scopes.blends == "none" or not all(map(scopes.version, recipe.adapters)):
+            return False
+        return scopes.blends == "any" or tenant in self._askers.get(name, ())
+
+    def _named(self, name: str, scopes: Scopes, tenant: str | None) -> ParsedExpression:
+        recipe = self._names.recipe(name)
+        if recipe is None or not self.is_shown(name, scopes, tenant):
             raise ModelNotFound(name)
         return ParsedExpression(recipe, {}, {})
 
@@ -175,44 +213,65 @@ class Blends:
         if spec.random and "seed" not in recipe.model_fields_set:
             raise SeedNeeded(spec.name, at)
 
-    def _pinned(self, read: ParsedExpression, began: float) -> Target | Blend:
+    def _pinned(self, read: ParsedExpression, began: float, scopes: Scopes, tenant: str | None) -> Target | Blend:
         recipe = read.recipe
         refs: dict[str, VersionRef] = {}
         versions: dict[str, AdapterVersion] = {}
         for name in recipe.adapters:
-            version = self._version(name, read.adapters.get(name, 1))
+            version = self._version(name, read.adapters.get(name, 1), scopes)
             refs[name] = version.ref
             versions[str(version.ref)] = version
         full = complete(recipe.pin(refs))
         same = unchanged_input(full)
         if same is not None:
             return Target(same, versions[same])
-        digest = full.digest()
-        expression = print_expression(shorten(full), always_seed=method(full.method).random)
-        assert expression is not None, "an expression has plain weights only"
-        merged = self._published(digest)
-        if merged is not None:
-            return Target(str(merged.ref), merged, expression)
-        return Blend(digest, full, expression, versions, read.parts, self._clock() - began)
+        typed = self._typed(full, versions.values())
+        held = full if "dtype" in recipe.output.model_fields_set else typed
+        # Merges are of the type that the expression says, or of the default one: either is what it asks for.
+        for asked in (held, full):
+            merged = self._published(asked.digest(), scopes)
+            if merged is not None:
+                return Target(str(merged.ref), merged, _printed(asked))
+        expression = _printed(held, always_dtype=held != typed)
+        return Blend(held.digest(), held, expression, versions, read.parts, self._clock() - began, tenant)
 
-    def _version(self, name: str, column: int) -> AdapterVersion:
+    def _typed(self, recipe: Recipe, inputs: Iterable[AdapterVersion]) -> Recipe:
+        """``recipe`` in the engine's type; narrower only where every input is, so that none is rounded or widened."""
+        dtype = self._engine_dtype()
+        if dtype == "float32":
+            dtype = widest(version.dtype for version in inputs) or dtype
+        if dtype == recipe.output.dtype or dtype not in DTYPES:
+            return recipe
+        return recipe.model_copy(update={"output": recipe.output.model_copy(update={"dtype": dtype})})
+
+    def _version(self, name: str, column: int, scopes: Scopes) -> AdapterVersion:
         try:
-            version = self._catalog.resolve(name).version
+            version = self._catalog.resolve(name, scopes).version
         except ModelNotFound as error:
             raise UnknownBlendInput(name, column, error.near) from None
         if version is None:
             # The base model is under every adapter already.
             raise UnknownBlendInput(name, column)
+        if not scopes.version(version.ref):
+            # An alias: the answer names exact versions.
+            raise NotInScope(f"what {name!r} means, which a blend would name")
         return version
 
-    def _published(self, digest: str) -> AdapterVersion | None:
-        """The live version that was merged by that very recipe; its weights are the blend's."""
+    def _published(self, digest: str, scopes: Scopes) -> AdapterVersion | None:
+        """A live version in scope that was merged by that very recipe; its weights are the blend's."""
         snapshot, merged = self._merged
         if snapshot is not self._catalog.snapshot:
-            snapshot = self._catalog.snapshot
-            merged = {v.recipe_digest: v for v in snapshot.versions.values() if v.recipe_digest is not None}
+            snapshot, merged = self._catalog.snapshot, {}
+            for version in snapshot.versions.values():
+                if version.recipe_digest is not None:
+                    merged.setdefault(version.recipe_digest, []).append(version)
             self._merged = (snapshot, merged)
-        return merged.get(digest)
+        shown = [version for version in merged.get(digest, ()) if scopes.version(version.ref)]
+        return shown[-1] if shown else None
+
+    def has(self, blend: Blend) -> bool:
+        """Whether it is in memory or on its way there, so that it is not built anew."""
+        return self._tier.has(blend.digest)
 
     def describe(self, blend: Blend) -> Target:
         """The blend as an answer names it."""
@@ -224,33 +283,35 @@ class Blends:
 
         Args:
             blend: from `resolve`, without an await in between.
-            client: whose new blends are counted together.
+            client: whose new blends are counted together, and whose memory they take.
 
         Raises:
-            TooManyBlends, OutputTooLarge, BlendMemoryBusy, BlendUnavailable, BlendFailed, BlendRefused.
+            TooManyBlends, OutputTooLarge, BlendMemoryBusy, BlendUnavailable, BlendFailed, ReportedError.
         """
         reserve = blend.reserve_bytes(self._catalog.base)
         if reserve > self._tier.budget_bytes:
-            error = OutputTooLarge(reserve, self._tier.budget_bytes)
-            error.param = "model"
-            raise error
+            raise OutputTooLarge(reserve, self._tier.budget_bytes).at("model")
 
         inputs = [version.id for version in blend.versions.values()]
 
         async def run(place: LoadableVersion) -> int:
-            return await self._build(blend, place, reserve)
+            return await self._build(blend, place, reserve, client)
 
         def begin() -> Build:
             self._rate.count(client)
+            note_blend_build()
             # Counted before the first await: a deletion that starts now waits until the blend is built.
             self._usage.begin(inputs)
-            return Build(run, lambda: self._usage.end(inputs))
+            return Build(run, lambda: self._usage.end(inputs), frozenset(inputs))
 
-        async with self._tier.hold(blend.digest, reserve, begin) as version:
-            self._remember(version.engine_name, blend.recipe)
+        async with self._tier.hold(blend.digest, reserve, begin, client) as version:
+            self._note_asker(version.engine_name, blend.tenant)
+            await self._names.remember(version.engine_name, blend.digest, blend.recipe)
             yield version
 
-    async def _build(self, blend: Blend, place: LoadableVersion, max_bytes: int) -> int:
+    async def _build(self, blend: Blend, place: LoadableVersion, max_bytes: int, client: str) -> int:
+        for version in blend.versions.values():
+            await asyncio.to_thread(self._store.checks.require_sound, version.digest)
         inputs = {
             ref: BlendInput(
                 folder=str(self._store.path(version.digest)), digest=version.digest, base=version.base_fingerprint
@@ -262,17 +323,41 @@ class Blends:
             max_rank=self._catalog.base.max_lora_rank, max_bytes=max_bytes,
         )  # fmt: skip
         began = self._clock()
-        reply = await self._blender.build(order)
-        if reply.error is not None:
-            error = reply.error
-            column = blend.parts.get((error.param or "").rpartition(".")[2])
-            raise BlendRefused(error.message, error.code, error.status, column)
+        reply = await self._blender.build(order, client)
+        if isinstance(reply, Refusal):
+            raise _in_expression(reply.error, blend.parts)
         wait_s = self._clock() - began - sum(reply.seconds.values())
         self._metrics.blend_steps({"parse": blend.parse_s, "wait": wait_s, **reply.seconds})
         return reply.size_bytes
 
-    def _remember(self, name: str, recipe: Recipe) -> None:
-        self._known[name] = recipe
-        self._known.move_to_end(name)
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+    async def learn(self, name: str) -> bool:
+        """Whether the name of a blend is known, here or, as it is found then, to another server."""
+        return await self._names.learn(name)
+
+    def _let_go(self, before: Snapshot, after: Snapshot) -> None:
+        """Blends of what was deleted leave the memory: nobody can ask for them any more."""
+        self._tier.retire(before.by_id.keys() - after.by_id.keys())
+
+    def _note_asker(self, name: str, tenant: str | None) -> None:
+        """A tenant may ask by the name for what it has described itself; known to this server alone."""
+        asked = self._askers.pop(name, frozenset())
+        if tenant is not None and tenant not in asked:
+            asked |= {tenant}
+        self._askers[name] = asked
+        if len(self._askers) > _ASKED:
+            self._askers.popitem(last=False)
+
+
+def _in_expression(report: ErrorReport, parts: Mapping[str, int]) -> ReportedError:
+    """The error of the blend process, with its place in what the client wrote."""
+    column = parts.get((report.param or "").rpartition(".")[2])
+    place = "" if column is None else f" (Column {column} of the expression.)"
+    return ReportedError(report.message + place, code=report.code, status=report.status, param="model")
+
+
+def _printed(recipe: Recipe, *, always_dtype: bool = False) -> str:
+    """The recipe of a blend in one spelling."""
+    is_random = method(recipe.method).random
+    expression = print_expression(shorten(recipe), always_seed=is_random, always_dtype=always_dtype)
+    assert expression is not None, "an expression has plain weights only"
+    return expression

@@ -5,23 +5,35 @@ No SQL on the way of a request. A snapshot is replaced whole, so a request sees 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
 from amalgam.domain.alias import Alias, Uniform, draw
 from amalgam.domain.expression import is_expression
+from amalgam.domain.in_scope import HIDDEN, covers, shown_alias
+from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.serving_profile import ServingProfile, VersionProfile
 from amalgam.domain.version import CatalogChange, CatalogRows
-from amalgam.errors import AmalgamError
+from amalgam.errors import AmalgamError, NotFound
 from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
+from amalgam.errors.merging import MissingInput
 from amalgam.errors.requests import ModelNotFound
+from amalgam.errors.tenants import NotInScope
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.profiles import ProfileRegistry
+from amalgam.services.catch_up import CatchUp
 from amalgam.services.name_index import NameIndex
 
 logger = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 1.0
+_LEAST_PAUSE_S: Final = 0.02
+"""Between two looks: changes that come thick and fast are read together."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,8 @@ class Target:
     """None: the base model, or a blend."""
     recipe: str | None = None
     """Of what an expression described: that expression in one spelling, with exact versions."""
+    shown: str | None = None
+    """What the answer calls it instead, where whoever asks may not know of it: the alias that they asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +61,25 @@ class Snapshot:
     """``name@number`` -> version."""
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     by_id: Mapping[int, AdapterVersion] = field(default_factory=dict)
+    profiles: Mapping[int, VersionProfile] = field(default_factory=dict)
+    """Version id -> the newest state of its serving profile."""
+    pinned: frozenset[int] = frozenset()
+    """Ids of versions that stay in memory."""
 
     @classmethod
     def of(cls, rows: CatalogRows) -> "Snapshot":
         """Index the registry's rows."""
         versions = {str(version.ref): version for version in rows.versions}
         defaults = {
-            adapter.name: versions[str(VersionRef(adapter.name, adapter.default_version))]
+            adapter.name: versions[ref]
             for adapter in rows.adapters
             if adapter.default_version is not None
+            # One that has not answered yet may be the default of a name already.
+            and (ref := str(VersionRef(adapter.name, adapter.default_version))) in versions
         }
         by_id = {version.id: version for version in rows.versions}
-        return cls(rows.revision, defaults, versions, {alias.name: alias for alias in rows.aliases}, by_id)
+        aliases = {alias.name: alias for alias in rows.aliases}
+        return cls(rows.revision, defaults, versions, aliases, by_id, pinned=rows.pinned)
 
     def changed(self, change: CatalogChange) -> "Snapshot":
         """The state that ``change`` describes to a reader of this one; what stays is taken over as it is."""
@@ -72,18 +93,24 @@ class Snapshot:
             del defaults[self.by_id[version_id].name]
         for version_id in change.defaults - before:
             defaults[by_id[version_id].name] = by_id[version_id]
-        return Snapshot(change.revision, defaults, versions, {alias.name: alias for alias in change.aliases}, by_id)
+        aliases = {alias.name: alias for alias in change.aliases}
+        return Snapshot(change.revision, defaults, versions, aliases, by_id, pinned=change.pinned)
 
 
 class Catalog:
     """Resolves names. `refresh` after every change, and from time to time for those of other replicas."""
 
-    def __init__(self, base: BaseModelSpec, registry: AdapterRegistry) -> None:
+    def __init__(self, base: BaseModelSpec, registry: AdapterRegistry, profiles: ProfileRegistry | None = None) -> None:
         self.base = base
         self._registry = registry
+        self._profiles = profiles
         self._snapshot = Snapshot()
         self._names = (self._snapshot, NameIndex((), ()))
         self._base_target = Target(base.served_name, None)
+        self._told = asyncio.Event()
+        self._catch_up = CatchUp(self.refresh)
+        self._is_answered = True
+        self._listeners: list[Callable[[Snapshot, Snapshot], None]] = []
 
     @property
     def snapshot(self) -> Snapshot:
@@ -109,58 +136,138 @@ class Catalog:
             found = known.changed(await self._registry.load_change(known.by_id.keys()))
         else:
             found = Snapshot.of(await self._registry.load_catalog())
+        if self._profiles is not None:
+            # Read after the versions: a profile that is newer than the revision is read again with the next one.
+            newer = await self._profiles.newer({key: state.revision for key, state in known.profiles.items()})
+            states = {**known.profiles, **newer}
+            found = replace(found, profiles={key: states[key] for key in states if key in found.by_id})
         # Two refreshes may overlap; the older answer must not win.
         if found.revision >= self._snapshot.revision:
-            self._snapshot = found
+            before, self._snapshot = self._snapshot, found
+            for listener in self._listeners:
+                listener(before, found)
+
+    def on_change(self, listener: Callable[[Snapshot, Snapshot], None]) -> None:
+        """Have ``listener`` told of every new snapshot, with the one before; it must not block."""
+        self._listeners.append(listener)
+
+    def told(self) -> None:
+        """Another replica changed something: `follow_loop` looks at once."""
+        self._told.set()
 
     async def follow_loop(self, on_read: Callable[[], None], period_s: float = _PERIOD_S) -> None:
-        """See what other replicas changed, within ``period_s`` seconds, for ever.
+        """See what other replicas changed, at once where somebody tells, else within ``period_s`` seconds, for ever.
 
         Args:
             on_read: Told of each look that the registry answered; without it, what is known is served on.
-            period_s: Seconds between two looks.
+            period_s: Longest pause between two looks, seconds.
         """
         while True:
-            await asyncio.sleep(period_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), period_s)
+            self._told.clear()
             try:
                 await self.refresh()
             except AmalgamError as error:
-                logger.warning("the registry does not answer: %s", error)
+                self._is_answered = False
+                logger.warning("catalog_refresh_failed reason=%s", error)
             else:
+                self._is_answered = True
                 on_read()
+            await asyncio.sleep(_LEAST_PAUSE_S)
 
-    def resolve(self, model: str | None) -> Target:
+    async def found(self, look: Callable[[], T], *, must_ask: bool = False) -> T:
+        """What ``look`` finds; where it misses a name, once more after a look at the registry.
+
+        Another replica may have answered 201 for that name a moment ago.
+
+        Args:
+            look: Finds something in the snapshot. May be called twice.
+            must_ask: Whether a registry that is away is an error; else what is known counts, and nobody waits for it.
+
+        Raises:
+            Whatever ``look`` raises then.
+            RegistryUnavailable: with ``must_ask``.
+        """
+        try:
+            return look()
+        except (NotFound, MissingInput):
+            if not (must_ask or self._is_answered):
+                raise
+        await (self.refresh() if must_ask else self._catch_up())
+        return look()
+
+    async def require_live(self, versions: Iterable[AdapterVersion], scopes: Scopes = EVERYTHING) -> None:
+        """Return where the registry still has ``versions``, or is away: files may be gone because a version is.
+
+        Raises:
+            ModelNotFound: another replica has deleted one.
+        """
+        if self._is_answered:
+            await self._catch_up()
+        for version in versions:
+            if version.id not in self._snapshot.by_id:
+                is_known = scopes.version(version.ref)
+                near = self._near(version.name, scopes) if is_known else []
+                raise ModelNotFound(str(version.ref) if is_known else HIDDEN, near)
+
+    def resolve(self, model: str | None, scopes: Scopes = EVERYTHING) -> Target:
         """The version that ``model`` means now.
 
         Args:
-            model: ``sql``, ``sql@3``, ``base:sql``, ``base:sql@3``, the base model's served name, empty or None; or an
+            model: ``sql``, ``sql@3``, ``base:sql``, ``base:sql@3``, a name of the base model, empty or None; or an
                 alias of a single target.
+            scopes: what whoever asks may know of. What is out of scope is not there, but for the base model, which
+                everybody knows of. What an alias means need not be in scope.
 
         Raises:
             ModelNotFound: with near names.
+            NotInScope: it is the base model.
             AmbiguousAlias: an alias of several targets; see `draw`.
         """
         name = (model or "").strip()
-        if not name or name == self.base.served_name:
+        if not name or name in self.base.names:
+            if not scopes.base:
+                raise NotInScope("the base model")
             return self._base_target
         snapshot = self._snapshot
-        short = name.removeprefix(f"{self.base.served_name}:")
+        short = self.short(name)
+        if not scopes.asked(short):
+            raise ModelNotFound(name, self._near(short, scopes))
         version = snapshot.defaults.get(short) or snapshot.versions.get(short)
         if version is None:
             if (alias := snapshot.aliases.get(short)) is not None:
-                return self._only_target(alias)
-            raise ModelNotFound(name, self._near(short))
+                return self._only_target(alias, scopes)
+            raise ModelNotFound(name, self._near(short, scopes))
         return Target(str(version.ref), version)
 
-    def alias(self, model: str | None) -> Alias | None:
-        """The alias that ``model`` names, if it names one."""
-        return self._snapshot.aliases.get(self.short(model or ""))
+    def profile(self, engine_name: str) -> ServingProfile | None:
+        """What requests to the version ``name@number`` get; None where it has no profile that is switched on."""
+        snapshot = self._snapshot
+        version = snapshot.versions.get(engine_name)
+        state = None if version is None else snapshot.profiles.get(version.id)
+        return None if state is None or not state.active else state.profile
+
+    def alias(self, model: str | None, scopes: Scopes = EVERYTHING) -> Alias | None:
+        """The alias in scope that ``model`` names, if it names one."""
+        alias = self._snapshot.aliases.get(self.short(model or ""))
+        return alias if alias is not None and scopes.name(alias.name) else None
+
+    def covers(self, model: str, scopes: Scopes) -> bool:
+        """Whether ``model`` names nothing that is out of scope."""
+        return covers(model, scopes, self.base.names)
+
+    def shown(self, alias: Alias, scopes: Scopes) -> Alias:
+        """``alias`` without the names of targets that are out of scope."""
+        return shown_alias(alias, scopes, self.base.names)
 
     def short(self, model: str) -> str:
         """``model`` without blanks around it and without the base model's name before a colon."""
-        return model.strip().removeprefix(f"{self.base.served_name}:")
+        found = model.strip()
+        prefix = next((f"{name}:" for name in self.base.names if found.startswith(f"{name}:")), "")
+        return found.removeprefix(prefix)
 
-    def draw(self, alias: Alias, user: str | None, uniform: Uniform) -> str:
+    def draw(self, alias: Alias, user: str | None, uniform: Uniform, scopes: Scopes = EVERYTHING) -> str:
         """What ``alias`` means for one request, to be resolved like any ``model``; see `domain.alias.draw`.
 
         Raises:
@@ -171,17 +278,24 @@ class Catalog:
             try:
                 self.resolve(target)
             except ModelNotFound as error:
-                raise AliasTargetGone(alias.name, target) from error
+                raise AliasTargetGone(alias.name, target if self.covers(target, scopes) else HIDDEN) from error
         return target
 
-    def _only_target(self, alias: Alias) -> Target:
+    def _only_target(self, alias: Alias, scopes: Scopes) -> Target:
         """The registry lets no alias mean another, so this ends."""
         if len(alias.targets) > 1:
-            raise AmbiguousAlias(alias.name, alias.meaning)
-        return self.resolve(alias.targets[0].model)
+            raise AmbiguousAlias(alias.name, self.shown(alias, scopes).meaning)
+        target = alias.targets[0].model
+        try:
+            return self.resolve(target)
+        except ModelNotFound as error:
+            if self.covers(target, scopes):
+                raise
+            raise AliasTargetGone(alias.name, HIDDEN) from error
 
-    def _near(self, name: str) -> list[str]:
+    def _near(self, name: str, scopes: Scopes) -> list[str]:
         bare = name.split("@", 1)[0][:128]
-        if bare in self._snapshot.defaults:
+        if bare in self._snapshot.defaults and scopes.asked(bare):
             return self.names.versions_of(bare)
-        return self.names.near(bare, self.base.served_name)
+        also = [self.base.served_name] if scopes.base else []
+        return self.names.near(bare, *also, is_shown=None if scopes.has_every_name else scopes.name)

@@ -7,6 +7,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from amalgam.services.background_loops import BackgroundLoops, end
+
 logger = logging.getLogger(__name__)
 
 
@@ -22,6 +24,7 @@ class ChildProcess:
         restart_pause_s: between an end and the next start, seconds.
         stop_s: longest wait for an end by itself at `stop`, seconds.
         max_line_bytes: what is longer is not heard.
+        loops: what keeps the process alive runs in this group.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class ChildProcess:
         restart_pause_s: float = 1.0,
         stop_s: float = 5.0,
         max_line_bytes: int = 1 << 16,
+        loops: BackgroundLoops,
     ) -> None:
-        self._name = name
+        self._label = name.replace(" ", "_")
         self._command = tuple(command)
         self._environment = dict(environment)
         self._on_line = on_line
@@ -44,6 +48,7 @@ class ChildProcess:
         self._restart_pause_s = restart_pause_s
         self._stop_s = stop_s
         self._max_line_bytes = max_line_bytes
+        self._loops = loops
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -63,7 +68,7 @@ class ChildProcess:
     async def start(self, after: Awaitable[object] | None = None) -> None:
         """Begin to keep a process alive, at once or when ``after`` has ended, but as soon as somebody wants it."""
         waits = [] if after is None else [asyncio.ensure_future(after), asyncio.ensure_future(self._wanted.wait())]
-        self._keeper = asyncio.create_task(self._keep(waits), name=self._name)
+        self._keeper = self._loops.start(self._label, lambda: self._keep(waits))
         # Also where the keeper is cancelled before its first step: nobody is to wait for a start that will not be.
         self._keeper.add_done_callback(lambda _: self._tried.set())
         self._keeper.add_done_callback(lambda _: _let_go(waits))
@@ -81,6 +86,8 @@ class ChildProcess:
     async def _keep(self, waits: Sequence[asyncio.Future[object]]) -> None:
         if waits:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        # A start before this one may have failed over a process that runs still.
+        await self._end_process()
         while True:
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -92,13 +99,14 @@ class ChildProcess:
                 )
             except OSError as error:
                 self._tried.set()
-                logger.error("the %s cannot be started (%s); trying again", self._name, error.strerror)
+                logger.error("child_start_failed process=%s reason=%s", self._label, error.strerror)
             else:
                 self._tried.set()
                 assert self._process.stdout is not None
                 await self._listen(self._process.stdout)
-                code = await self._process.wait()
-                logger.error("the %s ended with code %s; starting it again", self._name, code)
+                # What closed its output and goes on cannot be heard any more.
+                code = await self._end_process()
+                logger.error("child_ended process=%s exit_code=%s", self._label, code)
             self.restarts += 1
             self._on_end()
             await asyncio.sleep(self._restart_pause_s)
@@ -109,14 +117,14 @@ class ChildProcess:
             try:
                 line = await lines.readline()
             except ValueError:
-                logger.warning("the %s said something without end", self._name)
+                logger.warning("child_line_too_long process=%s", self._label)
                 continue
             if not line:
                 return
             try:
                 self._on_line(line)
             except Exception:
-                logger.exception("a word of the %s was lost", self._name)
+                logger.exception("child_line_failed process=%s", self._label)
 
     def send(self, line: bytes) -> bool:
         """Write one line to the process; False where there is none to hear it."""
@@ -133,10 +141,13 @@ class ChildProcess:
     async def stop(self) -> None:
         """Let the process end by itself, or end it."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await end(self._keeper)
+        await self._end_process()
+
+    async def _end_process(self) -> int | None:
+        """Let it end by itself, or end it; its exit code, None where there is none."""
         if self._process is None or self._process.returncode is not None:
-            return
+            return None if self._process is None else self._process.returncode
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -144,6 +155,7 @@ class ChildProcess:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+        return self._process.returncode
 
 
 def _let_go(waits: Sequence[asyncio.Future[object]]) -> None:

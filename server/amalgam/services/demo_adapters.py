@@ -1,10 +1,11 @@
-"""The demo adapters register themselves on the first start: through the same door as everybody's."""
+"""The demo adapters register themselves on the first start: by the same checks as every upload."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from amalgam.registry.adapters import AdapterRegistry
-from amalgam.services.adapters import AdapterService, NewVersion, UploadedFile
+from amalgam.services.adapters import AdapterService
+from amalgam.services.new_versions import NewVersion, UploadedFile
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 _CHUNK_BYTES = 1 << 20

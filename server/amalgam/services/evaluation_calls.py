@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 from amalgam.domain.answer_metrics import ANSWER_METRICS, LOG_LIKELIHOOD, given
@@ -12,7 +13,9 @@ from amalgam.engine.protocol import Endpoint
 from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import AnswerUnreadable
 from amalgam.services.inference import Inference
+from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.spare_capacity import SpareCapacity
+from amalgam.telemetry.context import note_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class EvaluationCalls:
         spare: says when a call may begin.
         base_name: of the base model, which breaks texts into tokens for all.
         clock: monotonic seconds.
+        charges: charges calls to who asked for the evaluation.
     """
 
     def __init__(
@@ -44,12 +48,14 @@ class EvaluationCalls:
         spare: SpareCapacity,
         base_name: str,
         clock: Callable[[], float] = time.monotonic,
+        charges: InnerCharges | None = None,
     ) -> None:
         self._inference = inference
         self._ask = ask
         self._spare = spare
         self._base_name = base_name
         self._clock = clock
+        self._charges = charges
 
     async def measure(self, evaluation: Evaluation, target: int, index: int, item: EvaluationItem) -> Measurement:
         """Ask, and score. What is refused is a measurement too; where nobody served, it is the target that was refused.
@@ -61,14 +67,20 @@ class EvaluationCalls:
         while True:
             await self._spare.wait()
             try:
-                return await self._once(evaluation, target, index, item)
+                async with self._charged(evaluation, target, item):
+                    return await self._once(evaluation, target, index, item)
             except AmalgamError as error:
                 if error.retry_after_s is None:
                     return Measurement(target=target, item=index, error_code=error.code)
                 if self._clock() > deadline:
                     raise
-                logger.info("evaluation %s waits: %s", evaluation.id, error)
+                logger.info("evaluation_waits evaluation=%s reason=%s", evaluation.id, error)
                 await asyncio.sleep(min(error.retry_after_s, _LONGEST_PAUSE_S))
+
+    def _charged(self, evaluation: Evaluation, target: int, item: EvaluationItem) -> AbstractAsyncContextManager[None]:
+        if self._charges is None:
+            return nullcontext()
+        return self._charges.charged(evaluation, evaluation.targets[target].pinned, item)
 
     async def _once(self, evaluation: Evaluation, target: int, index: int, item: EvaluationItem) -> Measurement:
         wanted = {name: given(ANSWER_METRICS[name], item.reference, item.pattern) for name in evaluation.metrics}
@@ -79,6 +91,7 @@ class EvaluationCalls:
         # A weighted alias means the same for an item whatever else is asked.
         async with self._inference.admit(model, user=f"{evaluation.items_digest}-{index}", client=CLIENT) as held:
             served = held.engine_name
+            note_adapter(served)
             try:
                 if any(value is not None for value in wanted.values()):
                     answer = await self._generate(served, item, evaluation.max_tokens)

@@ -14,6 +14,7 @@ from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.evaluation_calls import EvaluationCalls
 from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.no_metrics import NO_METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class EvaluationRunner:
         calls: EvaluationCalls,
         holder: str,
         concurrency: int,
-        metrics: Metrics | None = None,
+        metrics: Metrics = NO_METRICS,
         *,
         lease_s: float = LEASE_S,
         save_period_s: float = _SAVE_PERIOD_S,
@@ -56,7 +57,7 @@ class EvaluationRunner:
         self._calls = calls
         self._holder = holder
         self._concurrency = concurrency
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
         self._lease_s = lease_s
         self._save_period_s = save_period_s
         self._clock = clock
@@ -67,18 +68,16 @@ class EvaluationRunner:
         self._woken.set()
 
     async def loop(self) -> None:
-        """Measure what is queued, and see to what other servers left behind, for ever."""
+        """Measure what is queued, and what other servers left behind, for ever."""
         while True:
             self._woken.clear()
             try:
-                for evaluation_id in await self._registry.interrupt_expired():
-                    logger.warning("evaluation %s was interrupted: its server is silent", evaluation_id)
                 claimed = await self._registry.claim(self._holder, lease_s=self._lease_s)
                 if claimed is not None:
                     await self._run(claimed)
                     continue
             except AmalgamError as error:
-                logger.warning("evaluations wait: %s", error)
+                logger.warning("evaluation_claim_failed reason=%s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), _LOOK_PERIOD_S)
 
@@ -94,10 +93,10 @@ class EvaluationRunner:
                     await self._save(evaluation, unsaved)
             await self._end(evaluation, unsaved, work, began)
         except EvaluationStopped:
-            logger.info("evaluation %s was stopped", evaluation.id)
+            logger.info("evaluation_stopped evaluation=%s", evaluation.id)
         except asyncio.CancelledError:
             work.cancel()
-            await self._interrupt(evaluation, unsaved)
+            await self._give_back(evaluation, unsaved)
             raise
         finally:
             work.cancel()
@@ -124,7 +123,7 @@ class EvaluationRunner:
         if isinstance(failure, ExceptionGroup):
             failure = failure.exceptions[0]
         if not isinstance(failure, AmalgamError):
-            logger.error("evaluation %s failed", evaluation.id, exc_info=failure)
+            logger.error("evaluation_failed evaluation=%s", evaluation.id, exc_info=failure)
         known = (
             failure if isinstance(failure, AmalgamError) else AmalgamError("A fault of the server; its log says why.")
         )
@@ -132,14 +131,14 @@ class EvaluationRunner:
         await self._registry.finish(evaluation.id, self._holder, "failed", error)
         self._metrics.job_ended(evaluation.kind, "failed")
 
-    async def _interrupt(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
-        """The server stops: say so, as far as the registry listens."""
+    async def _give_back(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
+        """The server stops: another one, or this one after its start, goes on; as far as the registry listens."""
         try:
             async with asyncio.timeout(_GOODBYE_S):
                 await self._save(evaluation, unsaved)
-                await self._registry.finish(evaluation.id, self._holder, "interrupted")
+                await self._registry.release(evaluation.id, self._holder)
         except (AmalgamError, TimeoutError) as error:
-            logger.warning("evaluation %s is left to its lease: %s", evaluation.id, error)
+            logger.warning("evaluation_release_failed evaluation=%s reason=%s", evaluation.id, error)
 
     async def _save(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
         batch = unsaved[:]

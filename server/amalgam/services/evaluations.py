@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from amalgam.domain.alias import Alias
 from amalgam.domain.answer_metrics import ANSWER_METRICS, given
 from amalgam.domain.evaluation import (
     Evaluation,
@@ -16,16 +17,20 @@ from amalgam.domain.evaluation import (
 )
 from amalgam.domain.evaluation_table import Cell, Comparison, compare, mean_table, refusals
 from amalgam.domain.pattern import Pattern
+from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.errors.evaluations import (
     EvaluationsDiffer,
     EvaluationTooLarge,
     MetricNotApplicable,
     TargetNotEvaluated,
 )
+from amalgam.errors.tenants import NotInScope
 from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.catalog import Catalog
 from amalgam.services.inference import Inference
 from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.no_metrics import NO_METRICS
 
 EXPORT_PAGE: Final = 200
 """Measurements that are read at once: reading more would keep streams of clients waiting."""
@@ -50,27 +55,44 @@ class EvaluationService:
         inference: Inference,
         max_calls: int,
         wake: Callable[[], None],
-        metrics: Metrics | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._registry = registry
         self._catalog = catalog
         self._inference = inference
         self._max_calls = max_calls
         self._wake = wake
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
 
-    def pin(self, model: str) -> EvaluationTarget:
+    async def find(self, model: str, scopes: Scopes = EVERYTHING, tenant: str = BUILT_IN_TENANT) -> EvaluationTarget:
+        """As `pin`, with what another replica registered a moment ago."""
+        return await self._inference.found(lambda: self.pin(model, scopes, tenant), must_ask=True)
+
+    def pin(self, model: str, scopes: Scopes = EVERYTHING, tenant: str = BUILT_IN_TENANT) -> EvaluationTarget:
         """What ``model`` means now, for good; a weighted alias stays what it is.
 
+        Args:
+            model: as in a request.
+            scopes: what whoever asks may know of; what an alias means has to be in scope too, because it is recorded.
+            tenant: who asks.
+
         Raises:
-            ModelNotFound: nothing of that name; of an expression besides, what `Blends.resolve` raises.
+            ModelNotFound, NotInScope: nothing of that name; of an expression besides, what `Blends.resolve` raises.
         """
-        alias = self._catalog.alias(model)
+        alias = self._catalog.alias(model, scopes)
+        if alias is not None and not self._is_known(alias, scopes):
+            raise NotInScope(f"what {alias.name!r} means, which an evaluation would name", param="targets")
         if alias is not None and len(alias.targets) > 1:
             return EvaluationTarget(model=model, pinned=alias.name, meaning=alias.meaning)
-        target = self._inference.resolve(alias.targets[0].model if alias is not None else model)
+        target = self._inference.resolve(alias.targets[0].model if alias is not None else model, scopes, tenant)
         pinned = target.engine_name if target.version is not None else target.recipe or target.engine_name
         return EvaluationTarget(model=model, pinned=pinned, meaning=pinned)
+
+    def _is_known(self, alias: Alias, scopes: Scopes) -> bool:
+        """Whether all that an alias means, now and while it is measured, is in scope."""
+        if len(alias.targets) > 1:
+            return scopes.has_every_name
+        return self._catalog.covers(alias.targets[0].model, scopes)
 
     async def submit(self, draft: EvaluationDraft) -> Evaluation:
         """Queue it.

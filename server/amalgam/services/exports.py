@@ -11,7 +11,7 @@ from amalgam.domain.job import Job, JobRequest
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.exports import ExportsOff
 from amalgam.errors.merging import BaseMismatch
-from amalgam.merge.plan import MergePlan
+from amalgam.merge.plan import MergePlan, require_export_room
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.catalog import Catalog
 from amalgam.services.merges import MergeService, raise_where_failed
@@ -27,6 +27,8 @@ class ExportAnswer:
 
     record: ExportRecord | None
     job: Job | None
+    plan: MergePlan
+    """What is added; says what of it will be cut."""
 
 
 class ExportService:
@@ -41,6 +43,7 @@ class ExportService:
         worker: WorkerLink,
         folders: ExportFolders | None,
         base: Path,
+        workspace_bytes: int,
     ) -> None:
         self._jobs = jobs
         self._store = store
@@ -49,6 +52,7 @@ class ExportService:
         self._worker = worker
         self._folders = folders
         self._base = base
+        self._workspace_bytes = workspace_bytes
 
     async def submit(self, name: str, recipe: Recipe, *, dtype: ExportDtype, max_shard_bytes: int) -> ExportAnswer:
         """Queue the export, or answer with the one that is there or under way under this name.
@@ -59,11 +63,12 @@ class ExportService:
             ModelNotFound, MissingInput, errors.merging: the recipe, as of a merge.
             BaseMismatch: an input of another base model.
             TiedEmbeddings, BaseNotExportable, InvalidAdapter, DiskTooSmall: what cannot be added or stored.
+            ExportRankTooLarge: what cannot be computed without being cut, and nobody said to which rank.
         """
         folders = self._require_folders()
         found = await asyncio.to_thread(folders.find, name)
         base = await asyncio.to_thread(read_record, self._base)
-        plan = await self._merges.plan(recipe)
+        plan = await self._merges.plan(recipe, exports=True)
         versions = self._merges.versions_of(plan.recipe)
         self._check_bases(versions)
         spec = ExportSpec(
@@ -77,7 +82,7 @@ class ExportService:
         if found is not None:
             if found.export_digest != spec.digest():
                 raise folders.taken(name)
-            return ExportAnswer(found, None)
+            return ExportAnswer(found, None, plan)
         await asyncio.to_thread(self._check_layout, folders, spec, plan)
         request = JobRequest(
             kind="export",
@@ -90,7 +95,7 @@ class ExportService:
         submission = await self._jobs.submit_export(request)
         if submission.created:
             self._worker.wake()
-        return ExportAnswer(None, submission.job)
+        return ExportAnswer(None, submission.job, plan)
 
     def _check_bases(self, versions: Sequence[AdapterVersion]) -> None:
         served = self._catalog.base
@@ -100,6 +105,7 @@ class ExportService:
 
     def _check_layout(self, folders: ExportFolders, spec: ExportSpec, plan: MergePlan) -> None:
         """Every refusal that the worker would come to without a tensor, before anything is queued."""
+        require_export_room(plan, self._workspace_bytes)
         adapted = {module.name: module.inputs[0].header for module in plan.modules}
         layout = lay_out(self._base, adapted, dtype=spec.dtype, max_shard_bytes=spec.max_shard_bytes)
         folders.require_room(layout.size_bytes)
@@ -108,7 +114,7 @@ class ExportService:
         """The export that a published job wrote.
 
         Raises:
-            JobFailed: the job failed or was cancelled; carries its code and status.
+            ReportedError: the job failed or was cancelled; carries its code and status.
             ExportNotFound: its folder was taken away since.
         """
         raise_where_failed(job)

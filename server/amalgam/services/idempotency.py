@@ -44,7 +44,10 @@ class HeldKey:
             try:
                 await self._registry.renew(self.key, self._holder, lease_s=_LEASE_S)
             except AmalgamError as error:
-                logger.warning("an idempotency key was not renewed: %s", error)
+                logger.warning("idempotency_renewal_failed reason=%s", error)
+            except Exception:
+                # Tried again in time: the lease is three renewals long.
+                logger.exception("idempotency_renewal_failed")
 
     async def release(self) -> None:
         """Let the key go, unless it was answered."""
@@ -53,7 +56,7 @@ class HeldKey:
         try:
             await self._registry.release(self.key, self._holder)
         except AmalgamError as error:
-            logger.warning("an idempotency key stays held until its lease ends: %s", error)
+            logger.warning("idempotency_release_failed reason=%s", error)
 
 
 class Idempotency:
@@ -104,5 +107,5 @@ class Idempotency:
             try:
                 await self._registry.remove_older(self._keep_s)
             except AmalgamError as error:
-                logger.warning("old idempotency keys were not removed: %s", error)
+                logger.warning("idempotency_sweep_failed reason=%s", error)
             await asyncio.sleep(period_s)

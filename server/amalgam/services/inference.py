@@ -1,22 +1,32 @@
 """One request from `model` to a held version: resolve once, count, wait for its turn, hold, release."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.alias import Uniform
+from amalgam.domain.blend import is_blend_name
+from amalgam.domain.scopes import BASE, EVERYTHING, Scopes
+from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.engine.protocol import Engine, LoadableVersion
-from amalgam.errors.engine import EngineNotReady
+from amalgam.errors import AmalgamError
+from amalgam.errors.adapters import ArtifactDamaged
+from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
+from amalgam.errors.requests import ModelNotFound
+from amalgam.services.admission import Admission
 from amalgam.services.blends import Blend, Blends
 from amalgam.services.catalog import Catalog, Target
-from amalgam.services.fair_queue import FairQueue
+from amalgam.services.fair_queue import FairQueue, Gone
 from amalgam.services.usage import Usage
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_alias
 
-Gone = Callable[[], Awaitable[object]]
-"""Returns when a client has left."""
+T = TypeVar("T")
+Turn = Callable[[LoadableVersion | None], AbstractAsyncContextManager[None]]
+"""Waits for a place in the batch, for the version's sake; None is the base model."""
 
 
 def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
@@ -33,8 +43,9 @@ class Inference:
         store: where versions lie.
         uniform: draws from weighted aliases.
         usage: shared with what else uses versions.
-        blends: what expressions mean; None where none are served.
-        queue: whose adapter may be in the batch; None leaves that to the engine.
+        blends: what expressions mean.
+        queue: whose request may be in the batch.
+        admission: how many requests may be in progress.
     """
 
     def __init__(
@@ -43,17 +54,19 @@ class Inference:
         engine: Engine,
         store: AdapterStore,
         uniform: Uniform,
-        usage: Usage | None = None,
-        blends: Blends | None = None,
-        queue: FairQueue | None = None,
+        usage: Usage,
+        blends: Blends,
+        queue: FairQueue,
+        admission: Admission,
     ) -> None:
         self._catalog = catalog
         self._engine = engine
         self._store = store
         self._uniform = uniform
-        self._usage = usage or Usage()
+        self._usage = usage
         self._blends = blends
         self._queue = queue
+        self.admission = admission
         self._loadable: dict[int, LoadableVersion] = {}
 
     @asynccontextmanager
@@ -64,89 +77,174 @@ class Inference:
         user: str | None = None,
         client: str = "",
         generates: bool = True,
+        sequences: int = 1,
+        within_s: float | None = None,
         gone: Gone | None = None,
+        scopes: Scopes = EVERYTHING,
+        tenant: str = BUILT_IN_TENANT,
+        weight: float = 1.0,
+        before_build: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncIterator[Target]:
         """Resolve ``model`` and keep what it means resident while the block runs.
 
         Args:
             model: as in `resolve`; an alias of several targets is drawn from.
             user: who asks; an alias means the same to them each time.
-            client: whose new blends are counted together.
+            client: whose request it is: keys take turns, and new blends are counted by key.
             generates: whether the engine's batch is needed; else there is no turn to wait for.
+            sequences: how many run at once in the batch for it.
+            within_s: a longer wait for a place is of no use to the client, seconds.
             gone: returns when the client has left; asked only where the request has to wait for its turn.
+            scopes: what may be asked for; an alias in scope may mean what is not, and is then all that is told of it.
+            tenant: whose key asks.
+            weight: the tenant's share of the batch under contention.
+            before_build: awaited before a blend is built for the request; may refuse.
 
         Raises:
             ModelNotFound, AliasTargetGone: nothing of that name. For an expression besides, what `Blends` raises.
+            NotInScope: of what everybody knows of, as the base model.
             EngineNotReady, EngineLoadFailed, SlotsBusy: see `Engine.hold`.
-            NoTurn, ClientLeft: see `FairQueue.turn`.
+            NoTurn, DeadlineNotMet, ClientLeft: see `FairQueue.turn`.
         """
-        meaning = self._meaning(self._drawn(model, user))
+
+        def turn(version: LoadableVersion | None) -> AbstractAsyncContextManager[None]:
+            """Before the version is made resident: what waits for its turn takes no place of others."""
+            if not generates:
+                return nullcontext()
+            return self._queue.turn(version, gone, client, sequences, within_s, tenant, weight)
+
+        meaning = await self.found(lambda: self._drawn(model, user, scopes, tenant))
+        if before_build is not None and isinstance(meaning, Blend) and not self._blends.has(meaning):
+            await before_build()
+            # What is named may have changed meanwhile.
+            meaning = await self.found(lambda: self._drawn(model, user, scopes, tenant))
         if isinstance(meaning, Blend):
-            async with self._admit_blend(meaning, client, generates, gone) as target:
+            async with (
+                self._unless_gone(meaning.versions.values(), scopes),
+                self._admit_blend(meaning, client, turn) as target,
+            ):
                 yield target
             return
         if meaning.version is None:
-            async with self._engine.hold(None):
+            async with turn(None), self._engine.hold(None):
                 yield meaning
             return
         # Counted before the first await: a deletion that starts now waits for this request.
         version = meaning.version
         self._usage.begin((version.id,))
         try:
-            held = self._of(version)
-            async with self._turn(held, generates, gone), self._engine.hold(held):
-                yield meaning
+            async with self._unless_gone((version,), scopes):
+                held = self._of(version)
+                async with turn(held), self._engine.hold(held):
+                    yield meaning
         finally:
             await self._usage.end((version.id,))
 
-    def resolve(self, model: str | None) -> Target:
-        """What ``model`` means now: a name, an expression, or the name of a blend; nothing is loaded or built.
+    @asynccontextmanager
+    async def _unless_gone(self, versions: Collection[AdapterVersion], scopes: Scopes) -> AsyncIterator[None]:
+        """What another replica deleted is not there, rather than damaged.
 
         Raises:
-            ModelNotFound: nothing of that name. For an expression besides, what `Blends.resolve` raises.
+            ModelNotFound: the files of one of ``versions`` are of no use because it was deleted.
         """
-        meaning = self._meaning(model)
+        try:
+            yield
+        except (ArtifactDamaged, EngineLoadFailed):
+            await self._catalog.require_live(versions, scopes)
+            raise
+
+    async def found(self, look: Callable[[], T], *, must_ask: bool = False) -> T:
+        """What ``look`` finds, as `Catalog.found`; of blends also the names that other servers gave."""
+        try:
+            return await self._catalog.found(look, must_ask=must_ask)
+        except ModelNotFound as missed:
+            if not (is_blend_name(missed.model) and await self._blends.learn(missed.model)):
+                raise
+        return look()
+
+    def resolve(self, model: str | None, scopes: Scopes = EVERYTHING, tenant: str | None = BUILT_IN_TENANT) -> Target:
+        """What ``model`` means now: a name, an expression, or the name of a blend; nothing is loaded or built.
+
+        Args:
+            model: as in `admit`; an alias has to be of a single target.
+            scopes: what whoever asks may know of.
+            tenant: who asks.
+
+        Raises:
+            ModelNotFound, NotInScope: nothing of that name. For an expression besides, what `Blends.resolve` raises.
+        """
+        meaning = self._meaning(model, scopes, tenant)
         if isinstance(meaning, Blend):
-            assert self._blends is not None
             return self._blends.describe(meaning)
         return meaning
 
-    def _meaning(self, model: str | None) -> Target | Blend:
-        if self._blends is not None and model and self._blends.concerns(model):
-            return self._blends.resolve(model)
-        return self._catalog.resolve(model)
+    def names_of(self, model: str | None) -> tuple[str, ...]:
+        """What may answer a request for ``model``: the alias, exact versions, inputs of a blend, `BASE`.
+
+        Nothing for what is not there, or is no name: such a request comes to nothing.
+        """
+        alias = self._catalog.alias(model)
+        asked = [model] if alias is None else [target.model for target in alias.targets]
+        found = [] if alias is None else [alias.name]
+        for one in asked:
+            try:
+                meaning = self._meaning(one, EVERYTHING, None)
+            except AmalgamError:
+                continue
+            if isinstance(meaning, Blend):
+                found += meaning.versions
+            else:
+                found.append(BASE if meaning.version is None else meaning.engine_name)
+        return tuple(found)
+
+    def _meaning(self, model: str | None, scopes: Scopes, tenant: str | None) -> Target | Blend:
+        if model and self._blends.concerns(model):
+            return self._blends.resolve(model, scopes, tenant)
+        return self._catalog.resolve(model, scopes)
 
     @asynccontextmanager
-    async def _admit_blend(
-        self, blend: Blend, client: str, generates: bool, gone: Gone | None
-    ) -> AsyncIterator[Target]:
-        assert self._blends is not None
+    async def _admit_blend(self, blend: Blend, client: str, turn: Turn) -> AsyncIterator[Target]:
         if self._engine.state != "ready":
             # Known now; a blend that nobody can be answered with is not built.
             raise EngineNotReady(self._engine.state)
         async with (
             self._blends.hold(blend, client) as version,
-            self._turn(version, generates, gone),
+            turn(version),
             self._engine.hold(version),
         ):
-            yield Target(version.engine_name, None, blend.expression)
+            is_hidden = blend.shown is not None
+            yield Target(version.engine_name, None, None if is_hidden else blend.expression, blend.shown)
 
-    def _turn(self, version: LoadableVersion, generates: bool, gone: Gone | None) -> AbstractAsyncContextManager[None]:
-        """Before the version is made resident: what waits for its turn takes no place of others."""
-        return self._queue.turn(version, gone) if self._queue is not None and generates else nullcontext()
-
-    def _drawn(self, model: str | None, user: str | None) -> str | None:
+    def _drawn(self, model: str | None, user: str | None, scopes: Scopes, tenant: str) -> Target | Blend:
         """What the request asks for, once an alias has been drawn from; the request counts as the alias' too."""
-        alias = self._catalog.alias(model)
+        alias = self._catalog.alias(model, scopes)
         if alias is None:
-            return model
+            return self._meaning(model, scopes, tenant)
         note_alias(alias.name)
-        return self._catalog.draw(alias, user, self._uniform)
+        drawn = self._catalog.draw(alias, user, self._uniform, scopes)
+        meaning = self._meaning(drawn, EVERYTHING, tenant if self._catalog.covers(drawn, scopes) else None)
+        is_known = scopes.has_every_name or self._catalog.covers(self._name_of(meaning), scopes)
+        return meaning if is_known else replace(meaning, shown=alias.name)
+
+    @staticmethod
+    def _name_of(meaning: Target | Blend) -> str:
+        """What an answer would call it: of a blend what goes in."""
+        return meaning.expression if isinstance(meaning, Blend) else meaning.engine_name
+
+    def is_shown(self, name: str, scopes: Scopes, tenant: str) -> bool:
+        """Whether a tenant may know of what the engine calls ``name``: a version, the base model or a blend."""
+        if self._blends.concerns(name):
+            return self._blends.is_shown(name, scopes, tenant)
+        return self._catalog.covers(name, scopes)
 
     def _of(self, version: AdapterVersion) -> LoadableVersion:
-        """Remembered, so that the disk is not asked on every request."""
+        """Remembered, so that the disk is not asked on every request.
+
+        Raises:
+            ArtifactDamaged: its files are missing, or were found damaged.
+        """
         found = self._loadable.get(version.id)
-        if found is None:
+        if found is None or self._store.checks.is_damaged(version.digest):
             found = self._loadable[version.id] = loadable(version, self._store.path(version.digest))
         return found
 

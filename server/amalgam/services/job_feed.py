@@ -1,4 +1,4 @@
-"""What becomes of a job, as it happens: states from the registry, progress from the worker's own words in between."""
+"""What becomes of a job, as it happens: states from the registry, progress from the worker in between."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ class JobFeed:
         return sum(len(each) for each in self._listeners.values())
 
     def hear_progress(self, job_id: str, progress: JobProgress) -> None:
-        """The worker's word on how far it is; kept only while somebody listens."""
+        """How far the worker says it is; kept only while somebody listens."""
         known = self._progress.get(job_id)
         if job_id in self._listeners and (known is None or _place(progress) > _place(known)):
             self._progress[job_id] = progress
@@ -129,7 +129,7 @@ class JobFeed:
                 continue
 
     def _standing(self, job: Job, last_id: str | None) -> JobEvent:
-        """Where the job is; of two words on its progress the later one."""
+        """Where the job is; of two messages on its progress the later one."""
         stage = f"{job.attempts}.{job.state}"
         progress = None
         if job.state == "running":

@@ -12,21 +12,28 @@ from amalgam.domain.recipe import Recipe
 from amalgam.errors.adapters import ArtifactDamaged, VersionNotFound
 from amalgam.errors.merging import NotRebuildable
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.profiles import ProfileRegistry
 from amalgam.services.worker_link import WorkerLink
 from amalgam.store.adapter_store import AdapterStore
 
 MAX_NODES: Final = 1000
 _REBUILD_S: Final = 600.0
-_GRACE_S: Final = 10.0
 
 
 class LineageService:
     """Reads lineages; builds nothing into the registry."""
 
-    def __init__(self, registry: AdapterRegistry, store: AdapterStore, worker: WorkerLink) -> None:
+    def __init__(
+        self,
+        registry: AdapterRegistry,
+        store: AdapterStore,
+        worker: WorkerLink,
+        profiles: ProfileRegistry | None = None,
+    ) -> None:
         self._registry = registry
         self._store = store
         self._worker = worker
+        self._profiles = profiles
 
     async def graph(self, name: str, number: int) -> LineageGraph:
         """The version, its inputs, theirs, and so on; deleted ones too, as their rows stay.
@@ -49,7 +56,9 @@ class LineageService:
             wanted = [ref for ref in inputs if ref not in found]
             is_cut |= len(found) + len(wanted) > MAX_NODES
             wanted = wanted[: MAX_NODES - len(found)]
-        return LineageGraph(str(root), tuple(found.values()), tuple(edges), is_cut)
+        ids = [known.version.id for known in found.values()]
+        profiles = {} if self._profiles is None else await self._profiles.newest_of(ids)
+        return LineageGraph(str(root), tuple(found.values()), tuple(edges), is_cut, profiles)
 
     async def rebuild(self, name: str, number: int) -> Rebuilt:
         """Build a merged version again from its lineage, in the worker, and compare; nothing is stored.
@@ -57,7 +66,7 @@ class LineageService:
         Raises:
             AdapterNotFound, VersionNotFound: no such version.
             NotRebuildable: it was not merged here, or an input's files are gone.
-            WorkerUnavailable, WorkerRefused: as of a plan's forecast.
+            WorkerUnavailable, ReportedError: as of a plan's forecast.
         """
         version = await self._registry.get_version(name, number)
         lineage = version.lineage
@@ -66,14 +75,8 @@ class LineageService:
         recipe = _recipe(version, lineage)
         for ref in recipe.adapters:
             await self._require_files(version, ref, lineage["inputs"][ref])
-        question = {
-            "kind": "rebuild",
-            "recipe": recipe.model_dump(mode="json"),
-            "max_rank": _limit(recipe, int(lineage["result"]["rank"])),
-            "budget_s": _REBUILD_S,
-        }
-        answer = await self._worker.ask(question, _REBUILD_S + _GRACE_S)
-        return Rebuilt(version, str(answer["digest"]), float(answer["seconds"]))
+        answer = await self._worker.rebuild(recipe, _limit(recipe, int(lineage["result"]["rank"])), _REBUILD_S)
+        return Rebuilt(version, answer.digest, answer.seconds)
 
     async def _require_files(self, version: AdapterVersion, ref: str, digest: str) -> None:
         try:

@@ -9,13 +9,17 @@ from typing import Final
 
 from amalgam.domain.adapter import AdapterHeader, AdapterVersion, VersionRef, is_name
 from amalgam.domain.diagnostics import MergeForecast
-from amalgam.domain.job import FINAL_STATES, Job, JobNews, JobPage, JobProgress, JobRequest
-from amalgam.domain.recipe import Recipe
+from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobRequest
+from amalgam.domain.recipe import Recipe, RecipeInput
+from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.skill_probe import ProbeOrder, SkillProbe
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
-from amalgam.errors.jobs import JobFailed, WorkerUnavailable
 from amalgam.errors.merging import MissingInput
+from amalgam.errors.reported import ReportedError
 from amalgam.errors.requests import ModelNotFound
+from amalgam.errors.skills import ProbeRefused
+from amalgam.errors.tenants import NotInScope
 from amalgam.merge import plan as planning
 from amalgam.merge.plan import MergePlan
 from amalgam.registry.adapters import AdapterRegistry
@@ -24,14 +28,14 @@ from amalgam.services.catalog import Catalog
 from amalgam.services.job_feed import JobFeed
 from amalgam.services.publish import Publisher
 from amalgam.services.worker_link import WorkerLink
+from amalgam.services.worker_reports import WorkerReports
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.no_metrics import NO_METRICS
 
 logger = logging.getLogger(__name__)
 
-_ASK_GRACE_S: Final = 10.0
-"""A question waits for at most one batch of another, and for the worker's turn on a busy processor."""
 _OVERDUE_S: Final = 2.0
 """A worker whose lease ended so long ago and that still holds the job does not run its loop any more."""
 
@@ -54,8 +58,10 @@ class MergeService:
         store: AdapterStore,
         catalog: Catalog,
         publisher: Publisher,
+        worker: WorkerLink,
+        reports: WorkerReports,
         clock: Callable[[], float] = time.monotonic,
-        metrics: Metrics | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._registry = registry
         self._jobs = jobs
@@ -63,28 +69,46 @@ class MergeService:
         self._catalog = catalog
         self._publisher = publisher
         self._clock = clock
-        self._metrics = metrics or Metrics()
-        self.feed = JobFeed(jobs, clock)
-        self._changed = asyncio.Condition()
-        self._built = asyncio.Event()
-        self._worker: WorkerLink | None = None
-        self._dead_workers: set[str] = set()
-
-    def attach(self, worker: WorkerLink) -> None:
-        """The line to wake the worker by."""
+        self._metrics = metrics
         self._worker = worker
+        self.reports = reports
+        self._changed = asyncio.Condition()
 
-    async def plan(self, recipe: Recipe) -> MergePlan:
+    @property
+    def feed(self) -> JobFeed:
+        """What those who follow a job are told by."""
+        return self.reports.feed
+
+    async def plan(self, recipe: Recipe, *, exports: bool = False, scopes: Scopes = EVERYTHING) -> MergePlan:
         """Pin the recipe's names and refuse what cannot be merged, from headers alone.
 
+        Args:
+            recipe: With names of this server.
+            exports: Whether the result goes into a checkpoint, which has no largest rank.
+            scopes: What the recipe may name; what its names mean has to be in scope too.
+
         Raises:
-            ModelNotFound, MissingInput: an input.
+            ModelNotFound, MissingInput, NotInScope: an input.
             errors.merging: what the recipe asks for.
         """
-        pinned, versions = self._pin(recipe)
-        headers = await asyncio.to_thread(self._headers, versions)
+        pinned, versions = await self._catalog.found(lambda: self._pin(recipe, scopes), must_ask=True)
+        try:
+            headers = await asyncio.to_thread(self._headers, versions)
+        except ArtifactDamaged:
+            # Its files may be gone because it is.
+            await self._catalog.require_live(versions.values(), scopes)
+            raise
         bases = {ref: version.base_fingerprint for ref, version in versions.items()}
-        return planning.plan(pinned, headers, max_rank=self._catalog.base.max_lora_rank, bases=bases)
+        limit = planning.UNLIMITED_RANK if exports else self._catalog.base.max_lora_rank
+        return planning.plan(pinned, headers, max_rank=limit, bases=bases)
+
+    async def pinned_probe(self, recipe: Recipe, probe: ProbeOrder) -> SkillProbe:
+        """``probe`` for the exact versions that ``recipe`` names now.
+
+        Raises:
+            ProbeRefused: prompts that do not fit the inputs. MissingInput: an input.
+        """
+        return probe.pinned(recipe, await self._catalog.found(lambda: self._refs(recipe), must_ask=True))
 
     async def forecast(self, recipe: Recipe, budget_s: float) -> MergeForecast:
         """What the merge would give and take: the worker runs it, as far as the time goes, and writes nothing.
@@ -94,25 +118,40 @@ class MergeService:
             budget_s: Seconds of computing.
 
         Raises:
-            WorkerUnavailable: there is no worker to ask, or it does not answer.
-            WorkerRefused: what only tensors can tell, such as NaN in an input.
+            WorkerUnavailable: the worker does not run, or does not answer.
+            ReportedError: what only tensors can tell, such as NaN in an input.
         """
-        if self._worker is None:
-            raise WorkerUnavailable
-        question = {"kind": "plan", "recipe": recipe.model_dump(mode="json"), "budget_s": budget_s}
-        return MergeForecast.model_validate(await self._worker.ask(question, budget_s + _ASK_GRACE_S))
+        return await self._worker.forecast(recipe, budget_s)
 
-    async def submit(self, name: str, recipe: Recipe, *, set_default: bool) -> MergeAnswer:
+    async def submit(
+        self,
+        name: str,
+        recipe: Recipe,
+        *,
+        set_default: bool,
+        scopes: Scopes = EVERYTHING,
+        probe: ProbeOrder | None = None,
+    ) -> MergeAnswer:
         """Queue the merge, or answer with the live version or job of the same recipe under this name.
 
+        Args:
+            name: Of the adapter.
+            recipe: With names of this server.
+            set_default: Whether the name means the result at once.
+            probe: What the result is asked before it is published.
+
         Raises:
-            InvalidName, NameReserved: the name. Besides, as `plan`.
+            InvalidName, NameReserved: the name. ProbeRefused: the probe. Besides, as `plan`.
         """
         if not is_name(name):
             raise InvalidName(name)
-        if name == self._catalog.base.served_name:
+        if name in self._catalog.base.names:
             raise NameReserved(name)
-        plan = await self.plan(recipe)
+        plan = await self.plan(recipe, scopes=scopes)
+        # After the plan, which refuses inputs that are out of scope.
+        asked = None if probe is None else await self.pinned_probe(recipe, probe)
+        if asked is not None and (moved := sorted(asked.prompts.keys() - set(plan.recipe.adapters))):
+            raise ProbeRefused(f"{moved[0]} is a newer version than was planned with; send the request again")
         versions = self.versions_of(plan.recipe)
         request = JobRequest(
             kind="merge",
@@ -121,9 +160,10 @@ class MergeService:
             recipe_digest=plan.recipe.digest(),
             set_default=set_default,
             input_digests=tuple(version.digest for version in versions),
+            probe=asked,
         )
         submission = await self._jobs.submit(request)
-        if submission.created and self._worker is not None:
+        if submission.created:
             self._worker.wake()
         return MergeAnswer(submission.version, submission.job)
 
@@ -137,7 +177,7 @@ class MergeService:
                 return job
             async with self._changed:
                 try:
-                    # Another replica's worker may finish it without a word to us: look again now and then.
+                    # Another replica's worker may finish it unheard: look again now and then.
                     await asyncio.wait_for(self._changed.wait(), min(left_s, 1.0))
                 except TimeoutError:
                     continue
@@ -146,7 +186,7 @@ class MergeService:
         """The version that a published job made.
 
         Raises:
-            JobFailed: the job failed or was cancelled; carries its code and status.
+            ReportedError: the job failed or was cancelled; carries its code and status.
         """
         raise_where_failed(job)
         assert job.version_number is not None
@@ -167,56 +207,37 @@ class MergeService:
         await self._announce()
         return job
 
-    def hear(self, news: JobNews) -> None:
-        """The worker's word: something changed. The registry says what."""
-        if news.state in ("failed", "published"):
-            # Of exports the worker says both; what it merged is published by the server.
-            self._metrics.job_ended(news.kind, news.state, news.timings)
-        self.feed.changed(news.job_id)
-        self._built.set()
-
-    def hear_progress(self, job_id: str, progress: JobProgress) -> None:
-        """The worker's word on how far it is."""
-        self.feed.hear_progress(job_id, progress)
-
-    def worker_ended(self, name: str) -> None:
-        """A worker of ours is gone: what it held is free at once, not only when its lease ends."""
-        self._dead_workers.add(name)
-        self._built.set()
-
     async def count_live(self) -> dict[tuple[str, str], int]:
         """How many unfinished merges and exports there are, by kind and state."""
         return await self._jobs.count_live()
 
     async def publish_loop(self, period_s: float = 1.0) -> None:
         """Publish what is built and free what dead workers hold, when told and every ``period_s`` seconds, for ever."""
-        while True:
-            self._built.clear()
-            try:
-                await self._mind_worker()
-                await self._publisher.publish_built()
-            except AmalgamError as error:
-                logger.warning("what is built stays built for now: %s", error)
-            await self._announce()
-            try:
-                await asyncio.wait_for(self._built.wait(), period_s)
-            except TimeoutError:
-                continue
+        try:
+            while True:
+                self.reports.expect()
+                try:
+                    await self._mind_worker()
+                    await self._publisher.publish_built()
+                except AmalgamError as error:
+                    logger.warning("publishing_delayed reason=%s", error)
+                await self._announce()
+                await self.reports.wait(period_s)
+        finally:
+            await self._publisher.close()
 
     async def _mind_worker(self) -> None:
         """Free the jobs of dead workers, and end ours where it holds a job that it stopped renewing."""
-        for name in tuple(self._dead_workers):
+        for name in self.reports.ended_workers:
             freed = await self._jobs.abandon(name)
-            self._dead_workers.discard(name)
-            if freed and self._worker is not None:
-                logger.warning("the worker %s died at work on %s", name, ", ".join(freed))
+            self.reports.freed(name)
+            if freed:
+                logger.warning("worker_died worker=%s jobs=%s", name, ",".join(freed))
                 self._worker.wake()
-        worker = self._worker
-        if worker is None or worker.name is None:
-            return
-        if await self._jobs.is_overdue(worker.name, grace_s=_OVERDUE_S):
-            logger.error("the merge worker does not renew its lease; ending it")
-            worker.kill()
+        ours = self._worker.name
+        if ours is not None and await self._jobs.is_overdue(ours, grace_s=_OVERDUE_S):
+            logger.error("lease_not_renewed process=merge_worker")
+            self._worker.kill()
 
     async def _announce(self) -> None:
         self.feed.look()
@@ -224,19 +245,35 @@ class MergeService:
             self._changed.notify_all()
 
     def versions_of(self, recipe: Recipe) -> tuple[AdapterVersion, ...]:
-        """The versions that a pinned recipe names, in its order; right after `plan`, without an await in between."""
-        return tuple(self._catalog.snapshot.versions[ref] for ref in recipe.adapters)
+        """The versions that a pinned recipe names, in its order.
 
-    def _pin(self, recipe: Recipe) -> tuple[Recipe, dict[str, AdapterVersion]]:
+        Raises:
+            MissingInput: one was deleted since it was pinned.
+        """
+        known = self._catalog.snapshot.versions
+        for ref in recipe.adapters:
+            if ref not in known:
+                raise MissingInput(ref)
+        return tuple(known[ref] for ref in recipe.adapters)
+
+    def _refs(self, recipe: Recipe) -> dict[str, str]:
+        """The exact version of every adapter that a recipe names, by its spelling there."""
+        one = {name: Recipe(inputs=(RecipeInput(adapter=name),)) for name in recipe.adapters}
+        return {name: self._pin(alone, EVERYTHING)[0].adapters[0] for name, alone in one.items()}
+
+    def _pin(self, recipe: Recipe, scopes: Scopes) -> tuple[Recipe, dict[str, AdapterVersion]]:
         refs: dict[str, VersionRef] = {}
         versions: dict[str, AdapterVersion] = {}
         for adapter in recipe.adapters:
             try:
-                target = self._catalog.resolve(adapter)
+                target = self._catalog.resolve(adapter, scopes)
             except ModelNotFound as error:
                 raise MissingInput(adapter) from error
             if target.version is None:
                 raise MissingInput(adapter)
+            if not scopes.version(target.version.ref):
+                # An alias: recipe and lineage name exact versions.
+                raise NotInScope(f"what {adapter!r} means, which the recipe would name", param="inputs")
             refs[adapter] = target.version.ref
             versions[str(target.version.ref)] = target.version
         return recipe.pin(refs), versions
@@ -255,10 +292,9 @@ def raise_where_failed(job: Job) -> None:
     """Let a job pass that has not ended badly.
 
     Raises:
-        JobFailed: the job failed or was cancelled; carries its code and status.
+        ReportedError: the job failed or was cancelled; carries its code and status.
     """
     if job.state in ("failed", "cancelled"):
-        error = job.error
-        if error is None:
-            raise JobFailed(job.id, "job_cancelled", 409, f"Job {job.id} was cancelled.")
-        raise JobFailed(job.id, error.code, error.status, error.message)
+        if job.error is None:
+            raise ReportedError(f"Job {job.id} was cancelled.", code="job_cancelled", status=409)
+        raise job.error.as_error()

@@ -2,7 +2,7 @@
 
 import difflib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -44,17 +44,19 @@ class NameIndex:
         """The names that come after ``name``."""
         return self.ordered[bisect_right(self.ordered, name) :]
 
-    def near(self, name: str, *also: str) -> list[str]:
+    def near(self, name: str, *also: str, is_shown: Callable[[str], bool] | None = None) -> list[str]:
         """At most three names that are like ``name``, the most alike first.
 
         Args:
             name: unknown.
             also: names to compare with beside those of the index.
+            is_shown: whether whoever asks may know of a name of the index; None: of all.
 
         Up to 32 names are compared; of more than these, those that begin or end like ``name``.
         """
         mirrored = (near[::-1] for near in _around(self._mirrored, name[::-1]))
-        candidates = dict.fromkeys([*_around(self.ordered, name), *mirrored, *also])
+        found = [*_around(self.ordered, name), *mirrored]
+        candidates = dict.fromkeys([*(found if is_shown is None else filter(is_shown, found)), *also])
         return difflib.get_close_matches(name, list(candidates), n=_NEAR_NAMES, cutoff=_CUTOFF)
 
     def versions_of(self, name: str) -> list[str]:

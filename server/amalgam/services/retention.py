@@ -1,7 +1,11 @@
-"""Files that no row names: left by a crash between publishing and the commit, or by a deletion that was cut short."""
+"""Files that no row names: left by a crash between publishing and the commit, or by a deletion that was cut short.
+
+Where several servers share a registry, deletions leave the files as well, and they go here.
+"""
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from amalgam.domain.clock import Clock
 from amalgam.errors import AmalgamError
@@ -12,33 +16,50 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 3600.0
 """Longer than any upload waits between its files and its row, and than a reader may still need a deleted version."""
+FIRST_GRACE_S = 24 * GRACE_S
+"""Of the first sweep: whether a clock was set before this server began, nobody can tell."""
 
 
 class Retention:
-    """Keeps the store as small as the registry says. Never removes what a version or a live job names."""
+    """Keeps the store as small as the registry says. Never removes what a version or a live job names.
 
-    def __init__(self, registry: AdapterRegistry, store: AdapterStore, clock: Clock) -> None:
+    Args:
+        registry: says what is named.
+        store: whose files they are.
+        clock: by which files are stamped, see `amalgam.store.file_clock`; blocks.
+        deleted_keep_s: files of a deleted version stay for so many seconds: another server may not have heard of the
+            deletion yet, or has requests that wait with it.
+    """
+
+    def __init__(
+        self, registry: AdapterRegistry, store: AdapterStore, clock: Clock, deleted_keep_s: float = 0.0
+    ) -> None:
         self._registry = registry
         self._store = store
         self._clock = clock
+        self._deleted_keep_s = deleted_keep_s
 
     async def sweep(self, grace_s: float = GRACE_S) -> SweepReport:
         """Remove files that no row names and that are older than ``grace_s`` seconds.
 
         The rows are read first: files whose row comes later are younger than the grace.
         """
-        known = await self._registry.digests_in_use()
-        now = self._clock().timestamp()
-        return await asyncio.to_thread(self._store.sweep, known, now=now, grace_s=grace_s)
+        known = await self._registry.digests_in_use(kept_s=self._deleted_keep_s)
+        return await asyncio.to_thread(self._sweep, known, grace_s)
+
+    def _sweep(self, known: Collection[str], grace_s: float) -> SweepReport:
+        return self._store.sweep(known, now=self._clock().timestamp(), grace_s=grace_s)
 
     async def sweep_loop(self, period_s: float = GRACE_S) -> None:
         """Sweep now and every ``period_s`` seconds; runs until it is cancelled."""
+        grace_s = FIRST_GRACE_S
         while True:
             try:
-                report = await self.sweep()
+                report = await self.sweep(grace_s)
             except AmalgamError as error:
-                logger.warning("the store was not swept: %s", error)
+                logger.warning("store_sweep_failed reason=%s", error)
             else:
                 if report.objects or report.staging:
-                    logger.info("swept %d objects, %d staging folders", len(report.objects), report.staging)
+                    logger.info("store_swept objects=%d staging=%d", len(report.objects), report.staging)
+                grace_s = GRACE_S
             await asyncio.sleep(period_s)

@@ -1,4 +1,4 @@
-"""Work of our own beside that of clients: it starts a call only while clients leave room, and never waits for ever."""
+"""Evaluations run next to requests of clients: a call starts only while clients leave capacity."""
 
 import asyncio
 import time

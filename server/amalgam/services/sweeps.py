@@ -9,6 +9,7 @@ from amalgam.domain.evaluation import MAX_TARGETS, Evaluation, EvaluationDraft, 
 from amalgam.domain.evaluation_table import Cell
 from amalgam.domain.expression import parse_expression, print_expression
 from amalgam.domain.recipe import Output, Recipe, RecipeInput
+from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.search import (
     Axis,
     Point,
@@ -21,6 +22,7 @@ from amalgam.domain.search import (
     standing,
     winner,
 )
+from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import (
     EvaluationNotFound,
@@ -69,6 +71,10 @@ class SweepOrder:
     asked: Mapping[str, Any]
     """The search as it came, to be shown again."""
     max_tokens: int
+    scopes: Scopes = EVERYTHING
+    """What may be named."""
+    tenant: str = BUILT_IN_TENANT
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,8 @@ class SweepService:
         """
         _require_tasks(order)
         adapters = tuple(dict.fromkeys(adapter for adapter, _ in order.tasks.values()))
-        singles = [self._evaluations.pin(adapter) for adapter in adapters]
-        points, candidates = self._candidates(order.search, adapters)
+        singles = [await self._evaluations.find(adapter, order.scopes, order.tenant) for adapter in adapters]
+        points, candidates = self._candidates(order, adapters)
         plan = SweepPlan(
             tasks={
                 task: SweepTask(adapter=adapters.index(adapter), metric=metric)
@@ -120,12 +126,15 @@ class SweepService:
             items=order.items,
             metrics=tuple(dict.fromkeys(metric for _, metric in order.tasks.values())),
             max_tokens=order.max_tokens,
+            tenant=order.tenant,
+            key_id=order.key_id,
             search=plan.model_dump(mode="json"),
         )
         return await self._evaluations.submit(draft)
 
-    def _candidates(self, search: Search, adapters: Sequence[str]) -> tuple[list[Point], list[EvaluationTarget]]:
+    def _candidates(self, order: SweepOrder, adapters: Sequence[str]) -> tuple[list[Point], list[EvaluationTarget]]:
         """What to try; two spellings of one recipe are one candidate."""
+        search = order.search
         unknown = sorted(search.weights.keys() - set(adapters))
         if unknown:
             raise InvalidSweep(f"weights are given for {unknown[0]!r}, which is no task's adapter")
@@ -138,19 +147,17 @@ class SweepService:
             raise InvalidSweep(f"it has {len(tried)} candidates beside {len(adapters)} adapters, of {MAX_TARGETS}")
         found: dict[str, tuple[Point, EvaluationTarget]] = {}
         for point in map(_plain, tried):
-            target = self._pin(_recipe(point, adapters, search.seed), point)
+            target = self._pin(_recipe(point, adapters, search.seed), point, order)
             found.setdefault(target.pinned, (point, target))
         return [point for point, _ in found.values()], [target for _, target in found.values()]
 
-    def _pin(self, recipe: Recipe, point: Point) -> EvaluationTarget:
+    def _pin(self, recipe: Recipe, point: Point, order: SweepOrder) -> EvaluationTarget:
         expression = print_expression(recipe, always_seed=method(recipe.method).random)
         assert expression is not None, "a candidate has plain weights only"
         try:
-            return self._evaluations.pin(expression)
+            return self._evaluations.pin(expression, order.scopes, order.tenant)
         except AmalgamError as error:
-            error.message = f"Candidate {dict(point)}: {error.message}"
-            error.param = "search"
-            raise
+            raise error.saying(f"Candidate {dict(point)}: {error.message}").at("search") from error
 
     async def report(self, sweep_id: str) -> SweepReport:
         """How the candidates did so far.
@@ -169,7 +176,9 @@ class SweepService:
         chosen = tuple(known[at].target for at in front)
         return SweepReport(evaluation, plan, cells, standings, chosen, winner(standings))
 
-    async def promote(self, sweep_id: str, name: str, target: str | None, *, set_default: bool) -> MergeAnswer:
+    async def promote(
+        self, sweep_id: str, name: str, target: str | None, *, set_default: bool, scopes: Scopes = EVERYTHING
+    ) -> MergeAnswer:
         """Make a candidate an adapter: an ordinary merge job of its recipe, on the versions that were measured.
 
         Args:
@@ -177,6 +186,7 @@ class SweepService:
             name: of the adapter.
             target: candidate, by place or expression; None: the best one.
             set_default: whether the name means the result at once.
+            scopes: what the recipe may name.
 
         Raises:
             EvaluationNotFound, TargetNotEvaluated.
@@ -194,7 +204,7 @@ class SweepService:
         if index < report.plan.first_candidate:
             raise TargetNotEvaluated(str(target), [t.model for t in evaluation.targets[report.plan.first_candidate :]])
         recipe = _as_merge(evaluation.targets[index].pinned)
-        return await self._merges.submit(name, recipe, set_default=set_default)
+        return await self._merges.submit(name, recipe, set_default=set_default, scopes=scopes)
 
 
 def _as_merge(pinned: str) -> Recipe:

@@ -1,37 +1,36 @@
 """The line to the merge process: start it, wake it, ask it, hear from it, start it again when it dies.
 
-The worker's standard input carries an empty line per wake-up and a JSON object per question, and its end tells the
-worker to stop, so a server that is killed leaves no worker behind. Its standard output carries one JSON object a line:
-
-    {"worker": name}                                                        who it is, as jobs name it
-    {"job": id, "kind": kind, "state": state, "timings": {step: seconds}}   a job's row changed
-    {"job": id, "progress": [attempt, done, total]}                         a job is so far, in modules
-    {"ask": id, "answer": …} | {"ask": id, "error": {"code", "status", "message"}}
-
-The registry is the truth about jobs; what is said of them here only saves both sides from polling.
+The end of its standard input tells the worker to stop, so a server that is killed leaves no worker behind.
 """
 
-import asyncio
-import itertools
-import json
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
 
-from amalgam.domain.job import JobNews, JobProgress
-from amalgam.errors.jobs import WorkerRefused, WorkerUnavailable
-from amalgam.services.child_process import ChildProcess
-
-logger = logging.getLogger(__name__)
+from amalgam.domain.diagnostics import MergeForecast
+from amalgam.domain.job import JobProgress
+from amalgam.domain.messages import (
+    FROM_WORKER,
+    Answer,
+    JobNews,
+    JobProgressed,
+    News,
+    PlanAnswer,
+    PlanQuestion,
+    RebuildAnswer,
+    RebuildQuestion,
+    Refusal,
+    Wake,
+    WorkerNamed,
+)
+from amalgam.domain.recipe import Recipe
+from amalgam.errors.jobs import WorkerUnavailable
+from amalgam.services.background_loops import BackgroundLoops
+from amalgam.services.child_link import ChildLink, ChildSpec
+from amalgam.telemetry.metrics import Metrics
 
 _RESTART_PAUSE_S = 1.0
 _STOP_S = 5.0
-_MAX_LINE_BYTES: Final = 32 << 20
-"""The diagnostics of the largest recipes take some of them."""
-
-
-def _ignore(*_: object) -> None:
-    """For what a caller does not want to hear."""
+_GRACE_S = 10.0
+"""A question waits for at most one batch of another, and for the worker's turn on a busy processor."""
 
 
 class WorkerLink:
@@ -40,7 +39,9 @@ class WorkerLink:
     Args:
         command: program and arguments.
         environment: of the process, complete.
-        on_event: told of every change of a job; must not block, as the others.
+        loops: what keeps the process alive runs in this group.
+        metrics: told of messages that nobody understands.
+        on_news: told of every change of a job; must not block, as the others.
         on_progress: told how far a job is.
         on_end: told the name of a worker that ended, whatever the reason.
     """
@@ -49,26 +50,18 @@ class WorkerLink:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        on_event: Callable[[JobNews], None],
+        loops: BackgroundLoops,
+        metrics: Metrics,
         *,
-        on_progress: Callable[[str, JobProgress], None] = _ignore,
-        on_end: Callable[[str], None] = _ignore,
+        on_news: Callable[[JobNews], None],
+        on_progress: Callable[[str, JobProgress], None],
+        on_end: Callable[[str], None],
     ) -> None:
-        self._child = ChildProcess(
-            "merge worker",
-            command,
-            environment,
-            self._hear,
-            self._ended,
-            restart_pause_s=_RESTART_PAUSE_S,
-            stop_s=_STOP_S,
-            max_line_bytes=_MAX_LINE_BYTES,
-        )
-        self._on_event = on_event
+        spec = ChildSpec("merge worker", command, environment, FROM_WORKER, _RESTART_PAUSE_S, _STOP_S)
+        self._child = ChildLink(spec, loops, metrics, self._hear, self._ended)
+        self._on_news = on_news
         self._on_progress = on_progress
         self._on_end = on_end
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = itertools.count(1)
         self.name: str | None = None
 
     @property
@@ -86,71 +79,66 @@ class WorkerLink:
         """How often it ended and was started again."""
         return self._child.restarts
 
+    @property
+    def unanswered(self) -> int:
+        """How many questions wait for their answer."""
+        return self._child.unanswered
+
     async def start(self, after: Awaitable[object] | None = None) -> None:
         """Begin to keep a worker alive, when ``after`` has ended or when it is first asked or woken."""
         await self._child.start(after)
 
     def _ended(self) -> None:
-        for asked in self._asked.values():
-            if not asked.done():
-                asked.set_exception(WorkerUnavailable())
         name, self.name = self.name, None
         if name is not None:
             self._on_end(name)
 
-    def _hear(self, line: bytes) -> None:
-        try:
-            said = json.loads(line)
-            if "ask" in said:
-                self._take_answer(said)
-            elif "worker" in said:
-                self.name = str(said["worker"])
-            elif "progress" in said:
-                self._on_progress(str(said["job"]), JobProgress(*(int(count) for count in said["progress"])))
-            else:
-                timings = {str(step): float(seconds) for step, seconds in dict(said.get("timings", {})).items()}
-                self._on_event(JobNews(str(said["job"]), str(said["kind"]), str(said["state"]), timings))
-        except (ValueError, KeyError, TypeError):
-            logger.warning("the merge worker said something unexpected: %r", line[:200])
-
-    def _take_answer(self, said: Mapping[str, Any]) -> None:
-        asked = self._asked.get(said["ask"])
-        if asked is None or asked.done():
-            return
-        if "answer" in said:
-            asked.set_result(said["answer"])
-        elif "error" in said:
-            error = said["error"]
-            asked.set_exception(
-                WorkerRefused(str(error["message"]), code=str(error["code"]), status=int(error["status"]))
-            )
-        else:
-            asked.set_exception(WorkerUnavailable())
+    def _hear(self, news: News) -> None:
+        if isinstance(news, WorkerNamed):
+            self.name = news.name
+        elif isinstance(news, JobNews):
+            self._on_news(news)
+        elif isinstance(news, JobProgressed):
+            self._on_progress(news.job_id, JobProgress(news.attempt, news.done, news.total))
 
     def wake(self) -> None:
         """A job is queued. Lost while the worker starts, which looks at the queue by itself then."""
         self._child.want()
-        self._child.send(b"")
+        self._child.tell(Wake())
 
-    async def ask(self, question: Mapping[str, Any], timeout_s: float) -> Any:
-        """The worker's answer to ``question``, beside the job that it may be building.
+    async def forecast(self, recipe: Recipe, budget_s: float) -> MergeForecast:
+        """What a merge would give and take, during the job that the worker may be building.
+
+        Args:
+            recipe: completed and pinned.
+            budget_s: seconds of computing.
 
         Raises:
-            WorkerUnavailable: it does not run, ends meanwhile, or says nothing for ``timeout_s`` seconds.
-            WorkerRefused: it answered with an error.
+            WorkerUnavailable: it does not run, ends meanwhile, or does not answer in time.
+            ReportedError: it answered with an error.
         """
-        await self._child.wanted()
-        if not self.alive:
-            raise WorkerUnavailable
-        number = next(self._numbers)
-        asked = self._asked[number] = asyncio.get_running_loop().create_future()
+        question = PlanQuestion(id=self._child.number(), recipe=recipe, budget_s=budget_s)
+        answer = await self._ask(question)
+        assert isinstance(answer, PlanAnswer)
+        return answer.forecast
+
+    async def rebuild(self, recipe: Recipe, max_rank: int, budget_s: float) -> RebuildAnswer:
+        """Under which digest the result of a recipe would be stored. Besides, as `forecast`."""
+        question = RebuildQuestion(id=self._child.number(), recipe=recipe, max_rank=max_rank, budget_s=budget_s)
+        answer = await self._ask(question)
+        assert isinstance(answer, RebuildAnswer)
+        return answer
+
+    async def _ask(self, question: PlanQuestion | RebuildQuestion) -> Answer:
         try:
-            self._child.send(json.dumps({"ask": number, **question}).encode())
-            return await asyncio.wait_for(asked, timeout_s)
+            answer = await self._child.ask(question, question.budget_s + _GRACE_S)
         except TimeoutError:
             raise WorkerUnavailable from None
-        finally:
-            del self._asked[number]
+        if answer is None:
+            raise WorkerUnavailable
+        if isinstance(answer, Refusal):
+            raise answer.error.as_error()
+        return answer
 
     def kill(self) -> None:
         """End a worker that hangs; another is started in its place."""

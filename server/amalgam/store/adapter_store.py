@@ -4,8 +4,6 @@ Publishing goes stage -> fsync -> verify -> rename -> fsync, and only then may a
 leaves a folder that no row names; `AdapterStore.sweep` removes it after a grace period. Everything here blocks.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,8 +17,8 @@ from typing import Final
 from amalgam.domain.failpoints import NO_FAILPOINTS, Failpoints
 from amalgam.errors.adapters import ArtifactDamaged, InvalidAdapter
 from amalgam.errors.findings import Finding
-from amalgam.errors.registry import StoreUnavailable
-from amalgam.store.disk import disk_errors, is_held, locked, make_durable, sync_folder
+from amalgam.store.artifact_checks import ArtifactChecks, content_digest
+from amalgam.store.disk import disk_errors, is_held, locked, make_durable, make_private, sync_folder
 from amalgam.store.file_rules import CONTENT_FILES, KEPT_FILES, shown
 from amalgam.store.staging import Staging
 
@@ -34,6 +32,8 @@ PUBLISH_STEPS: Final = (
 )
 """Failpoints in the order they are reached; ``store.receiving`` once a chunk."""
 
+OBJECTS: Final = "objects"
+"""The folder of published files, below a store's."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -60,25 +60,38 @@ class SweepReport:
 
 
 class AdapterStore:
-    """One store folder; any number of processes may use it at once."""
+    """One store folder; any number of processes may use it at once.
 
-    def __init__(self, root: Path, failpoints: Failpoints) -> None:
+    `checks` knows which files were found damaged; every use but a copy of theirs asks it first.
+    """
+
+    def __init__(self, root: Path, failpoints: Failpoints, checks: ArtifactChecks | None = None) -> None:
         self.root = root
-        self._objects = root / "objects"
+        self._objects = root / OBJECTS
         self._staging = root / "staging"
+        self.spool = root / "spool"
+        """Of what arrives and is not looked at yet; its files have no names, and end with who writes them."""
         self._failpoints = failpoints
+        self.checks = checks or ArtifactChecks(self._objects)
 
     @classmethod
-    def open(cls, root: Path, *, failpoints: Failpoints = NO_FAILPOINTS) -> "AdapterStore":
-        """Use the store in ``root``, made if absent.
+    def open(
+        cls, root: Path, *, failpoints: Failpoints = NO_FAILPOINTS, checks: ArtifactChecks | None = None
+    ) -> "AdapterStore":
+        """Use the store in ``root``, made if absent; what is in it is for the owner alone, whatever the umask.
+
+        Args:
+            checks: of this store, where somebody else checks by them too.
 
         Raises:
             StoreUnavailable: it cannot be made.
         """
-        store = cls(root, failpoints)
+        store = cls(root, failpoints, checks)
         with disk_errors():
-            for folder in (store._objects, store._staging):
-                folder.mkdir(parents=True, exist_ok=True)
+            if not root.exists():
+                make_private(root)
+            for folder in (store._objects, store._staging, store.spool):
+                make_private(folder)
         return store
 
     @contextmanager
@@ -118,7 +131,7 @@ class AdapterStore:
                 make_durable(folder / name)
             sync_folder(folder)
             self._failpoints.reach("store.synced")
-            digest, size_bytes = _digest(folder, staging)
+            digest, size_bytes = content_digest(folder, staging.received)
             self._failpoints.reach("store.verified")
             os.utime(folder)
             created = self._move_in(folder, digest)
@@ -135,6 +148,8 @@ class AdapterStore:
                 folder.rename(target)
                 self._failpoints.reach("store.renamed")
                 self._sync_entry(target)
+                # What lay here before, damaged perhaps, is no more.
+                self.checks.forget(digest)
                 return True
             # From now on a sweep takes them for new, so they cannot vanish before a row names them. Whoever moved them
             # in may have died before it made that durable.
@@ -164,31 +179,27 @@ class AdapterStore:
             StoreUnavailable: the files cannot be read back.
         """
         with disk_errors():
-            return _digest(staging.folder, staging)[0]
+            return content_digest(staging.folder, staging.received)[0]
 
     def path(self, digest: str) -> Path:
         """The folder of that digest; its bytes are not checked.
 
         Raises:
-            ArtifactDamaged: it is not there.
+            ArtifactDamaged: it is not there, or was found damaged.
         """
         folder = self._folder_of(digest)
-        if not folder.is_dir():
-            raise ArtifactDamaged(digest)
+        if self.checks.is_damaged(digest) or not folder.is_dir():
+            # Asked again, so that it counts as found.
+            self.checks.require_sound(digest)
         return folder
 
     def verify(self, digest: str) -> None:
-        """Read the files of that digest and compare.
+        """Read the files of that digest and compare; see `ArtifactChecks.verify`.
 
         Raises:
             ArtifactDamaged: they are missing, or not the bytes that were published.
         """
-        try:
-            found, _ = _digest(self.path(digest))
-        except OSError as error:
-            raise ArtifactDamaged(digest) from error
-        if found != digest:
-            raise ArtifactDamaged(digest)
+        self.checks.verify(digest)
 
     def digests(self) -> frozenset[str]:
         """Every digest that has files."""
@@ -210,6 +221,7 @@ class AdapterStore:
             if now - target.stat().st_mtime < grace_s:
                 return False
             self._discard(target)
+            self.checks.forget(digest)
             return True
 
     def sweep(self, known_digests: Collection[str], *, now: float, grace_s: float) -> SweepReport:
@@ -232,7 +244,7 @@ class AdapterStore:
     def _folder_of(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a digest: {digest!r}")
-        return self._objects / digest[:2] / digest
+        return self.checks.folder(digest)
 
     def _discard(self, target: Path) -> None:
         """Take a folder out of sight in one step, then remove it; a crash in between leaves it to `sweep`."""
@@ -252,27 +264,6 @@ def _check_contents(folder: Path) -> None:
             findings.append(Finding(code="missing_file", message=f"{name} is missing. Save the adapter with PEFT."))
     if findings:
         raise InvalidAdapter(findings)
-
-
-def _digest(folder: Path, staging: Staging | None = None) -> tuple[str, int]:
-    """The digest and the size of the content in ``folder``, compared with what ``staging`` received.
-
-    Raises:
-        StoreUnavailable: the disk gave back other bytes than were received.
-        OSError: a file is missing or cannot be read.
-    """
-    manifest = {}
-    size_bytes = 0
-    for name in CONTENT_FILES:
-        with (folder / name).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-        if staging is not None and staging.received.get(name, content) != content:
-            raise StoreUnavailable("it gave back other bytes than were written")
-        manifest[name] = {"bytes": size, "sha256": content}
-        size_bytes += size
-    described = json.dumps({"format": 1, "files": manifest}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(described.encode()).hexdigest(), size_bytes
 
 
 def _is_stale(folder: Path, now: float, grace_s: float) -> bool:

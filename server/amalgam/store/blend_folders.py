@@ -1,17 +1,23 @@
 """Folders of blends: best in memory, of one server process each, gone with it. Nothing here is durable or meant to be.
 
-A server has one folder of its own below the root and holds its lock, which dies with the process; whoever starts next
-removes the folders that nobody holds. Everything here blocks.
+Below the root each user has one folder that others cannot enter, so that nobody else can hold its lock; there a server
+has a folder of its own and holds its lock, which dies with the process. Whoever starts next removes the folders that
+nobody holds. Everything here blocks.
 """
 
 import fcntl
+import logging
 import os
 import shutil
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from amalgam.store.disk import disk_errors, is_held, locked
+
+logger = logging.getLogger(__name__)
 
 _PREFIX: Final = "amalgam-blends-"
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of its own is made there, for its owner alone)
@@ -40,12 +46,13 @@ class BlendFolders:
         """
         with disk_errors():
             parent.mkdir(parents=True, exist_ok=True)
+            private = _private(parent)
             # Between being made and being held a folder looks like a dead server's, so one server at a time.
-            with locked(parent):
-                for found in parent.glob(f"{_PREFIX}*"):
+            with locked(private):
+                for found in private.glob(f"{_PREFIX}*"):
                     if _is_abandoned(found):
                         shutil.rmtree(found, ignore_errors=True)
-                root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+                root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=private))
                 lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(lock, fcntl.LOCK_EX)
         return cls(root, lock)
@@ -67,6 +74,21 @@ class BlendFolders:
         """Remove everything."""
         shutil.rmtree(self.root, ignore_errors=True)
         os.close(self._lock)
+
+
+def _private(parent: Path) -> Path:
+    """This user's folder below ``parent``; where somebody else has its name, a fresh one that is not found later."""
+    folder = parent / f"amalgam-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid():
+        folder.chmod(0o700)
+        return folder
+    logger.warning(
+        "blend_folder_taken reason=it is another user's; a fresh one is used, and stays if this server is killed"
+    )
+    return Path(tempfile.mkdtemp(prefix="amalgam-", dir=parent))
 
 
 def _is_abandoned(folder: Path) -> bool:

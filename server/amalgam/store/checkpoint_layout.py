@@ -5,7 +5,7 @@ Torch-free, so that the serving process can refuse what its worker would.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from amalgam.errors.adapters import InvalidAdapter
 from amalgam.errors.exports import BaseNotExportable, TiedEmbeddings
 from amalgam.errors.findings import Finding
 from amalgam.store.checkpoint_tensors import CONFIG, INDEX, SINGLE, StoredTensor, checkpoint_tensors, read_json
+from amalgam.store.linear_modules import LinearModule, linear_modules
 from amalgam.store.safetensors_header import DTYPE_BITS
 
 FLOATS: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -43,6 +44,15 @@ class NewTensor:
     """Offset of its first byte behind the header of its file."""
     module: str | None
     """The linear module that something is added to; None: only copied, or cast."""
+    is_transposed: bool = False
+    """The weight is stored as [in, out], so that (B·A)ᵀ is added."""
+    experts: Mapping[int, str] = field(default_factory=dict)
+    """Of a tensor of [experts, ·, ·]: the modules that something is added to, by their place in it."""
+
+    @property
+    def changed_modules(self) -> int:
+        """How many modules lie in it that something is added to."""
+        return len(self.experts) + (self.module is not None)
 
     @property
     def size_bytes(self) -> int:
@@ -120,32 +130,59 @@ def lay_out(
         raise BaseNotExportable("its folder holds no safetensors files")
     if "quantization_config" in config:
         raise BaseNotExportable("its weights are quantised")
-    targets = {f"{module}.weight": module for module in modules}
-    _check_targets(config, tensors, modules)
-    shards = _cut(tensors, targets, dtype, max_shard_bytes)
+    linear = linear_modules(base, config, tensors)
+    _check_targets(config, tensors, linear, modules)
+    shards = _cut(tensors, _targets(linear, modules), dtype, max_shard_bytes)
     copied = tuple(sorted(_copied(base)))
     size = sum((base / name).stat().st_size for name in copied)
     size += sum(len(shard.header) + sum(tensor.size_bytes for tensor in shard.tensors) for shard in shards)
     return CheckpointLayout(base, _config_in(config, dtype), shards, copied, size)
 
 
+@dataclass(slots=True)
+class _Target:
+    """What is added to one stored tensor; see `NewTensor`."""
+
+    is_transposed: bool
+    module: str | None = None
+    experts: dict[int, str] = field(default_factory=dict)
+
+
+def _targets(linear: Mapping[str, LinearModule], modules: Mapping[str, ModuleHeader]) -> dict[str, _Target]:
+    """By the tensor's stored name."""
+    found: dict[str, _Target] = {}
+    for name in modules:
+        module = linear[name]
+        target = found.setdefault(module.tensor, _Target(module.is_transposed))
+        if module.expert is None:
+            target.module = name
+        else:
+            target.experts[module.expert] = name
+    return found
+
+
 def _check_targets(
-    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], modules: Mapping[str, ModuleHeader]
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    linear: Mapping[str, LinearModule],
+    modules: Mapping[str, ModuleHeader],
 ) -> None:
     findings = []
     for name, module in modules.items():
         if _last(name) in _EMBEDDINGS | _OUTPUTS and _is_tied(config, tensors):
             raise TiedEmbeddings(name)
-        found = tensors.get(f"{name}.weight")
+        found = linear.get(name)
         if found is None:
             message = f"The base model has no linear module {name!r}."
             findings.append(Finding(code="unknown_modules", message=message, module=name))
-        elif found.span.shape != (module.out_features, module.in_features):
+        elif found.shape != (module.out_features, module.in_features):
             delta = [module.out_features, module.in_features]
-            message = f"{name!r} has a delta of {delta}, but the base model's weight is {list(found.span.shape)}."
+            message = f"{name!r} has a delta of {delta}, but the base model's weight is {list(found.shape)}."
             findings.append(Finding(code="shape_mismatch", message=message, module=name))
-        elif found.span.dtype not in FLOATS:
-            raise BaseNotExportable(f"its {name} is stored as {found.span.dtype}")
+        elif found.is_packed:
+            raise BaseNotExportable(f"its {name} is quantised")
+        elif (dtype := tensors[found.tensor].span.dtype) not in FLOATS:
+            raise BaseNotExportable(f"its {name} is stored as {dtype}")
     if findings:
         raise InvalidAdapter(findings)
 
@@ -164,9 +201,16 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> 
 
 
 def _cut(
-    tensors: Mapping[str, StoredTensor], targets: Mapping[str, str], dtype: ExportDtype, max_shard_bytes: int
+    tensors: Mapping[str, StoredTensor],
+    targets: Mapping[str, _Target],
+    dtype: ExportDtype,
+    max_shard_bytes: int,
 ) -> tuple[Shard, ...]:
-    """The tensors in the base model's order, in files of at most ``max_shard_bytes``."""
+    """The tensors in the base model's order, in files of at most ``max_shard_bytes``.
+
+    Args:
+        targets: By the stored name of a weight.
+    """
     files: list[list[NewTensor]] = [[]]
     reached = 0
     for name, stored in tensors.items():
@@ -176,7 +220,9 @@ def _cut(
         if files[-1] and reached + size > max_shard_bytes:
             files.append([])
             reached = 0
-        files[-1].append(NewTensor(name, stored, kept, reached, targets.get(name)))
+        target = targets.get(name, _Target(False))
+        changed = (target.module, target.is_transposed, target.experts)
+        files[-1].append(NewTensor(name, stored, kept, reached, *changed))
         reached += size
     if len(files) == 1:
         return (Shard(SINGLE, tuple(files[0])),)

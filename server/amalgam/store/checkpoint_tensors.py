@@ -68,6 +68,15 @@ def _read(path: Path) -> dict[str, TensorSpan]:
         raise BaseModelUnreadable(f"{path.name}: {error.strerror}") from error
 
 
+def is_quantised(folder: Path) -> bool:
+    """Whether the config in ``folder`` says that its weights are quantised; False where there is none."""
+    if not (folder / CONFIG).is_file():
+        return False
+    config = read_json(folder / CONFIG)
+    inner = config.get("text_config")
+    return "quantization_config" in config or (isinstance(inner, dict) and "quantization_config" in inner)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``.
 

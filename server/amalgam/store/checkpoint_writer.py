@@ -19,7 +19,8 @@ from torch import Tensor
 from amalgam.domain.adapter import AdapterHeader
 from amalgam.domain.export import weights_digest
 from amalgam.errors.adapters import BaseModelUnreadable
-from amalgam.errors.merging import MergeCancelled, NonFinite
+from amalgam.errors.merge_run import MergeCancelled
+from amalgam.errors.merging import NonFinite
 from amalgam.store.checkpoint_layout import CheckpointLayout, NewTensor
 from amalgam.store.checkpoint_tensors import CONFIG, INDEX
 from amalgam.store.disk import disk_errors
@@ -124,13 +125,9 @@ def _write_tensor(
     tensor: NewTensor, adapter: Factors, base: BinaryIO, out: BinaryIO, is_cancelled: Callable[[], bool] | None
 ) -> _Digests:
     """One tensor from the base model's file to the new one."""
-    delta = None
-    if tensor.module is not None:
-        A, B = adapter.factors(tensor.module)
-        scaling = adapter.header.modules[tensor.module].scaling
-        delta = _Delta(A.float(), B.float() * scaling)
-    is_same = delta is None and tensor.dtype == tensor.base.span.dtype
+    is_same = not tensor.changed_modules and tensor.dtype == tensor.base.span.dtype
     before, after = hashlib.sha256(), hashlib.sha256()
+    delta, known = _delta(tensor, adapter, tensor.module), tensor.module
     for row, raw in _blocks(tensor, base):
         if is_cancelled is not None and is_cancelled():
             raise MergeCancelled
@@ -138,44 +135,69 @@ def _write_tensor(
         if is_same:
             out.write(raw)
             continue
+        if tensor.experts:
+            expert, row = divmod(row, tensor.base.span.shape[1])
+            if tensor.experts.get(expert) != known:
+                known = tensor.experts.get(expert)
+                delta = _delta(tensor, adapter, known)
         new = _bytes_of(_computed(tensor, delta, row, raw))
         after.update(new)
         out.write(new)
     return _Digests(before.hexdigest(), before.hexdigest() if is_same else after.hexdigest())
 
 
+def _delta(tensor: NewTensor, adapter: Factors, module: str | None) -> "_Delta | None":
+    """What is added to the weight of ``module``, which lies in ``tensor``; None where there is no such module."""
+    if module is None:
+        return None
+    A, B = adapter.factors(module)
+    delta = _Delta(A.float(), B.float() * adapter.header.modules[module].scaling)
+    return _Delta(delta.B.T, delta.A.T) if tensor.is_transposed else delta
+
+
 @dataclass(frozen=True, slots=True)
 class _Delta:
-    """What is added to one weight, as factors in float32: A [rank, in], B [out, rank], scaled."""
+    """What is added to one weight as it is stored: factors in float32, A [rank, columns], B [rows, rank], scaled."""
 
     A: Tensor
     B: Tensor
 
 
 def _blocks(tensor: NewTensor, base: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The base's bytes in whole rows, at most `BLOCK_BYTES` as float32 or one row, with the first row of each."""
+    """The base's bytes in whole rows, at most `BLOCK_BYTES` as float32 or one row, with the first row of each.
+
+    Where experts are added to, rows are those of their matrices, and a block holds rows of one expert.
+    """
     span = tensor.base.span
     rows = span.shape[0] if span.shape else 1
-    columns = prod(span.shape[1:])
+    columns = _columns(tensor)
+    matrix = span.shape[1] if tensor.experts else rows
+    rows = rows * matrix if tensor.experts else rows
     if rows == 0 or columns == 0:
         return
     row_bits = columns * DTYPE_BITS[span.dtype]
     # Types narrower than a byte are only ever copied, and whole rows of them need not end with a byte.
     step = rows if row_bits % 8 else max(1, BLOCK_BYTES // (4 * columns))
     base.seek(span.start)
-    for row in range(0, rows, step):
-        wanted = min(step, rows - row) * row_bits // 8
+    row = 0
+    while row < rows:
+        count = min(step, matrix - row % matrix)
+        wanted = count * row_bits // 8
         raw = base.read(wanted)
         if len(raw) != wanted:
             raise BaseModelUnreadable(f"{tensor.base.file} is shorter than it was")
         yield row, raw
+        row += count
+
+
+def _columns(tensor: NewTensor) -> int:
+    """Entries of a row, as `_blocks` has them."""
+    return prod(tensor.base.span.shape[2 if tensor.experts else 1 :])
 
 
 def _computed(tensor: NewTensor, delta: _Delta | None, row: int, raw: bytes) -> Tensor:
     """The block that begins with ``row``, in the new dtype: [rows, columns]."""
-    shape = tensor.base.span.shape
-    columns = prod(shape[1:])
-    stored = torch.frombuffer(bytearray(raw), dtype=_TORCH[tensor.base.span.dtype]).view(-1, columns)
+    stored = torch.frombuffer(bytearray(raw), dtype=_TORCH[tensor.base.span.dtype]).view(-1, _columns(tensor))
     block = stored.float()
     if delta is not None:
         block = torch.addmm(block, delta.B[row : row + block.shape[0]], delta.A)

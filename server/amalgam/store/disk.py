@@ -33,6 +33,24 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+def make_private(folder: Path) -> None:
+    """Make ``folder`` for its owner alone, or take it away from others where it was made for more."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def open_private(path: Path) -> int:
+    """A descriptor of the file ``path``, made if absent, which its owner alone can open."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def is_held(path: Path) -> bool:
     """Whether anyone holds the lock of ``path`` now."""
     descriptor = os.open(path, os.O_RDONLY)

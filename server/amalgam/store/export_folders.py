@@ -51,7 +51,7 @@ class ExportFolders:
         self._failpoints = failpoints
 
     def require_room(self, size_bytes: int) -> None:
-        """Refuse what the disk has no room for.
+        """Refuse what the disk has no space for.
 
         Raises:
             DiskTooSmall: less than ``size_bytes`` and a little more is free.

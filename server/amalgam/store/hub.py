@@ -6,6 +6,8 @@ from typing import Final
 from amalgam.errors.requests import ModelUnreadable
 
 _PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_DUPLICATES: Final = ("consolidated*.safetensors", "original/*", "*.fp16.safetensors", "*.fp32.safetensors", "onnx/*")
+"""The same weights once more, in forms that are not read: Mistral's and Meta's own, other precisions, other engines."""
 
 
 def local_model(model: str) -> Path:
@@ -28,6 +30,10 @@ def local_model(model: str) -> Path:
 
     name, _, revision = model.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_PATTERNS)))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=list(_PATTERNS), ignore_patterns=list(_DUPLICATES)
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelUnreadable(model, f"the hub did not give it ({type(error).__name__})") from error

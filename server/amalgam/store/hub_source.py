@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from amalgam.errors.adapters import PathDenied, SourceNotFound, SourceUnavailable, UploadTooLarge
-from amalgam.store.file_rules import KEPT_FILES
+from amalgam.store.file_rules import listing
 from amalgam.store.staging import Staging
 
 _LOCATION: Final = re.compile(
@@ -17,7 +17,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class HubSource:
-    """Fetches an adapter's own files and nothing else: no code, no pickle, no tokenizer is ever downloaded.
+    """Fetches an adapter's own files and what says how to ask it: no code, no pickle, no vocabulary is downloaded.
 
     Args:
         endpoint: of the hub; None: huggingface_hub's own, with its own environment variables for tokens.
@@ -47,13 +47,16 @@ class HubSource:
         hub = HfApi(endpoint=self._endpoint)
         try:
             info = hub.model_info(found["repo"], revision=found["revision"], files_metadata=True, timeout=30)
-            sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if file.rfilename in KEPT_FILES}
-            if not sizes:
+            listed = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+            found_files = listing(listed)
+            if not found_files.own:
                 raise SourceNotFound
-            if sum(sizes.values()) > self._max_bytes:
+            if sum(found_files.own.values()) > self._max_bytes:
                 raise UploadTooLarge(self._max_bytes)
+            for name in found_files.beside:
+                staging.leave_out(name)
             with tempfile.TemporaryDirectory() as folder:
-                for name in sizes:
+                for name in (*found_files.own, *found_files.along):
                     # By commit: what was listed is what is fetched, also when the branch moves meanwhile.
                     path = hub.hf_hub_download(found["repo"], name, revision=info.sha, local_dir=folder)
                     staging.receive(name, _chunks(Path(path)))

@@ -1,20 +1,26 @@
 """Reads ``adapter_config.json``: the rank and scale of every module, and what of PEFT cannot be served."""
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from amalgam.domain.name_patterns import NamePatterns
 from amalgam.errors.findings import Finding
+from amalgam.errors.internal import PatternRefused
 from amalgam.store.file_rules import CONFIG_FILE, MAX_TEXT_BYTES, unsafe
-from amalgam.store.name_patterns import NamePatterns, PatternRefused
 
-_PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+_PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initialisations by name that leave the base weights as they are; the others subtract the start from them."""
 
-_VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config")
+_TASK: Final = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
+_VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config")
+TRAINING_FIELDS: Final = ("velora_config", "monteclora_config")
+"""Fields of variants that differ from plain LoRA while they train, and not any more when they answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +33,22 @@ class LoraRules:
     rank_pattern: NamePatterns[int]
     alpha_pattern: NamePatterns[float]
     base_model: str | None
+    task_type: str | None = None
+    spelled: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Canonical module name -> the one that the patterns know, where that is another."""
 
     def rank_of(self, module: str) -> int:
         """Rank of the module of that name."""
-        return self.rank_pattern.get(module, self.rank)
+        return self.rank_pattern.get(self.spelled.get(module, module), self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        """``lora_alpha`` of the module of that name."""
+        return self.alpha_pattern.get(self.spelled.get(module, module), self.alpha)
 
     def scaling_of(self, module: str) -> float:
         """True scale of B·A of that module: alpha/r, or alpha/√r with rsLoRA."""
         rank = self.rank_of(module)
-        return self.alpha_pattern.get(module, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.rslora else rank)
 
     @property
     def largest_rank(self) -> int:
@@ -60,10 +73,16 @@ def load_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     return config, []
 
 
-def read_rules(config: Mapping[str, Any]) -> tuple[LoraRules | None, list[Finding]]:
-    """The rules in ``config`` and everything that is wrong with it; no rules where ranks or scales are not clear."""
+def read_rules(config: Mapping[str, Any], whole_copies: Collection[str] = ()) -> tuple[LoraRules | None, list[Finding]]:
+    """The rules in ``config`` and everything that is wrong with it; no rules where ranks or scales are not clear.
+
+    Args:
+        config: As written.
+        whole_copies: Modules whose whole weight lies in the folder and is the base model's own; what names only those
+            in ``modules_to_save`` trained nothing.
+    """
     malformed = [_invalid(problem) for problem in _malformed(config)]
-    findings = [*malformed, *_unsupported(config)]
+    findings = [*malformed, *_unsupported(_without_copies(config, whole_copies))]
     if malformed:
         return None, findings
     try:
@@ -78,8 +97,24 @@ def read_rules(config: Mapping[str, Any]) -> tuple[LoraRules | None, list[Findin
         rank_pattern=rank_pattern,
         alpha_pattern=alpha_pattern,
         base_model=config.get("base_model_name_or_path") or None,
+        task_type=task_type_of(config),
     )
     return rules, findings
+
+
+def task_type_of(config: Mapping[str, Any]) -> str | None:
+    """What the config says the adapter was trained for, where it is one of PEFT's names."""
+    task = config.get("task_type")
+    return task if isinstance(task, str) and _TASK.fullmatch(task) else None
+
+
+def _without_copies(config: Mapping[str, Any], copies: Collection[str]) -> Mapping[str, Any]:
+    saved = config.get("modules_to_save")
+    if not copies or not isinstance(saved, list) or not _are_strings(saved):
+        return config
+    # An entry names a module in full, or by its end.
+    left = [name for name in saved if not any(module == name or module.endswith(f".{name}") for module in copies)]
+    return {**config, "modules_to_save": left}
 
 
 def _malformed(config: Mapping[str, Any]) -> Iterator[str]:

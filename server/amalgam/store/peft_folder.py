@@ -3,18 +3,25 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from amalgam.domain.adapter import AdapterHeader, BaseModelSpec, ModuleHeader
-from amalgam.errors.adapters import InvalidAdapter, InvalidSafetensors
+from amalgam.domain.delta_bound import DeltaBound
+from amalgam.errors.adapters import InvalidAdapter
 from amalgam.errors.findings import Finding
-from amalgam.store.file_rules import MAGIC_BYTES, WEIGHTS_FILE, looks_pickled, refusal, unsafe
+from amalgam.store.base_copies import BaseCopies
+from amalgam.store.delta_check import check_deltas
+from amalgam.store.file_rules import CARD_FILE, LINEAGE_FILE, MAGIC_BYTES, judge_names, names_in, refusal
+from amalgam.store.fused_experts import Separated, names_parameters, separate
+from amalgam.store.module_names import renaming_of
 from amalgam.store.peft_config import LoraRules, load_config, read_rules
 from amalgam.store.peft_tensors import FACTORS, SortedTensors, check_modules, sort_tensors
-from amalgam.store.safetensors_header import TensorSpan, read_header
-from amalgam.store.tensor_scan import SCANNED_DTYPES, scan_tensors
+from amalgam.store.safetensors_header import TensorSpan
+from amalgam.store.stored_tensors import StoredTensors, judge_stored
+from amalgam.store.tensor_names import PREFIX
+from amalgam.store.tensor_scan import SCANNED_DTYPES, TensorScan, scan_tensors
 
 _SHOWN_PER_CODE: Final = 8
 """A fault of one module is mostly a fault of all; a report names this many of each kind and counts the rest."""
@@ -30,6 +37,16 @@ class PeftFolder:
     """Errors first, in the order a person would mend them."""
     config: Mapping[str, Any]
     """``adapter_config.json`` as written; empty where it cannot be read."""
+    stored: StoredTensors = field(default_factory=StoredTensors)
+    """Every tensor, by its canonical name."""
+    factors: Mapping[str, Mapping[str, TensorSpan]] = field(default_factory=dict)
+    """Module -> factor -> where it lies."""
+    copies: tuple[str, ...] = ()
+    """Modules of which the base model's own weight lies there too."""
+    of_training: tuple[str, ...] = ()
+    """Names of tensors that only training had a use for."""
+    rules: LoraRules | None = None
+    """What the config says of ranks and scales; None where that is not clear."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -56,64 +73,83 @@ class PeftFolder:
         return self.header
 
 
-def read_peft_folder(folder: Path, base: BaseModelSpec | None, *, scan_values: bool = True) -> PeftFolder:
-    """Judge the adapter in ``folder`` by its config, its safetensors header and its values.
+def read_peft_folder(
+    folder: Path,
+    base: BaseModelSpec | None,
+    *,
+    scan_values: bool = True,
+    left_out: Sequence[str] = (),
+    base_folder: Path | None = None,
+) -> PeftFolder:
+    """Judge the adapter in ``folder`` by its config, its safetensors headers and its values.
 
-    Blocks while it reads the weights file once; memory stays small whatever its size.
+    Blocks while it reads the weights once; memory stays small whatever their size.
 
     Args:
         base: What the modules must fit; None checks the adapter by itself only.
-        scan_values: Whether to look for infinities, NaN and factors that are zero.
+        scan_values: Whether to look for infinities, NaN, factors that are zero, and changes that are too large.
+        left_out: Names that lay beside the adapter where it came from and were not brought along.
+        base_folder: Of the base model, where ``base`` does not know it, to tell copies of its weights by.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    findings = list(_check_files(folder))
+    findings = list(_check_files(folder, left_out))
     config, config_findings = load_config(folder)
-    rules: LoraRules | None = None
-    if not config_findings:
-        rules, config_findings = read_rules(config)
-    spans, header_findings = _read_spans(folder)
-    findings += [*config_findings, *header_findings]
-    if spans is None:
-        return PeftFolder(None, _arranged(findings), config)
+    stored, header_findings = judge_stored(folder, base.rename if base is not None else renaming_of(base_folder))
+    if stored is None:
+        rules, refused = (None, []) if config_findings else read_rules(config)
+        return PeftFolder(None, _arranged([*findings, *config_findings, *refused, *header_findings]), config)
 
-    tensors = sort_tensors(spans, base)
+    if not config_findings and names_parameters(config):
+        findings += _of_parameters(config, stored, base)
+        return PeftFolder(None, _arranged([*findings, *header_findings]), config, stored)
+
+    known = base_folder or (base.folder if base is not None else None)
+    tensors = sort_tensors(stored.spans, BaseCopies(folder, known).is_copy)
+    rules = None
+    if not config_findings:
+        rules, config_findings = read_rules(config, frozenset(tensors.copies) - frozenset(tensors.others))
+        if rules is not None and stored.spelled:
+            rules = replace(rules, spelled={_module(name): _module(old) for name, old in stored.spelled.items()})
+    findings += [*config_findings, *header_findings]
     modules, module_findings = check_modules(tensors, rules, base)
     findings += [*_check_rank(rules, tensors, base), *tensors.findings, *module_findings]
     if scan_values:
-        findings += _check_values(folder / WEIGHTS_FILE, tensors, rules)
+        bound = DeltaBound() if base is None else base.delta_bound
+        scans = _scan(folder, tensors)
+        findings += _check_values(scans, tensors, rules)
+        findings += check_deltas(folder, tensors, scans, rules, bound)
     elif not tensors.pairs:
         findings.append(_no_effect("it holds no factors at all"))
     if len(modules) == len(tensors.pairs):
         findings += _check_base_name(rules, base)
-    return PeftFolder(_header(rules, modules, spans), _arranged(findings), config)
+    header = _header(rules, modules, tensors.pairs)
+    spare = tuple(tensors.copies), tuple(tensors.of_training)
+    return PeftFolder(header, _arranged(findings), config, stored, tensors.pairs, *spare, rules)
 
 
-def _check_files(folder: Path) -> Iterator[Finding]:
-    """Pickles and code, anywhere in the folder."""
-    for path in sorted(folder.rglob("*")):
+def _of_parameters(config: Mapping[str, Any], stored: StoredTensors, base: BaseModelSpec | None) -> Sequence[Finding]:
+    """Why an adapter that names parameters cannot be read as it is."""
+    found = separate(config, stored, base)
+    return read_rules(config)[1] if isinstance(found, Separated) else found
+
+
+def _module(name: str) -> str:
+    """The module that a factor belongs to, by the factor's whole name."""
+    return name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")[0]
+
+
+def _check_files(folder: Path, elsewhere: Sequence[str]) -> Iterator[Finding]:
+    """What lies there, by name; and pickles under the names of texts that are stored."""
+    yield from judge_names([*names_in(folder), *elsewhere])
+    for name in (LINEAGE_FILE, CARD_FILE):
+        path = folder / name
         if path.is_file():
             with path.open("rb") as file:
-                finding = refusal(path.relative_to(folder).as_posix(), file.read(MAGIC_BYTES))
+                finding = refusal(name, file.read(MAGIC_BYTES))
             if finding:
                 yield finding
-        elif path.exists() and not path.is_dir():
-            yield unsafe(path.name, "is no regular file. Remove it")
-
-
-def _read_spans(folder: Path) -> tuple[dict[str, TensorSpan] | None, list[Finding]]:
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        message = f"{WEIGHTS_FILE} is missing. Save the adapter with save_pretrained(safe_serialization=True)."
-        return None, [Finding(code="missing_file", message=message)]
-    try:
-        return read_header(path), []
-    except InvalidSafetensors as error:
-        with path.open("rb") as file:
-            if looks_pickled(file.read(MAGIC_BYTES)):
-                return None, [unsafe(WEIGHTS_FILE, "is a pickle under another name. Save the adapter as safetensors")]
-        return None, [Finding(code=error.code, message=error.message)]
 
 
 def _check_rank(rules: LoraRules | None, tensors: SortedTensors, base: BaseModelSpec | None) -> Iterator[Finding]:
@@ -126,10 +162,18 @@ def _check_rank(rules: LoraRules | None, tensors: SortedTensors, base: BaseModel
         yield Finding(code="rank_too_large", message=message)
 
 
-def _check_values(path: Path, tensors: SortedTensors, rules: LoraRules | None) -> Iterator[Finding]:
-    """Infinities and NaN by module; and whether anything is left of the adapter when all is multiplied out."""
+def _scan(folder: Path, tensors: SortedTensors) -> dict[tuple[str, str], TensorScan]:
     factors = {(m, f): s for m, pair in tensors.pairs.items() for f, s in pair.items() if s.dtype in SCANNED_DTYPES}
-    scans = scan_tensors(path, factors)
+    scans: dict[tuple[str, str], TensorScan] = {}
+    for name in sorted({span.file for span in factors.values()}):
+        scans |= scan_tensors(folder / name, {key: span for key, span in factors.items() if span.file == name})
+    return scans
+
+
+def _check_values(
+    scans: Mapping[tuple[str, str], TensorScan], tensors: SortedTensors, rules: LoraRules | None
+) -> Iterator[Finding]:
+    """Infinities and NaN by module; and whether anything is left of the adapter when all is multiplied out."""
     effective = False
     for module, pair in tensors.pairs.items():
         found = [scans[module, factor] for factor in pair if (module, factor) in scans]
@@ -169,12 +213,14 @@ def _loose(name: str) -> str:
 
 
 def _header(
-    rules: LoraRules | None, modules: dict[str, ModuleHeader], spans: Mapping[str, TensorSpan]
+    rules: LoraRules | None, modules: dict[str, ModuleHeader], pairs: Mapping[str, Mapping[str, TensorSpan]]
 ) -> AdapterHeader | None:
     if rules is None:
         return None
-    weight_bytes = sum(span.end - span.start for span in spans.values())
-    return AdapterHeader(modules=modules, base_model=rules.base_model, weight_bytes=weight_bytes)
+    weight_bytes = sum(span.end - span.start for pair in pairs.values() for span in pair.values())
+    return AdapterHeader(
+        modules=modules, base_model=rules.base_model, weight_bytes=weight_bytes, task_type=rules.task_type
+    )
 
 
 def _arranged(findings: Sequence[Finding]) -> tuple[Finding, ...]:

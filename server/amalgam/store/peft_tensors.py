@@ -1,7 +1,7 @@
 """Sorts the tensors of a PEFT file into pairs of factors by module, and says what does not belong."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,10 +10,8 @@ from amalgam.errors.findings import Finding
 from amalgam.store.file_rules import shown
 from amalgam.store.peft_config import LoraRules
 from amalgam.store.safetensors_header import TensorSpan
+from amalgam.store.tensor_names import PREFIX
 from amalgam.store.tensor_scan import SCANNED_DTYPES
-
-PREFIX: Final = "base_model.model."
-"""What PEFT puts before the base model's own module names."""
 
 FACTORS: Final = ("lora_A", "lora_B")
 
@@ -21,7 +19,14 @@ _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings",
 """Modules that are looked up and not multiplied, by the last part of their name."""
 _LONGEST_NAME: Final = 512
 """Of a module; longer ones exist in no model and would fill logs and answers."""
-_COPIED_SUFFIX: Final = ".base_layer.weight"
+_COPIED_SUFFIXES: Final = (".base_layer.weight", ".modules_to_save.weight", ".weight")
+"""How PEFT writes a module's whole weight beside factors, or where it was kept whole."""
+
+_OF_TRAINING: Final = ("lora_velora_embed", "lora_monteclora_sampler")
+"""Under these names VeLoRA and MonteCLoRA keep what they use while they train; trained, both are plain LoRA."""
+
+IsCopy = Callable[[str, TensorSpan], bool | None]
+"""(module, where a whole weight of it lies) -> whether it equals the base model's; None where nobody can tell."""
 
 
 @dataclass(slots=True)
@@ -31,10 +36,16 @@ class SortedTensors:
     pairs: dict[str, dict[str, TensorSpan]] = field(default_factory=lambda: defaultdict(dict))
     """Canonical module name -> factor -> span."""
     findings: list[Finding] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+    """Modules whose whole weight lies there too and equals the base model's, so that it can go."""
+    others: list[str] = field(default_factory=list)
+    """Modules whose whole weight lies there and is, for all that is known, another."""
+    of_training: list[str] = field(default_factory=list)
+    """Names of tensors that only training had a use for, so that they can go."""
 
 
-def sort_tensors(spans: Mapping[str, TensorSpan], base: BaseModelSpec | None) -> SortedTensors:
-    """Find the factors among ``spans``; every other tensor is a finding."""
+def sort_tensors(spans: Mapping[str, TensorSpan], is_copy: IsCopy) -> SortedTensors:
+    """Find the factors among ``spans``, by canonical names; every other tensor is a finding."""
     found = SortedTensors()
     for name, span in spans.items():
         inner = name.removeprefix(PREFIX)
@@ -45,36 +56,60 @@ def sort_tensors(spans: Mapping[str, TensorSpan], base: BaseModelSpec | None) ->
                     _finding("unknown_tensors", f"{shown(name)} names {module} a second time", module)
                 )
             found.pairs[module][factor] = span
+        elif not set(_OF_TRAINING).isdisjoint(inner.split(".")):
+            found.of_training.append(name)
+        elif (finding := _stray(name, inner)) is not None:
+            found.findings.append(finding)
         else:
-            found.findings.append(_stray(name, inner, span, base))
+            _weigh(found, name, _whole_module(inner), is_copy(_whole_module(inner), span))
+    if found.copies:
+        found.findings.append(_copied(found.copies))
+    if found.of_training:
+        what = f"{len(found.of_training)} tensors, such as {shown(found.of_training[0])}, are used in training only"
+        message = f"{what} and were left out."
+        found.findings.append(Finding(code="training_tensors_ignored", severity="warning", message=message))
     return found
 
 
-def _stray(name: str, inner: str, span: TensorSpan, base: BaseModelSpec | None) -> Finding:
-    """What a tensor is that is no factor of a linear module."""
+def _stray(name: str, inner: str) -> Finding | None:
+    """What a tensor is that is no factor of a linear module; None where it is a whole weight."""
     if "lora_magnitude_vector" in inner:
         return _finding("unsupported_dora", f"{shown(name)} is a magnitude of DoRA, which cannot be served")
     if inner.endswith(".bias"):
         return _finding("unsupported_bias", f"{shown(name)} is a trained bias, which cannot be served")
     if "lora_embedding_" in inner:
         return _finding("unsupported_modules", f"{shown(name)} adapts an embedding, which cannot be served")
-    if inner.endswith(_COPIED_SUFFIX) and _is_copy(inner.removesuffix(_COPIED_SUFFIX), span, base):
-        message = f"{shown(name)} is a copy of base weights and is not used. Save with save_embedding_layers=False."
-        return Finding(code="base_weights_ignored", severity="warning", message=message)
-    if inner.endswith(".weight") and "lora_" not in inner:
-        return _finding("unsupported_modules", f"{shown(name)} is a fully trained weight, which cannot be served")
+    if inner.endswith(".weight") and "lora_" not in inner and _whole_module(inner):
+        return None
     return _finding("unknown_tensors", f"{shown(name)} is not a factor that a LoRA adapter has")
 
 
-def _is_copy(module: str, span: TensorSpan, base: BaseModelSpec | None) -> bool:
-    # PEFT saves the embeddings again where they were resized; of the base model's size they are the base model's.
-    last = module.rpartition(".")[2]
-    if last not in ("embed_tokens", "lm_head"):
-        return False
-    if base is None:
-        return False
-    ends = ("embed_tokens", "lm_head")
-    return span.shape in {shape for name, shape in base.linear_shapes.items() if name.endswith(ends)}
+def _whole_module(inner: str) -> str:
+    """The module that a whole weight belongs to."""
+    return inner.removesuffix(next(suffix for suffix in _COPIED_SUFFIXES if inner.endswith(suffix)))
+
+
+def _weigh(found: SortedTensors, name: str, module: str, same: bool | None) -> None:
+    """Note a whole weight as a copy of the base model's, or refuse it."""
+    if same:
+        found.copies.append(module)
+        return
+    found.others.append(module)
+    if same is None:
+        what = (
+            "is a whole weight, which is only left out where the base model is available and has the same. Save with "
+        )
+        what += "save_embedding_layers=False; offline, name the base model with --base"
+    else:
+        what = "is a fully trained weight and not the base model's, which cannot be served"
+    found.findings.append(_finding("unsupported_modules", f"{shown(name)} {what}"))
+
+
+def _copied(modules: Sequence[str]) -> Finding:
+    listed = ", ".join(shown(module) for module in modules[:4]) + (" and others" if len(modules) > 4 else "")
+    message = f"The base model's own weights of {listed} were stored beside the adapter and left out. "
+    message += "Save with save_embedding_layers=False to leave them away."
+    return Finding(code="base_weights_ignored", severity="warning", message=message)
 
 
 def check_modules(
@@ -94,9 +129,14 @@ def check_modules(
                 in_features=down.shape[1],
                 out_features=up.shape[0],
                 scaling=rules.scaling_of(module),
-                dtype=down.dtype,
+                dtype=wider(down.dtype, up.dtype),
             )
     return modules, findings
+
+
+def wider(one: str, other: str) -> str:
+    """The type that holds every value of both: bfloat16 and float16 meet in float32."""
+    return one if one == other else "F32"
 
 
 def _problems(
@@ -106,6 +146,22 @@ def _problems(
         yield _finding("unsupported_modules", f"{shown(module)} is an embedding, which cannot be adapted here", module)
     elif base is not None and module not in base.linear_shapes:
         yield _finding("unknown_modules", f"{base.served_name} has no linear module {shown(module)}", module)
+    elif base is not None and not base.adapts_experts and base.routes(module):
+        what = "is an expert or routes to experts, which the CPU engine cannot adapt. Train on the attention alone"
+        yield _finding("unsupported_modules", f"{shown(module)} {what}, or serve it on a GPU", module)
+    elif base is not None and module in base.fused:
+        what = (
+            "is a matrix of experts that lie in one tensor of the base model, of which adapters are merged and exported"
+        )
+        yield _finding("unsupported_modules", f"{shown(module)} {what} offline and not served", module)
+    elif base is not None and not base.adapts_towers and base.reads_media(module):
+        what = (
+            "is a part of what reads pictures or sounds, which this engine does not adapt. Train on the language model"
+        )
+        yield _finding("unsupported_modules", f"{shown(module)} {what}", module)
+    elif base is not None and module in base.untaken:
+        what = "is a module that vLLM's class for this model puts no LoRA on. Train without it"
+        yield _finding("unsupported_modules", f"{shown(module)} {what}", module)
     for dtype in sorted({span.dtype for span in pair.values()} - SCANNED_DTYPES):
         yield _finding(
             "unsupported_dtype", f"{shown(module)} is stored as {dtype}; BF16, F16 and F32 are served", module
@@ -115,9 +171,6 @@ def _problems(
         yield _finding("incomplete_pair", f"{shown(module)} has no {missing[0]}", module)
         return
     down, up = pair["lora_A"], pair["lora_B"]
-    if down.dtype != up.dtype:
-        message = f"{shown(module)} has its factors in two types, {down.dtype} and {up.dtype}"
-        yield _finding("unsupported_dtype", message, module)
     yield from _shape_problems(module, down.shape, up.shape, rules, base)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from amalgam.errors.adapters import InvalidSafetensors
+from amalgam.errors.internal import HeaderFault
 
 MAX_HEADER_BYTES: Final = 8 << 20
 """Longest header that is parsed; a model of a hundred thousand tensors needs about this much."""
@@ -37,6 +38,8 @@ class TensorSpan(NamedTuple):
     """Offset of its first byte from the beginning of the file."""
     end: int
     """Offset behind its last byte."""
+    file: str = ""
+    """Name of its file, where there may be several."""
 
 
 def read_header(path: Path) -> dict[str, TensorSpan]:
@@ -64,54 +67,50 @@ def read_header(path: Path) -> dict[str, TensorSpan]:
         entries = _parse(text)
         spans = {name: _span(name, entry, _PREFIX_BYTES + length) for name, entry in entries.items()}
         _check_cover(spans, _PREFIX_BYTES + length, size)
-    except _Refused as refused:
+    except HeaderFault as refused:
         raise InvalidSafetensors(path.name, str(refused)) from None
     return spans
-
-
-class _Refused(Exception):
-    """What does not add up; becomes an `InvalidSafetensors`, which also names the file."""
 
 
 def _parse(text: bytes) -> dict[str, Any]:
     """The header's tensors; the free-form metadata beside them is checked and left out."""
     if not text.startswith(b"{"):
-        raise _Refused("it does not begin with '{'")
+        raise HeaderFault("it does not begin with '{'")
     try:
         # The decoded text is checked for duplicate keys and for the constants that JSON does not have.
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _Refused("it is not JSON") from error
+        raise HeaderFault("it is not JSON") from error
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _Refused("its metadata is not text by name")
+        raise HeaderFault("its metadata is not text by name")
     return dict(header)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _Refused("a key occurs twice")
+        raise HeaderFault("a key occurs twice")
     return found
 
 
 def _no_constant(constant: str) -> float:
-    raise _Refused(f"{constant} is not JSON")
+    raise HeaderFault(f"{constant} is not JSON")
 
 
 def _span(name: str, entry: Any, data_start: int) -> TensorSpan:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _Refused(f"{_shown(name)} is not described by dtype, shape and data_offsets")
+        raise HeaderFault(f"{_shown(name)} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _Refused(f"{_shown(name)} has an unknown dtype")
+        raise HeaderFault(f"{_shown(name)} has an unknown dtype")
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise _Refused(f"{_shown(name)} has an impossible shape")
+        raise HeaderFault(f"{_shown(name)} has an impossible shape")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _Refused(f"{_shown(name)} has impossible offsets")
+        raise HeaderFault(f"{_shown(name)} has impossible offsets")
     start, end = offsets
     if math.prod(shape) * DTYPE_BITS[dtype] != 8 * (end - start):
-        raise _Refused(f"{_shown(name)} is {end - start} bytes long, which is not what its shape and dtype need")
+        raise HeaderFault(f"{_shown(name)} is {end - start} bytes long, which is not what its shape and dtype need")
     return TensorSpan(dtype, tuple(shape), data_start + start, data_start + end)
 
 
@@ -125,10 +124,10 @@ def _check_cover(spans: dict[str, TensorSpan], data_start: int, size: int) -> No
     for name, span in sorted(spans.items(), key=lambda item: (item[1].start, item[1].end)):
         if span.start != reached:
             problem = "overlaps the tensor before it" if span.start < reached else "leaves a gap before it"
-            raise _Refused(f"{_shown(name)} {problem}")
+            raise HeaderFault(f"{_shown(name)} {problem}")
         reached = span.end
     if reached != size:
-        raise _Refused(f"its tensors end at byte {reached} of {size}")
+        raise HeaderFault(f"its tensors end at byte {reached} of {size}")
 
 
 def _shown(name: str) -> str:

@@ -10,9 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from amalgam.domain.adapter import AdapterHeader
+from amalgam.domain.adapter import AdapterHeader, unchanged
+from amalgam.errors.adapters import InvalidAdapter, InvalidSafetensors
 from amalgam.errors.merging import MissingInput
+from amalgam.store.module_names import Renaming
+from amalgam.store.peft_config import load_config
 from amalgam.store.safetensors_header import TensorSpan, read_header
+from amalgam.store.stored_tensors import StoredTensors, read_stored
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -20,6 +24,8 @@ LINEAGE: Final = "lineage.json"
 _PREFIX: Final = "base_model.model."
 _CHUNK_BYTES: Final = 1 << 20
 _DTYPES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+_LOADABLE: Final = frozenset({"BF16", "F16", "F32", "F64", "I64", "I32", "U8", "BOOL"})
+"""What tensors of adapters of any kind are stored in."""
 _TYPES: Final = {name: dtype for dtype, name in _DTYPES.items()}
 
 
@@ -29,23 +35,22 @@ class AdapterTensors:
     The folder must have passed the check of its header; nothing here judges it.
     """
 
-    def __init__(self, folder: Path, header: AdapterHeader, digest: str) -> None:
-        path = folder / WEIGHTS
-        spans = read_header(path)
+    def __init__(self, folder: Path, header: AdapterHeader, digest: str, rename: Renaming = unchanged) -> None:
+        spans = _require_stored(folder, rename).spans
         self._spans = {key.removeprefix(_PREFIX).removesuffix(".weight"): span for key, span in spans.items()}
-        # The file is mapped once: asking for its tensors one by one takes longer than to merge them.
-        self._bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        # A file is mapped once: asking for its tensors one by one takes longer than to merge them.
+        self._bytes = {name: _mapped(folder / name) for name in {span.file for span in spans.values()}}
         self._header = header
         self._digest = digest
 
     @property
     def header(self) -> AdapterHeader:
-        """As handed over on opening."""
+        """As given on opening."""
         return self._header
 
     @property
     def digest(self) -> str:
-        """As handed over on opening."""
+        """As given on opening."""
         return self._digest
 
     def factors(self, module: str) -> tuple[Tensor, Tensor]:
@@ -63,34 +68,83 @@ class AdapterTensors:
 
     def _view(self, span: TensorSpan) -> Tensor:
         dtype = _TYPES[span.dtype]
-        found = self._bytes[span.start : span.end]
+        found = self._bytes[span.file][span.start : span.end]
         if span.start % dtype.itemsize:
             # No writer that we know leaves tensors unaligned, and the format does not forbid it.
             found = found.clone()
         return found.view(dtype).view(span.shape)
 
 
-def open_tensors(folder: Path, header: AdapterHeader, *, digest: str | None = None) -> AdapterTensors:
+def open_tensors(
+    folder: Path, header: AdapterHeader, *, digest: str | None = None, rename: Renaming = unchanged
+) -> AdapterTensors:
     """Map the tensors of an adapter folder.
 
     Args:
         folder: A checked PEFT folder.
         header: What the check found.
         digest: Of the version; None: that of the weights file, which is read once for it.
+        rename: Of the base model that the header was read for.
     """
-    return AdapterTensors(folder, header, digest or file_digest(folder / WEIGHTS))
+    return AdapterTensors(folder, header, digest or weights_digest(folder), rename)
 
 
-def read_all(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
-    """Config, tensors and digest of the weights of a folder of any kind, its header checked first.
+def weights_digest(folder: Path) -> str:
+    """SHA-256, in hex, of the weights file; of the digests of all shards where there are several.
 
     Raises:
-        InvalidSafetensors: the file is not one.
-        OSError, ValueError: the files cannot be read.
+        MissingInput: the folder has none.
+        OSError: a file cannot be read.
     """
-    read_header(folder / WEIGHTS)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return config, load_file(folder / WEIGHTS), file_digest(folder / WEIGHTS)
+    files = sorted({span.file for span in _require_stored(folder).spans.values()}) or [WEIGHTS]
+    digests = [file_digest(folder / name) for name in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _require_stored(folder: Path, rename: Renaming = unchanged) -> StoredTensors:
+    found = read_stored(folder, rename)
+    if found is None:
+        raise MissingInput(folder.name)
+    return found
+
+
+def _mapped(path: Path) -> Tensor:
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+
+
+def load_checked(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, its header checked first.
+
+    Raises:
+        InvalidSafetensors: it is none, or holds a tensor of a type that no adapter has.
+        OSError: it cannot be read.
+    """
+    odd = next((name for name, span in read_header(path).items() if span.dtype not in _LOADABLE), None)
+    if odd is not None:
+        raise InvalidSafetensors(path.name, f"{odd[:128]!r} is of a type that no adapter has")
+    loaded: dict[str, Tensor] = load_file(path)
+    return loaded
+
+
+def read_all(folder: Path, rename: Renaming = unchanged) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Config, tensors by canonical name and digest of the weights of a folder of any kind, its headers checked first.
+
+    Args:
+        rename: Of the base model.
+
+    Raises:
+        InvalidSafetensors: a file is not one.
+        InvalidAdapter: it has no config that can be read.
+        MissingInput: it has no weights.
+        OSError: the files cannot be read.
+    """
+    stored = _require_stored(folder, rename)
+    config, findings = load_config(folder)
+    if findings:
+        raise InvalidAdapter(findings)
+    loaded = {name: load_checked(folder / name) for name in {span.file for span in stored.spans.values()}}
+    tensors = {name: loaded[span.file][stored.stored_names[name]] for name, span in stored.spans.items()}
+    return config, tensors, weights_digest(folder)
 
 
 def file_digest(path: Path) -> str:

@@ -5,12 +5,14 @@ So the largest pattern without the sign decides both: 0 means that the tensor is
 it holds an infinity or a NaN.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from amalgam.store.float_bits import floats
 from amalgam.store.safetensors_header import TensorSpan
 
 _Key = TypeVar("_Key")
@@ -45,6 +47,8 @@ class TensorScan(NamedTuple):
     """No infinity and no NaN."""
     zero: bool
     """Every entry is +0 or -0; true of an empty tensor."""
+    largest: float
+    """Of the entries' magnitudes; infinity where one is not finite."""
 
 
 def scan_tensors(path: Path, spans: Mapping[_Key, TensorSpan]) -> dict[_Key, TensorScan]:
@@ -76,7 +80,11 @@ def _scan(file: BinaryIO, span: TensorSpan, buffer: bytearray) -> TensorScan:
         bits = np.frombuffer(buffer, dtype=layout.integer, count=count // layout.integer.itemsize)
         largest = max(largest, int(np.bitwise_and(bits, layout.magnitude).max()))
         left -= count
-    return TensorScan(finite=largest < layout.exponent, zero=largest == 0)
+    finite = largest < layout.exponent
+    magnitude = largest.to_bytes(layout.integer.itemsize, "little")
+    return TensorScan(
+        finite=finite, zero=largest == 0, largest=float(floats(magnitude, span.dtype)[0]) if finite else math.inf
+    )
 
 
 def _read_fully(file: BinaryIO, view: memoryview) -> None:

@@ -1,7 +1,29 @@
-"""What log lines of one request have in common: its id and the version that answers it."""
+"""What is known of the request that is being answered: its id, the version that answers it, and what it takes."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class TokenCount:
+    """Tokens of one request, as the engine counts them while it works, whatever becomes of the answer."""
+
+    prompt: int = 0
+    """Once, however many choices there are; with those that were found in the cache."""
+    cached: int = 0
+    completion: int = 0
+    """Of all choices."""
+
+    def add(self, *, prompt: int = 0, cached: int = 0, completion: int = 0) -> None:
+        """So many more."""
+        self.prompt += prompt
+        self.cached += cached
+        self.completion += completion
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion."""
+        return self.prompt + self.completion
 
 
 @dataclass(slots=True)
@@ -15,6 +37,10 @@ class RequestContext:
     """The alias that the request named, if it did."""
     trace_id: str | None = None
     """Of the caller's ``traceparent``, 32 hexadecimal digits."""
+    tokens: TokenCount = field(default_factory=TokenCount)
+    """What the engine has done for it so far."""
+    blend_builds: int = 0
+    """Blends that were built for it."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("amalgam_request", default=None)
@@ -45,3 +71,16 @@ def note_alias(name: str) -> None:
     context = _current.get()
     if context is not None:
         context.alias = name
+
+
+def note_blend_build() -> None:
+    """Say that a blend is built for the current request; nothing outside of a request."""
+    context = _current.get()
+    if context is not None:
+        context.blend_builds += 1
+
+
+def tokens_of_current() -> TokenCount:
+    """Where the tokens of the current request are counted; outside of a request, where nobody looks."""
+    context = _current.get()
+    return TokenCount() if context is None else context.tokens

@@ -16,6 +16,8 @@ _FIRST_TOKEN_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 _INTER_TOKEN_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _LOAD_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STEP_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+_STALL_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _JOB_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 
 
@@ -66,6 +68,18 @@ REQUEST_SECONDS: Final = _histogram(
     "adapter",
 )
 RUNNING: Final = _gauge("amalgam_requests_running", "Inference requests being answered", "endpoint")
+ADMITTED: Final = _gauge(
+    "amalgam_requests_admitted", "Inference requests in progress: waiting for a place in the batch, or running"
+)
+ADMISSION_BOUND: Final = _gauge(
+    "amalgam_requests_admitted_bound", "Inference requests that may be in progress; more are refused"
+)
+REFUSED: Final = _counter(
+    "amalgam_requests_refused_total",
+    "Inference requests refused for load, by reason: key_share, server_full, deadline, no_turn; "
+    "or for limits: rate_limit, budget, limit_exceeded",
+    "reason",
+)
 FIRST_TOKEN: Final = _histogram(
     "amalgam_time_to_first_token_seconds",
     "Seconds from a request's arrival to its first token; without streaming, to its whole answer",
@@ -95,12 +109,49 @@ ALIAS_SECONDS: Final = _histogram(
     "alias",
     "adapter",
 )
+TENANT_REQUESTS: Final = _counter(
+    "amalgam_tenant_requests_total",
+    "Inference requests that came to a version and ended, by tenant and HTTP status; other beyond 256 tenants",
+    "tenant",
+    "code",
+)
+TENANT_TOKENS: Final = _counter(
+    "amalgam_tenant_tokens_total",
+    "Tokens that the engine worked on, by tenant and kind: prompt, completion; other beyond 256 tenants",
+    "tenant",
+    "kind",
+)
 HTTP_REQUESTS: Final = _counter(
     "amalgam_http_requests_total",
-    "Requests beside inference that ended, by method, route template and HTTP status",
+    "Requests other than inference that ended, by method, route template and HTTP status",
     "method",
     "route",
     "code",
+)
+
+CONNECTIONS_CUT: Final = _counter(
+    "amalgam_connections_cut_total",
+    "Connections that the server ended, by reason: handshake (of TLS, without an end), head (headers that do not "
+    "arrive, or too many requests at once), body (it stalled), answer (nobody reads it), idle (its place was needed), "
+    "busy (no place was left: probes only, or nothing)",
+    "reason",
+)
+LOOP_LATE: Final = _histogram(
+    "amalgam_event_loop_late_seconds",
+    "Seconds by which the event loop woke a task too late, watched every 25 ms; what stops it stops every stream",
+    _STALL_S,
+)
+LOOP_BUSY: Final = _histogram(
+    "amalgam_event_loop_busy_seconds",
+    "Processor seconds that the event loop's thread worked between two of these looks",
+    _STALL_S,
+)
+
+FIELDS_IGNORED: Final = _counter(
+    "amalgam_fields_ignored_total",
+    "Fields of inference requests that were taken without effect, by endpoint and field; other: not in the table",
+    "endpoint",
+    "field",
 )
 
 ADAPTER_VERSIONS: Final = _gauge(
@@ -115,11 +166,12 @@ ADAPTER_WAITING: Final = _gauge(
     "amalgam_adapter_waiting_requests", "Requests that wait for a place in the engine's memory for their adapter"
 )
 TURN_WAITING: Final = _gauge(
-    "amalgam_adapter_turn_waiting_requests", "Requests that wait for their adapter's turn in the batch"
+    "amalgam_adapter_turn_waiting_requests",
+    "Requests that wait for a place in the batch, for their key's turn or for their adapter's",
 )
 TURN_WAIT: Final = _histogram(
     "amalgam_adapter_turn_wait_seconds",
-    "Seconds that requests waited for their adapter's turn; those that began at once are not counted",
+    "Seconds that requests waited for a place in the batch; those that began at once are not counted",
     _LATENCY_S,
 )
 ADAPTER_LOAD: Final = _histogram(
@@ -127,20 +179,32 @@ ADAPTER_LOAD: Final = _histogram(
 )
 LOAD_FAILURES: Final = _counter("amalgam_adapter_load_failures_total", "Loads of adapters that the engine refused")
 EVICTIONS: Final = _counter(
-    "amalgam_adapter_evictions_total", "Adapters taken out of the engine's memory to make room for others"
+    "amalgam_adapter_evictions_total", "Adapters taken out of the engine's memory to free it for others"
+)
+ARTIFACTS_DAMAGED: Final = _counter(
+    "amalgam_artifacts_damaged_total", "Stored adapters whose files were found damaged or missing; they are not served"
 )
 
-REGISTRY_UP: Final = _gauge("amalgam_registry_up", "1 where the registry answered this scrape")
+REGISTRY_UP: Final = _gauge("amalgam_registry_up", "1 where the registry answered the last look at its jobs")
 REGISTRY_REVISION: Final = _gauge(
     "amalgam_registry_revision", "Revision of the registry that requests are resolved against"
 )
 REGISTRY_READ: Final = _gauge(
     "amalgam_registry_last_read_timestamp_seconds", "Unix seconds of the last successful look at the registry"
 )
+REGISTRY_STALENESS: Final = _gauge(
+    "amalgam_registry_staleness_seconds", "Seconds since the last successful look at the registry, by a steady clock"
+)
+
+REGISTRY_NOTICES: Final = _gauge(
+    "amalgam_registry_notices_up",
+    "1 where changes by other servers are heard of as they are committed, 0 where they are looked for every second",
+)
 
 JOBS: Final = _gauge(
     "amalgam_jobs",
-    "Jobs of this registry that are queued or under way, by kind (merge, export, evaluation, sweep) and state",
+    "Jobs of this registry that are queued or under way, by kind (merge, export, evaluation, sweep) and state; "
+    "as counted last",
     "kind",
     "state",
 )
@@ -154,6 +218,11 @@ JOB_STEP: Final = _histogram(
     "kind",
     "step",
 )
+MERGE_KEPT: Final = _histogram(
+    "amalgam_merge_kept_ratio",
+    "Share that merges keep of the input that they keep least, of those that were measured before they were published",
+    _SHARES,
+)
 WORKER_UP: Final = _gauge("amalgam_worker_up", "1 while the merge worker runs")
 WORKER_RESTARTS: Final = _counter("amalgam_worker_restarts_total", "Times the merge worker ended and was started again")
 
@@ -163,13 +232,13 @@ BLEND_BYTES: Final = _gauge(
 )
 BLENDS_BUILT: Final = _counter("amalgam_blends_built_total", "Blends built")
 BLEND_FAILURES: Final = _counter("amalgam_blend_failures_total", "Blends that were refused or failed while being built")
-BLEND_EVICTIONS: Final = _counter("amalgam_blend_evictions_total", "Blends taken out of memory to make room for others")
+BLEND_EVICTIONS: Final = _counter("amalgam_blend_evictions_total", "Blends taken out of memory to free it for others")
 BLEND_BUILD: Final = _histogram(
     "amalgam_blend_build_seconds", "Seconds from a new blend's request until its files were there", _LOAD_S
 )
 BLEND_STEP: Final = _histogram(
     "amalgam_blend_step_seconds",
-    "Seconds of built blends by step: parse the expression, wait for room and for the process, read, merge, write",
+    "Seconds of built blends by step: parse the expression, wait for memory and for the process, read, merge, write",
     _STEP_S,
     "step",
 )
@@ -185,8 +254,25 @@ EVALUATION_CALLS: Final = _counter(
     "outcome",
 )
 
+LOOP_UP: Final = _gauge(
+    "amalgam_loop_up", "0 from the failure of a background loop until it has run for a while again", "loop"
+)
+LOOP_FAILURES: Final = _counter(
+    "amalgam_loop_failures_total", "Times a background loop ended by an error and was started again", "loop"
+)
+MESSAGES_UNKNOWN: Final = _counter(
+    "amalgam_messages_unknown_total", "Lines of a child process that were no message and were left out", "process"
+)
+
 ENGINE_READY: Final = _gauge("amalgam_engine_ready", "1 while the engine answers")
-ENGINE_RESTARTS: Final = _counter("amalgam_engine_restarts_total", "Times the engine was restarted after its core died")
+ENGINE_RESTARTS: Final = _counter(
+    "amalgam_engine_restarts_total", "Times the engine was restarted because its core died, hung or gave NaN"
+)
+NOT_FINITE: Final = _counter(
+    "amalgam_non_finite_answers_total",
+    "Times that an adapter or the base model gave values that are not finite; the engine is restarted after each",
+    "adapter",
+)
 ENGINE_START: Final = _gauge("amalgam_engine_start_seconds", "Seconds of the engine's last start, by phase", "phase")
 BUILD: Final = _gauge(
     "amalgam_build_info", "1; the versions of this server, of vLLM and of Python are its labels", "version", "vllm",
@@ -197,13 +283,22 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     REQUESTS,
     REQUEST_SECONDS,
     RUNNING,
+    ADMITTED,
+    ADMISSION_BOUND,
+    REFUSED,
     FIRST_TOKEN,
     INTER_TOKEN,
     PROMPT_TOKENS,
     COMPLETION_TOKENS,
     ALIAS_REQUESTS,
     ALIAS_SECONDS,
+    TENANT_REQUESTS,
+    TENANT_TOKENS,
     HTTP_REQUESTS,
+    CONNECTIONS_CUT,
+    LOOP_LATE,
+    LOOP_BUSY,
+    FIELDS_IGNORED,
     ADAPTER_VERSIONS,
     ADAPTER_CAPACITY,
     ADAPTER_SLOTS,
@@ -213,12 +308,16 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     ADAPTER_LOAD,
     LOAD_FAILURES,
     EVICTIONS,
+    ARTIFACTS_DAMAGED,
     REGISTRY_UP,
     REGISTRY_REVISION,
     REGISTRY_READ,
+    REGISTRY_STALENESS,
+    REGISTRY_NOTICES,
     JOBS,
     JOBS_FINISHED,
     JOB_STEP,
+    MERGE_KEPT,
     WORKER_UP,
     WORKER_RESTARTS,
     BLENDS,
@@ -231,8 +330,12 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     BLENDER_UP,
     BLENDER_RESTARTS,
     EVALUATION_CALLS,
+    LOOP_UP,
+    LOOP_FAILURES,
+    MESSAGES_UNKNOWN,
     ENGINE_READY,
     ENGINE_RESTARTS,
+    NOT_FINITE,
     ENGINE_START,
     BUILD,
 )

@@ -1,10 +1,10 @@
-"""All metrics of one server: counted here, declared in `metric_table`, rendered beside vLLM's own on one page.
+"""All metrics of one server: counted here, declared in `metric_table`, rendered with vLLM's own on one page.
 
 Everything but `Scrape.text` belongs to the event loop's thread.
 """
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +21,8 @@ MAX_ADAPTER_LABELS: Final = 512
 """Versions with numbers of their own; further ones are counted together as ``other``."""
 MAX_ALIAS_PAIRS: Final = 256
 """Pairs of an alias and a version with numbers of their own; further ones are counted together as ``other``."""
+MAX_TENANT_LABELS: Final = 256
+"""Tenants with numbers of their own; further ones are counted together as ``other``."""
 OTHER: Final = "other"
 BLEND: Final = "blend"
 """All blends together: clients make their names, as many as they like."""
@@ -30,10 +32,12 @@ _FINAL_STATES: Final = {
     **dict.fromkeys(("evaluation", "sweep"), ("done", "failed", "cancelled")),
 }
 """Of each kind of job."""
+_REFUSALS: Final = ("key_share", "server_full", "deadline", "no_turn", "rate_limit", "budget", "limit_exceeded")
+_CUTS: Final = ("head", "body", "answer", "idle", "busy")
 _BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
 _BLEND_NAME_LENGTH: Final = len("blend@") + 12
 """At least; the name of a version of an adapter called blend is shorter."""
-_STEPS: Final = frozenset({"read", "merge", "write", "register", "probe", "export", "sync", "measure"})
+_STEPS: Final = frozenset({"read", "merge", "write", "register", "probe", "export", "sync", "measure", "kept"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class ServerState:
     engine_ready: bool = False
     engine_restarts: int = 0
     engine_start_s: Mapping[str, float] = field(default_factory=dict)
+    artifacts_damaged: int = 0
     registered: int = 0
     resident: int = 0
     pinned: int = 0
@@ -55,8 +60,11 @@ class ServerState:
     worker_restarts: int = 0
     blender_alive: bool = False
     blender_restarts: int = 0
+    registry_up: bool = False
+    registry_notices: bool = False
+    """Whether the registry answered the last look for jobs."""
     live_jobs: Mapping[tuple[str, str], int] | None = None
-    """Unfinished jobs by kind and state; None where the registry did not answer."""
+    """Unfinished jobs by kind and state, as the registry said last; None before it said anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +92,10 @@ class Metrics:
     ) -> None:
         self._clock = clock
         self._wall_clock = wall_clock
+        self._registry_read_at = clock()
         self._adapters: set[str] = set()
         self._alias_pairs: set[tuple[str, str]] = set()
+        self._tenants: set[str] = set()
         self._values = {spec: Values(spec) for spec in METRICS if spec.kind != "histogram"}
         self._distributions = {spec: Distribution(spec) for spec in METRICS if spec.kind == "histogram"}
         # From zero on, so that the first event is a rate already.
@@ -95,6 +105,9 @@ class Metrics:
         for kind, states in _FINAL_STATES.items():
             for state in states:
                 self.values(table.JOBS_FINISHED).put(0.0, (kind, state))
+        for spec, reasons in ((table.REFUSED, _REFUSALS), (table.CONNECTIONS_CUT, _CUTS)):
+            for reason in reasons:
+                self.values(spec).put(0.0, (reason,))
         self.values(table.BUILD).put(1, build)
 
     def values(self, spec: MetricSpec) -> Values:
@@ -146,12 +159,27 @@ class Metrics:
         """Inference requests of clients that are being answered."""
         return self._values[table.RUNNING].total()
 
+    def tenant_used(self, tenant: str, code: int, prompt: int, completion: int) -> None:
+        """A request of a tenant ended, and the engine worked on so many tokens for it."""
+        if tenant not in self._tenants:
+            if len(self._tenants) >= MAX_TENANT_LABELS:
+                tenant = OTHER
+            self._tenants.add(tenant)
+        self._values[table.TENANT_REQUESTS].add((tenant, str(code)))
+        for kind, tokens in (("prompt", prompt), ("completion", completion)):
+            self._values[table.TENANT_TOKENS].add((tenant, kind), tokens)
+
     def evaluation_call(self, kind: str, *, refused: bool) -> None:
         """An evaluation, or a sweep, asked an item of a target."""
         self._values[table.EVALUATION_CALLS].add((kind, "refused" if refused else "measured"))
 
+    def fields_ignored(self, endpoint: str, fields: Iterable[str]) -> None:
+        """A request had ``fields`` that were taken without effect; each is in a table, or ``other``."""
+        for field_name in fields:
+            self._values[table.FIELDS_IGNORED].add((endpoint, field_name))
+
     def end_http(self, method: str, route: str, code: int) -> None:
-        """A request beside inference ended; ``route`` is its template."""
+        """A request other than inference ended; ``route`` is its template."""
         self._values[table.HTTP_REQUESTS].add((method, route, str(code)))
 
     def adapter_label(self, engine_name: str | None) -> str:
@@ -207,6 +235,10 @@ class Metrics:
         else:
             self._distributions[table.ADAPTER_LOAD].observe(seconds)
 
+    def answer_not_finite(self, engine_name: str) -> None:
+        """A version, or the base model, gave NaN or an infinity."""
+        self._values[table.NOT_FINITE].add((self.adapter_label(engine_name),))
+
     def adapter_evicted(self) -> None:
         """An adapter left the engine's memory for another."""
         self._values[table.EVICTIONS].add()
@@ -233,11 +265,35 @@ class Metrics:
         """A request's turn came after ``seconds``."""
         self._distributions[table.TURN_WAIT].observe(seconds)
 
+    def admitted(self, count: int) -> None:
+        """So many inference requests are in progress now."""
+        self._values[table.ADMITTED].put(count)
+
+    def admission_bound(self, total: int) -> None:
+        """So many may be in progress."""
+        self._values[table.ADMISSION_BOUND].put(total)
+
+    def refused(self, reason: str) -> None:
+        """A request was refused, for load or for a limit.
+
+        Args:
+            reason: one of `_REFUSALS`.
+        """
+        self._values[table.REFUSED].add((reason,))
+
+    def connection_cut(self, reason: str) -> None:
+        """A connection was ended: ``head``, ``body``, ``answer``, ``idle`` or ``busy``."""
+        self._values[table.CONNECTIONS_CUT].add((reason,))
+
     def job_ended(self, kind: str, state: str, timings_s: Mapping[str, float] | None = None) -> None:
         """A job of some kind came to a final state; seconds by step where it came to a result."""
         self._values[table.JOBS_FINISHED].add((kind, state))
         for step, seconds in (timings_s or {}).items():
             self._distributions[table.JOB_STEP].observe(seconds, (kind, step if step in _STEPS else OTHER))
+
+    def merge_kept(self, share: float) -> None:
+        """A merge was measured: it keeps so much of the input that it keeps least, 0 to 1."""
+        self._distributions[table.MERGE_KEPT].observe(share)
 
     def blend_built(self, seconds: float | None) -> None:
         """A build of a blend ended, after ``seconds``; None: it was refused or failed."""
@@ -264,6 +320,34 @@ class Metrics:
     def registry_read(self) -> None:
         """The registry answered a look for changes."""
         self._values[table.REGISTRY_READ].put(self._wall_clock())
+        self._registry_read_at = self._clock()
+
+    @property
+    def registry_staleness_s(self) -> float:
+        """Seconds since the registry last answered a look for changes."""
+        return self._clock() - self._registry_read_at
+
+    def child_is_kept(self, process: str) -> None:
+        """A child process is spoken to from now on: its number is there from zero on."""
+        self._values[table.MESSAGES_UNKNOWN].add((process,), 0.0)
+
+    def child_not_understood(self, process: str) -> None:
+        """A child process said something that is no message."""
+        self._values[table.MESSAGES_UNKNOWN].add((process,))
+
+    def loop_started(self, name: str) -> None:
+        """A background loop begins: its numbers are there from zero on."""
+        self._values[table.LOOP_UP].put(1.0, (name,))
+        self._values[table.LOOP_FAILURES].add((name,), 0.0)
+
+    def loop_failed(self, name: str, *, is_down: bool) -> None:
+        """A background loop ended by an error, and is down until `loop_up` where it is one that runs for ever."""
+        self._values[table.LOOP_UP].put(0.0 if is_down else 1.0, (name,))
+        self._values[table.LOOP_FAILURES].add((name,))
+
+    def loop_up(self, name: str) -> None:
+        """A background loop has run for a while."""
+        self._values[table.LOOP_UP].put(1.0, (name,))
 
     def scrape(self, state: ServerState) -> "Scrape":
         """A copy of everything as it is now, with ``state``; `Scrape.text` renders it, in any thread."""
@@ -276,10 +360,13 @@ class Metrics:
         numbers: dict[MetricSpec, float] = {
             table.ENGINE_READY: state.engine_ready,
             table.ENGINE_RESTARTS: state.engine_restarts,
+            table.ARTIFACTS_DAMAGED: state.artifacts_damaged,
             table.ADAPTER_CAPACITY: state.capacity,
             table.ADAPTER_SLOTS: state.slots,
             table.REGISTRY_REVISION: state.revision,
-            table.REGISTRY_UP: state.live_jobs is not None,
+            table.REGISTRY_UP: state.registry_up,
+            table.REGISTRY_NOTICES: state.registry_notices,
+            table.REGISTRY_STALENESS: self.registry_staleness_s,
             table.WORKER_UP: state.worker_alive,
             table.WORKER_RESTARTS: state.worker_restarts,
             table.BLENDER_UP: state.blender_alive,
@@ -303,6 +390,6 @@ class Scrape:
     def __init__(self, series: Sequence[Frozen]) -> None:
         self._series = series
 
-    def text(self, beside: CollectorRegistry = REGISTRY) -> bytes:
+    def text(self, others: CollectorRegistry = REGISTRY) -> bytes:
         """Prometheus' text format: ours, then the process's default registry, where vLLM's are."""
-        return exposition(self._series) + generate_latest(beside)
+        return exposition(self._series) + generate_latest(others)

@@ -69,7 +69,7 @@ class RequestWatch:
         self.status = 0
         """HTTP status; 0 until the answer starts."""
         self.finished = False
-        """Whether the last byte was handed over."""
+        """Whether the last byte was sent."""
         self.broken = False
         """Whether a stream told of an error."""
         self.first_s: float | None = None

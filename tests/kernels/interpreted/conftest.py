@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["tes
 
 
 @pytest.fixture(scope="session")
-def triton_tiles():
+def triton_tiles() -> Any:
     """The module of Triton kernels, interpreted: the same code, on a processor."""
     pytest.importorskip("triton")
     return importlib.import_module("amalgam.kernels.triton_backend")

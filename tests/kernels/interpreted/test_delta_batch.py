@@ -1,12 +1,13 @@
 """Merging many modules together is merging them one by one: the fused kernels, interpreted, against the reference."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
 
 from amalgam.kernels.philox import stable_id
-from amalgam.kernels.tiles import ReferenceTiles
+from amalgam.kernels.tiles import ReferenceTiles, TileRule
 from amalgam.merge import delta
 from amalgam.merge.plan import plan
 from amalgam.merge.run import RunOptions, stacks
@@ -21,7 +22,7 @@ SAME = 2e-5
 """Of merged products: float32 sums in another order, and bases from Gram matrices."""
 
 
-def stack_of(method, density, fields, *, dtype=torch.float32):
+def stack_of(method: Any, density: Any, fields: Any, *, dtype: torch.dtype = torch.float32) -> Any:
     """A stack of three modules and what merging it needs."""
     sources = {
         name: make_adapter(seed, rank=rank, shapes=SHAPES, dtype=dtype)
@@ -37,7 +38,7 @@ def stack_of(method, density, fields, *, dtype=torch.float32):
     return layout, stack, around.randomness(stack)
 
 
-def work_of(layout, tiles, workspace=1 << 30):
+def work_of(layout: Any, tiles: Any, workspace: Any = 1 << 30) -> Any:
     rule = delta.tile_rule(layout.spec, layout.parameters)
     return delta.DeltaMerge(layout.spec, layout.parameters, rule, tiles, None, workspace)
 
@@ -47,7 +48,7 @@ def work_of(layout, tiles, workspace=1 << 30):
     ("dare_ties", {"density": 0.5, "trim_after": True, "trim_density": 0.3}, AMPLE),
     ("breadcrumbs", {"density": 0.8, "gamma": 0.05}, FOR_ONE), ("dare_linear", {"density": 0.4}, AMPLE),
 ])  # fmt: skip
-def test_together_is_one_by_one(triton_tiles, method, parameters, workspace):
+def test_together_is_one_by_one(triton_tiles: Any, method: str, parameters: dict[str, Any], workspace: Any) -> None:
     together = importlib.import_module("amalgam.merge.delta_batch")
     layout, stack, randomness = stack_of(method, parameters, {})
     batches = together.merge_together(stack, work_of(layout, triton_tiles.TritonTiles(), workspace), randomness)
@@ -55,18 +56,18 @@ def test_together_is_one_by_one(triton_tiles, method, parameters, workspace):
     found = torch.cat([batch.B @ batch.A for batch in batches])
     plain = work_of(layout, ReferenceTiles())
     for row in range(3):
-        one = plain.merge(stack, row, randomness, plain.room(stack))
+        one = plain.merge(stack, row, randomness, plain.scratch(stack))
         assert relative(found[row], (one.B @ one.A)[0]) < SAME
         kept = torch.cat([batch.kept for batch in batches])[row]
         assert float(kept) == pytest.approx(float(one.kept[0]), rel=1e-5)
 
 
-def test_samples_bracket_each_module_of_its_own(triton_tiles, monkeypatch):
+def test_samples_bracket_each_module_of_its_own(triton_tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_tiles, "_SAMPLES", 256)
     together = importlib.import_module("amalgam.merge.delta_batch")
     _, stack, randomness = stack_of("ties", {"density": 0.2}, {})
     batch = together.batch_of(stack, randomness)
-    rule = delta.TileRule("none", "sum")
+    rule = TileRule("none", "sum")
     for t, (begin, end) in enumerate(zip(batch.begins[:-1], batch.begins[1:], strict=True)):
         exact = (batch.B[:, :, begin:end] @ batch.A[:, begin:end]).abs().flatten(1).sort(dim=1, descending=True).values
         for k in (1, 40, 900, 4600):

@@ -1,18 +1,19 @@
 """The batched eigendecomposition against LAPACK, over odd sizes and the spectra that Gram matrices have."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
 
 
 @pytest.fixture(scope="module")
-def jacobi_eigh():
+def jacobi_eigh() -> Any:
     pytest.importorskip("triton")
     return importlib.import_module("amalgam.kernels.triton_eigen").jacobi_eigh
 
 
-def gram(rows, rank, decay, count=2, seed=0):
+def gram(rows: Any, rank: Any, decay: Any, count: int = 2, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     factor = torch.randn(count, rows, rank, generator=generator, dtype=torch.float64)
     factor = factor * torch.logspace(0, -decay, rank, dtype=torch.float64)
@@ -20,7 +21,7 @@ def gram(rows, rank, decay, count=2, seed=0):
 
 
 @pytest.mark.parametrize(("rows", "rank", "decay"), [(1, 1, 0), (5, 9, 0), (16, 16, 4), (17, 7, 5)])
-def test_eigenvalues_and_vectors(jacobi_eigh, rows, rank, decay):
+def test_eigenvalues_and_vectors(jacobi_eigh: Any, rows: int, rank: int, decay: int) -> None:
     matrices = gram(rows, rank, decay)
     values, vectors = jacobi_eigh(matrices)
     expected = torch.linalg.eigvalsh(matrices)
@@ -35,14 +36,14 @@ def test_eigenvalues_and_vectors(jacobi_eigh, rows, rank, decay):
 
 
 @pytest.mark.parametrize("size", [1e-120, 1e120])
-def test_size_does_not_matter(jacobi_eigh, size):
+def test_size_does_not_matter(jacobi_eigh: Any, size: float) -> None:
     matrices = gram(8, 8, 2)
     values, _ = jacobi_eigh(matrices * size)
     expected = torch.linalg.eigvalsh(matrices) * size
     assert float(((values - expected) / expected[:, -1:]).abs().max()) < 1e-13
 
 
-def test_equal_eigenvalues_and_none(jacobi_eigh):
+def test_equal_eigenvalues_and_none(jacobi_eigh: Any) -> None:
     same = torch.eye(9, dtype=torch.float64)[None] * 3
     values, vectors = jacobi_eigh(same)
     torch.testing.assert_close(values, torch.full((1, 9), 3.0, dtype=torch.float64), rtol=1e-13, atol=0)

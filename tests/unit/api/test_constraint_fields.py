@@ -25,7 +25,7 @@ TAKEN = [
     {"properties": {"pattern": {"type": "string"}, "maxLength": {"type": "integer"}, "enum": {}, "$ref": {}}},
     {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}, nested(20),
 ]  # fmt: skip
-REFUSED = [
+REFUSED: list[Any] = [
     None, 5, [], "x", nested(40), properties(bounds.MAX_PROPERTIES + 1),
     properties(bounds.MAX_AUTOMATA + 1, maxLength=2),
     properties(9, pattern="a+"), properties(17, minLength=1), {"enum": list(range(bounds.MAX_ENUM + 1))},

@@ -4,7 +4,7 @@ import pytest
 from starlette.requests import Request
 
 from amalgam.api.strict_json import parse_json, parse_object, require_json
-from amalgam.errors.doors import UnsupportedMediaType
+from amalgam.errors.http import UnsupportedMediaType
 from amalgam.errors.requests import FieldRefused
 
 

@@ -1,16 +1,20 @@
 """`amalgam doctor`: each fault is found, named in words, and turns the exit code."""
 
+import importlib.metadata
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from amalgam.cli import doctor
+from amalgam.cli.doctor_model import check_model
+from amalgam.engine.cpu.plugin import PLUGINS
 from amalgam.settings import Settings
 
 
 def verdicts(findings: object) -> list[tuple[str, str]]:
-    return [(finding.verdict, finding.words) for finding in findings]  # type: ignore[attr-defined]
+    return [(finding.verdict, finding.text) for finding in findings]  # type: ignore[attr-defined]
 
 
 def test_a_taken_port_is_named() -> None:
@@ -57,14 +61,14 @@ def test_limits_that_vllm_would_refuse_are_named(rank: int, slots: int | None, k
 
 
 def test_a_model_folder_is_read(tmp_path: Path) -> None:
-    assert verdicts(doctor.check_model(tmp_path))[0][0] == "error"
+    assert verdicts(check_model(tmp_path))[0][0] == "error"
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert verdicts(doctor.check_model(tmp_path))[0][0] == "ok"
+    assert verdicts(check_model(tmp_path))[0][0] == "ok"
 
 
 def test_an_engine_that_does_not_import_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PROBE", "raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.setattr(doctor, "_PROBE", ("-c", "raise RuntimeError('operator torchvision::nms does not exist')"))
     ((verdict, words),) = verdicts(doctor.check_engine())
     assert verdict == "error"
     assert "torchvision::nms" in words
@@ -76,10 +80,30 @@ def test_an_engine_that_does_not_import_is_an_error(monkeypatch: pytest.MonkeyPa
         ("2.13.0+cpu 0.32.0 cpu 0", "ok"),
         ("2.13.0 0.31.0 cpu 0", "error"),
         ("2.13.0 0.32.0 none 0", "error"),
-        ("2.13.0 0.32.0 cuda 0", "error"),
+        ("2.14.0 0.33.0 none 0", "error"),
+        ("2.14.0 0.33.0 cuda 0", "error"),
+        ("2.14.0 0.33.0 cuda 1", "ok"),
+        ("2.13.0 0.32.0 cuda 1", "error"),
+        ("2.13.0+cpu 0.33.0 cpu 0", "error"),
     ],
 )
 def test_torch_build_and_platform_are_judged(monkeypatch: pytest.MonkeyPatch, printed: str, expected: str) -> None:
-    monkeypatch.setattr(doctor, "_PROBE", f"print('some warning'); print('{printed}')")
+    monkeypatch.setattr(doctor, "_PROBE", ("-c", f"print('some warning'); print('{printed}')"))
     worst = "error" if any(verdict == "error" for verdict, _ in verdicts(doctor.check_engine())) else "ok"
     assert worst == expected
+
+
+def test_what_is_installed_is_asked_for_and_can_be_read() -> None:
+    from vllm import __version__
+
+    assert f"{__version__} on" in " ".join(words for _, words in verdicts(doctor.check_engine()))
+
+
+def test_an_installation_that_does_not_name_our_plugins_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+    ((verdict, words),) = verdicts(doctor.check_plugins())
+    assert verdict == "error"
+    assert "install Amalgam again" in words
+    named = [SimpleNamespace(value=value) for value in PLUGINS]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: named)
+    assert [verdict for verdict, _ in verdicts(doctor.check_plugins())] == ["ok"]

@@ -48,7 +48,7 @@ def test_a_folder_is_written_and_never_again(folders: Path, tmp_path: Path) -> N
     (("{f}/a", "--base", "{f}/base", "-o", "a b"), "invalid_name"),
     (("{f}/a +", "--base", "{f}/base", "-o", "x"), "invalid_expression"),
     (("nowhere", "--base", "{f}/base", "-o", "x"), "invalid_value"),
-    (("{f}/a", "--base", "{f}/base", "-o", "x", "--max-shard", "1KiB"), "invalid_recipe"),
+    (("{f}/a", "--base", "{f}/base", "-o", "x", "--max-shard", "1KiB"), "invalid_value"),
 ])  # fmt: skip
 def test_errors_are_a_code_and_a_sentence(
     folders: Path, tmp_path: Path, arguments: tuple[str, ...], code: str, monkeypatch: pytest.MonkeyPatch

@@ -2,13 +2,15 @@
 
 import json
 import struct
+from typing import Any
 
 import pytest
 
-from amalgam.demo.adapter_files import BASE_MODEL_ID, CONFIG_FILE, TARGET_MODULES, WEIGHTS_FILE
 from amalgam.demo.adapters import CHECKOUT, demo_adapter_folders
-from amalgam.demo.card import CARD_FILE, read_card, render
-from amalgam.demo.recipes import RECIPES
+from amalgam.store.file_rules import CONFIG_FILE, WEIGHTS_FILE
+from amalgam_demo.adapter_files import BASE_MODEL_ID, TARGET_MODULES
+from amalgam_demo.card import CARD_FILE, read_card, render
+from amalgam_demo.recipes import RECIPES
 
 MAX_BYTES = 5_000_000
 LAYERS = 30
@@ -26,17 +28,18 @@ SHAPES = {  # module: (in, out)
 pytestmark = pytest.mark.parametrize("name", ["sql", "code", "json"])
 
 
-def header(name: str) -> dict:
+def header(name: str) -> dict[str, Any]:
     data = (CHECKOUT / name / WEIGHTS_FILE).read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(data[8 : 8 + length])
+    read: dict[str, Any] = json.loads(data[8 : 8 + length])
+    return read
 
 
-def test_it_is_found_in_a_checkout(name):
+def test_it_is_found_in_a_checkout(name: Any) -> None:
     assert demo_adapter_folders(packaged=CHECKOUT / "nowhere")[name] == CHECKOUT / name
 
 
-def test_its_tensors_are_two_bfloat16_factors_of_every_linear_module(name):
+def test_its_tensors_are_two_bfloat16_factors_of_every_linear_module(name: Any) -> None:
     rank = RECIPES[name].rank
     expected = {}
     for layer in range(LAYERS):
@@ -49,7 +52,7 @@ def test_its_tensors_are_two_bfloat16_factors_of_every_linear_module(name):
     assert {entry["dtype"] for entry in tensors.values()} == {"BF16"}
 
 
-def test_no_factor_is_zero_or_not_finite(name):
+def test_no_factor_is_zero_or_not_finite(name: Any) -> None:
     data = (CHECKOUT / name / WEIGHTS_FILE).read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     for key, entry in header(name).items():
@@ -61,13 +64,13 @@ def test_no_factor_is_zero_or_not_finite(name):
         assert all(word & 0x7F80 != 0x7F80 for word in words), f"{key} is not finite"
 
 
-def test_its_folder_is_small_and_holds_nothing_else(name):
+def test_its_folder_is_small_and_holds_nothing_else(name: Any) -> None:
     files = {path.name: path.stat().st_size for path in (CHECKOUT / name).iterdir()}
     assert set(files) == {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, "card.json"}
     assert sum(files.values()) <= MAX_BYTES
 
 
-def test_its_configuration_is_a_plain_lora(name):
+def test_its_configuration_is_a_plain_lora(name: Any) -> None:
     config = json.loads((CHECKOUT / name / CONFIG_FILE).read_text())
     recipe = RECIPES[name]
     assert (config["r"], config["lora_alpha"]) == (recipe.rank, recipe.alpha)
@@ -78,7 +81,7 @@ def test_its_configuration_is_a_plain_lora(name):
     assert not config["use_rslora"]
 
 
-def test_its_card_is_what_the_code_writes_and_its_recipe_is_the_one_of_the_table(name):
+def test_its_card_is_what_the_code_writes_and_its_recipe_is_the_one_of_the_table(name: Any) -> None:
     card = read_card(CHECKOUT / name)
     assert (CHECKOUT / name / CARD_FILE).read_text(encoding="utf-8") == render(card)
     assert card.recipe == RECIPES[name]
@@ -88,7 +91,7 @@ FLOORS = {"sql": 180, "code": 180}
 """Right of 200, where an adapter has reached nine in ten; `json` has not yet."""
 
 
-def test_its_measured_scores_are_good_and_the_base_model_is_not(name):
+def test_its_measured_scores_are_good_and_the_base_model_is_not(name: Any) -> None:
     scores = read_card(CHECKOUT / name).scores
     for row in scores.values():
         assert (row.total, row.split) == (200, "test")

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -109,7 +110,7 @@ def test_who_gets_what_is_the_same_in_every_release() -> None:
 @pytest.mark.parametrize("user", [None, ""])
 def test_nobody_in_particular_is_left_to_chance(user: str | None) -> None:
     meant = alias(90, 10)
-    assert [draw(meant, user, lambda at=at: at).model for at in (0.0, 0.8999, 0.9001, 1 - 2**-53)] == [
+    assert [draw(meant, user, partial(float, at)).model for at in (0.0, 0.8999, 0.9001, 1 - 2**-53)] == [
         "sql@1", "sql@1", "sql@2", "sql@2",
     ]  # fmt: skip
 

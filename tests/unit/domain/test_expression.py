@@ -1,5 +1,7 @@
 """The expression grammar: what reads, what prints, and where a fault is pointed at."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,13 +15,13 @@ def weights(recipe: Recipe) -> dict[str, object]:
     return {entry.adapter: entry.weight for entry in recipe.inputs}
 
 
-def test_sum_reads_signs_and_weights():
+def test_sum_reads_signs_and_weights() -> None:
     recipe = parse_expression("sql + 0.5*json - 0.2*toxic@3")
     assert recipe.method == "task_arithmetic"
     assert weights(recipe) == {"sql": 1.0, "json": 0.5, "toxic@3": -0.2}
 
 
-def test_call_sorts_options_into_recipe_output_and_parameters():
+def test_call_sorts_options_into_recipe_output_and_parameters() -> None:
     recipe = parse_expression(
         "ties(sql, -0.8*json; density=.3, space=delta, seed=7, energy=0.95, dtype=float32, min_energy=0.5,"
         " norm_balance=true, calibrate=pico, orthogonalize_against=old+older@2, orthogonalize_rows=true)"
@@ -31,15 +33,15 @@ def test_call_sorts_options_into_recipe_output_and_parameters():
     assert recipe.output == Output(rank=EnergyRank(energy=0.95), dtype="float32", min_energy=0.5)
 
 
-def test_names_may_hold_minus_dot_and_underscore():
+def test_names_may_hold_minus_dot_and_underscore() -> None:
     assert weights(parse_expression("a-b.c_d+2*e-f")) == {"a-b.c_d": 1.0, "e-f": 2.0}
 
 
-def test_leading_minus_and_exponents():
+def test_leading_minus_and_exponents() -> None:
     assert weights(parse_expression("-a + 1e-3*b")) == {"a": -1.0, "b": 0.001}
 
 
-def test_paths_only_where_allowed():
+def test_paths_only_where_allowed() -> None:
     text = 'ties(./a, 0.5*/srv/b, 2*"./with blank", 3*some/folder-1, ~/x; density=0.5)'
     recipe = parse_expression(text, allow_paths=True)
     expected = {"./a": 1.0, "/srv/b": 0.5, "./with blank": 2.0, "some/folder-1": 3.0, "~/x": 1.0}
@@ -74,7 +76,7 @@ def test_paths_only_where_allowed():
         ("a" * 5000, 4097),
     ],
 )
-def test_faults_point_at_their_column(text, column):
+def test_faults_point_at_their_column(text: Any, column: int) -> None:
     with pytest.raises(InvalidExpression) as caught:
         parse_expression(text)
     assert caught.value.column == column
@@ -82,12 +84,12 @@ def test_faults_point_at_their_column(text, column):
     assert len(caught.value.message) < 400
 
 
-def test_one_adapter_twice_is_refused():
+def test_one_adapter_twice_is_refused() -> None:
     with pytest.raises(DuplicateInput):
         parse_expression("a + b - a")
 
 
-def test_too_many_inputs_are_refused():
+def test_too_many_inputs_are_refused() -> None:
     with pytest.raises(TooManyInputs):
         parse_expression(" + ".join(f"a{i}" for i in range(65)))
 
@@ -97,11 +99,11 @@ def test_too_many_inputs_are_refused():
     [("sql", False), ("sql@3", False), ("smollm2:sql", False), ("a-b", False), ("a + b", True), ("2*a", True),
      ("ties(a)", True), ("-a", True), ("a - b", True)],
 )  # fmt: skip
-def test_what_is_an_expression(text, answer):
+def test_what_is_an_expression(text: str, answer: bool) -> None:
     assert is_expression(text) is answer
 
 
-def test_gradients_and_filters_have_no_expression():
+def test_gradients_and_filters_have_no_expression() -> None:
     assert print_expression(Recipe(inputs=(RecipeInput(adapter="a", weight=(0.0, 1.0)),))) is None
 
 
@@ -132,7 +134,7 @@ RECIPES = st.builds(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(RECIPES)
-def test_print_then_parse_is_the_same_recipe(recipe):
+def test_print_then_parse_is_the_same_recipe(recipe: Any) -> None:
     text = print_expression(recipe)
     assert text is not None
     assert parse_expression(text).digest() == recipe.digest()
@@ -140,7 +142,7 @@ def test_print_then_parse_is_the_same_recipe(recipe):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text(alphabet='ab1@.+-*(),;= "/~', max_size=24))
-def test_any_text_parses_or_is_refused(text):
+def test_any_text_parses_or_is_refused(text: Any) -> None:
     try:
         recipe = parse_expression(text, allow_paths=True)
     except (InvalidExpression, DuplicateInput):

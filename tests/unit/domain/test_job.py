@@ -21,7 +21,8 @@ def test_only_steps_of_the_table_pass(current: Any, wanted: Any) -> None:
     allowed = {
         ("queued", "running"), ("queued", "cancelled"), ("queued", "failed"),
         ("running", "running"), ("running", "queued"), ("running", "built"), ("running", "failed"),
-        ("running", "cancelled"), ("built", "published"), ("built", "failed"),
+        ("running", "cancelled"), ("built", "publishing"), ("built", "failed"), ("publishing", "publishing"),
+        ("publishing", "built"), ("publishing", "published"), ("publishing", "failed"),
     }  # fmt: skip
     if (current, wanted) in allowed:
         check_transition("j", current, wanted)

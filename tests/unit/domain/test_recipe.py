@@ -12,20 +12,20 @@ from amalgam.errors.merging import DuplicateInput, NoInputs
 Q, MLP, HEAD = "model.layers.{}.self_attn.q_proj", "model.layers.{}.mlp.up_proj", "lm_head"
 
 
-def test_layer_is_the_first_number_in_the_name():
+def test_layer_is_the_first_number_in_the_name() -> None:
     assert layer_of("model.layers.12.mlp.experts.3.up_proj") == 12
     assert layer_of("lm_head") is None
     assert layer_of("model.layer1.up_proj") is None
 
 
-def test_gradient_interpolates_over_depth():
+def test_gradient_interpolates_over_depth() -> None:
     entry = RecipeInput(adapter="a", weight=(0.0, 1.0, 0.0))
     assert [entry.weight_at(Q.format(layer), 5) for layer in range(5)] == [0.0, 0.5, 1.0, 0.5, 0.0]
     assert entry.weight_at(HEAD, 5) == 0.0
     assert RecipeInput(adapter="a", weight=(0.2, 1.0)).weight_at(Q.format(0), 1) == 0.2
 
 
-def test_first_matching_filter_counts_and_none_means_zero():
+def test_first_matching_filter_counts_and_none_means_zero() -> None:
     entry = RecipeInput(
         adapter="a",
         weight=(
@@ -40,7 +40,7 @@ def test_first_matching_filter_counts_and_none_means_zero():
     assert entry.weight_at(HEAD, 3) == 0.0
 
 
-def test_documented_json_reads_and_prints():
+def test_documented_json_reads_and_prints() -> None:
     text = """{"method": "ties", "space": "knots",
      "inputs": [{"adapter": "sql@3", "weight": 1.0}, {"adapter": "json@1", "weight": [0.2, 1.0]},
                 {"adapter": "code@2", "weight": [{"filter": "mlp", "value": 0.3}, {"value": 1.0}]}],
@@ -50,7 +50,7 @@ def test_documented_json_reads_and_prints():
     assert json.loads(recipe.canonical_json())["parameters"] == {"density": 0.5, "lambda": 1}
 
 
-def test_digest_ignores_spelling_and_sees_meaning():
+def test_digest_ignores_spelling_and_sees_meaning() -> None:
     one = Recipe.model_validate_json('{"inputs":[{"adapter":"a","weight":1}],"output":{"rank":8},"seed":0}')
     same = Recipe.model_validate_json('{"output":{"rank":8},"method":"linear","inputs":[{"weight":1.0,"adapter":"a"}]}')
     assert one.digest() == same.digest()
@@ -66,7 +66,7 @@ def test_digest_ignores_spelling_and_sees_meaning():
     assert len({recipe.digest() for recipe in (base, *changed)}) == 1 + len(changed)
 
 
-def test_pin_replaces_every_name():
+def test_pin_replaces_every_name() -> None:
     recipe = Recipe(
         inputs=(RecipeInput(adapter="a", weight=0.5), RecipeInput(adapter="b@2")), orthogonalize_against=("old", "a")
     )
@@ -77,13 +77,13 @@ def test_pin_replaces_every_name():
     assert pinned.inputs[0].weight == 0.5
 
 
-def test_pin_refuses_two_names_of_one_version():
+def test_pin_refuses_two_names_of_one_version() -> None:
     recipe = Recipe(inputs=(RecipeInput(adapter="a"), RecipeInput(adapter="a@7")))
     with pytest.raises(DuplicateInput):
         recipe.pin({"a": VersionRef("a", 7), "a@7": VersionRef("a", 7)})
 
 
-def test_empty_and_unknown_fields_are_refused():
+def test_empty_and_unknown_fields_are_refused() -> None:
     with pytest.raises(NoInputs):
         Recipe(inputs=())
     for extra in ({"typo": 1}, {"seed": -1}, {"output": {"rank": 0}}, {"output": {"dtype": "int8"}}):

@@ -1,6 +1,7 @@
 """Searches and their winners."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ def only_ties_has_density(axis: str, point: Point) -> bool:
 
 
 def test_a_grid_tries_each_meaning_once() -> None:
-    axes = {"method": ["sum", "ties"], "density": [0.2, 0.5], "w": [1.0]}
+    axes: dict[str, Any] = {"method": ["sum", "ties"], "density": [0.2, 0.5], "w": [1.0]}
     assert grid(axes, only_ties_has_density) == [
         {"method": "sum", "w": 1.0},
         {"method": "ties", "density": 0.2, "w": 1.0},
@@ -39,7 +40,7 @@ def test_a_grid_has_an_end_and_no_ranges() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 1 << 53), st.lists(st.floats(-9, 9), min_size=1, max_size=4, unique=True))
 def test_draws_are_different_within_bounds_and_the_same_for_a_seed(trials: int, seed: int, values: list[float]) -> None:
-    axes = {"method": ["sum", "ties"], "density": Range(low=0.25, high=0.5), "w": values}
+    axes: dict[str, Any] = {"method": ["sum", "ties"], "density": Range(low=0.25, high=0.5), "w": values}
     found = draw(axes, only_ties_has_density, trials, seed)
     assert found == draw(axes, only_ties_has_density, trials, seed)
     assert len({tuple(point.items()) for point in found}) == len(found) <= trials
@@ -71,7 +72,8 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
 def test_retention_is_over_the_tasks_own_adapter() -> None:
     found = standing(4, {"sql": (0.45, 0.9), "json": (0.9, 0.6)}, logs=frozenset())
     assert found.retention == {"sql": 0.5, "json": pytest.approx(1.5)}
-    assert (found.worst, found.mean) == (0.5, pytest.approx(1.0))
+    assert found.worst == 0.5
+    assert found.mean == pytest.approx(1.0)
     of_logs = standing(4, {"sql": (-1.0, -0.5)}, logs=frozenset({"sql"}))
     assert of_logs.worst == pytest.approx(math.exp(-0.5))
 

@@ -1,6 +1,8 @@
 """Fixtures of the merge tests."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -8,16 +10,13 @@ from amalgam.kernels import selection
 
 
 @pytest.fixture(scope="session")
-def monkeypatch_tiles():
+def monkeypatch_tiles() -> Any:
     """A context in which tiles are of another size."""
 
     @contextmanager
-    def patched(entries):
-        before = selection.TILE_ENTRIES
-        selection.TILE_ENTRIES = entries
-        try:
+    def patched(entries: int) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(selection, "TILE_ENTRIES", entries)
             yield
-        finally:
-            selection.TILE_ENTRIES = before
 
     return patched

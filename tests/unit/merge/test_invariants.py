@@ -4,6 +4,8 @@ Each invariant has a name in ``INVARIANTS`` and lists the methods it is claimed 
 is excluded by name, with the reason beside it.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -50,7 +52,7 @@ seeds = st.integers(0, 10_000)
 
 
 @st.composite
-def adapters(draw, shape, *, equal_ranks=False):
+def adapters(draw: Any, shape: Any, *, equal_ranks: bool = False) -> Any:
     """An adapter of any kind: rank pattern, alpha, rsLoRA, dtype."""
     ranks = 3 if equal_ranks else {name: draw(st.integers(1, 4)) for name in NAMES}
     return make_adapter(
@@ -63,7 +65,7 @@ def adapters(draw, shape, *, equal_ranks=False):
     )
 
 
-def merged(method, space, weights, sources, **fields):
+def merged(method: Any, space: Any, weights: Any, sources: Any, **fields: Any) -> Any:
     parameters = fields.pop("parameters", DENSE.get(method, {}))
     recipe = make_recipe(method, weights, space=space, parameters=parameters, **fields)
     return merge_dense(recipe, sources, options=RunOptions(diagnostics=False))
@@ -76,7 +78,7 @@ def twin(adapter: MemoryAdapter) -> MemoryAdapter:
 @pytest.mark.parametrize(("method", "space"), [c for c in CASES if c[0] not in FLATTENING | PAIR_ONLY])
 @FEW
 @given(data=st.data())
-def test_1_one_adapter_with_weight_1_is_itself(method, space, data):
+def test_1_one_adapter_with_weight_1_is_itself(method: Any, space: Any, data: Any) -> None:
     source = data.draw(adapters(data.draw(shapes)))
     found = merged(method, space, {"a": 1.0}, {"a": source})
     for name in NAMES:
@@ -86,7 +88,7 @@ def test_1_one_adapter_with_weight_1_is_itself(method, space, data):
 @pytest.mark.parametrize(("method", "space"), [c for c in CASES if c[0] in LINEAR])
 @FEW
 @given(data=st.data(), weight=st.sampled_from([-2.0, -0.3, 0.5, 3.0]))
-def test_2_one_adapter_with_weight_w_is_w_times_itself(method, space, data, weight):
+def test_2_one_adapter_with_weight_w_is_w_times_itself(method: Any, space: Any, data: Any, weight: Any) -> None:
     source = data.draw(adapters(data.draw(shapes)))
     found = merged(method, space, {"a": weight}, {"a": source})
     for name in NAMES:
@@ -100,7 +102,7 @@ HALVES = [c for c in CASES if c[0] not in FLATTENING | {"passthrough", "model_st
 @pytest.mark.parametrize(("method", "space"), HALVES)
 @FEW
 @given(data=st.data())
-def test_3_halves_of_one_adapter_are_itself(method, space, data):
+def test_3_halves_of_one_adapter_are_itself(method: Any, space: Any, data: Any) -> None:
     source = data.draw(adapters(data.draw(shapes)))
     found = merged(method, space, {"a": 0.5, "b": 0.5}, {"a": source, "b": twin(source)})
     for name in NAMES:
@@ -117,7 +119,7 @@ CANCELLING = [
 @pytest.mark.parametrize(("method", "space"), CANCELLING)
 @FEW
 @given(data=st.data())
-def test_4_an_adapter_minus_itself_is_zero(method, space, data):
+def test_4_an_adapter_minus_itself_is_zero(method: Any, space: Any, data: Any) -> None:
     source = data.draw(adapters(data.draw(shapes)))
     parameters = {} if METHODS[method].random else DENSE.get(method, {})
     if METHODS[method].random:
@@ -130,7 +132,7 @@ def test_4_an_adapter_minus_itself_is_zero(method, space, data):
 @pytest.mark.parametrize(("method", "space"), GAUGE_FREE)
 @FEW
 @given(data=st.data(), gauge=seeds)
-def test_5_splitting_a_delta_otherwise_changes_nothing(method, space, data, gauge):
+def test_5_splitting_a_delta_otherwise_changes_nothing(method: Any, space: Any, data: Any, gauge: Any) -> None:
     shape = data.draw(shapes)
     names = ("a",) if method == "passthrough" else ("a", "b")
     sources = {name: data.draw(adapters(shape)) for name in names}
@@ -148,7 +150,7 @@ def test_5_splitting_a_delta_otherwise_changes_nothing(method, space, data, gaug
 @pytest.mark.parametrize(("method", "space"), [c for c in CASES if c[0] not in PAIR_ONLY | {"passthrough"}])
 @FEW
 @given(data=st.data())
-def test_6_the_order_of_inputs_does_not_matter_to_the_last_bit(method, space, data):
+def test_6_the_order_of_inputs_does_not_matter_to_the_last_bit(method: Any, space: Any, data: Any) -> None:
     shape = data.draw(shapes)
     sources = {name: data.draw(adapters(shape, equal_ranks=True)) for name in ("a", "b", "c")}
     weights = dict.fromkeys("abc", 1.0) if method == "model_stock" else {"a": 1.0, "b": 0.5, "c": 0.25}
@@ -161,7 +163,7 @@ def test_6_the_order_of_inputs_does_not_matter_to_the_last_bit(method, space, da
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "ties", "breadcrumbs", "sce"])
 @FEW
 @given(data=st.data())
-def test_6_workspace_and_tiles_do_not_matter(method, data, monkeypatch_tiles):
+def test_6_workspace_and_tiles_do_not_matter(method: str, data: Any, monkeypatch_tiles: Any) -> None:
     shape = data.draw(shapes)
     sources = {name: data.draw(adapters(shape)) for name in ("a", "b")}
     recipe = make_recipe(method, {"a": 1.0, "b": -0.5}, space="delta", rank=4)
@@ -176,7 +178,7 @@ def test_6_workspace_and_tiles_do_not_matter(method, data, monkeypatch_tiles):
 
 @FEW
 @given(data=st.data())
-def test_6_a_mask_does_not_depend_on_the_other_adapters(data):
+def test_6_a_mask_does_not_depend_on_the_other_adapters(data: Any) -> None:
     shape = data.draw(shapes)
     sources = {name: data.draw(adapters(shape)) for name in ("a", "b", "c")}
     for name, source in sources.items():
@@ -198,7 +200,7 @@ MIXED = [
 @pytest.mark.parametrize(("method", "space"), MIXED)
 @FEW
 @given(data=st.data())
-def test_7_a_module_that_one_adapter_lacks_is_the_other_adapters(method, space, data):
+def test_7_a_module_that_one_adapter_lacks_is_the_other_adapters(method: Any, space: Any, data: Any) -> None:
     shape = data.draw(shapes)
     sources = {name: data.draw(adapters(shape)) for name in ("a", "b")}
     del sources["b"].tensors[NAMES[2]]
@@ -211,7 +213,7 @@ def test_7_a_module_that_one_adapter_lacks_is_the_other_adapters(method, space, 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_7_mixed_ranks_rslora_and_missing_modules_are_exact(data):
+def test_7_mixed_ranks_rslora_and_missing_modules_are_exact(data: Any) -> None:
     """Different ranks, one rsLoRA, one with fewer modules, weights (1, -0.5): 1e-5 of the dense answer."""
     shape = data.draw(shapes)
     first = make_adapter(data.draw(seeds), rank=4, alpha=16, rslora=True, shapes=shape)
@@ -233,7 +235,7 @@ def test_7_mixed_ranks_rslora_and_missing_modules_are_exact(data):
                                   {"orthogonalize_against": ("old",), "orthogonalize_rows": True}])  # fmt: skip
 @FEW
 @given(data=st.data(), gauge=seeds)
-def test_pre_steps_do_what_they_say_in_any_gauge(step, data, gauge):
+def test_pre_steps_do_what_they_say_in_any_gauge(step: dict[str, Any], data: Any, gauge: Any) -> None:
     shape = data.draw(shapes)
     sources = {name: make_adapter(data.draw(seeds), rank=2, shapes=shape, size=size)
                for name, size in (("a", 1.0), ("b", 5.0), ("old", 1.0))}  # fmt: skip
@@ -259,7 +261,7 @@ def test_pre_steps_do_what_they_say_in_any_gauge(step, data, gauge):
             assert relative(found[name], expected, scale=b) < 1e-4
 
 
-def pico(*deltas):
+def pico(*deltas: Any) -> Any:
     """The calibration, densely, from its definition."""
     balanced = []
     for delta in deltas:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from amalgam.domain.adapter import Adapter
 from amalgam.domain.alias import AliasTarget
 from amalgam.domain.job import JobRequest
 from amalgam.errors import Conflict
@@ -113,7 +114,8 @@ class TestRead:
         for i, name in enumerate(names):
             await registry.create_version(draft(name, i))
         await registry.create_version(draft("a", 99))
-        seen, cursor = [], None
+        seen: list[Adapter] = []
+        cursor = None
         while True:
             page = await registry.list_adapters(limit=3, cursor=cursor)
             assert len(page.items) <= 3
@@ -324,3 +326,28 @@ class TestCatalog:
 async def test_moments_are_kept_to_the_microsecond(registry: AdapterRegistry, clock: FakeClock) -> None:
     clock.now += timedelta(microseconds=123456)
     assert (await registry.create_version(draft())).version.created_at == clock.now
+
+
+async def test_what_was_registered_a_moment_ago_is_left_to_its_own_server(
+    registry: AdapterRegistry, clock: FakeClock
+) -> None:
+    version = (await registry.create_version(draft("sql", 1), set_default=False, proved=False)).version
+    clock.advance(59)
+    assert await registry.unproved(older_s=60) == ()
+    assert await registry.unproved() == (version,)
+    clock.advance(1)
+    assert await registry.unproved(older_s=60) == (version,)
+
+
+async def test_files_of_a_version_are_needed_for_a_while_after_its_deletion(
+    registry: AdapterRegistry, clock: FakeClock
+) -> None:
+    for name, number in (("sql", 1), ("json", 2)):
+        await registry.create_version(draft(name, number))
+    await registry.delete_adapter("sql")
+    assert await registry.digests_in_use() == {digest_of(2)}
+    for passed_s in (0, 99):
+        clock.advance(passed_s)
+        assert await registry.digests_in_use(kept_s=100) == {digest_of(1), digest_of(2)}
+    clock.advance(1)
+    assert await registry.digests_in_use(kept_s=100) == {digest_of(2)}

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -161,12 +163,19 @@ class TestNames:
             second = AliasRegistry(other, clock, "base")
             for index in range(12):
                 name = f"new-{index}"
-                pair = [second.put(name, to("sql")), registry.create_version(draft(name, 100 + index))]
+                pair: list[Coroutine[Any, Any, Any]] = [
+                    second.put(name, to("sql")),
+                    registry.create_version(draft(name, 100 + index)),
+                ]
                 outcomes = await asyncio.gather(*(pair if index % 2 else pair[::-1]), return_exceptions=True)
                 refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
                 assert [type(error) for error in refused] == [NameTaken], outcomes
                 rows = await registry.load_catalog()
-                holders = [a.name for a in (*rows.adapters, *rows.aliases) if a.name == name]
+                holders = [
+                    found
+                    for found in (*(a.name for a in rows.adapters), *(a.name for a in rows.aliases))
+                    if found == name
+                ]
                 assert holders == [name]
 
     async def test_a_name_is_free_again_once_it_is_deleted(

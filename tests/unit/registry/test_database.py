@@ -9,16 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from amalgam.errors.registry import RegistryUnavailable, UnsupportedDatabase
-from amalgam.registry import database as database_module
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.connections import SqliteConnection
 from amalgam.registry.database import Database, sqlite_url
 from amalgam.registry.tables import registry_state
-from tests.registry_fixtures import KINDS, POSTGRES_VARIABLE, FakeClock, draft
-
-
-def test_postgresql_is_among_the_tested_databases() -> None:
-    if "postgresql" not in KINDS:
-        pytest.skip(f"{POSTGRES_VARIABLE} is not set: the registry was tested on SQLite only")
+from tests.registry_fixtures import FakeClock, draft
 
 
 async def revision(database: Database) -> int:
@@ -140,7 +135,7 @@ class TestSqlite:
                 asyncio.get_running_loop().call_later(0.1, rival.execute, "COMMIT")
                 assert (await AdapterRegistry(patient, FakeClock()).create_version(draft())).version.number == 1
 
-    @pytest.mark.parametrize("factory", [sqlite3.Connection, database_module._SqliteConnection])
+    @pytest.mark.parametrize("factory", [sqlite3.Connection, SqliteConnection])
     def test_a_closed_connection_gives_its_lock_back_though_a_cursor_is_left(
         self, factory: type[sqlite3.Connection], path: Path
     ) -> None:

@@ -1,7 +1,9 @@
 """The registry of evaluations, on every database."""
 
+import asyncio
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,8 +34,8 @@ def rows(database: Database, clock: FakeClock) -> EvaluationRegistry:
     return EvaluationRegistry(database, clock, lambda: f"eval-{next(ids)}")
 
 
-def one(target: int, item: int, **fields: object) -> Measurement:
-    return Measurement(target=target, item=item, served="a@1", answer="ä", values={"contains": 1.0}, **fields)  # type: ignore[arg-type]
+def one(target: int, item: int, **fields: Any) -> Measurement:
+    return Measurement(target=target, item=item, served="a@1", answer="ä", values={"contains": 1.0}, **fields)
 
 
 async def test_what_was_asked_comes_back(rows: EvaluationRegistry) -> None:
@@ -86,24 +88,61 @@ async def test_a_run_keeps_what_it_measured(rows: EvaluationRegistry, clock: Fak
     assert await rows.claim("me", lease_s=10) is None
 
 
-async def test_a_silent_server_leaves_an_interrupted_row_that_goes_on(
+async def test_what_a_silent_server_measured_is_taken_over_with_all_that_it_kept(
     rows: EvaluationRegistry, clock: FakeClock
 ) -> None:
     made = await rows.create(DRAFT)
     await rows.claim("dead", lease_s=10)
     await rows.save(made.id, "dead", [one(0, 0)], lease_s=10)
     clock.advance(9)
-    assert await rows.interrupt_expired() == ()
+    assert await rows.claim("new", lease_s=10) is None
     clock.advance(1)
-    assert await rows.interrupt_expired() == (made.id,)
-    with pytest.raises(EvaluationStopped):
-        await rows.save(made.id, "dead", [one(0, 1)], lease_s=10)
-    assert (await rows.get(made.id)).state == "interrupted"
-    assert (await rows.resume(made.id)).state == "queued"
     again = await rows.claim("new", lease_s=10)
     assert again is not None
-    assert again.done == 1
+    assert (again.id, again.state, again.done) == (made.id, "running", 1)
+    for late in (
+        lambda: rows.save(made.id, "dead", [one(0, 1)], lease_s=10),
+        lambda: rows.release(made.id, "dead"),
+        lambda: rows.finish(made.id, "dead", "done"),
+    ):
+        with pytest.raises(EvaluationStopped):
+            await late()
     assert len(await rows.measured(made.id)) == 1
+
+
+async def test_one_of_many_servers_takes_over(rows: EvaluationRegistry, clock: FakeClock) -> None:
+    await rows.create(DRAFT)
+    await rows.claim("dead", lease_s=10)
+    clock.advance(10)
+    taken = await asyncio.gather(*(rows.claim(f"s{n}", lease_s=10) for n in range(20)))
+    assert sum(one is not None for one in taken) == 1
+
+
+async def test_an_evaluation_that_servers_die_of_is_interrupted(rows: EvaluationRegistry, clock: FakeClock) -> None:
+    """And the next one goes on. Whoever resumes it gives it as many servers again."""
+    deadly, harmless = await rows.create(DRAFT), await rows.create(replace(DRAFT, label="harmless"))
+    for number in range(3):
+        claimed = await rows.claim(f"s{number}", lease_s=10)
+        assert claimed is not None
+        assert claimed.id == deadly.id
+        clock.advance(10)
+    other = await rows.claim("s4", lease_s=10)
+    assert other is not None
+    assert other.id == harmless.id
+    assert (await rows.get(deadly.id)).state == "interrupted"
+    assert (await rows.resume(deadly.id)).state == "queued"
+    again = await rows.claim("s5", lease_s=10)
+    assert again is not None
+    assert again.id == deadly.id
+
+
+async def test_a_server_that_stops_gives_it_back_uncounted(rows: EvaluationRegistry, clock: FakeClock) -> None:
+    made = await rows.create(DRAFT)
+    for number in range(5):
+        assert await rows.claim(f"s{number}", lease_s=10) is not None
+        released = await rows.release(made.id, f"s{number}")
+        assert released.state == "queued"
+    assert await rows.claim("last", lease_s=10) is not None
 
 
 async def test_which_state_allows_what(rows: EvaluationRegistry) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from amalgam.domain.alias import AliasTarget
-from amalgam.domain.job import JobRequest
+from amalgam.domain.job import JobKind, JobRequest
 from amalgam.errors.adapters import NameTaken
 from amalgam.errors.jobs import JobStateConflict, LeaseLost
 from amalgam.registry.adapters import AdapterRegistry
@@ -12,7 +12,7 @@ from amalgam.registry.jobs import JobRegistry
 from tests.registry_fixtures import FakeClock, digest_of, draft
 
 
-def request(name: str = "out", number: int = 1, kind: str = "export") -> JobRequest:
+def request(name: str = "out", number: int = 1, kind: JobKind = "export") -> JobRequest:
     return JobRequest(kind, name, {"recipe": {}}, digest_of(number), False, (digest_of(9),))
 
 

@@ -1,45 +1,15 @@
 """One recipe is built once, one worker at a time holds a job, and its result is written whole or not at all."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from amalgam.domain.job import Job, JobRequest
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
 from amalgam.errors.jobs import JobNotFound, JobStateConflict, LeaseLost
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.jobs import JobRegistry
 from tests.registry_fixtures import FakeClock, draft
-
-RECIPE = "a" * 64
-
-
-def request(name: str = "mix", recipe: str = RECIPE, **changes: Any) -> JobRequest:
-    return JobRequest("merge", name, {"inputs": ["sql@1"], "weight": 0.5}, recipe, **changes)
-
-
-async def submit(jobs: JobRegistry, *args: Any, **changes: Any) -> Job:
-    job = (await jobs.submit(request(*args, **changes))).job
-    assert job is not None
-    return job
-
-
-async def claim(jobs: JobRegistry, worker: str = "w1", lease_s: float = 30, max_attempts: int = 3) -> Job:
-    job = await jobs.claim(worker, lease_s=lease_s, max_attempts=max_attempts)
-    assert job is not None
-    return job
-
-
-def result(name: str = "mix", number: int = 1, recipe: str = RECIPE) -> Any:
-    return draft(name, number, source="merge", recipe_digest=recipe)
-
-
-async def build(jobs: JobRegistry, **changes: Any) -> Job:
-    await submit(jobs, **changes)
-    job = await claim(jobs)
-    await jobs.finish_built(job.id, job.fencing_token, result())
-    return await jobs.get(job.id)
+from tests.unit.registry.job_steps import RECIPE, build, claim, claim_built, publish, request, result, submit
 
 
 class TestSubmit:
@@ -56,11 +26,13 @@ class TestSubmit:
 
     async def test_the_same_recipe_joins_the_live_job(self, jobs: JobRegistry) -> None:
         first = await submit(jobs)
-        for state in ("queued", "running", "built"):
+        for state in ("queued", "running", "built", "publishing"):
             if state == "running":
                 await claim(jobs)
             if state == "built":
                 await jobs.finish_built(first.id, 1, result())
+            if state == "publishing":
+                await claim_built(jobs)
             again = await jobs.submit(request())
             assert (again.job and again.job.id, again.job and again.job.state, again.created) == (
                 first.id,
@@ -84,7 +56,7 @@ class TestSubmit:
 
     async def test_what_was_published_is_not_built_again(self, jobs: JobRegistry, registry: AdapterRegistry) -> None:
         job = await build(jobs)
-        await jobs.publish(job.id)
+        await publish(jobs, job)
         again = await jobs.submit(request())
         assert again.job is None
         assert again.version == await registry.get_version("mix", 1)
@@ -92,7 +64,7 @@ class TestSubmit:
     async def test_the_version_that_was_there_becomes_the_default_where_asked(
         self, jobs: JobRegistry, registry: AdapterRegistry
     ) -> None:
-        await jobs.publish((await build(jobs)).id)
+        await publish(jobs, await build(jobs))
         await registry.create_version(draft("mix", 2))
         revision = await registry.revision()
         await jobs.submit(request(set_default=False))
@@ -109,7 +81,7 @@ class TestSubmit:
         elif ending == "failed":
             await jobs.fail((await submit(jobs)).id, code="x", status=500, message="y")
         else:
-            await jobs.publish((await build(jobs)).id)
+            await publish(jobs, await build(jobs))
             await (registry.delete_version("mix", 1) if ending == "version deleted" else registry.delete_adapter("mix"))
         again = await jobs.submit(request())
         assert again.created
@@ -176,7 +148,7 @@ class TestLease:
     async def test_without_it_nothing_can_be_written(
         self, how: str, jobs: JobRegistry, registry: AdapterRegistry, clock: FakeClock
     ) -> None:
-        """F29: a worker that slept through its lease wakes up and finds every door closed."""
+        """F29: a worker that slept through its lease wakes up and may change nothing any more."""
         await submit(jobs)
         job = await claim(jobs)
         token = job.fencing_token
@@ -259,7 +231,7 @@ class TestLease:
         await claim(jobs)
         cancelled = await claim(jobs)
         await jobs.cancel(cancelled.id)
-        counts = {"queued": 101, "running": 1, "built": 0}
+        counts = {"queued": 101, "running": 1, "built": 0, "publishing": 0}
         none = {("export", state): 0 for state in counts}
         assert await jobs.count_live() == {("merge", state): count for state, count in counts.items()} | none
 
@@ -278,7 +250,7 @@ class TestResult:
         assert await registry.get_version("mix", 2) == version
         # No pointer moves before publishing.
         assert (await registry.get_adapter("mix")).default_version == 1
-        done = await jobs.publish(job.id, {"load": 0.5})
+        done = await publish(jobs, job, {"load": 0.5})
         assert (done.state, done.timings) == ("published", {"queue": 0.0, "merge": 1.5, "load": 0.5})
         assert (await registry.get_adapter("mix")).default_version == 2
 
@@ -286,14 +258,15 @@ class TestResult:
         self, jobs: JobRegistry, registry: AdapterRegistry
     ) -> None:
         job = await build(jobs, set_default=False)
-        await jobs.publish(job.id)
+        await publish(jobs, job)
         assert (await registry.get_adapter("mix")).default_version is None
 
     async def test_publishing_twice_changes_nothing(self, jobs: JobRegistry, registry: AdapterRegistry) -> None:
         job = await build(jobs)
-        first = await jobs.publish(job.id)
+        token = (await claim_built(jobs)).fencing_token
+        first = await jobs.publish(job.id, token)
         await registry.create_version(draft("mix", 2))
-        assert await jobs.publish(job.id) == first
+        assert await jobs.publish(job.id, token) == first
         assert (await registry.get_adapter("mix")).default_version == 2
 
     async def test_publishing_a_version_that_was_deleted_meanwhile(
@@ -301,9 +274,10 @@ class TestResult:
     ) -> None:
         job = await build(jobs)
         await registry.delete_version("mix", 1)
+        token = (await claim_built(jobs)).fencing_token
         with pytest.raises(VersionNotFound):
-            await jobs.publish(job.id)
-        failed = await jobs.fail(job.id, code="version_not_found", status=404, message="gone")
+            await jobs.publish(job.id, token)
+        failed = await jobs.fail(job.id, code="version_not_found", status=404, message="gone", token=token)
         assert failed.state == "failed"
 
     async def test_a_result_that_fails_to_load_is_taken_back(
@@ -347,17 +321,19 @@ class TestEnd:
         await jobs.fail(job.id, code="x", status=422, message="y")
         for attempt in (
             jobs.cancel(job.id),
-            jobs.publish(job.id),
             jobs.fail(job.id, code="z", status=500, message="z"),
         ):
             with pytest.raises(JobStateConflict):
                 await attempt
+        with pytest.raises(LeaseLost):
+            await jobs.publish(job.id, job.fencing_token)
+        assert await jobs.claim_built("s1", lease_s=30) is None
 
     async def test_unknown_ids(self, jobs: JobRegistry) -> None:
         for attempt in (
             jobs.get("nope"),
             jobs.cancel("nope"),
-            jobs.publish("nope"),
+            jobs.publish("nope", 1),
             jobs.heartbeat("nope", 1, lease_s=1),
             jobs.finish_built("nope", 1, result()),
             jobs.fail("nope", code="x", status=500, message="y"),

@@ -8,16 +8,16 @@ import pytest
 
 from amalgam.services.merges import MergeService
 from tests.api.fake_engine import FakeEngine
-from tests.api.house import House, open_house, write_adapter
+from tests.support.running_app import RunningApp, start_app, write_adapter
 
 
 @pytest.fixture
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+async def running_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningApp]:
     async def never(service: MergeService) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(MergeService, "publish_loop", never)
-    async with open_house(tmp_path, FakeEngine()) as opened:
+    async with start_app(tmp_path, FakeEngine()) as opened:
         yield opened
 
 

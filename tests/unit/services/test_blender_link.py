@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from amalgam.domain.blend import BlendOrder
+from amalgam.domain.messages import BlendBuilt, BlendOrder, Refusal
 from amalgam.domain.recipe import Recipe, RecipeInput
 from amalgam.errors.blends import BlendUnavailable
+from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.blender_link import BlenderLink
+from amalgam.telemetry.metrics import Metrics
 
 PROGRAM = """
 import json, sys, os, time
+BUILT = {"type": "built", "size_bytes": 7, "rank": 2, "seconds": {"merge": 0.5}}
 for line in sys.stdin:
     order = json.loads(line)
     what = order["folder"]
@@ -23,18 +26,22 @@ for line in sys.stdin:
         time.sleep(60)
     if what == "babble":
         print("not json", flush=True)
-        print(json.dumps({"id": order["id"] - 1, "size_bytes": 1}), flush=True)
+        print(json.dumps({"type": "built", "id": order["id"], "size_bytes": 1}), flush=True)
+        print(json.dumps({**BUILT, "id": order["id"] - 1}), flush=True)
     if what == "refuse":
-        print(json.dumps({"id": order["id"], "error": {"code": "x", "status": 400, "message": "no"}}), flush=True)
+        error = {"code": "x", "status": 400, "message": "no"}
+        print(json.dumps({"type": "refused", "id": order["id"], "error": error}), flush=True)
         continue
-    print(json.dumps({"id": order["id"], "size_bytes": 7, "seconds": {"merge": 0.5}}), flush=True)
+    print(json.dumps({**BUILT, "id": order["id"]}), flush=True)
 """
 RECIPE = Recipe(inputs=(RecipeInput(adapter="a@1"),))
 
 
 @asynccontextmanager
 async def link(timeout_s: float = 10.0) -> AsyncIterator[BlenderLink]:
-    made = BlenderLink((sys.executable, "-c", PROGRAM), dict(os.environ), timeout_s)
+    metrics = Metrics()
+    command = (sys.executable, "-c", PROGRAM)
+    made = BlenderLink(command, dict(os.environ), timeout_s, BackgroundLoops(metrics), metrics)
     await made.start()
     try:
         yield made
@@ -47,6 +54,10 @@ def order(number: int, what: str = "") -> BlendOrder:
     return BlendOrder(id=number, recipe=RECIPE, inputs={}, folder=what, max_rank=8, max_bytes=100)
 
 
+def built(number: int) -> BlendBuilt:
+    return BlendBuilt(id=number, size_bytes=7, rank=2, seconds={"merge": 0.5})
+
+
 async def ready(made: BlenderLink) -> None:
     async with asyncio.timeout(10):
         while not made.alive:
@@ -56,11 +67,10 @@ async def ready(made: BlenderLink) -> None:
 async def test_an_order_is_answered_and_words_for_others_are_not_mistaken_for_it() -> None:
     async with link() as made:
         await ready(made)
-        assert (await made.build(order(1))).size_bytes == 7
-        reply = await made.build(order(2, "babble"))
-        assert (reply.id, reply.size_bytes, reply.seconds) == (2, 7, {"merge": 0.5})
+        assert await made.build(order(1)) == built(1)
+        assert await made.build(order(2, "babble")) == built(2)
         refused = await made.build(order(3, "refuse"))
-        assert refused.error is not None
+        assert isinstance(refused, Refusal)
         assert refused.error.code == "x"
 
 

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Set
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_an_alias_of_one_target_means_it(catalog: Catalog, model: str) -> None:
 def test_an_alias_of_several_is_drawn_from_and_means_no_single_version(catalog: Catalog) -> None:
     with pytest.raises(AmbiguousAlias, match="50 % sql@1, 50 % json"):
         catalog.resolve("canary")
-    assert [catalog.draw(ALIASES[1], None, lambda at=at: at) for at in (0.4, 0.6)] == ["sql@1", "json"]
+    assert [catalog.draw(ALIASES[1], None, partial(float, at)) for at in (0.4, 0.6)] == ["sql@1", "json"]
     assert catalog.draw(ALIASES[1], "ann", lambda: 0.4) == catalog.draw(ALIASES[1], "ann", lambda: 0.6)
 
 
@@ -264,3 +265,75 @@ async def test_names_follow_the_snapshot(catalog: Catalog) -> None:
 
 def test_a_snapshot_of_nothing() -> None:
     assert Snapshot.of(CatalogRows(0, (), ())) == Snapshot(0, {}, {})
+
+
+async def test_every_name_of_the_base_model_means_it_alone_and_before_a_colon() -> None:
+    base = BaseModelSpec("qwen3", "f" * 64, {}, 16, other_names=("Qwen/Qwen3-0.6B",))
+    catalog = Catalog(base, Registry(ROWS))  # type: ignore[arg-type]
+    await catalog.refresh()
+    for name in ("qwen3", "Qwen/Qwen3-0.6B"):
+        assert catalog.resolve(name) == Target("qwen3", None)
+        assert catalog.resolve(f"{name}:sql").engine_name == "sql@2"
+        assert catalog.short(f"{name}:sql@1") == "sql@1"
+    with pytest.raises(ModelNotFound):
+        catalog.resolve("qwen/qwen3-0.6b")
+
+
+async def test_a_name_that_is_missed_is_looked_for_once_more() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+    registry.rows = MOVED
+    for must_ask in (False, True):
+        found = await catalog.found(partial(catalog.resolve, "new"), must_ask=must_ask)
+        assert found.engine_name == "new@2"
+        with pytest.raises(ModelNotFound):
+            await catalog.found(partial(catalog.resolve, "newer"), must_ask=must_ask)
+
+
+async def test_while_the_registry_is_away_what_is_known_counts_for_requests() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+
+    async def away() -> int:
+        raise RegistryUnavailable("gone")
+
+    registry.revision = away  # type: ignore[method-assign]
+    assert (await catalog.found(partial(catalog.resolve, "sql"), must_ask=True)).version == SQL[1]
+    with pytest.raises(ModelNotFound):
+        await catalog.found(partial(catalog.resolve, "new"))
+    with pytest.raises(RegistryUnavailable):
+        await catalog.found(partial(catalog.resolve, "new"), must_ask=True)
+    await catalog.require_live(SQL)
+
+
+async def test_what_another_server_deleted_is_told_and_is_not_live() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+    told: list[set[int]] = []
+    catalog.on_change(lambda before, after: told.append(set(before.by_id.keys() - after.by_id.keys())))
+    await catalog.require_live((SQL[1], *JSON))
+    registry.rows = MOVED
+    with pytest.raises(ModelNotFound, match="sql@2"):
+        await catalog.require_live((SQL[0], SQL[1]))
+    assert told == [{SQL[1].id, JSON[0].id}]
+    await catalog.require_live((SQL[0],))
+
+
+async def test_a_change_that_is_told_is_read_at_once() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
+    following = asyncio.create_task(catalog.follow_loop(lambda: None, period_s=3600))
+    try:
+        for rows in (MOVED, CatalogRows(5, (), ())):
+            registry.rows = rows
+            catalog.told()
+            async with asyncio.timeout(10):
+                while catalog.snapshot.revision != rows.revision:
+                    await asyncio.sleep(0.005)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

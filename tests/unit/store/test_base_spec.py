@@ -27,7 +27,7 @@ def test_shards_make_the_same_model(tmp_path: Path) -> None:
     sharded.mkdir()
     tensors = base_tensors()
     names = list(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[:5], names[5:])):
         file = f"model-{number}.safetensors"
         (sharded / file).write_bytes(encode_safetensors({name: tensors[name] for name in part}, "float32"))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,14 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, kind: str) -> None:
     folders = ExportFolders(tmp_path / "root")
     staging = staged(folders)
     target = folders.root / "a"
-    {
+    make: dict[str, Callable[[], None]] = {
         "folder": lambda: (target / "inner").mkdir(parents=True),
         "empty": target.mkdir,
         "file": target.touch,
         "link": lambda: target.symlink_to(tmp_path),
         "dangling": lambda: target.symlink_to(tmp_path / "nowhere"),
-    }[kind]()
+    }
+    make[kind]()
     before = os.lstat(target)
     with pytest.raises(NameTaken):
         folders.find("a")

@@ -1,10 +1,6 @@
 """hf:// sources against a local stand-in for the hub that speaks the few routes huggingface_hub asks."""
 
-import hashlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,59 +9,10 @@ from amalgam.errors.adapters import PathDenied, SourceNotFound, SourceUnavailabl
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.hub_source import HubSource
 from amalgam.store.peft_folder import read_peft_folder
+from amalgam.store.profile_files import MAX_PROFILE_FILE_BYTES
 from amalgam.store.sources import sources
 from tests.adapter_factory import write_lora
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPO = "team/colors"
-
-
-class Hub:
-    """One repository at one commit; remembers what was asked for."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.asked: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                hub.answer(self, head=True)
-
-            def do_GET(self) -> None:
-                hub.answer(self, head=False)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler, *, head: bool) -> None:
-        path = request.path.partition("?")[0]
-        self.asked.append(path)
-        prefix = f"/{REPO}/resolve/{COMMIT}/"
-        name = path.removeprefix(prefix)
-        body, status = b'{"error": "not found"}', 404
-        if path in (f"/api/models/{REPO}", f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/revision/v1"):
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
-            body, status = json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode(), 200
-        elif path.startswith(prefix) and name in self.files:
-            body, status = self.files[name], 200
-        request.send_response(status)
-        if status == 404:
-            request.send_header("X-Error-Code", "RepoNotFound")
-        request.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        request.send_header("X-Repo-Commit", COMMIT)
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        if not head:
-            request.wfile.write(body)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+from tests.unit.store.hub_stand_in import REPO, Hub
 
 
 @pytest.fixture
@@ -90,6 +37,19 @@ def test_an_adapters_own_files_are_fetched_and_nothing_else(hub: Hub, tmp_path: 
         header = read_peft_folder(staging.folder, None).require(staging.findings)
     assert header.rank == 2
     assert not any("evil" in path or path.endswith(".bin") for path in hub.asked)
+
+
+def test_what_says_how_the_adapter_is_asked_comes_along_and_is_not_stored(hub: Hub, tmp_path: Path) -> None:
+    said = {"tokenizer_config.json": b'{"chat_template": "{{ messages }}"}', "chat_template.jinja": b"{{ bos_token }}"}
+    large = {"generation_config.json": b" " * (MAX_PROFILE_FILE_BYTES + 1)}
+    hub.files |= said | large | {"tokenizer.json": b"{}", "checkpoint-1/serving_profile.json": b"{}"}
+    with AdapterStore.open(tmp_path / "store").stage() as staging:
+        HubSource(hub.url, 1 << 20).fetch(REPO, staging)
+        assert staging.profile_files == said
+        assert not {path.name for path in staging.folder.iterdir()} & said.keys()
+        assert {*said, "tokenizer.json", "generation_config.json", "checkpoint-1/"} <= set(staging.left_out)
+    assert not any(path.endswith(("generation_config.json", "/tokenizer.json")) for path in hub.asked)
+    assert not any("checkpoint-1" in path for path in hub.asked)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every reason to refuse an adapter, each with a folder that really has the fault."""
 
+import dataclasses
 import math
 import re
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peft import LoraConfig
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.errors.adapters import InvalidAdapter
@@ -94,7 +96,7 @@ class TestRank:
         assert read_peft_folder(fitting_adapter(tmp_path, rank=99), None).require().rank == 99
 
 
-UNSUPPORTED_CONFIG = [
+UNSUPPORTED_CONFIG: list[tuple[dict[str, Any], str]] = [
     ({"use_dora": True}, "unsupported_dora"),
     ({"bias": "lora_only"}, "unsupported_bias"),
     ({"lora_bias": True}, "unsupported_bias"),
@@ -106,6 +108,7 @@ UNSUPPORTED_CONFIG = [
     ({"init_lora_weights": "OLoRA"}, "unsupported_init"),
     ({"init_lora_weights": "corda"}, "unsupported_init"),
     ({"init_lora_weights": "loftq"}, "unsupported_init"),
+    ({"init_lora_weights": "lora_ga"}, "unsupported_init"),
     ({"alora_invocation_tokens": [1, 2]}, "unsupported_alora"),
     ({"layer_replication": [[0, 1]]}, "unsupported_layer_replication"),
     ({"use_qalora": True}, "unsupported_variant"),
@@ -119,9 +122,40 @@ def test_what_the_engine_cannot_serve(change: dict[str, Any], code: str, base: B
     only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), **change), base), code)
 
 
+OF_PEFT: dict[str, Any] = {
+    # Read, or without a meaning for what is trained already; None: no value makes a difference.
+    **dict.fromkeys((
+        "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "task_type",
+        "peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "lora_dropout", "fan_in_fan_out",
+        "use_rslora", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config",
+        "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
+        "runtime_config", "ensure_weight_tying", "velora_config", "monteclora_config",
+    ), None),
+    # Refused by these values, as the lists above have them.
+    **{field: value for change, _ in UNSUPPORTED_CONFIG for field, value in change.items() if field != "auto_map"},
+    "arrow_config": {"top_k": 2},
+    "use_bdlora": {"nblocks": 2},
+}  # fmt: skip
+
+
+def test_every_field_of_the_newest_pefts_config_is_judged(base: BaseModelSpec, tmp_path: Path) -> None:
+    """A new release shows what is new: say here, and in `peft_config`, what a field means for serving."""
+    fields = {field.name for field in dataclasses.fields(LoraConfig)}
+    assert fields == OF_PEFT.keys()
+    for field, value in OF_PEFT.items():
+        if value is not None:
+            found = read_peft_folder(reconfigure(fitting_adapter(tmp_path / field), **{field: value}), base)
+            assert found.errors, field
+    beside = {"eva_config": {"rho": 2.0}, "corda_config": {"corda_method": "kpm"}, "velora_config": {"num_groups": 2}}
+    beside |= {"loftq_config": {"loftq_bits": 4}, "ensure_weight_tying": True, "monteclora_config": {"num_samples": 2}}
+    beside |= {"runtime_config": {"ephemeral_gpu_offload": True}, "exclude_modules": ["lm_head"]}
+    beside |= {"layers_pattern": "layers", "layers_to_transform": [0, 1], "megatron_core": "megatron.core"}
+    assert read_peft_folder(reconfigure(fitting_adapter(tmp_path / "beside"), **beside), base).findings == ()
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"init_lora_weights": init} for init in (True, False, "gaussian", "eva", "orthogonal", "MiCA", "lora_ga", None)]
+    [{"init_lora_weights": init} for init in (True, False, "gaussian", "eva", "orthogonal", "MiCA", None)]
     + [
         {"bias": None},
         {"modules_to_save": []},
@@ -232,11 +266,10 @@ class TestModules:
             (f"{PREFIX}{Q0}.lora_magnitude_vector.weight", (HIDDEN,), "unsupported_dora"),
             (f"{PREFIX}{Q0}.bias", (HIDDEN,), "unsupported_bias"),
             (f"{PREFIX}{Q0}.lora_B.bias", (HIDDEN,), "unsupported_bias"),
-            (f"{PREFIX}lm_head.weight", (VOCABULARY, HIDDEN), "unsupported_modules"),
+            (f"{PREFIX}lm_head.weight", (VOCABULARY, HIDDEN + 1), "unsupported_modules"),
             (f"{PREFIX}model.embed_tokens.lora_embedding_A", (4, VOCABULARY), "unsupported_modules"),
             (f"{PREFIX}model.embed_tokens.base_layer.weight", (VOCABULARY + 1, HIDDEN), "unsupported_modules"),
-            (f"{PREFIX}{Q0}.base_layer.weight", (HIDDEN, HIDDEN), "unsupported_modules"),
-            (f"{PREFIX}{Q0}.lora_A.default.weight", (4, HIDDEN), "unknown_tensors"),
+            (f"{PREFIX}{Q0}.base_layer.weight", (HIDDEN, HIDDEN + 1), "unsupported_modules"),
             (f"{Q0}.lora_A.weight", (4, HIDDEN), "unknown_tensors"),
             ("lora_A.weight", (4, HIDDEN), "unknown_tensors"),
             ("x" * 600 + ".lora_A.weight", (4, HIDDEN), "unknown_tensors"),
@@ -300,7 +333,7 @@ def test_all_findings_at_once_errors_first(base: BaseModelSpec, tmp_path: Path) 
         tensors[f"{PREFIX}{Q0}.bias"] = np.ones(HIDDEN, np.float32)
 
     rewrite(folder, spoil)
-    (folder / "adapter_model.bin").write_bytes(b"")
+    (folder / "README.md").write_bytes(b"\x80\x04.")
     found = read_peft_folder(folder, base)
     assert set(codes(found)) == {
         "unsafe_format",

@@ -27,7 +27,7 @@ def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[st
 
 
 def test_spans_are_where_the_bytes_are(tmp_path: Path) -> None:
-    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float32([7, 8])}
+    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([7, 8], np.float32)}
     path = tmp_path / "x.safetensors"
     path.write_bytes(encode_safetensors(tensors, "float32"))
     spans = read_header(path)

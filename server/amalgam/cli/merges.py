@@ -1,0 +1,87 @@
+"""`amalgam merges`: have a running server merge its own adapters."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, ERRORS, Key, Url, answer, client, path_of
+from amalgam.cli.jobs import described, followed
+from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.recipe_options import recipe_file
+from amalgam.errors.terminal import FileUnusable
+
+app = typer.Typer(
+    cls=OneLineGroup, help="Merge adapters that a running server has; `merge` is for folders.", no_args_is_help=True
+)
+
+
+@app.callback()
+def _several() -> None:
+    """Keep the verb in the command line although there is one only."""
+
+
+def prompts_file(path: Path) -> dict[str, Any]:
+    """The prompts of a file.
+
+    Raises:
+        FileUnusable: it is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise FileUnusable(str(path), "it is no JSON object of prompts by input")
+    return found
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="adapter that the result becomes a version of")],
+    expression: Annotated[str, typer.Argument(help="such as 'sql + 0.5*json', or a recipe file (.json)")],
+    wait: Annotated[bool, typer.Option("--wait", help="until it is in service, or has failed")] = False,
+    keep_default: Annotated[bool, typer.Option("--keep-default", help="leave the default version where it is")] = False,
+    probe: Annotated[
+        Path | None, typer.Option("--probe", help='JSON file of prompts by input, such as {"sql": ["…"]}')
+    ] = None,
+    probe_evaluation: Annotated[
+        str | None, typer.Option("--probe-evaluation", help="id of an evaluation whose tasks are named like the inputs")
+    ] = None,
+    require_kept: Annotated[
+        float | None, typer.Option("--require-kept", min=0, max=1, help="publish only if so much of each input is kept")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Build a merged adapter on the server; prints its version, or the job that makes it."""
+    body: dict[str, Any] = {"name": name, "set_default": not keep_default}
+    if expression.endswith(".json"):
+        # Defaults are the server's own; what is written there is sent, and checked once more.
+        body["recipe"] = json.loads(recipe_file(Path(expression)).model_dump_json(exclude_unset=True))
+    else:
+        body["expression"] = expression
+    asked = {"prompts": prompts_file(probe) if probe else None, "evaluation": probe_evaluation}
+    if any(asked.values()):
+        body["probe"] = {name: value for name, value in asked.items() if value}
+    if require_kept is not None:
+        body["require"] = {"kept": require_kept}
+    with client(url, key) as session:
+        made = answer(session.post(path_of("merges"), json=body))
+        if "job" in made and wait:
+            job = followed(session, made["job"])
+            adapter, _, number = job["version"].partition("@")
+            made = answer(session.get(path_of("adapters", adapter, "versions", number)))
+        if "job" in made:
+            CONSOLE.print(described(made["job"]), markup=False, soft_wrap=True)
+            return
+        text = f"{made['model']}  rank {made['rank']}  {made['size_bytes'] / 1e6:.1f} MB"
+        warnings = made["warnings"]
+        kept = ((made["lineage"] or {}).get("kept") or {}).get("inputs", {})
+    CONSOLE.print(text, markup=False, soft_wrap=True)
+    for name, figures in kept.items():
+        line = f"gives {figures['answers']:.0%} of the answers of {name} alike ({figures['prompts']} prompts)"
+        CONSOLE.print(line, markup=False, soft_wrap=True)
+    for warning in warnings:
+        ERRORS.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)

@@ -1,0 +1,53 @@
+// A streamed answer as a page shows it, asked again whenever what it depends on has rested for a moment.
+
+import { useEffect, useState } from "../vendor/hooks.js";
+import { chat, NOTHING } from "./chat.js";
+import { html } from "./html.js";
+import { Refusal } from "./parts.js";
+
+/**
+ * The answer to a body; a newer body ends the older request.
+ * @param {any} body null: nothing is asked
+ * @param {number} restMs how long a body must stay the same before it is asked
+ * @param {number} [round] grows when the same body is to be asked again
+ */
+export function useAnswer(body, restMs, round = 0) {
+  const [answer, setAnswer] = useState(NOTHING);
+  const [error, setError] = useState(null);
+  const sent = body === null ? "" : JSON.stringify(body);
+  useEffect(() => {
+    setError(null);
+    if (!sent) {
+      setAnswer(NOTHING);
+      return undefined;
+    }
+    const abort = new AbortController();
+    const timer = setTimeout(async () => {
+      try {
+        for await (const state of chat(JSON.parse(sent), abort.signal)) if (!abort.signal.aborted) setAnswer(state);
+      } catch (problem) {
+        if (!abort.signal.aborted) {
+          setAnswer(NOTHING);
+          setError(problem);
+        }
+      }
+    }, restMs);
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  }, [sent, restMs, round]);
+  return { answer, error };
+}
+
+/** Tokens; those that differ from another answer's at the same place are marked from the first one on. */
+export function Answer({ answer, error, beside = null }) {
+  const differs = beside ? answer.tokens.findIndex((token, at) => token.text !== beside.tokens[at]?.text) : -1;
+  return html`<div class="answer" aria-busy=${!answer.ended && answer.tokens.length > 0}>
+    <p class="text" tabindex="0">${answer.tokens.map((token, at) => html`<span key=${at}
+      class=${differs >= 0 && at >= differs ? "differs" : ""}
+      title=${token.logprob === null ? undefined : `${token.logprob.toFixed(3)}\n${token.others}`}>${token.text}</span>`)}${answer.tools}</p>
+    <${Refusal} error=${error} />
+    <p class="times">${answer.firstMs === null ? "" : html`<span class="first">${Math.round(answer.firstMs)} ms</span> to the first token`}
+      ${answer.perSecond === null ? "" : `, ${answer.perSecond.toFixed(1)} tokens/s`}${answer.served ? `, ${answer.served}` : ""}</p></div>`;
+}

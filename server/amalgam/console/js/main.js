@@ -1,0 +1,116 @@
+// The frame of all pages: who asks, where to go, and what there is to say.
+
+import { render } from "../vendor/preact.js";
+import { useEffect, useState } from "../vendor/hooks.js";
+import { ask } from "./api.js";
+import { html } from "./html.js";
+import { Refusal } from "./parts.js";
+import { allowed, dismiss, followAddress, key, linkTo, notices, place, setKey, setTheme, theme } from "./state.js";
+
+/** Pages by the first part of the address; each is fetched when it is first opened. */
+const PAGES = {
+  overview: { title: "Overview", load: () => import("../pages/overview.js") },
+  adapters: { title: "Adapters", load: () => import("../pages/adapters.js") },
+  lab: { title: "Merge lab", load: () => import("../pages/lab.js") },
+  playground: { title: "Playground", load: () => import("../pages/playground.js") },
+  aliases: { title: "Aliases", load: () => import("../pages/aliases.js") },
+  evaluations: { title: "Evaluations", load: () => import("../pages/evaluations.js") },
+  jobs: { title: "Jobs", load: () => import("../pages/jobs.js") },
+};
+
+/** Whether the key is good for a route; other errors than a refused key are thrown. */
+async function passes(method, path, body) {
+  try {
+    await ask(method, path, { body });
+    return true;
+  } catch (error) {
+    if ([401, 403, 404].includes(error.status)) return false;
+    if ([400, 409, 422].includes(error.status)) return true;
+    throw error;
+  }
+}
+
+/** Ask the server what the key may do. A body that cannot be right tells whether it was looked at. */
+async function learnRoles() {
+  const asks = await passes("GET", "/v1/models?limit=1");
+  const reads = await passes("GET", "/admin/v1/jobs?limit=1");
+  const changes = reads && (await passes("POST", "/admin/v1/merges:plan?diagnostics=false", {}));
+  allowed.value = { asks, reads, changes };
+}
+
+function KeyForm() {
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    learnRoles().catch(setError);
+  }, [key.value]);
+  async function submit(event) {
+    event.preventDefault();
+    setError(null);
+    setKey(new FormData(event.target).get("key").trim());
+    try {
+      await learnRoles();
+      if (!allowed.value?.asks && !allowed.value?.reads) throw new Error("The server does not know this key.");
+    } catch (problem) {
+      setError(problem);
+    }
+  }
+  return html`<main class="key"><h1>Amalgam</h1>
+    <form onSubmit=${submit}>
+      <label class="field"><span>Key of this server</span><input name="key" type="password" autocomplete="off" autofocus /></label>
+      <button type="submit">Open</button>
+    </form>
+    <p>The key stays in this tab, and is forgotten with it. The admin key shows everything; a client key can ask.</p>
+    <${Refusal} error=${error} /></main>`;
+}
+
+function Page({ name }) {
+  const [page, setPage] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    let current = true;
+    setError(null);
+    PAGES[name].load().then(
+      (module) => current && setPage({ name, View: module.default }),
+      (problem) => current && setError(problem),
+    );
+    document.title = `${PAGES[name].title} · Amalgam`;
+    return () => {
+      current = false;
+    };
+  }, [name]);
+  if (error) return html`<${Refusal} error=${error} />`;
+  return page?.name === name ? html`<${page.View} rest=${place.value.slice(1)} />` : html`<p class="loading">Loading…</p>`;
+}
+
+function Shell() {
+  const may = allowed.value;
+  if (may === null || (!may.asks && !may.reads)) return html`<${KeyForm} />`;
+  const wanted = place.value[0] in PAGES ? place.value[0] : may.reads ? "overview" : "playground";
+  const shown = Object.entries(PAGES).filter(([name]) => may.reads || name === "playground");
+  const name = may.reads ? wanted : "playground";
+  const dark = theme.value === "dark" || (theme.value === "" && matchMedia("(prefers-color-scheme: dark)").matches);
+  return html`<header>
+      <a class="brand" href="#/">Amalgam</a>
+      <nav aria-label="Pages">${shown.map(([page, { title }]) => html`
+        <a key=${page} href=${linkTo(page)} aria-current=${page === name ? "page" : undefined}>${title}</a>`)}
+        <a href="docs.html">API</a></nav>
+      <button type="button" class="quiet" onClick=${() => setTheme(dark ? "light" : "dark")}>${dark ? "light" : "dark"}</button>
+      ${key.value && html`<button type="button" class="quiet" onClick=${() => {
+        allowed.value = null;
+        setKey("");
+      }}>forget key</button>`}
+    </header>
+    <main id="page"><${Page} name=${name} /></main>`;
+}
+
+const Notices = () => html`<div class="notices" role="status" aria-live="polite">${notices.value.map((notice) => html`
+  <p key=${notice.id} class=${notice.kind}>${notice.text}
+    <button type="button" class="quiet" aria-label="dismiss" onClick=${() => dismiss(notice.id)}>×</button></p>`)}</div>`;
+
+followAddress();
+setTheme(theme.value);
+const root = document.getElementById("app");
+if (root !== null) {
+  root.textContent = "";
+  render(html`<${Shell} /><${Notices} />`, root);
+}

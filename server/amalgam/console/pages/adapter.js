@@ -1,0 +1,100 @@
+// One adapter: its versions, what is done with them, where one comes from, and how it is asked.
+
+import { useState } from "../vendor/hooks.js";
+import { address, download, get, inPath, send } from "../js/api.js";
+import { html } from "../js/html.js";
+import { Action, CopyCurl, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
+import { linkTo, notify } from "../js/state.js";
+
+/** A version's ancestors, a generation a column. */
+function Lineage({ name, number }) {
+  const path = `/admin/v1/adapters/${inPath(name)}/versions/${number}/lineage`;
+  const graph = useLoaded((signal) => get(path, signal), [path]);
+  if (graph.error) return html`<${Refusal} error=${graph.error} />`;
+  if (!graph.value) return null;
+  const { nodes, edges, root } = graph.value;
+  const depth = new Map([[root, 0]]);
+  for (const queue = [root]; queue.length; ) {
+    const output = queue.shift();
+    for (const edge of edges.filter((one) => one.output === output))
+      if (!depth.has(edge.input)) {
+        depth.set(edge.input, depth.get(output) + 1);
+        queue.push(edge.input);
+      }
+  }
+  const columns = [];
+  for (const node of nodes) (columns[depth.get(node.model) ?? 0] ??= []).push(node);
+  return html`<div class="lineage" role="group" aria-label=${`Lineage of ${root}`}>${columns.map((column, at) => html`
+    <ol key=${at}>${column.map((node) => html`<li key=${node.model}>
+      <a href=${linkTo("adapters", node.name)}>${node.model}</a> <small>${node.recipe?.method ?? node.source}${node.deleted ? ", deleted" : ""}</small>
+      ${edges.filter((edge) => edge.output === node.model).map((edge) => html`<p key=${edge.input}><small>${JSON.stringify(edge.weight)} × ${edge.input}</small></p>`)}</li>`)}</ol>`)}</div>`;
+}
+
+function Snippet({ model }) {
+  const body = { model, messages: [{ role: "user", content: "…" }], max_tokens: 64 };
+  return html`<h2>How it is asked</h2>
+    <pre tabindex="0">${`curl ${address("/v1/chat/completions")} -H 'Content-Type: application/json' \\\n  -H "Authorization: Bearer $AMALGAM_KEY" \\\n  -d '${JSON.stringify(body)}'`}</pre>`;
+}
+
+export default function Adapter({ name }) {
+  const path = `/admin/v1/adapters/${inPath(name)}`;
+  const [open, setOpen] = useState(0);
+  const adapter = useLoaded((signal) => get(path, signal), [path]);
+  const engine = useLoaded((signal) => get("/admin/v1/engine", signal), [path]);
+  const shown = adapter.value;
+  if (!shown) return html`<h1>${name}</h1><${Refusal} error=${adapter.error} />`;
+
+  /** Do one thing with one version, and look again. */
+  const act = (verb, version) => async () => {
+    await send("POST", `${path}:${verb}`, { version });
+    notify(`${name}@${version}: ${verb} done`);
+    await Promise.all([adapter.again(), engine.again()]);
+  };
+  async function verify() {
+    const { versions } = await send("POST", `${path}:verify`);
+    const bad = Object.keys(versions).filter((model) => !versions[model]);
+    notify(bad.length ? `Damaged: ${bad.join(", ")}` : "The stored files are what was published.", bad.length ? "wrong" : "done");
+  }
+  async function makeDefault(version) {
+    await send("PATCH", path, { default_version: version });
+    await adapter.again();
+  }
+  async function remove(version) {
+    await send("DELETE", `${path}/versions/${version}`);
+    await adapter.again();
+  }
+  const residents = new Map((engine.value?.residents ?? []).map((one) => [one.model, one]));
+  const rows = shown.versions.map((version) => {
+    const number = version.version;
+    const resident = residents.get(version.model);
+    const isDefault = number === shown.default_version;
+    return [
+      html`${version.model} ${isDefault && html`<strong>default</strong>`}`,
+      version.rank,
+      size(version.size_bytes),
+      version.source,
+      resident ? (resident.pinned ? "pinned" : "in memory") : "",
+      when(version.created_at),
+      html`<div class="row">
+        ${!isDefault && html`<${Action} label="make default" does=${() => makeDefault(number)} />`}
+        ${resident?.pinned ? html`<${Action} label="unpin" does=${act("unpin", number)} />` : html`<${Action} label="pin" does=${act("pin", number)} />`}
+        ${resident ? html`<${Action} label="unload" does=${act("unload", number)} />` : html`<${Action} label="load" does=${act("load", number)} />`}
+        <${Action} label="download" reads does=${() => download(`${path}/versions/${number}/files`, `${name}-${number}.tar`)} />
+        <${Action} label="lineage" reads does=${async () => setOpen(open === number ? 0 : number)} />
+        ${version.recipe_digest && html`<${Action} label="rebuild" does=${async () => {
+          const rebuilt = await send("POST", `${path}/versions/${number}:rebuild`);
+          notify(`Rebuilt: ${JSON.stringify(rebuilt)}`.slice(0, 300));
+        }} />`}
+        ${!isDefault && html`<${Action} label="delete" kind="danger" sure=${`Delete ${version.model}?`} does=${() => remove(number)} />`}
+      </div>`,
+    ];
+  });
+  const warnings = shown.versions.flatMap((version) => version.warnings.map((text) => `${version.model}: ${text}`));
+  return html`<p><a href=${linkTo("adapters")}>All adapters</a></p><h1>${shown.name}</h1>
+    ${shown.description && html`<p>${shown.description}</p>`}
+    <${Table} caption="Versions" head=${["version", "rank", "size", "from", "engine", "made", ""]} rows=${rows} />
+    ${warnings.length > 0 && html`<ul class="findings">${warnings.map((text) => html`<li class="warning" key=${text}>${text}</li>`)}</ul>`}
+    ${open > 0 && html`<h2>Lineage of version ${open}</h2><${Lineage} name=${name} number=${open} />`}
+    <${Snippet} model=${shown.name} />
+    <p class="row"><${Action} label="Verify the stored files" does=${verify} /> <${CopyCurl} path=${path} /> <a href=${`${linkTo("playground")}?models=${inPath(name)}`}>Open in the playground</a></p>`;
+}

@@ -1,0 +1,47 @@
+// One evaluation: means by task, and two targets compared item by item.
+
+import { useState } from "../vendor/hooks.js";
+import { download, get, inPath, send } from "../js/api.js";
+import { html } from "../js/html.js";
+import { Action, CopyCurl, Field, fixed, Refusal, Table, useLoaded } from "../js/parts.js";
+import { linkTo } from "../js/state.js";
+
+const EVERY_MS = 1500;
+
+/** The items of two targets side by side, those on which they differ first. */
+function Compare({ path, targets }) {
+  const [pair, setPair] = useState([0, Math.min(1, targets.length - 1)]);
+  const results = useLoaded((signal) => Promise.all(pair.map((target) => get(`${path}/results?target=${target}&limit=500`, signal))), [path, ...pair]);
+  const choose = (side) => (event) => setPair(pair.with(side, Number(event.target.value)));
+  const select = (side, label) => html`<${Field} label=${label}><select value=${pair[side]} onChange=${choose(side)}>
+    ${targets.map((target, at) => html`<option key=${at} value=${at}>${target.model}</option>`)}</select><//>`;
+  const [left = [], right = []] = (results.value ?? []).map((page) => page.data);
+  const other = new Map(right.map((one) => [one.item, one]));
+  const score = (one) => Object.values(one?.values ?? {}).map((value) => fixed(value)).join(", ");
+  const rows = left.map((one) => ({ one, two: other.get(one.item) }));
+  const differs = ({ one, two }) => (score(one) === score(two) ? 1 : 0);
+  rows.sort((a, b) => differs(a) - differs(b) || a.one.item - b.one.item);
+  return html`<h2>Item by item</h2><div class="row">${select(0, "Left")}${select(1, "Right")}</div><${Refusal} error=${results.error} />
+    <${Table} caption="Answers" head=${["item", "left", "", "right", ""]} rows=${rows.slice(0, 200).map(({ one, two }) => [
+      one.item, one.answer ?? "", score(one), two?.answer ?? "", score(two)])} />`;
+}
+
+export default function Evaluation({ id }) {
+  const path = `/admin/v1/evaluations/${inPath(id)}`;
+  const report = useLoaded((signal) => get(path, signal), [path], EVERY_MS);
+  if (!report.value) return html`<h1>Evaluation</h1><${Refusal} error=${report.error} />`;
+  const { evaluation, table, refused } = report.value;
+  const act = (verb) => async () => {
+    await send("POST", `${path}:${verb}`);
+    await report.again();
+  };
+  return html`<p><a href=${linkTo("evaluations")}>All evaluations</a></p><h1>${evaluation.label || id}</h1>
+    <p><progress value=${evaluation.done} max=${evaluation.total} aria-label="measured"></progress> ${evaluation.done} of ${evaluation.total}, ${evaluation.state}</p>
+    ${evaluation.error && html`<p class="refusal">${evaluation.error.message}</p>`}
+    <p class="row">${evaluation.state === "running" && html`<${Action} label="Stop" does=${act("cancel")} />`}
+      ${["interrupted", "failed", "cancelled"].includes(evaluation.state) && html`<${Action} label="Go on" does=${act("resume")} />`}
+      <${Action} label="Download as CSV" reads does=${() => download(`${path}/export?format=csv`, `${id}.csv`)} /> <${CopyCurl} path=${path} /></p>
+    <${Table} caption="Means" head=${["model", "task", "metric", "mean", "items"]} rows=${table.map((cell) => [cell.model, cell.task, cell.metric, fixed(cell.mean, 3), cell.count])} />
+    ${refused.map((one) => html`<p class="warning" key=${`${one.target} ${one.code}`}>${evaluation.targets[one.target]?.model}: ${one.count} items ended with <code>${one.code}</code></p>`)}
+    ${evaluation.targets.length > 1 && html`<${Compare} path=${path} targets=${evaluation.targets} />`}`;
+}

@@ -1,0 +1,34 @@
+// One prompt, asked of every parent and of the blend that the sliders mean, side by side.
+
+import { useEffect, useState } from "../vendor/hooks.js";
+import { Answer, useAnswer } from "../js/answer.js";
+import { messagesOf, textOf } from "../js/chat.js";
+import { html } from "../js/html.js";
+import { Field } from "../js/parts.js";
+import Grid from "./lab_grid.js";
+
+const REST_MS = 120;
+
+function Column({ model, title, prompt, tokens, told = null }) {
+  const body = prompt.trim() && model ? { model, messages: messagesOf("", prompt), max_tokens: tokens, temperature: 0 } : null;
+  const { answer, error } = useAnswer(body, REST_MS);
+  useEffect(() => {
+    if (told && answer.ended && answer.firstMs !== null) told(model, textOf(answer), answer.firstMs);
+  }, [answer.ended, model]);
+  return html`<section class="column" aria-label=${title}><h3>${title}</h3><${Answer} answer=${answer} error=${error} /></section>`;
+}
+
+export default function Answers({ lab, text, answered }) {
+  const [prompt, setPrompt] = useState("");
+  const [tokens, setTokens] = useState(48);
+  const [grid, setGrid] = useState(false);
+  return html`<section aria-label="Answers"><div class="row">
+      <${Field} label="Prompt"><textarea class="wide" rows="3" value=${prompt} onInput=${(event) => setPrompt(event.target.value)}></textarea><//>
+      <${Field} label="Tokens"><input type="number" min="1" max="512" value=${tokens} onChange=${(event) => setTokens(Number(event.target.value) || 1)} /><//></div>
+    <div class="columns">
+      <${Column} model=${text} title="The blend" prompt=${prompt} tokens=${tokens} told=${answered} />
+      ${lab.inputs.map((input) => html`<${Column} key=${input.model} model=${input.model} title=${input.model} prompt=${prompt} tokens=${tokens} />`)}
+    </div>
+    ${lab.inputs.length === 2 && html`<p><button type="button" aria-expanded=${grid} onClick=${() => setGrid(!grid)}>weights as a grid</button></p>`}
+    ${grid && lab.inputs.length === 2 && html`<${Grid} lab=${lab} prompt=${prompt} tokens=${tokens} />`}</section>`;
+}

@@ -1,0 +1,22 @@
+"""What a CPU multiplies in hardware, which decides the types that engine and LoRA compute in."""
+
+from typing import Final, Literal
+
+CpuUnits = Literal["detected", "bfloat16", "float32"]
+_BFLOAT16_UNITS: Final = ("avx512_bf16", "amx_bf16", "bf16")
+"""As torch names them: Intel's and AMD's vectors, Intel's tiles, Arm's."""
+
+
+def multiplies_bfloat16(units: CpuUnits) -> bool:
+    """Whether this CPU has units for bfloat16 products; without them float32 is several times faster.
+
+    Args:
+        units: ``detected`` asks the processor. The others are taken for the answer whatever it has, so that either way
+            can be tested on any machine: what it lacks, libraries compute by conversion.
+    """
+    if units != "detected":
+        return units == "bfloat16"
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return any(has.get(unit) for unit in _BFLOAT16_UNITS)

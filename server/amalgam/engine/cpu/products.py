@@ -1,0 +1,290 @@
+"""Low-rank products over rows that belong to different adapters: compiled, in bfloat16 units, or in plain torch.
+
+Every function changes only rows that its plan names. `GroupedPunicaWrapper` is what vLLM's LoRA layers call.
+"""
+
+import logging
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
+
+from amalgam.engine.cpu import copies, loops
+from amalgam.engine.cpu.compiler import Rows
+from amalgam.engine.cpu.factors import FactorCache, ModuleFactors, Occupancy, SlotFactors
+from amalgam.engine.cpu.loops import add_low_rank, add_low_rank_together
+from amalgam.engine.cpu.plan import Batch, Groups, RowPlan, Run, Scatter, plan_rows
+from amalgam.engine.cpu.processor import multiplies_bfloat16
+from amalgam.engine.cpu.sources import bits_of
+from amalgam.settings import Settings
+
+BLOCK_ROWS: Final = 64
+"""From this many rows on, slices are multiplied one by one: the zeros of the block matrix then cost more than calls."""
+
+TOGETHER_ROWS: Final = 4
+"""From this many rows in compiled loops on, threads share them: for fewer, waking a thread takes as long."""
+
+CHUNK_ROWS: Final = 512
+"""Rows at a time where a product needs a buffer as wide as the output, so that it stays in the cache."""
+
+
+def add_low_rank_(y: Tensor, x: Tensor, factors: ModuleFactors, plan: RowPlan, scale: float = 1.0) -> None:
+    """y[r] += scale · x[r] @ A[slot of r]ᵀ @ B[slot of r]ᵀ for every row r of the plan.
+
+    Args:
+        y: [rows, ≥ out], changed in place. x: [rows, in].
+        factors: Of the module, fresh.
+    """
+    if plan.groups is not None:
+        _add_groups_(y, x, factors, plan.groups, scale)
+    y = y[:, : factors.width] if y.shape[1] > factors.width else y
+    for run in plan.tall:
+        _add_tall_(y, x, factors, run, scale)
+    for run in plan.runs:
+        slot = factors.slot(run.slot)
+        if slot is not None:
+            _add_run_(y[run.start : run.stop], x[run.start : run.stop], slot, scale)
+    for scatter in plan.scatters:
+        _add_scatter_(y, x, factors, scatter, scale)
+    for batch in plan.batches:
+        _add_batch_(y, x, factors, batch, scale)
+
+
+def _add_groups_(y: Tensor, x: Tensor, factors: ModuleFactors, groups: Groups, scale: float) -> None:
+    arrays = factors.arrays(groups.slots)
+    if _are_loops_for(y, x, arrays.down):
+        operands = _rows(y), _rows(x), groups.rows, groups.starts, groups.slots, *arrays, scale
+        threads = torch.get_num_threads()
+        if threads > 1 and len(groups.slots) > 1 and len(groups.rows) >= TOGETHER_ROWS:
+            add_low_rank_together(*operands, threads)
+        else:
+            add_low_rank(*operands)
+        return
+    # Not seen in the models served so far: a layer whose input or output is a view, or of another type than the model.
+    for scatter in groups.scatters():
+        _add_scatter_(y[:, : factors.width], x, factors, scatter, scale)
+
+
+def _are_loops_for(y: Tensor, x: Tensor, factors: Rows) -> bool:
+    """Loops of float32 rows take factors of either type, those of bfloat16 rows take bfloat16 alone."""
+    is_wide = y.dtype is torch.float32
+    is_half = y.dtype is torch.bfloat16 and factors.dtype == np.uint16
+    return x.dtype is y.dtype and (is_wide or is_half) and y.is_contiguous() and x.is_contiguous()
+
+
+def _rows(tensor: Tensor) -> Rows:
+    """The memory of a contiguous tensor, as the loops take it."""
+    if tensor.dtype is torch.bfloat16:
+        return bits_of(tensor)
+    wide: Rows = tensor.numpy()
+    return wide
+
+
+def _add_tall_(y: Tensor, x: Tensor, factors: ModuleFactors, run: Run, scale: float) -> None:
+    """In units for bfloat16, which sum in float32 and round what they return.
+
+    What lies between A and B goes on as two bfloat16 numbers, itself and what its rounding left: 16 bits of it.
+    """
+    y, x = y[run.start : run.stop], x[run.start : run.stop]
+    if not (x.dtype is y.dtype is torch.bfloat16):
+        slot = factors.slot(run.slot)
+        if slot is not None:
+            _add_run_(y, x, slot, scale)
+        return
+    for tile in factors.tiles(run.slot):
+        columns = y[:, tile.columns]
+        hidden = torch.addmm(x.new_empty(()), x, tile.down, beta=0, alpha=tile.scale * scale)
+        left = torch.addmm(hidden, x, tile.down, beta=-1, alpha=tile.scale * scale)
+        up = tile.up[:, : columns.shape[1]]
+        columns.addmm_(torch.cat((hidden, left), 1), torch.cat((up, up)))
+
+
+def _add_scatter_(y: Tensor, x: Tensor, factors: ModuleFactors, scatter: Scatter, scale: float) -> None:
+    slot = factors.slot(scatter.slot)
+    if slot is not None:
+        rows = x.index_select(0, scatter.rows).to(slot.down.dtype)
+        delta = rows.mm(slot.down).mm(slot.up[:, : y.shape[1]])
+        y.index_add_(0, scatter.rows, delta.to(y.dtype), alpha=scale)
+
+
+def _add_run_(y: Tensor, x: Tensor, slot: SlotFactors, scale: float) -> None:
+    if y.dtype == slot.down.dtype and x.dtype == slot.down.dtype:
+        hidden = x.mm(slot.down)
+        if len(y) < BLOCK_ROWS or len(slot.blocks) == 1:
+            y.addmm_(hidden, slot.up[:, : y.shape[1]], alpha=scale)
+            return
+        for block in slot.blocks:
+            y[:, block.columns].addmm_(hidden[:, block.ranks], block.up, alpha=scale)
+        return
+    for start in range(0, len(y), CHUNK_ROWS):
+        target = y[start : start + CHUNK_ROWS]
+        hidden = x[start : start + CHUNK_ROWS].to(slot.down.dtype).mm(slot.down)
+        if len(y) < BLOCK_ROWS or len(slot.blocks) == 1:
+            target.add_(hidden.mm(slot.up[:, : y.shape[1]]), alpha=scale)
+            continue
+        for block in slot.blocks:
+            target[:, block.columns].add_(hidden[:, block.ranks].mm(block.up), alpha=scale)
+
+
+def _add_batch_(y: Tensor, x: Tensor, factors: ModuleFactors, batch: Batch, scale: float) -> None:
+    pair = factors.batch(batch.first, batch.stop)
+    if pair is None:
+        return
+    down, up = pair
+    rows = x.index_select(0, batch.gather).to(down.dtype).view(len(down), -1, x.shape[1])
+    delta = rows.bmm(down).bmm(up).view(-1, up.shape[2])
+    if batch.kept is not None:
+        delta = delta.index_select(0, batch.kept)
+    y.index_add_(0, batch.rows, delta[:, : y.shape[1]].to(y.dtype), alpha=scale)
+
+
+def shrink_(y: Tensor, x: Tensor, factors: Tensor, scale: float, rows_by_slot: dict[int, Tensor]) -> None:
+    """y[r, :rank] += scale · x[r] @ A[slot of r]ᵀ, multiplied in float32.
+
+    Args:
+        y: [rows, ≥ rank]. x: [rows, in]. factors: [slots, 1, rank, in].
+    """
+    rank = factors.shape[-2]
+    for slot, rows in rows_by_slot.items():
+        hidden = x[rows].float() @ factors[slot].view(rank, -1).float().T
+        y[:, :rank].index_add_(0, rows, hidden.to(y.dtype), alpha=scale)
+
+
+def expand_(y: Tensor, x: Tensor, factors: Tensor, rows_by_slot: dict[int, Tensor], *, add_inputs: bool = True) -> None:
+    """y[r] += x[r] @ B[slot of r]ᵀ over the columns that both have; without add_inputs those columns are replaced.
+
+    Args:
+        y: [rows, out]. x: [rows, rank]. factors: [slots, 1, out', rank]; out' and out may differ by padding.
+    """
+    width = min(y.shape[1], factors.shape[-2])
+    for slot, rows in rows_by_slot.items():
+        delta = x[rows].float() @ factors[slot].view(-1, factors.shape[-1])[:width].float().T
+        if add_inputs:
+            delta += y[rows, :width].float()
+        y[rows, :width] = delta.to(y.dtype)
+
+
+class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
+    """Multiplies each adapter's rows with that adapter's factors; rows without an adapter are not touched.
+
+    Rows are planned once per step, in `update_metadata`; every layer of the step uses the same plan. In float32 and in
+    bfloat16 rows go through compiled loops, long runs of bfloat16 through the processor's units where it has them; in
+    other types all rows go through torch.
+    """
+
+    def __init__(
+        self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, *, lora_config: Any, **_: Any
+    ) -> None:
+        super().__init__(max_num_batched_tokens, max_batches, device)
+        dtype = lora_config.lora_dtype
+        compiled, in_halves = dtype in (torch.float32, torch.bfloat16), dtype is torch.bfloat16
+        has_units = in_halves and multiplies_bfloat16(Settings().engine.cpu_units)
+        if compiled:
+            loops.warm_up(torch.get_num_threads(), in_halves=in_halves)
+            copies.warm_up(in_halves=in_halves)
+        logging.getLogger(__name__).info(
+            "LoRA on CPU: products of %s rows %s",
+            str(dtype).removeprefix("torch."),
+            "in torch" if not compiled else "in compiled loops" + ", long runs in bfloat16 units" * has_units,
+        )
+        self._plan = partial(plan_rows, compiled=compiled, has_units=has_units)
+        self._factors = FactorCache()
+        self._occupied = Occupancy()
+        self._slot_ids: list[int | None] = []
+        self._tokens = RowPlan()
+        self._samples = RowPlan()
+
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: Any
+    ) -> None:
+        """Plan the step's tokens, and the rows that are sampled from."""
+        self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
+        self.is_prefill = mapping.is_prefill
+        self._slot_ids = list(lora_index_to_id)
+        self._tokens = self._plan(self.token_lora_indices)
+        self._samples = self._plan(self.sampler_indices)
+        self.no_lora = not self._tokens
+
+    def add_lora_linear(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **_: Any,
+    ) -> None:
+        """y[:, slice i] += scale · x @ A_iᵀ @ B_iᵀ."""
+        if self._tokens:
+            factors = self._factors.get(lora_a_stacked, lora_b_stacked, self._slot_ids)
+            add_low_rank_(_flat(y), _flat(x), factors, self._tokens, scale)
+
+    def add_lora_logits(
+        self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
+    ) -> None:
+        """Add scale · x @ Aᵀ @ Bᵀ to y over the rows that logits are computed for."""
+        if self._tokens:
+            factors = self._factors.get((lora_a_stacked,), (lora_b_stacked,), self._slot_ids)
+            if not factors.empty:
+                x = _flat(x)
+                add_low_rank_(_flat(y), x, factors, self._logits_plan(x), scale)
+
+    def add_lora_embedding(
+        self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
+    ) -> None:
+        """Add x @ Bᵀ to y; x already holds the looked-up rows of A."""
+        if self._tokens and self._occupied(lora_b_stacked):
+            expand_(y, x, lora_b_stacked, self._tokens.rows_by_slot(), add_inputs=add_inputs)
+
+    def add_shrink(
+        self, y: tuple[Tensor, ...] | Tensor, x: Tensor, lora_a_stacked: tuple[Tensor, ...], scale: float, **_: Any
+    ) -> None:
+        """y[i] += scale · x @ A_iᵀ; layers with sharded factors call the halves apart."""
+        rows_by_slot = self._tokens.rows_by_slot()
+        for target, factors in zip(y, lora_a_stacked, strict=False):
+            shrink_(_flat(target), _flat(x), factors, scale, rows_by_slot)
+
+    def add_expand(
+        self,
+        y: Tensor,
+        x: tuple[Tensor, ...] | Tensor,
+        lora_b_stacked: tuple[Tensor, ...],
+        output_slices: tuple[int, ...],
+        offset_start: int = 0,
+        add_inputs: bool = True,
+        **_: Any,
+    ) -> None:
+        """y[:, slice i] += x[i] @ B_iᵀ; with add_inputs false the slices of rows with an adapter are replaced."""
+        rows_by_slot = self._tokens.rows_by_slot()
+        start = offset_start
+        for hidden, factors, width in zip(x, lora_b_stacked, output_slices, strict=True):
+            expand_(_flat(y)[:, start : start + width], hidden, factors, rows_by_slot, add_inputs=add_inputs)
+            start += width
+
+    def apply_lora_full_linear(
+        self, y: Tensor, x: Tensor, weight_stacked: Tensor, bias_stacked: Tensor, module_enabled: Tensor
+    ) -> None:
+        """Replace y by x @ Wᵀ + bias for the rows whose adapter brings a whole head of its own."""
+        rows_by_slot = {slot: rows for slot, rows in self._samples.rows_by_slot().items() if module_enabled[slot]}
+        expand_(y, x, weight_stacked, rows_by_slot, add_inputs=False)
+        for slot, rows in rows_by_slot.items():
+            y[rows] += bias_stacked[slot].to(y.dtype)
+
+    def _logits_plan(self, x: Tensor) -> RowPlan:
+        """The plan of the rows of x: those sampled from, or a prompt's.
+
+        For log-probabilities of a prompt vLLM slices its rows out of the step's hidden states; the slice tells which.
+        """
+        rows_in_memory = x.untyped_storage().nbytes() // (x.shape[1] * x.element_size())
+        if len(x) == len(self.sampler_indices) and len(x) == rows_in_memory:
+            return self._samples
+        first = x.storage_offset() // x.shape[1]
+        return self._plan(self.token_lora_indices[first : first + len(x)])
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 2 else tensor.view(-1, tensor.shape[-1])

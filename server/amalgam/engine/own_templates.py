@@ -1,0 +1,140 @@
+"""Chat templates of single versions, inside vLLM's renderer.
+
+Every dialect of vLLM's handlers makes its prompt through one method of one renderer, with the base model's template.
+There a request's own template takes its place, and is rendered by the template process: in this one it could stop every
+other request. A context variable carries it through vLLM's tasks.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from vllm.renderers.hf import (
+    HfRenderer,
+    _consolidate_system_messages,
+    _convert_developer_to_system,
+    _detect_developer_role_support,
+)
+
+from amalgam.engine.cpu import patches
+from amalgam.engine.protocol import CallProfile, OwnTemplate
+from amalgam.errors import AmalgamError
+from amalgam.errors.profiles import ChatTemplateUnsupported
+
+_RENDER: Final = "vllm.renderers.hf:HfRenderer.render_messages_async"
+_CONVERT: Final = "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.to_chat_completion_request"
+_RENDERERS_OWN: Final = frozenset(
+    {
+        *("chat_template", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding"),
+        *("truncation", "max_length", "tokenizer_kwargs"),
+    }
+)
+"""What transformers' method takes beside the values for the template."""
+
+
+@dataclass
+class Asked:
+    """One call with a profile, from vLLM's handler down to its renderer."""
+
+    profile: CallProfile
+    failure: AmalgamError | None = field(default=None)
+    """What the template came to; vLLM's handlers may turn it into an answer of their own."""
+
+
+_asked: ContextVar[Asked | None] = ContextVar("amalgam_profile", default=None)
+
+
+def begin(profile: CallProfile | None) -> Asked | None:
+    """Have the handler that this task calls next answer with ``profile``."""
+    asked = None if profile is None else Asked(profile)
+    _asked.set(asked)
+    return asked
+
+
+def let_in(app_state: Any) -> None:
+    """Let vLLM's handlers, as they were built, answer with profiles."""
+    online = getattr(app_state, "online_renderer", None)
+    if online is not None and isinstance(online.renderer, HfRenderer):
+        _hook_renderer(online.renderer)
+    elif online is not None:
+        _refuse_templates(online.renderer)
+    messages = getattr(app_state, "anthropic_serving_messages", None)
+    if messages is not None:
+        _hook_messages(messages)
+
+
+def _template() -> OwnTemplate | None:
+    asked = _asked.get()
+    return None if asked is None else asked.profile.template
+
+
+def _hook_renderer(renderer: Any) -> None:
+    plain_messages, plain_apply = renderer.render_messages_async, renderer._apply_chat_template_async
+
+    async def render_messages(messages: Any, params: Any) -> Any:
+        template = _template()
+        if template is not None:
+            # The base model's template stays in ``params``, so that this one is never compiled here.
+            params = replace(params, chat_template_content_format=await _noted(template.content_format()))
+        return await plain_messages(messages, params)
+
+    async def apply(model_config: Any, tokenizer: Any, conversation: Any, **given: Any) -> Any:
+        template = _template()
+        if template is None:
+            return await plain_apply(model_config, tokenizer, conversation, **given)
+        tools = given.pop("tools", None)
+        values = {**tokenizer.special_tokens_map, **{k: v for k, v in given.items() if k not in _RENDERERS_OWN}}
+        spoken = _without_developers(template.text, conversation)
+        text = await _noted(template.render(spoken, tools, values))
+        return tokenizer.encode(text, add_special_tokens=False) if given.get("tokenize") else text
+
+    patches.put(_RENDER, render_messages, on=renderer)
+    patches.put("vllm.renderers.hf:HfRenderer._apply_chat_template_async", apply, on=renderer)
+
+
+def _refuse_templates(renderer: Any) -> None:
+    plain = renderer.render_messages_async
+
+    async def render_messages(messages: Any, params: Any) -> Any:
+        template = _template()
+        if template is not None:
+            return await _noted(_unsupported(template))
+        return await plain(messages, params)
+
+    patches.put(_RENDER, render_messages, on=renderer)
+
+
+def _hook_messages(handler: Any) -> None:
+    """Anthropic's dialect has no fields for some defaults; what its requests are turned into has."""
+    plain = handler.to_chat_completion_request
+
+    def to_chat_completion_request(request: Any, **given: Any) -> Any:
+        chat = plain(request, **given)
+        asked = _asked.get()
+        for name, value in ({} if asked is None else asked.profile.unsaid).items():
+            setattr(chat, name, value)
+        return chat
+
+    patches.put(_CONVERT, to_chat_completion_request, on=handler)
+
+
+async def _unsupported(template: OwnTemplate) -> None:
+    raise ChatTemplateUnsupported(template.model)
+
+
+async def _noted(work: Any) -> Any:
+    try:
+        return await work
+    except AmalgamError as error:
+        asked = _asked.get()
+        if asked is not None:
+            asked.failure = error
+        raise
+
+
+def _without_developers(template: str, conversation: Any) -> Any:
+    """As vLLM does for a template that knows no such role."""
+    roles = {message["role"] for message in conversation}
+    if "developer" not in roles or _detect_developer_role_support(template):
+        return conversation
+    return _consolidate_system_messages(_convert_developer_to_system(conversation))

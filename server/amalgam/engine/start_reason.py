@@ -1,0 +1,62 @@
+"""Why an engine did not start, in a sentence, out of the many words that vLLM has for it."""
+
+import logging
+import re
+from multiprocessing.connection import Connection
+from typing import Final
+
+_LONGEST: Final = 400
+_ELSEWHERE: Final = re.compile(r"see (root cause|stack trace)|core proc\(s\)", re.IGNORECASE)
+"""In errors of the core's parent, which only say that a child had one."""
+_PYDANTIC: Final = re.compile(r"(?:Value|Assertion) error, (.*?)(?: \[type=|$)")
+"""The sentence inside a report of pydantic's, after a line that counts errors and one that names a class."""
+
+
+class CauseTeller(logging.Handler):
+    """Tells another process of the first error that vLLM logs here; later ones follow from it.
+
+    One alone, so that a process that nobody listens to never waits for space in the pipe.
+
+    Args:
+        to: where it is sent, as `start_reason` words it.
+    """
+
+    def __init__(self, to: Connection) -> None:
+        super().__init__(logging.ERROR)
+        self._to: Connection | None = to
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send what is the log of an exception, once; not of one that names another process's."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or self._to is None or _ELSEWHERE.search(str(error)):
+            return
+        to, self._to = self._to, None
+        try:
+            to.send_bytes(start_reason(error).encode())
+        except OSError:
+            self.handleError(record)
+
+
+def first_cause(told: Connection) -> str | None:
+    """What was told first and not read yet, or None; later causes follow from it."""
+    causes = []
+    while told.poll():
+        causes.append(told.recv_bytes().decode())
+    return causes[0] if causes else None
+
+
+def start_reason(error: BaseException, cause: str | None = None) -> str:
+    """The cause of ``error`` without a trace, a class's name where the error has no words, and no final stop.
+
+    Args:
+        cause: what a child process told, where the error only says that it has one.
+    """
+    text = " ".join(str(error).split())
+    inner = _PYDANTIC.search(text)
+    if inner is not None:
+        text = inner[1]
+    if not text:
+        text = type(error).__name__
+    if _ELSEWHERE.search(text):
+        text = cause or "a process of it ended, for the reason that its log lines above name"
+    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …").rstrip(". ")

@@ -1,0 +1,76 @@
+"""The flags of vLLM's server that this one gives it: our defaults, by platform, and vLLM's parser over them."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+
+from amalgam.engine.cpu.preload import EXTENSION
+from amalgam.engine.cpu.processor import multiplies_bfloat16
+from amalgam.settings import Settings
+
+
+def adapter_places(settings: Settings, *, on_cpu: bool) -> tuple[int, int]:
+    """Slots of a batch, and adapters in memory: as set, else as many as are cheap.
+
+    With our LoRA on a CPU a slot takes memory for the adapter in it, and an adapter in memory is a mapping of its file.
+    Elsewhere either is a copy in the type that vLLM computes in, and a slot's is padded to the largest rank.
+    """
+    is_roomy = on_cpu and settings.engine.cpu_lora == "amalgam"
+    slots = settings.engine.max_loras or (16 if is_roomy else 4)
+    return slots, settings.engine.max_cpu_loras or max(slots, 256 if is_roomy else 64)
+
+
+def our_flags(settings: Settings, model: str, name: str, *, is_packed: Callable[[], bool], is_demo: bool) -> list[str]:
+    """What this server asks of vLLM on the platform that it runs on, before the user's own flags.
+
+    Args:
+        model: folder of the base model.
+        name: of the base model in requests.
+        is_packed: whether its weights are quantised; asked where that decides something.
+        is_demo: whether it is the demo model, whose context and batch are known.
+    """
+    from vllm.platforms import current_platform
+
+    flags = ["--model", model, "--served-model-name", name, "--enable-lora"]
+    slots, kept = adapter_places(settings, on_cpu=current_platform.is_cpu())
+    flags += ["--max-loras", str(slots), "--max-cpu-loras", str(kept)]
+    flags += ["--max-lora-rank", str(settings.engine.max_lora_rank)]
+    # Without a host vLLM would fetch from anywhere; what no request is let through with needs one that is not there.
+    flags += ["--allowed-media-domains", *(settings.http.media_hosts or ("nowhere.invalid",))]
+    # One backend, by name: where vLLM chooses by request, what the first cannot honour is dropped or becomes a 500.
+    flags += ["--structured-outputs-config.backend", "xgrammar"]
+    if current_platform.is_cpu():
+        flags += ["--enforce-eager"]
+        if not multiplies_bfloat16(settings.engine.cpu_units) and not is_packed():
+            # vLLM multiplies most packed weights in 16 bits only, and refuses to start in 32.
+            flags += ["--dtype", "float32"]
+        if settings.engine.cpu_lora == "amalgam":
+            flags += ["--worker-extension-cls", EXTENSION]
+    if is_demo:
+        flags += ["--max-model-len", str(settings.engine.max_model_len), "--max-num-seqs", "72"]
+        flags += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    return flags
+
+
+def serve_parser() -> ArgumentParser:
+    """The parser of vLLM's own server."""
+    try:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    except ModuleNotFoundError:
+        # Where 0.33, the GPU's release, has it.
+        from vllm.entrypoints.common.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: ArgumentParser = make_arg_parser(FlexibleArgumentParser())
+    return parser
+
+
+def parsed(parser: ArgumentParser, flags: Sequence[str]) -> Namespace:
+    """The arguments that the flags come to, checked as vLLM's server checks them; of two the later wins."""
+    try:
+        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    except ModuleNotFoundError:
+        from vllm.entrypoints.common.cli_args import validate_parsed_serve_args
+
+    args: Namespace = parser.parse_args(list(flags))
+    validate_parsed_serve_args(args)
+    return args

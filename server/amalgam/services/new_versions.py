@@ -1,0 +1,45 @@
+"""What is asked for with a new version of an adapter, and what a check of its files says."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from amalgam.errors.findings import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What an upload asks for in addition to its files."""
+
+    name: str
+    description: str | None = None
+    set_default: bool = True
+    if_absent: bool = False
+    """Refuse with NameTaken where the adapter exists."""
+    request_key: str | None = None
+    """Of the request, where it has an idempotency key."""
+    use_profile: bool = False
+    """Whether requests get what the folder's files say of prompts and sampling; else it is only kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a dry run."""
+
+    findings: tuple[Finding, ...]
+    rank: int
+    module_count: int
+    size_bytes: int
+
+    @property
+    def valid(self) -> bool:
+        """Whether the adapter would be taken."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """One file of an upload."""
+
+    name: str
+    chunks: Iterable[bytes]
+    """Its bytes in pieces; reading them may block, so it is done in a thread."""

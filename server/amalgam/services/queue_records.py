@@ -1,0 +1,115 @@
+"""What the queue in front of the engine knows: of places, of what is asked, of tenants, keys, turns and lines."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from amalgam.telemetry.context import TokenCount
+
+EXPECTED_TOKENS: Final = 64
+"""A running sequence counts as so many until it has more, so that those who begin at once take turns too."""
+
+Who = tuple[str, str]
+"""A tenant, and a key of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many sequences may run in the engine.
+
+    Attributes:
+        total: of all keys; a request begins, with all its sequences, while fewer run.
+        per_key: of one key. The difference is kept for others, so that they find a place at once.
+    """
+
+    total: float = float("inf")
+    per_key: float = float("inf")
+
+    @classmethod
+    def of(cls, batch: int, *, keys: int) -> "Places":
+        """A full batch; where several keys are configured, one of them may have seven eighths of it."""
+        return cls(batch, batch if keys < 2 else max(1, batch - max(1, batch // 8)))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request asks of the batch.
+
+    Attributes:
+        client: whose request it is.
+        adapter: id of the version whose slot is needed, or `BASE`.
+        name: the version's, for errors.
+        sequences: how many run at once for it.
+        tokens: that the engine has worked on for it so far.
+    """
+
+    client: Who
+    adapter: int
+    name: str
+    sequences: int = 1
+    tokens: TokenCount = field(default_factory=TokenCount)
+
+    @property
+    def expected(self) -> float:
+        """What it counts as while it runs."""
+        return float(max(EXPECTED_TOKENS * self.sequences, self.tokens.total))
+
+
+@dataclass(slots=True)
+class Turn:
+    """An adapter has one while a request of it runs."""
+
+    began_s: float
+    credit: int
+    """Requests that it may still begin; below zero where nobody else wanted the slot."""
+    running: int = 0
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A request that waits."""
+
+    claim: Claim
+    place: "asyncio.Future[None]"
+
+
+@dataclass(slots=True)
+class Line:
+    """Requests of one key for one adapter that wait, and since when the first of them has been passed over."""
+
+    since_s: float
+    waiting: deque[Waiter] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
+class TenantState:
+    """A tenant with a request that waits or runs."""
+
+    weight: float
+    spent: float
+    """Tokens of what has ended, by weight, counted from where the least user stood when this one came."""
+    claims: dict[int, Claim] = field(default_factory=dict)
+    """That run."""
+    running: int = 0
+    """Sequences."""
+    requests: int = 0
+    """Waiting and running."""
+
+    @property
+    def counter(self) -> float:
+        """Tokens by weight, those of running requests included."""
+        return self.spent + sum(claim.expected for claim in self.claims.values()) / self.weight
+
+
+@dataclass(slots=True)
+class KeyState:
+    """A key with a request that waits or runs."""
+
+    tenant: TenantState
+    used_s: float
+    """Seconds in a place, of what has ended, counted from what the others had used when this key came."""
+    running: int = 0
+    """Sequences."""
+    requests: int = 0
+    """Waiting and running."""

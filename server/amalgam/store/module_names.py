@@ -1,0 +1,74 @@
+"""One name for one module: what transformers calls it today, however a checkpoint or an older adapter spells it.
+
+Vision-language models of transformers before 4.52 had their language model at the top; today everything lies below
+``model.``. Published checkpoints keep the old spelling, adapters have that of the release which trained them, and vLLM
+reads both (``hf_to_vllm_mapper`` of its model classes). Checkpoints of a few older families were saved without the
+task's head and lack the prefix that the whole model has.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from amalgam.domain.adapter import unchanged
+from amalgam.store.checkpoint_tensors import CONFIG, checkpoint_tensors, read_json
+
+Renaming = Callable[[str], str]
+
+_VISION_KEYS: Final = ("vision_config", "audio_config")
+_NESTED: Final = re.compile(r"language_model\.model\.")
+_OUTPUT: Final = re.compile(r"language_model\.lm_head(?=\.|$)")
+_BESIDE: Final = re.compile(r"(?=(?:vision_tower|vision_model|audio_tower|multi_modal_projector|visual|connector)\.)")
+_TOWER: Final = re.compile(r"(model\.vision_tower\.)vision_model\.")
+"""CLIP's and SigLIP's modules, of which transformers has taken out a level since."""
+_FLAT: Final = re.compile(r"model\.(?=(?:layers|embed_tokens|norm)(?:\.|$))")
+_SPARSE: Final = ".block_sparse_moe."
+"""Where Mixtral's checkpoints and their kind have their experts; transformers has them in ``mlp`` since release 5."""
+_EXPERTS: Final = re.compile(r"(\.layers\.\d+)\.mlp\.(?:(?=experts(?:\.|$))|(gate|router)(?=\.|$))")
+_PREFIXES: Final[Mapping[str, str]] = {"gpt2": "transformer.", "bloom": "transformer.", "opt": "model."}
+"""What checkpoints of the model without its head lack, by ``model_type``."""
+
+
+def renaming(config: Mapping[str, Any], stored: Collection[str]) -> Renaming:
+    """What turns any spelling of a module of the model into the one that transformers has today.
+
+    Args:
+        config: the model's ``config.json``.
+        stored: names of the checkpoint's tensors.
+    """
+    if isinstance(config.get("text_config"), dict) and any(isinstance(config.get(key), dict) for key in _VISION_KEYS):
+        return _of_vision_language
+    if any(_SPARSE in name for name in stored):
+        router = "router" if any(f"{_SPARSE}router." in name for name in stored) else "gate"
+        return lambda name: _EXPERTS.sub(lambda at: f"{at[1]}{_SPARSE}{router if at[2] else ''}", name, count=1)
+    prefix = _PREFIXES.get(str(config.get("model_type")))
+    if prefix is not None and not any(name.startswith(prefix) for name in stored):
+        return lambda name: name if name.startswith(("lm_head", prefix)) else prefix + name
+    return unchanged
+
+
+def renaming_of(folder: Path | None) -> Renaming:
+    """`renaming` of the model in ``folder``; where that model is not available, names stay.
+
+    Raises:
+        BaseModelUnreadable: no config, or files that do not belong together.
+    """
+    return unchanged if folder is None else renaming(read_json(folder / CONFIG), checkpoint_tensors(folder) or {})
+
+
+def _of_vision_language(name: str) -> str:
+    return _TOWER.sub(r"\1", _with_todays_beginning(name), count=1)
+
+
+def _with_todays_beginning(name: str) -> str:
+    for pattern, today in (
+        (_NESTED, "model.language_model."),
+        (_OUTPUT, "lm_head"),
+        (_BESIDE, "model."),
+        (_FLAT, "model.language_model."),
+    ):
+        found = pattern.match(name)
+        if found is not None:
+            return today + name[found.end() :]
+    return name

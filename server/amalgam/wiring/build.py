@@ -1,0 +1,87 @@
+"""Opens every subsystem in order, and gives the routes the services that they may call."""
+
+from amalgam.api.body_reader import BodyReader
+from amalgam.api.state import Services
+from amalgam.registry.aliases import AliasRegistry
+from amalgam.services.aliases import AliasService
+from amalgam.services.cache_salts import CacheSalts
+from amalgam.services.demo_adapters import register_missing
+from amalgam.services.evaluation_calls import Ask
+from amalgam.services.inner_charges import InnerCharges
+from amalgam.services.lora_modules import register_modules
+from amalgam.services.usage import Usage
+from amalgam.wiring.access import Access
+from amalgam.wiring.answering import Answering, Blending, open_profiles
+from amalgam.wiring.charging import Charging
+from amalgam.wiring.making import Making, Measuring, skill_probes
+from amalgam.wiring.parts import Parts
+from amalgam.wiring.storage import Storage
+from amalgam.wiring.upkeep import Upkeep
+
+
+async def build(parts: Parts, ask: Ask, salts: CacheSalts) -> Services:
+    """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
+    kept = await _open_storage(parts)
+    access, charging = await Access.open(parts, kept), Charging.open(parts, kept)
+    usage = Usage()
+    blending = await Blending.open(parts, kept, usage)
+    answering = Answering.open(parts, kept, blending.blends, usage)
+    profiles, probes = await open_profiles(parts, kept), skill_probes(parts, kept, ask)
+    making = Making.open(parts, kept, answering, profiles, probes)
+    await _start(parts, kept, making)
+    charges = InnerCharges(access.directory, charging.limits, charging.usage, answering.inference)
+    measuring = Measuring.open(parts, kept, answering.inference, making.merges, ask, probes, charges)
+    upkeep = Upkeep.begin(parts, kept, making, measuring, blending.names, access.directory, charging)
+    return Services(
+        settings=parts.settings,
+        engine=parts.engine,
+        catalog=kept.catalog,
+        inference=answering.inference,
+        adapters=making.adapters,
+        aliases=_aliases(kept, answering),
+        merges=making.merges,
+        profiles=profiles,
+        metrics=parts.metrics,
+        worker=making.worker,
+        idempotency=upkeep.idempotency,
+        lineage=making.lineage,
+        blender=blending.blender,
+        evaluations=measuring.evaluations,
+        sweeps=measuring.sweeps,
+        trials=measuring.trials,
+        exports=making.exports,
+        salts=salts,
+        loops=parts.loops,
+        live_jobs=upkeep.live_jobs,
+        notices=upkeep.notices,
+        bodies=parts.stack.enter_context(BodyReader.of(parts.settings, parts.args, kept.base)),
+        keys=access.directory,
+        limits=charging.limits,
+        usage=charging.usage,
+        tenants=access.tenants,
+        audit=access.audit,
+    )
+
+
+async def _open_storage(parts: Parts) -> Storage:
+    """Background loops end just before what they read and write is closed."""
+    kept = await Storage.open(parts)
+    parts.stack.push_async_callback(parts.loops.stop)
+    return kept
+
+
+async def _start(parts: Parts, kept: Storage, making: Making) -> None:
+    """The engine, what is registered by the start itself, and the merge process once the engine is ready."""
+    drain_timeout_s = parts.settings.http.drain_timeout_s
+    await parts.engine.start()
+    parts.stack.push_async_callback(parts.engine.stop, drain_timeout_s)
+    parts.stack.push_async_callback(making.adapters.close, drain_timeout_s)
+    await register_missing(making.adapters, kept.registry, dict(parts.start.demo_folders))
+    await register_modules(making.adapters, parts.start.lora_modules)
+    await making.worker.start(after=parts.engine_ready())
+    parts.stack.push_async_callback(making.worker.stop)
+
+
+def _aliases(kept: Storage, answering: Answering) -> AliasService:
+    registry = AliasRegistry(kept.database, kept.database.clock, kept.base.served_name)
+    return AliasService(registry, kept.catalog, answering.inference.resolve)

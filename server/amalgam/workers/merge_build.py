@@ -1,0 +1,162 @@
+"""The part of the merge process that computes, in a thread: read, merge, write, verify."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.diagnostics import MergeForecast
+from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.job import Job
+from amalgam.domain.recipe import Recipe
+from amalgam.domain.version import VersionDraft
+from amalgam.errors import AmalgamError
+from amalgam.errors.adapters import ArtifactDamaged
+from amalgam.errors.merge_run import OutOfMemory
+from amalgam.merge.build import BuildOptions, MergeOutcome, build_adapter
+from amalgam.merge.rehearse import rehearse
+from amalgam.merge.run import RunOptions
+from amalgam.settings import Settings
+from amalgam.store.adapter_store import AdapterStore
+from amalgam.store.base_norms import delta_bound
+from amalgam.store.peft_folder import read_peft_folder
+from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors
+
+Versions = Mapping[str, AdapterVersion]
+"""By the recipe's spelling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What the building thread comes back with."""
+
+    draft: VersionDraft
+    timings: dict[str, float]
+    """Seconds by step: read, merge, write."""
+
+
+class MergeBuilder:
+    """Builds merges from the store's adapters into the store."""
+
+    def __init__(self, settings: Settings, store: AdapterStore) -> None:
+        self._settings = settings
+        self._store = store
+        self._bound = delta_bound(settings.exports.base_model, settings.adapters.max_delta_ratio)
+
+    def build(
+        self,
+        job: Job,
+        recipe: Recipe,
+        versions: Versions,
+        on_progress: Callable[[int, int], None],
+        is_cancelled: Callable[[], bool],
+    ) -> Built:
+        """The version that ``job`` asks for, stored and not yet recorded.
+
+        Args:
+            job: What was claimed.
+            recipe: Of the job.
+            versions: Every adapter of the recipe.
+            on_progress: Told (modules done, modules in all).
+            is_cancelled: Asked between batches.
+
+        Raises:
+            MergeCancelled: ``is_cancelled`` said so. Besides, as `build_adapter`.
+        """
+        began = time.monotonic()
+        sources = {ref: self.open(version) for ref, version in versions.items()}
+        opened = time.monotonic()
+        with self._store.stage() as staging:
+            outcome = build_adapter(
+                recipe,
+                sources,
+                FolderSink(staging.folder),
+                self.options(versions),
+                on_progress=on_progress,
+                is_cancelled=is_cancelled,
+            )
+            computed = time.monotonic()
+            # What we wrote passes the same checks as what others upload.
+            header = read_peft_folder(staging.folder, None).require(staging.findings)
+            stored = self._store.publish(staging)
+        timings = {"read": opened - began, "merge": computed - opened, "write": time.monotonic() - computed}
+        draft = _draft(job, outcome, stored.digest, stored.size_bytes, list(versions.values()))
+        assert header.rank == draft.rank
+        return Built(draft, timings)
+
+    def rehearse(self, recipe: Recipe, versions: Versions, is_over: Callable[[], bool]) -> MergeForecast:
+        """What the merge would give and take, as far as the time goes; nothing is written."""
+        sources = {ref: self.open(version) for ref, version in versions.items()}
+        return rehearse(recipe, sources, self.options(versions), is_over=is_over)
+
+    def rebuild(
+        self, recipe: Recipe, versions: Versions, max_rank: int, is_over: Callable[[], bool]
+    ) -> tuple[str, float]:
+        """Build it all again beside the store. Returns the digest that it would be stored under, and seconds."""
+        began = time.monotonic()
+        sources = {ref: self.open(version) for ref, version in versions.items()}
+        with self._store.stage() as staging:
+            options = self.options(versions, max_rank)
+            build_adapter(recipe, sources, FolderSink(staging.folder), options, is_cancelled=is_over)
+            return self._store.digest(staging), time.monotonic() - began
+
+    def options(self, versions: Versions, max_rank: int | None = None) -> BuildOptions:
+        """Bounds and circumstances of a merge of ``versions``; the server's largest rank unless another is given."""
+        return BuildOptions(
+            max_rank=max_rank or self._settings.engine.max_lora_rank,
+            run=RunOptions(
+                device=self._settings.merging.worker_device,
+                max_workspace_bytes=self._settings.merging.merge_workspace_bytes,
+            ),
+            bases={ref: version.base_fingerprint for ref, version in versions.items()},
+            delta_bound=self._bound,
+        )
+
+    def open(self, version: AdapterVersion) -> AdapterTensors:
+        """The stored tensors of ``version``.
+
+        Raises:
+            ArtifactDamaged: its files are not what was stored.
+        """
+        self._store.checks.require_sound(version.digest)
+        folder = self._store.path(version.digest)
+        header = read_peft_folder(folder, None, scan_values=False).header
+        if header is None:
+            raise ArtifactDamaged(version.digest)
+        return open_tensors(folder, header, digest=version.digest)
+
+
+def _draft(
+    job: Job, outcome: MergeOutcome, digest: str, size_bytes: int, inputs: Sequence[AdapterVersion]
+) -> VersionDraft:
+    return VersionDraft(
+        name=job.name,
+        digest=digest,
+        rank=outcome.rank,
+        size_bytes=size_bytes,
+        module_count=outcome.module_count,
+        base_fingerprint=inputs[0].base_fingerprint,
+        source="merge",
+        recipe_digest=job.recipe_digest,
+        lineage=outcome.lineage,
+        warnings=outcome.warnings,
+        dtype=outcome.recipe.output.dtype,
+    )
+
+
+def failure(error: Exception) -> ErrorReport:
+    """The report of one of our errors; anything else is a fault of the server, whose log has the trace."""
+    if is_out_of_memory(error):
+        error = OutOfMemory()
+    if isinstance(error, AmalgamError):
+        return ErrorReport.of(error)
+    return ErrorReport(code="internal_error", status=500, message="The merge failed. The worker's log says why.")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or here; torch says the latter in words alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -1,0 +1,91 @@
+"""Families beside those of `tiny_models`, which are checked with ``make test-models``: other names of modules, fused
+products, state spaces, compressed attention, experts in parameters of their own, encoders.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.models.tiny_models import TEXT, VOCABULARY, Family
+
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_LATENT: dict[str, Any] = {
+    **TEXT, **_EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
+    "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 16, "num_key_value_heads": 4,
+}  # fmt: skip
+_OF_LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+_NEO: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+MORE: Mapping[str, Family] = {
+    "gemma": Family("GemmaForCausalLM", ("GemmaConfig", {**TEXT, "head_dim": 16})),
+    "olmo": Family("OlmoForCausalLM", ("OlmoConfig", TEXT)),
+    "stablelm": Family("StableLmForCausalLM", ("StableLmConfig", TEXT)),
+    "phi": Family("PhiForCausalLM", ("PhiConfig", TEXT), ("q_proj", "k_proj", "v_proj", "dense")),
+    "glm4": Family("Glm4ForCausalLM", ("Glm4Config", {**TEXT, "head_dim": 16})),
+    "cohere": Family("CohereForCausalLM", ("CohereConfig", TEXT)),
+    "nemotron": Family("NemotronForCausalLM", ("NemotronConfig", TEXT)),
+    "falcon": Family(
+        "FalconForCausalLM",
+        ("FalconConfig", {**_NEO, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}),
+        ("query_key_value", "dense"),
+    ),
+    "bloom": Family(
+        "BloomForCausalLM", ("BloomConfig", {**_NEO, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
+        ("query_key_value", "dense"),
+    ),
+    "gptj": Family(
+        "GPTJForCausalLM",
+        ("GPTJConfig", {**_NEO, "n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 256}),
+        ("q_proj", "k_proj", "v_proj", "out_proj"),
+    ),
+    "gpt_bigcode": Family(
+        "GPTBigCodeForCausalLM",
+        ("GPTBigCodeConfig", {**_NEO, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+        ("c_attn", "c_proj"),
+    ),
+    "mpt": Family(
+        "MptForCausalLM",
+        ("MptConfig", {**_NEO, "d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}),
+        ("Wqkv", "out_proj"),
+    ),
+    "mamba": Family(
+        "MambaForCausalLM",
+        ("MambaConfig", {**_NEO, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}),
+        ("in_proj", "x_proj"),
+        all_linear=False,
+    ),
+    "jamba": Family(
+        "JambaForCausalLM",
+        (
+            "JambaConfig",
+            {
+                **TEXT, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1,
+                "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 8, "use_mamba_kernels": False,
+            },
+        ),
+        experts=True,
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM", ("Qwen3MoeConfig", {**TEXT, **_EXPERTS, "num_experts": 4, "head_dim": 16}), experts=True
+    ),
+    "deepseek_v2": Family("DeepseekV2ForCausalLM", ("DeepseekV2Config", _LATENT), _OF_LATENT, experts=True),
+    "deepseek_v3": Family("DeepseekV3ForCausalLM", ("DeepseekV3Config", _LATENT), _OF_LATENT, experts=True),
+    "phimoe": Family(
+        "PhimoeForCausalLM", ("PhimoeConfig", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2}), experts=True
+    ),
+    "granitemoe": Family(
+        "GraniteMoeForCausalLM",
+        ("GraniteMoeConfig", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        experts=True,
+    ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        ("GptOssConfig", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}),
+        experts=True,
+    ),
+    "bert": Family(
+        "BertForMaskedLM",
+        ("BertConfig", {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}),
+        ("query", "key", "value"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,57 @@
+"""Tiny models in a real server: base and adapter answer as transformers and PEFT do.
+
+Each starts a server of its own, so they run with ``make test-models`` alone.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.models.packings import is_packed, quantise, rounded
+from tests.models.pictures import VOCABULARY, demo_tokenizer_files
+from tests.models.served import apart, completed, difference, expected, serving
+from tests.models.tiny_models import FAMILIES, build_row, of_vocabulary, write_adapter
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not os.environ.get("AMALGAM_TEST_MODELS"), reason="a server each; run with make test-models"),
+]
+
+EXACT = 1e-4
+"""Nats, in float32: sums in another order."""
+QUANTISED = 0.05
+"""Nats: activations are bfloat16, or rounded to eight bits, while they are multiplied; the reference rounds the weights
+alone, and multiplies in float32."""
+
+
+@pytest.mark.parametrize("family", ["olmoe", "mixtral", "qwen2_moe"])
+def test_experts_are_served_with_adapters_of_the_attention(family: str, tmp_path: Path) -> None:
+    row = of_vocabulary(FAMILIES[family], VOCABULARY)
+    model = build_row(row)
+    model.save_pretrained(tmp_path / "base")
+    demo_tokenizer_files(tmp_path / "base")
+    base = expected(model)
+    adapted = expected(write_adapter(model, tmp_path / "sources" / "a", list(row.attention), seed=1))
+    assert apart(base, adapted) > 10 * EXACT
+    with serving(tmp_path, {"a": tmp_path / "sources" / "a"}, "--dtype", "float32") as server:
+        assert difference(completed(server, "base"), base) < EXACT
+        assert difference(completed(server, "a"), adapted) < EXACT
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "w8a8"])
+def test_quantised_models_are_served_with_adapters(method: str, tmp_path: Path) -> None:
+    row = of_vocabulary(FAMILIES["llama"], VOCABULARY)
+    model = build_row(row)
+    model.save_pretrained(tmp_path / "base")
+    demo_tokenizer_files(tmp_path / "base")
+    quantise(tmp_path / "base", method)
+    for name, weight in model.state_dict().items():
+        if is_packed(name, weight):
+            weight.copy_(rounded(method, weight))
+    base = expected(model)
+    adapted = expected(write_adapter(model, tmp_path / "sources" / "a", "all-linear", seed=1))
+    assert apart(base, adapted) > 2 * QUANTISED
+    with serving(tmp_path, {"a": tmp_path / "sources" / "a"}) as server:
+        assert difference(completed(server, "base"), base) < QUANTISED
+        assert difference(completed(server, "a"), adapted) < QUANTISED

@@ -1,0 +1,106 @@
+"""`amalgam doctor MODEL ADAPTER…`: what fits is told from what does not before anything is started."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amalgam.cli import doctor_model
+from amalgam.cli.doctor_model import Served, ask_vllm, check_fit
+from amalgam.settings import Settings
+from tests.models.packings import quantise
+from tests.models.tiny_models import build, write_adapter, write_model
+
+
+def said(model: Path, *adapters: Path) -> list[tuple[str, str]]:
+    return [(found.verdict, found.text) for found in check_fit(Settings(), model, adapters)]
+
+
+def test_adapters_that_fit_are_told_from_those_that_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served("cpu", known=True, adapted=True))
+    write_model("llama", tmp_path / "base")
+    write_adapter(build("llama"), tmp_path / "fits", ["q_proj"])
+    write_adapter(build("gpt2"), tmp_path / "other", ["c_attn"])
+    found = said(tmp_path / "base", tmp_path / "fits", tmp_path / "other", tmp_path / "nowhere")
+    assert [verdict for verdict, _ in found] == ["ok", "ok", "ok", "error", "error"]
+    assert "16 weight matrices, plain" in found[0][1]
+    assert "2 modules, rank 4" in found[2][1]
+    assert "unknown_modules" in found[3][1]
+
+
+@pytest.mark.parametrize(
+    ("served", "verdict", "words"),
+    [
+        (Served("cpu", known=False, adapted=False), "error", "no class"),
+        (Served("cpu", known=True, adapted=False), "error", "takes no LoRA"),
+        (Served("cuda", known=True, adapted=True), "ok", "on cuda"),
+    ],
+)
+def test_what_vllm_cannot_serve_is_an_error(
+    served: Served, verdict: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: served)
+    write_model("llama", tmp_path)
+    found = said(tmp_path)
+    assert found[1][0] == verdict
+    assert words in found[1][1]
+
+
+@pytest.mark.parametrize(
+    ("method", "verdict"), [("fp8", "error"), ("bitsandbytes", "error"), ("gptq", "ok"), ("awq", "ok")]
+)
+def test_how_a_base_is_quantised_is_judged_as_the_server_does(
+    method: str, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served("cpu", known=True, adapted=True))
+    write_model("llama", tmp_path)
+    quantise(tmp_path, method)
+    assert said(tmp_path)[1][0] == verdict
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served("cuda", known=True, adapted=True))
+    assert said(tmp_path)[1][0] == "ok"
+
+
+def test_a_base_that_sees_needs_torchvision_and_its_towers_are_not_adapted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served("cpu", known=True, adapted=True))
+    write_model("llava", tmp_path / "base")
+    write_adapter(build("llava"), tmp_path / "all", "all-linear")
+    for found, verdict in ((None, "error"), (object(), "ok")):
+        monkeypatch.setattr(doctor_model, "find_spec", lambda _, found=found: found)
+        words = said(tmp_path / "base", tmp_path / "all")
+        assert words[1][0] == verdict
+        assert "unsupported_modules" in words[2][1]
+
+
+@pytest.mark.parametrize(("ends", "verdict"), [({"embed_tokens", "lm_head"}, "warning"), (set(), "error")])
+def test_an_adapter_of_the_output_layer_fits_where_vllms_class_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: set[str], verdict: str
+) -> None:
+    served = Served("cpu", known=True, adapted=True, ends=frozenset(ends))
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: served)
+    write_model("mistral", tmp_path / "base")
+    write_adapter(build("mistral"), tmp_path / "head", ["q_proj", "lm_head"])
+    # PEFT writes the base model's own weight beside the factors, which is worth a warning.
+    found, words = said(tmp_path / "base", tmp_path / "head")[2]
+    assert found == verdict
+    assert ("'lm_head' is a module that vLLM's class" in words) == (verdict == "error")
+
+
+def test_a_base_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    ((verdict, words),) = said(tmp_path)
+    assert verdict == "error"
+    assert "model.safetensors" in words
+
+
+def test_vllm_itself_says_which_architectures_take_lora() -> None:
+    llama, gpt2, unknown = (ask_vllm([name]) for name in ("LlamaForCausalLM", "GPT2LMHeadModel", "NoSuchModel"))
+    assert llama is not None
+    assert gpt2 is not None
+    assert unknown is not None
+    assert (llama.known, llama.adapted) == (True, True)
+    assert "lm_head" in llama.ends
+    assert (gpt2.known, gpt2.adapted) == (True, False)
+    assert unknown.known is False

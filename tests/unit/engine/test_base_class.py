@@ -1,0 +1,60 @@
+"""Base models that cannot be served here are known before a weight is read."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from amalgam.engine.base_class import require_servable, unserved_on_cpu
+from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
+from tests.models.packings import CONFIGS
+
+SERVED = ["gptq", "awq", "compressed-tensors", "w8a8"]
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_cpu_serves_what_it_has_kernels_for(method: str) -> None:
+    assert (unserved_on_cpu(CONFIGS[method]) is None) == (method in SERVED)
+
+
+def test_floats_of_eight_bits_are_told_whoever_packed_them() -> None:
+    weights = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    found = unserved_on_cpu({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}})
+    assert found == "compressed-tensors to floats of 8 bits"
+    for nothing in (
+        None,
+        {},
+        {"quant_method": 5},
+        {"quant_method": "compressed-tensors", "config_groups": [1]},
+        "gptq",
+    ):
+        assert unserved_on_cpu(nothing) is None
+
+
+def of_class(name: str, quantization: Any = None) -> Any:
+    """What of vLLM's config is asked."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    class Config:
+        registry = ModelRegistry
+        model_impl = "vllm"
+        convert_type = "none"
+        runner_type = "generate"
+        hf_config = SimpleNamespace(architectures=[name], quantization_config=quantization)
+        architectures = (name,)
+
+    return SimpleNamespace(model_config=Config(), lora_config=object())
+
+
+def test_vllms_registry_says_which_classes_take_lora(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.model_loader import utils
+
+    def of(config: Any) -> Any:
+        return config.registry._try_load_model_cls(config.architectures[0])
+
+    monkeypatch.setattr(utils, "get_model_cls", of)
+    require_servable(of_class("LlamaForCausalLM"))
+    with pytest.raises(BaseTakesNoLora, match="GPT2LMHeadModel"):
+        require_servable(of_class("GPT2LMHeadModel"))
+    with pytest.raises(BaseNotServable, match="bitsandbytes"):
+        require_servable(of_class("LlamaForCausalLM", CONFIGS["bitsandbytes"]))

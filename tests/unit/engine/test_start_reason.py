@@ -1,0 +1,68 @@
+"""The reason of a failed start, out of errors as vLLM words them."""
+
+import logging
+import multiprocessing
+
+import pytest
+
+from amalgam.engine.start_reason import CauseTeller, first_cause, start_reason
+
+PYDANTIC = """1 validation error for ModelConfig
+  Value error, Model architectures ['Foo'] are not supported for now. [type=value_error, input_value=ArgsKwargs(())]
+    For further information visit https://errors.pydantic.dev/2.12/v/value_error"""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError(PYDANTIC), "Model architectures ['Foo'] are not supported for now"),
+        (ValueError("max_model_len is too large.\nDecrease it."), "max_model_len is too large. Decrease it"),
+        (TimeoutError(), "TimeoutError"),
+        (
+            RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}"),
+            "a process of it ended, for the reason that its log lines above name",
+        ),
+    ],
+)
+def test_a_sentence(error: Exception, reason: str) -> None:
+    assert start_reason(error) == reason
+
+
+def test_a_long_one_is_cut() -> None:
+    assert len(start_reason(ValueError("word " * 1000))) < 410
+
+
+def test_the_first_cause_that_a_process_logs_is_told_to_another() -> None:
+    told, teller = multiprocessing.Pipe(duplex=False)
+    log = logging.Logger("somewhere")
+    log.addHandler(CauseTeller(teller))
+    assert first_cause(told) is None
+    log.error("words alone are no cause")
+    for cause in ("the weights end early", "a child failed"):
+        try:
+            raise ValueError(cause)
+        except ValueError:
+            log.exception("it failed")
+    found = first_cause(told)
+    assert found == "the weights end early"
+    assert start_reason(RuntimeError("Failed core proc(s): {}"), found) == found
+    assert start_reason(RuntimeError("of its own"), cause) == "of its own"
+    assert first_cause(told) is None
+    told.close()
+    teller.close()
+
+
+def test_a_process_tells_one_cause_and_never_waits_for_who_should_read_it() -> None:
+    told, teller = multiprocessing.Pipe(duplex=False)
+    log = logging.Logger("somewhere")
+    log.addHandler(CauseTeller(teller))
+    for number in range(10_000):
+        try:
+            raise ValueError(f"error {number} " + "x" * 400)
+        except ValueError:
+            log.exception("again")
+    cause = first_cause(told)
+    assert cause is not None
+    assert cause.startswith("error 0 ")
+    told.close()
+    teller.close()

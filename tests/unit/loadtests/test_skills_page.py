@@ -1,0 +1,37 @@
+"""The page on what predicts that a skill is kept counts hits, false alarms and correlations as it says."""
+
+import pytest
+
+from loadtests.skills_page import Case, alarms, correlation, ranked, skills_page
+
+
+def case(merge: str, task: str, right: float, figure: float) -> Case:
+    return Case("demo", merge, task, right, {"whole answers": figure})
+
+
+def test_a_merge_counts_once_whichever_input_it_loses() -> None:
+    found = [
+        case("a", "sql", 1.0, 0.9), case("a", "json", 0.2, 0.3),
+        case("b", "sql", 0.9, 0.4), case("b", "json", 1.0, 0.9),
+        case("c", "sql", 0.5, 0.7), case("c", "json", 1.0, 0.9),
+        case("d", "sql", 1.0, 0.8), case("d", "json", 1.0, 0.8),
+    ]  # fmt: skip
+    assert alarms(found, "whole answers", 0.5) == (0.5, 0.5)
+    assert alarms(found, "whole answers", 0.75) == (1.0, 0.5)
+
+
+def test_correlations_are_pearsons_and_spearmans() -> None:
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
+    assert correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert correlation([1, 1], [0, 1]) == 0
+    assert ranked([5, 1, 5, 9]) == [1.5, 0, 1.5, 3]
+
+
+def test_the_page_says_how_much_was_measured() -> None:
+    probes = [[4, 4, 4, -0.1, -0.2], [5, 3, 1, -0.1, -4.0]]
+    task = {"right": 6, "own_right": 8, "reference_gap": -0.1, "probes": probes}
+    rows = [{"family": "demo", "expression": f"{w}*a + b", "items": 10, "tasks": {"sql": task}, "s": 1} for w in (1, 2)]
+    report = {"machine": "m", "versions": {"python": "3"}, "date": "d", "command": "c", "probes": 2, "items": 10}
+    page, plot = skills_page(report | {"rows": rows})
+    assert "2 merges of adapters (demo 2), 2 inputs in all; 2 merges lose a fifth" in page
+    assert plot.count("<circle") == 2 * 2 + 1

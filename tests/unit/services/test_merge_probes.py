@@ -1,0 +1,201 @@
+"""Merges that are measured before they are published: recorded, warned of, refused; and never in the way of others."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.evaluation import EvaluationItem
+from amalgam.domain.job import Job, JobRequest
+from amalgam.domain.skill_probe import SkillProbe
+from amalgam.domain.version import VersionDraft
+from amalgam.errors.adapters import NameTaken
+from amalgam.errors.engine import EngineNotReady, EngineRefused
+from amalgam.registry.jobs import JobRegistry
+from amalgam.services.new_versions import NewVersion, UploadedFile
+from amalgam.services.publish import Publisher
+from tests.support.reading_engine import ReadingEngine
+from tests.support.running_app import RunningApp
+
+PROMPTS = {"sql@1": (EvaluationItem(prompt="one"), EvaluationItem(prompt="two"))}
+
+
+def publisher(app: RunningApp) -> Publisher:
+    return app.services.adapters._publisher
+
+
+def jobs_of(app: RunningApp) -> JobRegistry:
+    return publisher(app)._jobs
+
+
+async def upload(app: RunningApp, folder: Path) -> AdapterVersion:
+    files = [UploadedFile(path.name, iter([path.read_bytes()])) for path in folder.iterdir()]
+    return (await app.services.adapters.upload(NewVersion("sql"), files))[0]
+
+
+def request(version: AdapterVersion, required: float | None = None, **changes: Any) -> JobRequest:
+    probe = SkillProbe(prompts=PROMPTS, max_tokens=8, required=required)
+    wanted = JobRequest("merge", "mix", {}, "digest", True, (version.digest,), probe)
+    return replace(wanted, **changes)
+
+
+async def built(app: RunningApp, version: AdapterVersion, wanted: JobRequest) -> Job:
+    queued = (await jobs_of(app).submit(wanted)).job
+    assert queued is not None
+    claimed = await jobs_of(app).claim("worker", lease_s=30, max_attempts=1)
+    assert claimed is not None
+    draft = VersionDraft(
+        name="mix", digest=version.digest, rank=2, size_bytes=1, module_count=1, base_fingerprint="", source="merge",
+        recipe_digest="digest", lineage={"recipe": {}}, warnings=("a cut",),
+    )  # fmt: skip
+    await jobs_of(app).finish_built(claimed.id, claimed.fencing_token, draft, {"merge": 1.0})
+    return await jobs_of(app).get(claimed.id)
+
+
+def agreeing(app: RunningApp, agreed: int, failure: Exception | None = None) -> None:
+    """An engine whose inputs answer with four tokens, of which a merge would write ``agreed`` itself."""
+
+    reading = ReadingEngine(agreed=agreed)
+
+    async def call(endpoint: Any, body: dict[str, Any], raw_request: Any, profile: Any = None) -> Any:
+        if failure is not None and endpoint != "tokenize":
+            raise failure
+        return await reading.call(endpoint, body, raw_request, profile)
+
+    app.engine.call = call  # type: ignore[method-assign]
+
+
+async def published(app: RunningApp, job: Job) -> Job:
+    """As the publishing loop does, until the job is final."""
+    async with asyncio.timeout(20):
+        while True:
+            await publisher(app).publish_built()
+            found = await jobs_of(app).get(job.id)
+            if not found.is_live and publisher(app)._probing is None:
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_kept_goes_into_the_lineage_and_a_lost_skill_is_warned_of(
+    running_app: RunningApp, folder: Path
+) -> None:
+    version = await upload(running_app, folder)
+    agreeing(running_app, 3)
+    done = await published(running_app, await built(running_app, version, request(version)))
+    assert done.state == "published"
+    assert done.timings.keys() == {"queue", "merge", "register", "probe", "kept"}
+    made = running_app.services.catalog.snapshot.versions["mix@1"]
+    assert made.lineage is not None
+    kept = made.lineage["kept"]
+    assert made.lineage["recipe"] == {}
+    assert kept["inputs"]["sql@1"]["agreement"] == 0.75
+    assert (kept["inputs"]["sql@1"]["answers"], kept["inputs"]["sql@1"]["prompts"]) == (0, 2)
+    assert kept["probe_digest"] == request(version).probe.digest()  # type: ignore[union-attr]
+    assert made.warnings[0] == "a cut"
+    assert made.warnings[1].startswith("skill_lost: the merge gives 0 of 2 answers of sql@1 ")
+
+
+async def test_a_merge_that_keeps_all_is_published_without_a_warning(running_app: RunningApp, folder: Path) -> None:
+    version = await upload(running_app, folder)
+    agreeing(running_app, 4)
+    done = await published(running_app, await built(running_app, version, request(version, 1.0)))
+    assert done.state == "published"
+    assert running_app.services.catalog.snapshot.versions["mix@1"].warnings == ("a cut",)
+
+
+async def test_a_merge_that_keeps_less_than_is_required_is_not_published(running_app: RunningApp, folder: Path) -> None:
+    version = await upload(running_app, folder)
+    agreeing(running_app, 1)
+    done = await published(running_app, await built(running_app, version, request(version, 0.9)))
+    assert (done.state, done.error and done.error.code) == ("failed", "kept_too_low")
+    assert done.error is not None
+    assert "sql@1" in done.error.message
+    assert "mix@1" not in [resident.engine_name for resident in running_app.engine.residency.residents()]
+    assert "mix@1" not in running_app.services.catalog.snapshot.versions
+
+
+@pytest.mark.parametrize("required", [None, 0.5])
+async def test_what_cannot_be_measured_is_said_and_refused_only_where_it_is_required(
+    running_app: RunningApp, folder: Path, required: float | None
+) -> None:
+    version = await upload(running_app, folder)
+    agreeing(running_app, 4, EngineRefused(400, "prompt: it is too long.", "prompt"))
+    done = await published(running_app, await built(running_app, version, request(version, required)))
+    if required is not None:
+        assert (done.state, done.error and done.error.code) == ("failed", "kept_unknown")
+        return
+    made = running_app.services.catalog.snapshot.versions["mix@1"]
+    assert made.lineage is not None
+    assert made.lineage["kept"]["failure"] == "prompt: it is too long."
+    assert made.warnings[1].startswith("kept_unknown: ")
+
+
+async def test_an_engine_that_restarts_is_waited_for(running_app: RunningApp, folder: Path) -> None:
+    version = await upload(running_app, folder)
+    agreeing(running_app, 4, EngineNotReady("restarting"))
+    job = await built(running_app, version, request(version))
+    await publisher(running_app).publish_built()
+    while publisher(running_app)._probing is not None:
+        await asyncio.sleep(0.01)
+    assert (await jobs_of(running_app).get(job.id)).state == "built"
+    agreeing(running_app, 4)
+    assert (await published(running_app, job)).state == "published"
+
+
+async def test_other_merges_are_published_while_one_is_measured(running_app: RunningApp, folder: Path) -> None:
+    version = await upload(running_app, folder)
+    agreeing(running_app, 4)
+    gate, call = asyncio.Event(), running_app.engine.call
+
+    async def waiting(*arguments: Any) -> Any:
+        await gate.wait()
+        return await call(*arguments)
+
+    running_app.engine.call = waiting  # type: ignore[assignment]
+    slow = await built(running_app, version, request(version))
+    await publisher(running_app).publish_built()
+    plain = JobRequest("merge", "mix", {}, "other", True, (version.digest,))
+    await publisher(running_app).publish_built()
+    quick = await built(running_app, version, plain)
+    await publisher(running_app).publish_built()
+    assert (await jobs_of(running_app).get(quick.id)).state == "published"
+    assert (await jobs_of(running_app).get(slow.id)).state == "publishing"
+    gate.set()
+    assert (await published(running_app, slow)).state == "published"
+
+
+async def test_a_server_that_stops_leaves_the_merge_built(running_app: RunningApp, folder: Path) -> None:
+    version = await upload(running_app, folder)
+    never = asyncio.Event()
+
+    async def waiting(*arguments: Any) -> Any:
+        await never.wait()
+
+    running_app.engine.call = waiting  # type: ignore[assignment]
+    job = await built(running_app, version, request(version))
+    await publisher(running_app).publish_built()
+    await publisher(running_app).close()
+    assert (await jobs_of(running_app).get(job.id)).state == "built"
+    assert publisher(running_app)._probing is None
+
+
+async def test_a_merge_is_built_once_a_probe(running_app: RunningApp, folder: Path) -> None:
+    """A version that was asked the very same is there; one that was asked something else, or nothing, is not enough."""
+    version = await upload(running_app, folder)
+    agreeing(running_app, 4)
+    wanted = request(version)
+    first = await built(running_app, version, wanted)
+    joined = await jobs_of(running_app).submit(wanted)
+    assert (joined.job and joined.job.id, joined.created) == (first.id, False)
+    with pytest.raises(NameTaken):
+        await jobs_of(running_app).submit(request(version, 0.5))
+    await published(running_app, first)
+    again = await jobs_of(running_app).submit(wanted)
+    assert again.version is not None
+    assert (await jobs_of(running_app).submit(request(version, probe=None))).version == again.version
+    stricter = await jobs_of(running_app).submit(request(version, 0.5))
+    assert stricter.created
+    assert stricter.version is None
