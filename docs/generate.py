@@ -25,11 +25,11 @@ from pydantic.fields import FieldInfo
 
 import amalgam.errors
 from amalgam.api.access import access_of
-from amalgam.api.field_table import FieldSpec
-from amalgam.api.fields import FIELDS, HONOURED
-from amalgam.api.past_blocks import BLOCKS
-from amalgam.api.past_items import ITEMS
-from amalgam.api.request_models import bounds_schema
+from amalgam.api.fields.by_endpoint import FIELDS, HONOURED
+from amalgam.api.fields.past_blocks import BLOCKS
+from amalgam.api.fields.past_items import ITEMS
+from amalgam.api.fields.table import FieldSpec
+from amalgam.api.inference.request_models import bounds_schema
 from amalgam.app import create_app
 from amalgam.engine.cpu.patch import STAGES
 from amalgam.engine.cpu.patches import PATCHES

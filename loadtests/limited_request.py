@@ -9,9 +9,9 @@ from typing import Any, cast
 from starlette.requests import Request
 
 from amalgam.api.access import CALLER, Caller
-from amalgam.api.body_reader import TEXT_BYTES
-from amalgam.api.charging import charge
-from amalgam.api.spending import begin_spending
+from amalgam.api.inference.body_reader import TEXT_BYTES
+from amalgam.api.inference.charging import charge
+from amalgam.api.inference.spending import begin_spending
 from amalgam.api.state import Services
 from amalgam.domain.limits import Slice, SliceAsk
 from amalgam.domain.tenant import Key, Limits, Role, Tenant

@@ -16,7 +16,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest  # noqa: E402
 
-from amalgam.api.observed import Observed  # noqa: E402
+from amalgam.api.transport.observed import Observed  # noqa: E402
 from amalgam.telemetry import metric_table as table  # noqa: E402
 from amalgam.telemetry.context import RequestContext  # noqa: E402
 from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, Metrics, ServerState, TokenUsage  # noqa: E402

@@ -33,9 +33,9 @@ from fastapi.routing import APIRoute  # noqa: E402
 from starlette.responses import Response  # noqa: E402
 from starlette.types import Message  # noqa: E402
 
-from amalgam.api import openai  # noqa: E402
 from amalgam.api.access import OPEN  # noqa: E402
-from amalgam.api.fields import FIELDS, check_fields  # noqa: E402
+from amalgam.api.fields.by_endpoint import FIELDS, check_fields  # noqa: E402
+from amalgam.api.inference import openai  # noqa: E402
 from amalgam.engine.protocol import Endpoint  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
 
@@ -112,11 +112,11 @@ def by_tables(body: dict[str, Any]) -> object:
 
 def by_models() -> Callable[[dict[str, Any]], object]:
     """The same by a strict model, and by functions for what a model cannot hold."""
-    from amalgam.api.constraint_fields import response_format, shown_schema_within
-    from amalgam.api.field_checks import shallow
-    from amalgam.api.field_rewrites import rewrite
-    from amalgam.api.request_budget import check_together
-    from amalgam.api.request_models import request_model
+    from amalgam.api.fields.checks import shallow
+    from amalgam.api.fields.constraints import response_format, shown_schema_within
+    from amalgam.api.fields.request_budget import check_together
+    from amalgam.api.fields.rewrites import rewrite
+    from amalgam.api.inference.request_models import request_model
 
     validate = request_model(CHAT).model_validate
     table = FIELDS[CHAT]

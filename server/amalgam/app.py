@@ -9,34 +9,33 @@ from typing import Final
 from fastapi import FastAPI
 
 from amalgam import __version__
-from amalgam.api import (
-    admin_adapters,
-    admin_aliases,
-    admin_audit,
-    admin_engine,
-    admin_evaluations,
-    admin_exports,
-    admin_lineage,
-    admin_merges,
-    admin_profiles,
-    admin_sweeps,
-    admin_tenants,
-    admin_usage,
-    console_pages,
+from amalgam.api import console_pages, operations
+from amalgam.api.access import unmarked
+from amalgam.api.admin import (
+    adapters,
+    aliases,
+    audit,
+    evaluations,
+    exports,
+    lineage,
     lora_compat,
-    openai,
-    operations,
+    merges,
+    organization_usage,
+    profiles,
+    sweeps,
+    tenants,
     usage,
 )
-from amalgam.api.access import unmarked
+from amalgam.api.admin import engine as engine_routes
+from amalgam.api.admin.idempotency import IdempotencyKeys
 from amalgam.api.auth import AuthMiddleware, KeyRing
-from amalgam.api.cross_origin import CrossOrigin
-from amalgam.api.draining import Draining
 from amalgam.api.errors import install_error_handlers
-from amalgam.api.idempotency import IdempotencyKeys
-from amalgam.api.inner_request import inner_ask
-from amalgam.api.middleware import BodyLimit, HeaderLimit, RequestId
-from amalgam.api.observed import Observed
+from amalgam.api.inference import openai
+from amalgam.api.inference.inner_request import inner_ask
+from amalgam.api.transport.cross_origin import CrossOrigin
+from amalgam.api.transport.draining import Draining
+from amalgam.api.transport.middleware import BodyLimit, HeaderLimit, RequestId
+from amalgam.api.transport.observed import Observed
 from amalgam.domain.clock import utc_now
 from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.cache_salts import CacheSalts
@@ -101,8 +100,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     """In the order in which they are matched: what is asked most comes first."""
     app.include_router(openai.router(utc_now().timestamp()))
     for module in (
-        *(lora_compat, admin_adapters, admin_aliases, admin_merges, admin_lineage, admin_exports, admin_engine),
-        *(admin_profiles, admin_evaluations, admin_sweeps, admin_tenants, admin_audit, usage, admin_usage, operations),
+        *(lora_compat, adapters, aliases, merges, lineage, exports, engine_routes),
+        *(profiles, evaluations, sweeps, tenants, audit, organization_usage, usage, operations),
     ):
         app.include_router(module.router())
     if settings.http.console:

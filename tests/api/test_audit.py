@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from amalgam.api.audited import AUDITED, CHANGES_NOTHING
+from amalgam.api.admin.audited import AUDITED, CHANGES_NOTHING
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry import audit as audit_registry
 from amalgam.registry.audit import AuditRegistry

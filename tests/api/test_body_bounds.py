@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from amalgam.api.middleware import MAX_HEADER_BYTES
+from amalgam.api.transport.middleware import MAX_HEADER_BYTES
 from amalgam.errors.engine import EngineRefused
 from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, served, start_app
 

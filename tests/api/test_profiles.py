@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from amalgam.api.fields import FIELDS
-from amalgam.api.request_models import bounds_schema
+from amalgam.api.fields.by_endpoint import FIELDS
+from amalgam.api.inference.request_models import bounds_schema
 from amalgam.domain.serving_profile import SamplingDefaults
 from amalgam.engine.protocol import CallProfile
 from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, push, start_app, write_adapter

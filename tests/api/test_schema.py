@@ -17,8 +17,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
-from amalgam.api.fields import FIELDS
-from amalgam.api.openai import ENDPOINT_PATHS
+from amalgam.api.fields.by_endpoint import FIELDS
+from amalgam.api.inference.openai import ENDPOINT_PATHS
 from tests.api.fake_engine import FakeEngine
 from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, served, start_app, write_adapter
 

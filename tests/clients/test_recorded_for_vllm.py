@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from amalgam.api.fields import check_fields
-from amalgam.api.openai import ENDPOINT_PATHS
+from amalgam.api.fields.by_endpoint import check_fields
+from amalgam.api.inference.openai import ENDPOINT_PATHS
 from tests.clients.recorded_bodies import Recorded, recorded_bodies
 
 

@@ -168,7 +168,7 @@ async def test_what_is_longer_than_the_limit_is_cut_and_told_why(tmp_path: Path)
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 def test_the_dialect_is_the_endpoint_s(path: str) -> None:
-    from amalgam.api.draining import cut_event
+    from amalgam.api.transport.draining import cut_event
     from amalgam.errors.shutdown import ServerStopping
 
     assert cut_event(path, ServerStopping(), None).startswith(b"event: error\ndata: {")

@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from amalgam.api.access import ALL_ROLES, CALLER, Caller, has_control_characters, matched_route
-from amalgam.api.cross_origin import EVERY
 from amalgam.api.errors import error_response
 from amalgam.api.state import Services
+from amalgam.api.transport.cross_origin import EVERY
 from amalgam.domain.tenant import Role
 from amalgam.errors import AmalgamError
 from amalgam.errors.http import KeyInAddress, KeyUnusable, MalformedRequest

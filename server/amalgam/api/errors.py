@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from amalgam.api.access import caller_of
-from amalgam.api.cross_origin import PERMISSION
-from amalgam.api.rate_headers import RATE_HEADERS
+from amalgam.api.inference.rate_headers import RATE_HEADERS
+from amalgam.api.transport.cross_origin import PERMISSION
 from amalgam.domain.adapter import NAME_PATTERN
 from amalgam.domain.in_scope import redacted
 from amalgam.domain.scopes import EVERYTHING, Scopes

@@ -5,7 +5,7 @@ from typing import cast
 
 from starlette.requests import Request
 
-from amalgam.api.body_reader import BodyReader
+from amalgam.api.inference.body_reader import BodyReader
 from amalgam.engine.protocol import Engine
 from amalgam.registry.notices import Notices
 from amalgam.services.adapters import AdapterService

@@ -125,7 +125,7 @@ def command_line(settings: Settings, model: str, name: str, flags: list[str], *,
     Raises:
         FlagRefused, LoraModuleUnusable: a flag that would have no effect, or cannot have its effect.
     """
-    from amalgam.api.lora_compat import source_of
+    from amalgam.api.admin.lora_compat import source_of
 
     ours = our_flags(settings, model, name, is_packed=partial(is_quantised, Path(model)), is_demo=is_demo)
     parser = serve_parser()

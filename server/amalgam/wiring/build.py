@@ -1,6 +1,6 @@
 """Opens every subsystem in order, and gives the routes the services that they may call."""
 
-from amalgam.api.body_reader import BodyReader
+from amalgam.api.inference.body_reader import BodyReader
 from amalgam.api.state import Services
 from amalgam.registry.aliases import AliasRegistry
 from amalgam.services.aliases import AliasService

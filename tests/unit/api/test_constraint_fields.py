@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from amalgam.api import constraint_fields as bounds
-from amalgam.api.constraint_fields import json_schema, regex, response_format, structured_outputs
+from amalgam.api.fields import constraints as bounds
+from amalgam.api.fields.constraints import json_schema, regex, response_format, structured_outputs
 from amalgam.errors.requests import FieldRefused
 
 

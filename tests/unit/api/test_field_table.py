@@ -11,7 +11,7 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
-from amalgam.api.fields import FIELDS, HONOURED
+from amalgam.api.fields.by_endpoint import FIELDS, HONOURED
 from amalgam.engine.protocol import Endpoint
 
 CLIENTS: list[tuple[Endpoint, Any]] = [

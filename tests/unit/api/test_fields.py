@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from amalgam.api.field_checks import MAX_NESTING, MAX_PROMPTS
-from amalgam.api.field_table import header_value
-from amalgam.api.fields import FIELDS, HONOURED, MAX_CHOICES, MAX_LOGPROBS, check_fields
+from amalgam.api.fields.by_endpoint import FIELDS, HONOURED, MAX_CHOICES, MAX_LOGPROBS, check_fields
+from amalgam.api.fields.checks import MAX_NESTING, MAX_PROMPTS
+from amalgam.api.fields.table import header_value
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from amalgam.api.fields import check_fields
+from amalgam.api.fields.by_endpoint import check_fields
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 

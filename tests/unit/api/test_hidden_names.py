@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from starlette.responses import JSONResponse, StreamingResponse
 
-from amalgam.api.hidden_names import HiddenName
+from amalgam.api.inference.hidden_names import HiddenName
 
 HIDDEN = HiddenName("zeta-9@3", "support")
 

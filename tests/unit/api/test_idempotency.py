@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from amalgam.api.idempotency import MAX_KEPT_BYTES, Fingerprint, _answer, _name
+from amalgam.api.admin.idempotency import MAX_KEPT_BYTES, Fingerprint, _answer, _name
 from amalgam.errors.requests import FieldRefused
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from amalgam.api.fields import check_fields
-from amalgam.api.image_header import ImageHeader, read_image_header
-from amalgam.api.media_fields import MediaBounds
+from amalgam.api.fields.by_endpoint import check_fields
+from amalgam.api.fields.image_header import ImageHeader, read_image_header
+from amalgam.api.fields.media import MediaBounds
 from amalgam.errors.requests import FieldRefused, MediaTooLarge, MediaUnsupported
 
 SEES = MediaBounds(frozenset({"image"}), items=3, pixels=10_000, hosts=frozenset({"pictures.example"}))

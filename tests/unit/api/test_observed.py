@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Scope
 
 from amalgam.api.errors import install_error_handlers
-from amalgam.api.middleware import RequestId
-from amalgam.api.observed import Observed
+from amalgam.api.transport.middleware import RequestId
+from amalgam.api.transport.observed import Observed
 from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.logs import JsonLines
 from amalgam.telemetry.metric_table import METRICS

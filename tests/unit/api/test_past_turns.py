@@ -11,9 +11,9 @@ from anthropic.types.beta import beta_content_block_param, beta_tool_union_param
 from openai.types.responses import response_input_item_param, tool_param
 from typing_extensions import is_typeddict
 
-from amalgam.api.fields import check_fields
-from amalgam.api.past_blocks import BLOCKS
-from amalgam.api.past_items import ITEMS
+from amalgam.api.fields.by_endpoint import check_fields
+from amalgam.api.fields.past_blocks import BLOCKS
+from amalgam.api.fields.past_items import ITEMS
 from amalgam.errors.requests import FieldRefused
 
 HI = {"role": "user", "content": "Hi"}

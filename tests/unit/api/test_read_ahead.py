@@ -7,7 +7,7 @@ import anyio
 import pytest
 from starlette.types import Message
 
-from amalgam.api.read_ahead import LOOK_PERIOD_S, MAX_BYTES, ReadAhead
+from amalgam.api.inference.read_ahead import LOOK_PERIOD_S, MAX_BYTES, ReadAhead
 
 
 class Harness:

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from amalgam.api.fields import check_fields
-from amalgam.api.pattern_cost import PatternCost, pattern_cost
-from amalgam.api.request_budget import (
+from amalgam.api.fields.by_endpoint import check_fields
+from amalgam.api.fields.pattern_cost import PatternCost, pattern_cost
+from amalgam.api.fields.request_budget import (
     MAX_DETOKENIZED,
     MAX_LOGPROB_ENTRIES,
     MAX_PARTS_TOGETHER,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amalgam.api.fields import FIELDS, HONOURED, check_fields
-from amalgam.api.openai import ENDPOINT_PATHS, router
-from amalgam.api.request_models import REQUIRED, RULE, request_model
+from amalgam.api.fields.by_endpoint import FIELDS, HONOURED, check_fields
+from amalgam.api.inference.openai import ENDPOINT_PATHS, router
+from amalgam.api.inference.request_models import REQUIRED, RULE, request_model
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 from tests.api.nasty_requests import nasty_requests

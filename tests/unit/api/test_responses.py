@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from amalgam.api.errors import error_body, error_response
-from amalgam.api.held_response import HeldResponse
+from amalgam.api.transport.held_response import HeldResponse
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import InvalidAdapter, NameTaken
 from amalgam.errors.engine import EngineNotReady, EngineRefused

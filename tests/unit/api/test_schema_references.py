@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from amalgam.api.schema_references import reference_fault
+from amalgam.api.fields.schema_references import reference_fault
 
 TREE: dict[str, Any] = {
     "type": "object",

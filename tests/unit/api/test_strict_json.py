@@ -3,7 +3,7 @@ import json
 import pytest
 from starlette.requests import Request
 
-from amalgam.api.strict_json import parse_json, parse_object, require_json
+from amalgam.api.fields.strict_json import parse_json, parse_object, require_json
 from amalgam.errors.http import UnsupportedMediaType
 from amalgam.errors.requests import FieldRefused
 

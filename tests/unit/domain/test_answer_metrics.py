@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amalgam.api.evaluation_models import MetricName
+from amalgam.api.admin.evaluation_models import MetricName
 from amalgam.domain import answer_metrics
 from amalgam.domain.answer_metrics import ANSWER_METRICS, contains, exact_match, json_equal, json_valid
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amalgam.api.sweep_models import SearchBody
+from amalgam.api.admin.sweep_models import SearchBody
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.recipe import Recipe, layer_of
 from amalgam.merge.methods import METHODS, complete

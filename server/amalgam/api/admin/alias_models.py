@@ -1,0 +1,129 @@
+"""Bodies and answers of aliases on the admin plane."""
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amalgam.api.admin.kit import Body, Page, Timestamp
+from amalgam.domain.alias import MAX_TARGET_LENGTH, MAX_TARGETS, MAX_WEIGHT, Alias, AliasAction, AliasChange
+
+MAX_REVISION: Final = (1 << 31) - 1
+_EXPECTED = Field(
+    default=None,
+    ge=0,
+    le=MAX_REVISION,
+    description="the revision that the change is meant for; 0: the alias must be new",
+    examples=[7],
+)
+
+
+class TargetBody(Body):
+    """One target and its weight."""
+
+    model: str = Field(
+        min_length=1,
+        max_length=MAX_TARGET_LENGTH,
+        pattern=r"^[^\x00]*[^\x00\s][^\x00]*$",
+        description="as in a request: a version, an adapter (its default), the base model; no other alias",
+        examples=["sql@3"],
+    )
+    weight: int = Field(
+        default=1, ge=1, le=MAX_WEIGHT, strict=True, description="its share is this over the sum of all", examples=[90]
+    )
+
+
+class AliasBody(Body):
+    """What a name is to mean."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"targets": [{"model": "sql@3", "weight": 90}, {"model": "sql@4", "weight": 10}]}]
+        },
+    )
+
+    targets: tuple[TargetBody, ...] = Field(min_length=1, max_length=MAX_TARGETS)
+    revision: int | None = _EXPECTED
+
+
+class RollbackBody(Body):
+    """How far to go back; without ``to_revision``, to before the last change."""
+
+    to_revision: int | None = Field(default=None, ge=1, le=MAX_REVISION, examples=[3])
+    revision: int | None = _EXPECTED
+
+
+class TargetView(BaseModel):
+    """One target of an alias."""
+
+    model: str = Field(examples=["sql@3"])
+    weight: int = Field(examples=[90])
+    share: float = Field(description="of all requests, 0 to 1", examples=[0.9])
+
+
+class AliasView(BaseModel):
+    """An alias as the API shows it."""
+
+    name: str = Field(examples=["support"])
+    revision: int = Field(description="grows with every change; also the header ETag", examples=[7])
+    targets: tuple[TargetView, ...]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+    @classmethod
+    def of(cls, alias: Alias) -> "AliasView":
+        """The view of ``alias``."""
+        total = alias.total_weight
+        return cls(
+            name=alias.name,
+            revision=alias.revision,
+            targets=tuple(TargetView(model=t.model, weight=t.weight, share=t.weight / total) for t in alias.targets),
+            created_at=alias.created_at,
+            updated_at=alias.updated_at,
+        )
+
+
+class AliasPageView(Page[AliasView]):
+    """One page of aliases, by name."""
+
+
+class AliasDeletedView(BaseModel):
+    """The name that no new request can use any more."""
+
+    deleted: str = Field(examples=["support"])
+
+
+class ChangeTargetView(BaseModel):
+    """One target of an alias at an earlier time."""
+
+    model: str = Field(examples=["sql@2"])
+    weight: int = Field(examples=[1])
+
+
+class AliasChangeView(BaseModel):
+    """One change of an alias."""
+
+    revision: int = Field(examples=[6])
+    action: AliasAction = Field(examples=["set"])
+    targets: tuple[ChangeTargetView, ...]
+    restores: int | None = Field(description="of a rollback: the revision it brought back", examples=[None])
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, change: AliasChange) -> "AliasChangeView":
+        """The view of ``change``."""
+        return cls(
+            revision=change.revision,
+            action=change.action,
+            targets=tuple(ChangeTargetView(model=t.model, weight=t.weight) for t in change.targets),
+            restores=change.restores,
+            created_at=change.created_at,
+        )
+
+
+class AliasHistoryView(BaseModel):
+    """One page of an alias' changes, newest first."""
+
+    data: tuple[AliasChangeView, ...]
+    next_cursor: int | None = Field(description="pass it back as cursor for the next page; null on the last")

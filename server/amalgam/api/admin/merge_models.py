@@ -1,0 +1,195 @@
+"""Bodies and answers of merges on the admin plane."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from amalgam.api.admin.kit import ID_PATTERN, NO_NUL, Body, NewName
+from amalgam.domain.diagnostics import MergeForecast
+from amalgam.domain.expression import parse_expression
+from amalgam.domain.recipe import MAX_INPUTS, Recipe
+from amalgam.domain.skill_probe import MAX_PROMPTS, KeptRecord
+from amalgam.domain.skill_probe import MAX_TOKENS as PROBE_TOKENS
+from amalgam.merge.plan import MergePlan
+
+
+class ProbePromptBody(Body):
+    """One prompt: a chat, or a text to continue."""
+
+    messages: tuple[dict[str, Any], ...] | None = Field(default=None, description="a chat, as in a request")
+    prompt: str | None = Field(default=None, pattern=NO_NUL, description="a text to continue, instead of messages")
+
+
+_Prompt = Annotated[str, Field(min_length=1, max_length=65_536, pattern=NO_NUL)] | ProbePromptBody
+
+
+class ProbeBody(Body):
+    """Prompts whose answers say what a merge keeps: its inputs answer them, and the merge reads the answers."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"prompts": {"sql": ["How many users are there?"], "json": ["Text: … Shape: {…}"]}}]
+        },
+    )
+
+    prompts: dict[
+        Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)],
+        Annotated[tuple[_Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)],
+    ] = Field(
+        default={},
+        max_length=MAX_INPUTS,
+        description="input, as the recipe names it -> what it is asked; a text alone is what a user says",
+    )
+    evaluation: str | None = Field(
+        default=None,
+        pattern=ID_PATTERN,
+        description=f"takes the first {MAX_PROMPTS} items of each task of this evaluation that is named like an input",
+    )
+    max_tokens: int = Field(default=64, ge=1, le=PROBE_TOKENS, description="longest answer, tokens", examples=[64])
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.prompts and self.evaluation is None:
+            raise ValueError("give prompts, an evaluation, or both")
+        return self
+
+
+class RequireBody(Body):
+    """What a merge has to be, to be published."""
+
+    kept: float = Field(
+        gt=0, le=1, allow_inf_nan=False, description="least share that is kept of every input", examples=[0.9]
+    )
+
+
+class RecipeBody(Body):
+    """What is to be computed: a recipe or an expression, and not both."""
+
+    expression: str | None = Field(default=None, max_length=4096, examples=["sql + 0.5*json"])
+    recipe: Recipe | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.expression is None) == (self.recipe is None):
+            raise ValueError("give either expression or recipe")
+        return self
+
+    def described(self) -> Recipe:
+        """The recipe, however it was written.
+
+        Raises:
+            InvalidExpression: names the column.
+        """
+        if self.recipe is not None:
+            return self.recipe
+        assert self.expression is not None
+        return parse_expression(self.expression)
+
+
+class MergeBody(RecipeBody):
+    """A merge: its name, and a recipe or an expression."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"name": "sql-json", "expression": "sql + 0.5*json"},
+                {
+                    "name": "sql-json",
+                    "recipe": {
+                        "method": "task_arithmetic",
+                        "inputs": [{"adapter": "sql@1", "weight": 1.0}, {"adapter": "json", "weight": 0.5}],
+                        "output": {"rank": 16},
+                    },
+                },
+                {
+                    "name": "sql-json",
+                    "expression": "sql + 0.5*json",
+                    "probe": {"prompts": {"sql": ["How many users are there?"], "json": ["Text: … Shape: {…}"]}},
+                    "require": {"kept": 0.9},
+                },
+            ]
+        },
+    )
+
+    name: NewName
+    set_default: bool = True
+    probe: ProbeBody | None = Field(
+        default=None, description="what the merge keeps of its inputs is measured with it, and goes into the lineage"
+    )
+    require: RequireBody | None = Field(default=None, description="a merge that keeps less fails, and is not published")
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.require is not None and self.probe is None:
+            raise ValueError("require.kept needs a probe, whose prompts say what is kept")
+        return self
+
+
+class PlanView(BaseModel):
+    """What a merge would do."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "recipe": {"method": "task_arithmetic", "inputs": [{"adapter": "sql@1"}, {"adapter": "json@1"}]},
+                    "recipe_digest": "5b0c…",
+                    "space": "concat",
+                    "rank": 16,
+                    "exact_rank": 16,
+                    "modules": 210,
+                    "partial_modules": {},
+                    "input_bytes": 19529728,
+                    "output_bytes": 9764864,
+                    "warnings": [],
+                    "forecast": {
+                        "is_complete": True,
+                        "modules_seen": 210,
+                        "memory_bytes": 46000000,
+                        "compute_s": 0.7,
+                        "energy_kept": 1.0,
+                        "overall": {"inputs": ["sql@1", "json@1"], "retention": [1.01, 0.52]},
+                        "modules": [],
+                    },
+                }
+            ]
+        }
+    )
+
+    recipe: dict[str, Any] = Field(description="completed, and pinned to exact versions")
+    recipe_digest: str = Field(description="names the result: the same recipe is built once")
+    space: str
+    rank: int = Field(description="largest rank of the result; an upper bound where the recipe asks for energy")
+    exact_rank: int = Field(description="largest rank that the result would have if nothing were cut")
+    modules: int
+    partial_modules: dict[str, tuple[str, ...]] = Field(description="module to the inputs that do not adapt it")
+    input_bytes: int
+    output_bytes: int
+    warnings: tuple[str, ...]
+    forecast: MergeForecast | None = Field(description="memory, time and diagnostics; null with diagnostics=false")
+
+    kept: KeptRecord | None = Field(
+        default=None, description="what it would keep of its inputs, tried as a blend; null without a probe"
+    )
+
+    @classmethod
+    def of(cls, plan: MergePlan, forecast: MergeForecast | None, kept: KeptRecord | None = None) -> "PlanView":
+        """The view of ``plan``."""
+        return cls(
+            recipe=plan.recipe.model_dump(mode="json"),
+            recipe_digest=plan.recipe.digest(),
+            space=plan.space,
+            rank=plan.rank,
+            exact_rank=plan.exact_rank,
+            modules=len(plan.modules),
+            partial_modules=dict(plan.partial),
+            input_bytes=plan.input_bytes,
+            output_bytes=plan.output_bytes,
+            warnings=(*plan.warnings, *(() if kept is None else kept.warnings())),
+            forecast=forecast,
+            kept=kept,
+        )

@@ -1,0 +1,72 @@
+"""A merge's probe, from the body of a request to what the service takes."""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.requests import Request
+
+from amalgam.api.admin.in_scope import require_evaluation
+from amalgam.api.admin.merge_models import MergeBody, ProbePromptBody
+from amalgam.api.fields.by_endpoint import check_fields
+from amalgam.api.state import services
+from amalgam.domain.evaluation import EvaluationItem
+from amalgam.domain.skill_probe import MAX_PROMPTS, ProbeOrder
+from amalgam.errors.requests import FieldRefused
+from amalgam.errors.skills import ProbeRefused
+
+
+async def read_probe(request: Request, body: MergeBody) -> ProbeOrder | None:
+    """What ``body`` asks the merge, each prompt within the bounds of a client's request; None where it asks nothing.
+
+    Raises:
+        FieldRefused: of the first prompt at fault, by its place.
+        EvaluationNotFound: the evaluation.
+        ProbeRefused: no task of the evaluation is named like an input.
+    """
+    if body.probe is None:
+        return None
+    prompts: dict[str, tuple[EvaluationItem, ...]] = {}
+    if body.probe.evaluation is not None:
+        await require_evaluation(request, body.probe.evaluation)
+        items = await services(request).evaluations.items(body.probe.evaluation)
+        prompts |= by_input(items, [entry.adapter for entry in body.described().inputs])
+    for name, given in body.probe.prompts.items():
+        prompts[name] = tuple(_item(f"probe.prompts.{name}.{at}", prompt) for at, prompt in enumerate(given))
+    return ProbeOrder(prompts, body.probe.max_tokens, None if body.require is None else body.require.kept)
+
+
+def by_input(items: Sequence[EvaluationItem], inputs: Sequence[str]) -> Mapping[str, tuple[EvaluationItem, ...]]:
+    """The first items of each task that is named like an input, with or without its version.
+
+    Raises:
+        ProbeRefused: there is no such task.
+    """
+    found = {}
+    for name in inputs:
+        of_task = [item for item in items if item.task in (name, name.partition("@")[0])]
+        if of_task:
+            # What is wanted as an answer is no part of the question.
+            found[name] = tuple(
+                item.model_copy(update={"reference": None, "pattern": None}) for item in of_task[:MAX_PROMPTS]
+            )
+    if not found:
+        raise ProbeRefused(
+            f"the evaluation has no task that is named like an input; its tasks are "
+            f"{', '.join(sorted({item.task for item in items})[:8])}"
+        )
+    return found
+
+
+def _item(place: str, prompt: str | ProbePromptBody) -> EvaluationItem:
+    if isinstance(prompt, str):
+        prompt = ProbePromptBody(messages=({"role": "user", "content": prompt},))
+    try:
+        item = EvaluationItem(messages=prompt.messages, prompt=prompt.prompt)
+        if item.messages is not None:
+            check_fields("chat_completions", {"messages": [dict(message) for message in item.messages]})
+        else:
+            check_fields("completions", {"prompt": item.prompt})
+    except FieldRefused as error:
+        raise FieldRefused(place, error.message) from None
+    except ValueError:
+        raise FieldRefused(place, "must have either 'messages' or 'prompt'") from None
+    return item

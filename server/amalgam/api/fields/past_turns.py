@@ -1,0 +1,108 @@
+"""What a conversation holds of other services' tools, in all three dialects, brought into what vLLM reads.
+
+It comes before the checks of the fields, so that what is made of it is checked as if it had been sent.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from amalgam.api.fields.past_blocks import plain_messages, tool_changes
+from amalgam.api.fields.past_items import kind_of, plain_items, tools_in
+from amalgam.engine.protocol import Endpoint
+
+
+def plain_turns(
+    endpoint: Endpoint, body: Mapping[str, Any], *, refuse_unknown: bool = False
+) -> tuple[Mapping[str, Any], list[str]]:
+    """``body``, or a copy with a plainer conversation; and names of what is left out of it, for the header.
+
+    Args:
+        endpoint: in whose dialect it is.
+        body: as it came; it is not changed.
+        refuse_unknown: whether what nobody knows is refused.
+
+    Raises:
+        FieldRefused: see `plain_items` and `plain_messages`.
+    """
+    if endpoint == "responses" and isinstance(items := body.get("input"), list):
+        left_out: set[str] = set()
+        plain = {**body, "input": plain_items("input", items, left_out, refuse_unknown=refuse_unknown)}
+        _add_tools(plain, tools_in(items))
+        _configure(plain, items)
+        return plain, sorted(left_out)
+    if endpoint in ("messages", "count_tokens") and isinstance(messages := body.get("messages"), list):
+        left_out = set()
+        plain = {**body, "messages": plain_messages("messages", messages, left_out, refuse_unknown=refuse_unknown)}
+        _change_tools(plain, messages)
+        return plain, sorted(left_out)
+    if endpoint in ("chat_completions", "tokenize") and isinstance(messages := body.get("messages"), list):
+        return {**body, "messages": [_chat_message(message) for message in messages]}, []
+    return body, []
+
+
+def _add_tools(body: dict[str, Any], tools: list[Mapping[str, Any]]) -> None:
+    given = body.get("tools") or []
+    if not tools or not isinstance(given, list):
+        return
+    names = {tool.get("name") for tool in given if isinstance(tool, Mapping)}
+    body["tools"] = [*given, *({tool.get("name"): tool for tool in tools if tool.get("name") not in names}.values())]
+
+
+def _configure(body: dict[str, Any], items: list[Any]) -> None:
+    """What a conversation changes of the request's own settings: the last change of each holds."""
+    for item in items:
+        if kind_of(item) != "configuration_update":
+            continue
+        for name in ("reasoning", "text"):
+            change, given = item.get(name), body.get(name) or {}
+            if isinstance(change, Mapping) and isinstance(given, Mapping):
+                body[name] = {**given, **change}
+
+
+def _change_tools(body: dict[str, Any], messages: list[Any]) -> None:
+    """The tools that are offered at a conversation's end."""
+    changes = list(tool_changes(messages))
+    given = body.get("tools") or []
+    if not changes or not isinstance(given, list):
+        return
+    named: dict[Any, Any] = {tool.get("name") if isinstance(tool, Mapping) else None: tool for tool in given}
+    hidden: dict[Any, Any] = {}
+    for kind, tool in changes:
+        inner = tool.get("definition")
+        name = inner.get("name") if isinstance(inner, Mapping) else tool.get("name")
+        if not isinstance(name, str):
+            continue
+        if kind == "tool_removal":
+            hidden |= {name: named.pop(name)} if name in named else {}
+        elif isinstance(inner, Mapping):
+            named[name] = inner
+        elif (known := named.get(name, hidden.get(name))) is not None:
+            named[name] = {key: value for key, value in known.items() if key != "defer_loading"}
+    body["tools"] = list(named.values())
+
+
+def _chat_message(message: Any) -> Any:
+    """Calls of free text, and functions as chats had them before there were tools."""
+    if not isinstance(message, Mapping):
+        return message
+    if message.get("role") == "function" and isinstance(message.get("name"), str):
+        rest = {key: value for key, value in message.items() if key != "name"}
+        return {**rest, "role": "tool", "tool_call_id": f"call_{message['name']}"}
+    called = message.get("function_call")
+    if isinstance(called, Mapping) and isinstance(called.get("name"), str) and not message.get("tool_calls"):
+        rest = {key: value for key, value in message.items() if key != "function_call"}
+        call = {"id": f"call_{called['name']}", "type": "function", "function": dict(called)}
+        return {**rest, "tool_calls": [call]}
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and any(isinstance(call, Mapping) and call.get("type") == "custom" for call in calls):
+        return {**message, "tool_calls": [_function_call(call) for call in calls]}
+    return message
+
+
+def _function_call(call: Any) -> Any:
+    free = call.get("custom") if isinstance(call, Mapping) and call.get("type") == "custom" else None
+    if not isinstance(free, Mapping):
+        return call
+    arguments = json.dumps({"input": free.get("input", "")}, ensure_ascii=False)
+    return {"id": call.get("id"), "type": "function", "function": {"name": free.get("name"), "arguments": arguments}}

@@ -1,0 +1,377 @@
+"""What the parts of a request look like, as Pydantic models: the OpenAPI document shows them.
+
+No request is read with them: the checks beside the fields are quicker, and say better what is wrong. A test holds that
+both take and refuse the same; what only a check can count (nesting, automata, products of fields) the descriptions say.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amalgam.api.fields.checks import (
+    MAX_BIASES,
+    MAX_CHOICE_NAME,
+    MAX_STOP,
+    MAX_STOPS,
+    MAX_TEMPLATE_NAME,
+    MAX_TEMPLATE_NUMBER,
+    MAX_TEMPLATE_TEXT,
+    MAX_TEMPLATE_VALUES,
+    PROTECTED_TEMPLATE_NAMES,
+    TOKEN_DIGITS,
+)
+from amalgam.api.fields.constraints import MAX_CHOICE, MAX_ENUM, MAX_REGEX_CHARACTERS
+from amalgam.api.fields.contents import MAX_MESSAGES, MAX_PARTS, MAX_ROLE, MAX_TEXT, MAX_TOOL_NAME, MAX_TOOLS
+from amalgam.api.fields.media import MEDIA_PARTS
+from amalgam.api.fields.past_blocks import BLOCKS
+from amalgam.api.fields.past_items import ITEMS
+
+
+class Shape(BaseModel):
+    """A part of a request. Keys that nobody knows may be there, and reach the engine as they are."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+JsonSchema = Annotated[
+    bool | dict[str, Any],
+    Field(
+        description="a JSON schema of bounded size: 4,096 nodes, 256 properties, 1,024 enum values, 64 branches, 16 "
+        "strings with a length or a pattern; a $ref points into the schema itself"
+    ),
+]
+ShownSchema = Annotated[
+    dict[str, Any],
+    Field(
+        description="a JSON schema of at most 4,096 nodes and 65,536 characters; of a tool that the answer is "
+        "constrained to, bounded as such schemas are"
+    ),
+]
+AnyJson = Annotated[Any, Field(description="any JSON, nested at most 32 deep")]
+AnyObject = Annotated[dict[str, Any], Field(description="nested at most 32 deep")]
+Choice = Annotated[str, Field(max_length=MAX_CHOICE_NAME)] | AnyObject
+"""A name of what is wanted, or an object that says more."""
+
+
+# --- messages
+
+
+class TextPart(Shape):
+    """A text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ToolResultPart(Shape):
+    """What a tool answered, in Anthropic's dialect."""
+
+    type: Literal["tool_result"]
+    content: "Content | None" = None
+
+
+class OtherPart(Shape):
+    """A part in other words, or one that a model wrote. Films and files are refused."""
+
+    type: Literal[
+        "input_text",
+        "output_text",
+        "refusal",
+        "thinking",
+        "redacted_thinking",
+        "reasoning_text",
+        "summary_text",
+        "tool_use",
+        "tool_reference",
+    ]
+
+
+class MediaPart(Shape):
+    """A picture or a sound, where the model reads it: a data URL or base64, in the field that its type speaks of."""
+
+    type: Literal["image_url", "input_image", "image", "input_audio", "audio_url"]
+    image_url: AnyJson = None
+    source: AnyJson = None
+    input_audio: AnyJson = None
+    audio_url: AnyJson = None
+
+
+Parts = Annotated[list[str | TextPart | ToolResultPart | MediaPart | OtherPart], Field(max_length=MAX_PARTS)]
+Content = str | Parts
+TextContent = str | Annotated[list[str | TextPart | ToolResultPart | OtherPart], Field(max_length=MAX_PARTS)]
+
+
+class CalledFunction(Shape):
+    """A function, and what a model called it with."""
+
+    arguments: AnyJson = None
+
+
+class ToolCall(Shape):
+    """A call that a model made."""
+
+    function: CalledFunction | None = None
+
+
+class ChatMessage(Shape):
+    """One message of a conversation."""
+
+    role: Annotated[str, Field(max_length=MAX_ROLE)]
+    content: Content | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+class DocumentPart(Shape):
+    """A document in Anthropic's dialect, as text or as parts; the model reads it as text."""
+
+    type: Literal["document"]
+    source: "DocumentSource"
+
+
+class DocumentSource(Shape):
+    """What is written in a document."""
+
+    type: Literal["text", "content"]
+    data: AnyJson = None
+    content: AnyJson = None
+
+
+class SearchResultPart(Shape):
+    """A result of a search, or the state of a browser, in Anthropic's dialect; the model reads it as text."""
+
+    type: Literal["search_result", "browser_state"]
+
+
+class TurnResultPart(Shape):
+    """What a tool answered, in Anthropic's dialect."""
+
+    type: Literal["tool_result"]
+    content: "str | TurnParts | None" = None
+
+
+_OWN_BLOCKS: Final = frozenset({"text", "tool_result", "document", "search_result", *MEDIA_PARTS})
+
+
+class KnownBlock(Shape):
+    """A block of Anthropic's own tools: told as calls and texts, or left out; the manual says which."""
+
+    type: Annotated[str, Field(json_schema_extra={"enum": sorted(BLOCKS.keys() - _OWN_BLOCKS)})]
+
+
+class AnyBlock(Shape):
+    """A block that a model made, of any type: what nobody knows is left out, and named in ``x-amalgam-ignored``."""
+
+    type: Annotated[str, Field(json_schema_extra={"not": {"enum": sorted(_OWN_BLOCKS)}})]
+
+
+_TurnPart = str | TextPart | TurnResultPart | MediaPart | OtherPart | DocumentPart | SearchResultPart
+TurnParts = Annotated[list[_TurnPart], Field(max_length=MAX_PARTS)]
+
+
+class Turn(Shape):
+    """One message of a conversation in Anthropic's dialect."""
+
+    role: Annotated[str, Field(max_length=MAX_ROLE)]
+    content: str | Annotated[list[_TurnPart | KnownBlock], Field(max_length=MAX_PARTS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+
+
+class ModelTurn(Shape):
+    """What a model said, here or elsewhere."""
+
+    role: Literal["assistant"]
+    content: str | Annotated[list[_TurnPart | AnyBlock], Field(max_length=MAX_PARTS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+
+
+Turns = Annotated[list[Turn | ModelTurn], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+class InputItem(Shape):
+    """One item of the Responses dialect's input."""
+
+    type: Literal[
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+        "reasoning",
+    ] = "message"
+    content: Content | None = None
+    output: Content | None = None
+    summary: Content | None = None
+    arguments: AnyJson = None
+
+
+_OWN_ITEMS: Final = frozenset(kind for kind, spec in ITEMS.items() if spec.rule in ("read", "refused"))
+
+
+class OtherItem(Shape):
+    """An item of another service's tools: told as calls, heeded, or left out; the manual says which."""
+
+    type: Annotated[str, Field(json_schema_extra={"not": {"enum": sorted(_OWN_ITEMS)}})]
+
+
+ResponseInput = str | Annotated[list[InputItem | OtherItem], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+# --- tools
+
+
+class FunctionShape(Shape):
+    """A function that the client runs, by the schema of its arguments."""
+
+    name: Annotated[str, Field(max_length=MAX_TOOL_NAME)]
+    parameters: ShownSchema | None = None
+    input_schema: ShownSchema | None = None
+
+
+class FunctionTool(Shape):
+    """A function, as chat completions have it."""
+
+    type: Literal["function", "custom"] | None = None
+    function: FunctionShape
+
+
+class FlatTool(FunctionShape):
+    """A function, as the Responses dialect and Anthropic's have it."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["function"]}})
+
+    type: Literal["function", "custom"] | None = None
+
+
+class OtherTool(Shape):
+    """A tool that would have to run on this server: left out, and named in the header ``x-amalgam-ignored``."""
+
+    type: Annotated[
+        str,
+        Field(max_length=MAX_TOOL_NAME, json_schema_extra={"not": {"enum": ["function", "custom", "namespace"]}}),
+    ]
+
+
+class NamespaceTool(Shape):
+    """Functions that share the beginning of their names, as the Responses dialect has them."""
+
+    type: Literal["namespace"]
+    name: Annotated[str, Field(max_length=MAX_TOOL_NAME)]
+    tools: Annotated[list[FunctionTool | FlatTool | OtherTool], Field(max_length=MAX_TOOLS)]
+
+
+Tools = Annotated[list[FunctionTool | FlatTool | NamespaceTool | OtherTool], Field(max_length=MAX_TOOLS)]
+
+
+# --- what constrains an answer
+
+
+class TextFormat(Shape):
+    """No constraint."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Shape):
+    """Any JSON object; with a schema, that schema."""
+
+    type: Literal["json_object"]
+    wanted: JsonSchema | None = Field(default=None, alias="schema")
+
+
+class NamedSchema(Shape):
+    """A schema with its name."""
+
+    wanted: JsonSchema = Field(alias="schema")
+
+
+class JsonSchemaFormat(Shape):
+    """JSON by a schema, as chat completions have it."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class FlatJsonSchemaFormat(NamedSchema):
+    """JSON by a schema, as the Responses dialect has it."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["json_schema"]}})
+
+    type: Literal["json_schema"]
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat | FlatJsonSchemaFormat
+
+
+class TextOptions(Shape):
+    """The Responses dialect's ``text``."""
+
+    format: ResponseFormat | None = None
+
+
+class OutputFormat(Shape):
+    """Anthropic's: the schema of the answer."""
+
+    wanted: JsonSchema | None = Field(default=None, alias="schema")
+
+
+class OutputConfig(Shape):
+    """Anthropic's ``output_config``."""
+
+    format: OutputFormat | None = None
+
+
+class StructuredOutputs(Shape):
+    """VLLM's own spelling: one of json, regex, choice, json_object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wanted: JsonSchema | None = Field(default=None, alias="json")
+    regex: Annotated[str, Field(max_length=MAX_REGEX_CHARACTERS)] | None = None
+    choice: (
+        Annotated[list[Annotated[str, Field(max_length=MAX_CHOICE)]], Field(min_length=1, max_length=MAX_ENUM)] | None
+    ) = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
+
+
+# --- the rest
+
+
+class StreamOptions(Shape):
+    """OpenAI's and vLLM's switches of a stream; others among them have no effect."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+StopList = Annotated[list[_Stop], Field(max_length=MAX_STOPS)]
+Stops = _Stop | StopList
+Biases = Annotated[
+    dict[Annotated[str, Field(pattern=rf"^[0-9]{{1,{TOKEN_DIGITS}}}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_BIASES, json_schema_extra={"additionalProperties": False}),
+]
+TemplateValues = Annotated[
+    dict[
+        Annotated[str, Field(max_length=MAX_TEMPLATE_NAME)],
+        bool
+        | Annotated[float, Field(ge=-MAX_TEMPLATE_NUMBER, le=MAX_TEMPLATE_NUMBER)]
+        | Annotated[str, Field(max_length=MAX_TEMPLATE_TEXT)]
+        | None,
+    ],
+    Field(
+        max_length=MAX_TEMPLATE_VALUES,
+        json_schema_extra={
+            "propertyNames": {
+                "pattern": r"^[^\W\d]\w*$",
+                "maxLength": MAX_TEMPLATE_NAME,
+                "not": {"enum": sorted(PROTECTED_TEMPLATE_NAMES)},
+            }
+        },
+    ),
+]
