@@ -45,7 +45,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    async with Database.open(database_url, busy_timeout_s=60) as opened:
+    async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as opened:
         yield opened
 
 

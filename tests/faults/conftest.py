@@ -131,7 +131,7 @@ class World:
 @pytest.fixture
 async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     world = World(database_url, tmp_path / "store")
-    async with Database.open(database_url, busy_timeout_s=60) as world.database:
+    async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as world.database:
         world.registry = AdapterRegistry(world.database, utc_now)
         world.jobs = JobRegistry(world.database, utc_now, lambda: "job-1")
         yield world

@@ -36,7 +36,7 @@ SOURCE = Path(amalgam.__file__).parent
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[Database]:
     """The same database as another server sees it."""
-    async with Database.open(database_url, busy_timeout_s=60) as opened:
+    async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as opened:
         yield opened
 
 

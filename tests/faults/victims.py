@@ -73,7 +73,7 @@ async def upload(plan: Plan) -> Any:
     """Files, then their row: what the server does with an upload. A line in ``acknowledged`` is the 201."""
     deadly = Deadly(plan.get("die_at"), plan.get("nth", 1))
     store = AdapterStore.open(Path(plan["store"]), failpoints=deadly)
-    async with Database.open(plan["url"], busy_timeout_s=60, failpoints=deadly) as database:
+    async with Database.open(plan["url"], busy_timeout_s=60, answer_timeout_s=30, failpoints=deadly) as database:
         registry = AdapterRegistry(database, utc_now)
         made = []
         for seed in plan["seeds"]:
@@ -89,7 +89,7 @@ async def work(plan: Plan) -> Any:
     """A merge worker: claim, report progress, build, finish. The bytes it builds depend on the recipe alone."""
     deadly = Deadly(plan.get("die_at"), plan.get("nth", 1))
     store = AdapterStore.open(Path(plan["store"]), failpoints=deadly)
-    async with Database.open(plan["url"], busy_timeout_s=60, failpoints=deadly) as database:
+    async with Database.open(plan["url"], busy_timeout_s=60, answer_timeout_s=30, failpoints=deadly) as database:
         jobs = JobRegistry(database, lambda: utc_now() + timedelta(seconds=plan.get("later_s", 0)), lambda: "unused")
         job = await jobs.claim("worker", lease_s=30, max_attempts=9)
         if job is None:
@@ -108,7 +108,7 @@ async def work(plan: Plan) -> Any:
 
 
 async def migrate(plan: Plan) -> Any:
-    async with Database.open(plan["url"], busy_timeout_s=60, failpoints=Deadly(plan.get("die_at"))):
+    async with Database.open(plan["url"], busy_timeout_s=60, answer_timeout_s=30, failpoints=Deadly(plan.get("die_at"))):
         return True
 
 

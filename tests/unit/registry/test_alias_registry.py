@@ -131,7 +131,7 @@ class TestCompareAndSet:
         self, aliases: AliasRegistry, database_url: str, clock: FakeClock
     ) -> None:
         await put(aliases, "support", "base")
-        async with Database.open(database_url, busy_timeout_s=60) as other:
+        async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as other:
             both = (aliases, AliasRegistry(other, clock, "base"))
             for revision in range(1, 6):
                 changes = [
@@ -159,7 +159,7 @@ class TestNames:
     async def test_of_an_adapter_and_an_alias_that_are_made_at_once_one_wins(
         self, aliases: AliasRegistry, registry: AdapterRegistry, database_url: str, clock: FakeClock
     ) -> None:
-        async with Database.open(database_url, busy_timeout_s=60) as other:
+        async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as other:
             second = AliasRegistry(other, clock, "base")
             for index in range(12):
                 name = f"new-{index}"
@@ -326,7 +326,7 @@ class TestDeletions:
     async def test_of_a_deletion_and_an_alias_for_it_at_once_one_wins(
         self, aliases: AliasRegistry, registry: AdapterRegistry, database_url: str, clock: FakeClock
     ) -> None:
-        async with Database.open(database_url, busy_timeout_s=60) as other:
+        async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as other:
             second = AdapterRegistry(other, clock)
             for index in range(8):
                 await registry.create_version(draft("fresh", 50 + index), set_default=False)
