@@ -108,7 +108,9 @@ async def work(plan: Plan) -> Any:
 
 
 async def migrate(plan: Plan) -> Any:
-    async with Database.open(plan["url"], busy_timeout_s=60, answer_timeout_s=30, failpoints=Deadly(plan.get("die_at"))):
+    async with Database.open(
+        plan["url"], busy_timeout_s=60, answer_timeout_s=30, failpoints=Deadly(plan.get("die_at"))
+    ):
         return True
 
 
