@@ -7,6 +7,7 @@ from amalgam.cli import (
     adapters,
     aliases,
     ask,
+    batches,
     blender,
     demo,
     doctor,
@@ -44,6 +45,7 @@ app.add_typer(merges.app, name="merges")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.add_typer(batches.app, name="batches")
 app.add_typer(demo.demo_commands(), name="demo")
 
 

@@ -30,7 +30,8 @@ from amalgam.api.admin import engine as engine_routes
 from amalgam.api.admin.idempotency import IdempotencyKeys
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
-from amalgam.api.inference import openai
+from amalgam.api.inference import batches, openai, stored_files
+from amalgam.api.inference.batch_asker import BatchAsker
 from amalgam.api.inference.inner_request import inner_ask
 from amalgam.api.transport.cross_origin import CrossOrigin
 from amalgam.api.transport.draining import Draining
@@ -48,7 +49,7 @@ from amalgam.telemetry.metrics import Metrics
 from amalgam.wiring.build import build
 from amalgam.wiring.parts import EngineFactory, Parts, Start, embedded
 
-_UPLOAD_ROUTES: Final = frozenset({"/admin/v1/adapters", "/admin/v1/adapters:validate"})
+_UPLOAD_ROUTES: Final = frozenset({"/admin/v1/adapters", "/admin/v1/adapters:validate", stored_files.FILES_PATH})
 _PLAIN: Final = Start()
 
 
@@ -72,9 +73,8 @@ def create_app(
         async with AsyncExitStack() as stack:
             engine, salts = make_engine(app.state), CacheSalts(secrets.token_bytes(32))
             parts = Parts(stack, settings, args, start, engine, metrics, checks, BackgroundLoops(metrics))
-            app.state.amalgam = await build(
-                parts, inner_ask(app, engine, salts, lambda: app.state.amalgam.profiles), salts
-            )
+            ask = inner_ask(app, engine, salts, lambda: app.state.amalgam.profiles)
+            app.state.amalgam = await build(parts, ask, BatchAsker(app, lambda: app.state.amalgam), salts)
             yield
 
     app = FastAPI(
@@ -100,6 +100,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     """In the order in which they are matched: what is asked most comes first."""
     app.include_router(openai.router(utc_now().timestamp()))
     for module in (
+        *(stored_files, batches),
         *(lora_compat, adapters, aliases, merges, lineage, exports, engine_routes),
         *(profiles, evaluations, sweeps, tenants, audit, organization_usage, usage, operations),
     ):

@@ -17,6 +17,7 @@ from tests.support.every_path import paths, plain, routes, told, values
 from tests.support.running_app import ADMIN_KEY, assert_error, push, start_app, write_adapter
 from tests.support.two_tenants import ABSENT, CHAT, FOREIGN, OWN, TwoTenants, furnish
 
+IDS = ("job_id", "evaluation_id", "sweep_id", "key_id", "file_id", "batch_id")
 KINDS = ("client", "publisher", "reader", "own blends", "no blends", "one version")
 ENDPOINTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
@@ -130,7 +131,7 @@ async def test_a_foreign_thing_is_answered_as_one_that_does_not_exist(two: TwoTe
             tried += 1
 
         for method, template in routes(two, "GET", "POST", "PUT", "PATCH", "DELETE"):
-            if any(place in template for place in ("job_id", "evaluation_id", "sweep_id", "key_id")):
+            if any(place in template for place in IDS):
                 continue
             for path in paths(two, template, FOREIGN):
                 if FOREIGN in path:

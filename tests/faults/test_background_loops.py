@@ -17,8 +17,10 @@ import pytest
 
 from amalgam.domain.serving_profile import ServingProfile
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.batches import BatchRegistry
 from amalgam.registry.blend_names import BlendNameRegistry
 from amalgam.registry.evaluations import EvaluationRegistry
+from amalgam.registry.files import FileRegistry
 from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services import background_loops
@@ -37,6 +39,8 @@ COLLABORATORS: dict[str, tuple[type, str]] = {
     "retention": (AdapterRegistry, "digests_in_use"),
     "idempotency": (IdempotencyRegistry, "remove_older"),
     "evaluations": (EvaluationRegistry, "claim"),
+    "batches": (BatchRegistry, "claim"),
+    "files": (FileRegistry, "forget_expired"),
     "live_jobs": (JobRegistry, "count_live"),
     "loop_watch": (Distribution, "observe"),
     "catalog": (Catalog, "refresh"),

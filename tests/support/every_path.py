@@ -39,6 +39,8 @@ def values(two: TwoTenants, owner: str) -> dict[str, list[str]]:
         "sweep_id": two.evaluations[owner],
         "tenant_id": [owner],
         "key_id": key_ids,
+        "file_id": two.files[owner],
+        "batch_id": two.batches[owner],
         # Of the pages for people, which are the same for everybody.
         "path": ["index.html"],
     }

@@ -4,6 +4,7 @@ Whatever is the foreign tenant's has `FOREIGN` in its name, and nothing else has
 """
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class TwoTenants:
     keys: dict[str, str] = field(default_factory=dict)
     """Keys of the own tenant: by what they may do."""
     foreign_keys: dict[str, str] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)
+    batches: dict[str, list[str]] = field(default_factory=dict)
 
 
 async def furnish(running_app: RunningApp) -> TwoTenants:
@@ -55,7 +58,27 @@ async def furnish(running_app: RunningApp) -> TwoTenants:
     made.keys["own blends"] = await make_key(running_app, "publisher", blends="own", **shown)
     made.keys["no blends"] = await make_key(running_app, "publisher", blends="none", **shown)
     made.keys["one version"] = await make_key(running_app, "publisher", "acme.sql@1")
+    for owner, key, model in (
+        (OWN, made.keys["client"], "acme.sql"),
+        (FOREIGN, made.foreign_keys["client"], "zeta-one"),
+    ):
+        async with running_app.http(key) as http:
+            await _batches(http, made, owner, model)
     return made
+
+
+async def _batches(http: httpx.AsyncClient, made: TwoTenants, owner: str, model: str) -> None:
+    """A batch of the tenant, and its files."""
+    asked = {"custom_id": owner, "method": "POST", "url": "/v1/chat/completions", "body": CHAT | {"model": model}}
+    files = {"file": (f"{owner}.jsonl", json.dumps(asked).encode())}
+    file = (await http.post("/v1/files", data={"purpose": "batch"}, files=files)).json()
+    body = {"input_file_id": file["id"], "endpoint": asked["url"], "completion_window": "24h"}
+    batch = await _submitted(http, "/v1/batches", body | {"metadata": {"of": owner}})
+    async with asyncio.timeout(120):
+        while (ended := (await http.get(f"/v1/batches/{batch['id']}")).json())["status"] != "completed":
+            await asyncio.sleep(0.05)
+    made.files[owner] = [file["id"], ended["output_file_id"]]
+    made.batches[owner] = [batch["id"]]
 
 
 async def _submitted(admin: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:

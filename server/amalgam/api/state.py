@@ -12,11 +12,13 @@ from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
 from amalgam.services.audit import AuditService
 from amalgam.services.background_loops import BackgroundLoops
+from amalgam.services.batches import BatchService
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.cache_salts import CacheSalts
 from amalgam.services.catalog import Catalog
 from amalgam.services.evaluations import EvaluationService
 from amalgam.services.exports import ExportService
+from amalgam.services.files import FileService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.key_directory import KeyDirectory
@@ -66,6 +68,8 @@ class Services:
     usage: UsageLedger
     tenants: TenantService
     audit: AuditService
+    files: FileService
+    batches: BatchService
 
 
 def services(request: Request) -> Services:

@@ -42,3 +42,13 @@ def new_key_id() -> str:
 def new_key_secret() -> str:
     """The secret of a key: 256 random bits in letters that a header carries."""
     return secrets.token_urlsafe(32)
+
+
+def new_file_id() -> str:
+    """The same for stored files."""
+    return f"file-{uuid.uuid4().hex}"
+
+
+def new_batch_id() -> str:
+    """The same for batches."""
+    return f"batch_{uuid.uuid4().hex}"

@@ -18,6 +18,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.limits       beyond a limit of a key or its tenant: rates, budgets, one request alone
     ├── errors.blends       expressions in the ``model`` field: limits, the blend process
     ├── errors.evaluations  evaluations and sweeps
+    ├── errors.batches      stored files, and batches of requests
     ├── errors.jobs         jobs and their leases
     ├── errors.exports      checkpoints made of the base model and an adapter
     ├── errors.reported     what another process met, under its own code

@@ -42,6 +42,21 @@ class BudgetSpent(AmalgamError):
         )
 
 
+class StorageSpent(AmalgamError):
+    """More bytes of adapters and files than a limit on stored bytes allows; nothing of it was kept."""
+
+    status = 429
+    code = "insufficient_quota"
+    type = "insufficient_quota"
+    counted_as = "budget"
+
+    def __init__(self, owner: str, limit: int, stored: int, needed: int) -> None:
+        super().__init__(
+            f"{owner} may store {limit} bytes (stored_bytes); {max(limit - stored, 0)} are left, and this takes "
+            f"{needed}. Delete files or adapters, or ask who runs this server for a larger limit."
+        )
+
+
 class RequestExceedsLimit(InvalidRequest):
     """One request that would take more than a whole limit: it cannot succeed, however long is waited.
 

@@ -1,4 +1,4 @@
-"""Errors of a server that is asked for more than it can do: one key's share, the whole server, a deadline."""
+"""Errors of a server that is asked for more than it can do: one share of it, all of it, or sooner than it can."""
 
 from amalgam.errors import AmalgamError, Unavailable
 
@@ -18,6 +18,37 @@ class KeyOverShare(AmalgamError):
         super().__init__(
             f"This key has {limit} requests waiting or running, which is its share (AMALGAM_MAX_REQUESTS_PER_KEY). "
             f"Try again in {retry_after_s:.0f} s, or send fewer at once."
+        )
+
+
+class TenantOverShare(AmalgamError):
+    """The keys of one tenant together have as many requests as they may: `AMALGAM_MAX_REQUESTS_PER_TENANT`."""
+
+    status = 429
+    code = "too_many_requests"
+    type = "rate_limit_error"
+
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"The keys of this tenant have {limit} requests waiting or running, which is their share "
+            f"(AMALGAM_MAX_REQUESTS_PER_TENANT). Try again in {retry_after_s:.0f} s, or send fewer at once."
+        )
+
+
+class AdapterOverShare(Unavailable):
+    """As many requests wait for one adapter as may: `AMALGAM_MAX_WAITING_PER_ADAPTER`. Others are answered.
+
+    Next step: repeat after ``Retry-After``, or ask another adapter.
+    """
+
+    code = "adapter_overloaded"
+
+    def __init__(self, name: str, limit: int, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"{limit} requests wait for {name} and no more may (AMALGAM_MAX_WAITING_PER_ADAPTER). "
+            f"Try again in {retry_after_s:.0f} s, or ask another adapter."
         )
 
 

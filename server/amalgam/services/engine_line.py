@@ -1,44 +1,56 @@
-"""The line in front of the engine: its bounds, from the settings and from how large the engine's batch is."""
+"""The line in front of the engine: its bounds, from the settings, the engine's batch, and how many keys there are."""
 
 import math
 
+from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.engine.protocol import Engine
 from amalgam.services.admission import Admission, RequestBounds
 from amalgam.services.fair_queue import FairQueue, Places
+from amalgam.services.key_directory import KeyDirectory
 from amalgam.settings import Settings
 from amalgam.telemetry.metrics import Metrics
 
 
-def open_line(settings: Settings, batch: int, slots: int, metrics: Metrics) -> tuple[FairQueue, Admission]:
+class EngineLine:
     """Whose turn it is, and how many may be in progress.
 
     Args:
         settings: of this process.
         batch: sequences in a full batch, as far as it is known.
         slots: different adapters in a batch.
+        keys: those of the registry; what one key or tenant may have depends on whether there are others.
         metrics: told of waits and refusals.
     """
-    bounds, places = _bounds(settings, batch)
-    # An adapter's turn may begin as many requests as are its slot's share of a full batch.
-    quantum = -(-batch // slots)
-    taken = slots if settings.queue.fair_queue else math.inf
-    queue = FairQueue(taken, quantum, settings.queue.fair_queue_wait_s, metrics=metrics, places=places)
-    return queue, Admission(bounds, metrics=metrics)
 
+    def __init__(self, settings: Settings, batch: int, slots: int, keys: KeyDirectory, metrics: Metrics) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._batch = batch
+        bounds, places = self._bounds()
+        # An adapter's turn may begin as many requests as are its slot's share of a full batch.
+        quantum = -(-batch // slots)
+        taken = slots if settings.queue.fair_queue else math.inf
+        self.queue = FairQueue(taken, quantum, settings.queue.fair_queue_wait_s, metrics=metrics, places=places)
+        self.admission = Admission(bounds, metrics=metrics)
+        keys.on_change(self._fit)
 
-async def fit_to_engine(
-    engine: Engine, settings: Settings, queue: FairQueue, admission: Admission, timeout_s: float
-) -> None:
-    """Where the engine chose the size of its batch by itself, it is known once the engine is there."""
-    await engine.wait_ready(timeout_s)
-    batch = engine.info().sequences
-    if batch:
-        bounds, places = _bounds(settings, batch)
-        admission.resize(bounds)
-        queue.resize(places)
+    async def fit_to_engine(self, engine: Engine, timeout_s: float) -> None:
+        """Where the engine chose the size of its batch by itself, it is known once the engine is there."""
+        await engine.wait_ready(timeout_s)
+        self._batch = engine.info().sequences or self._batch
+        self._fit()
 
+    def _fit(self) -> None:
+        bounds, places = self._bounds()
+        self.admission.resize(bounds)
+        self.queue.resize(places)
 
-def _bounds(settings: Settings, batch: int) -> tuple[RequestBounds, Places]:
-    keys = len(settings.access.api_keys) + (settings.access.admin_key is not None)
-    bounds = RequestBounds.of(batch, settings.queue.max_requests, settings.queue.max_requests_per_key, keys=keys)
-    return bounds, Places.of(batch, keys=keys)
+    def _bounds(self) -> tuple[RequestBounds, Places]:
+        access, given, asking = self._settings.access, self._settings.queue, self._keys.asking()
+        of_environment = len(access.api_keys) + (access.admin_key is not None)
+        keys = of_environment + len(asking)
+        tenants = {tenant for tenant, _ in asking} | ({BUILT_IN_TENANT} if of_environment else set())
+        shares = (given.max_requests, given.max_requests_per_key, given.max_requests_per_tenant)
+        bounds = RequestBounds.of(self._batch, *shares, keys=keys, tenants=len(tenants))
+        waiting = given.max_waiting_per_adapter or max(1, bounds.total // 2)
+        return bounds, Places.of(self._batch, keys=keys, waiting_per_adapter=waiting)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.errors.engine import NoTurn
-from amalgam.errors.overload import DeadlineNotMet
+from amalgam.errors.overload import AdapterOverShare, DeadlineNotMet
 from amalgam.errors.requests import ClientLeft
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
 from amalgam.services.queue_records import Claim, KeyState, Line, Places, TenantState, Turn, Waiter, Who
@@ -120,6 +120,7 @@ class FairQueue:
             weight: the tenant's share under contention, in proportion to the others' weights.
 
         Raises:
+            AdapterOverShare: as many requests wait for the adapter as may.
             NoTurn: the wait took longer than its limit.
             DeadlineNotMet: the wait that is expected is longer than ``within_s``.
             ClientLeft: the client left first.
@@ -189,6 +190,7 @@ class FairQueue:
         return has_slot and self._has_place(key, claim.sequences)
 
     async def _wait(self, claim: Claim, gone: Gone | None, within_s: float | None) -> None:
+        self._require_room(claim)
         where, began_s = (claim.client, claim.adapter), self._clock()
         waiter = Waiter(claim, asyncio.get_running_loop().create_future())
         if not self._lines:
@@ -212,6 +214,15 @@ class FairQueue:
             raise ClientLeft
         self._metrics.refused("no_turn")
         raise NoTurn(claim.name, self._wait_s)
+
+    def _require_room(self, claim: Claim) -> None:
+        """Others are to find a place in the line too. Raises AdapterOverShare."""
+        bound = self._places.waiting_per_adapter
+        if claim.adapter == BASE or self.waiting < bound:
+            return
+        if sum(len(line.waiting) for (_, other), line in self._lines.items() if other == claim.adapter) >= bound:
+            self._metrics.refused("adapter_share")
+            raise AdapterOverShare(claim.name, int(bound), self._drain.appointment_s())
 
     def _require_hope(self, client: Who, within_s: float | None) -> None:
         """Keys take turns, so before the last request of a key's line as many of each waiting key begin."""

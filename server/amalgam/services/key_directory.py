@@ -6,13 +6,13 @@ work there by making keys up; a key that another server has made is known within
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from amalgam.domain.clock import Clock
-from amalgam.domain.tenant import AccessRows, Key, KeyEnd, Tenant, split_key
+from amalgam.domain.tenant import AccessRows, Key, KeyEnd, Role, Tenant, split_key
 from amalgam.errors import AmalgamError
 from amalgam.registry.keys import KeyRegistry
 from amalgam.registry.tenants import TenantRegistry
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 _PERIOD_S: Final = 1.0
 _USED_PERIOD_S: Final = 60.0
 """Seconds between two writes of when keys were last used."""
+
+_LONGEST_LINE: Final = 100
+"""Successors of one key, one after the other, that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class _Known:
         tenants = {tenant.id: tenant for tenant in rows.tenants}
         return cls(rows.revision, tenants, {key.id: key for key in rows.keys if key.tenant in tenants})
 
+    def asking(self) -> frozenset[tuple[str, str]]:
+        """Tenant and id of every key that may ask for inference."""
+        asking = (Role.CLIENT, Role.PUBLISHER, Role.ADMIN)
+        return frozenset((key.tenant, key.id) for key in self.keys.values() if key.role in asking)
+
 
 class KeyDirectory:
     """Finds keys. `refresh` after every change, and from time to time for those of other servers.
@@ -60,6 +68,16 @@ class KeyDirectory:
         self._clock = clock
         self._known = _Known()
         self._used: dict[str, datetime] = {}
+        self._told: list[Callable[[], None]] = []
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Call ``told`` now, and whenever tenants or keys changed."""
+        self._told.append(told)
+        told()
+
+    def asking(self) -> frozenset[tuple[str, str]]:
+        """Tenant and id of every key of the registry that may ask for inference."""
+        return self._known.asking()
 
     @property
     def revision(self) -> int:
@@ -90,6 +108,14 @@ class KeyDirectory:
         """A key of the registry that was not revoked; those of the environment are not among them."""
         return self._known.keys.get(key_id)
 
+    def living(self, key_id: str) -> Key | None:
+        """The key, or the successor that it was rotated to once it has expired; None where none of them is valid."""
+        now, key, passed = self._clock(), self._known.keys.get(key_id), 0
+        while key is not None and key.expires_at is not None and key.expires_at <= now:
+            passed += 1
+            key = self._known.keys.get(key.successor or "") if passed <= _LONGEST_LINE else None
+        return key
+
     async def refresh(self) -> None:
         """Read the registry where its revision of tenants and keys moved."""
         if await self._tenants.revision() == self._known.revision:
@@ -98,6 +124,8 @@ class KeyDirectory:
         # Two refreshes may overlap; the older answer must not win.
         if found.revision >= self._known.revision:
             self._known = found
+            for told in self._told:
+                told()
 
     async def follow_loop(self, period_s: float = _PERIOD_S) -> None:
         """See what other servers changed, within ``period_s`` seconds, for ever."""

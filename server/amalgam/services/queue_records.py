@@ -21,15 +21,17 @@ class Places:
     Attributes:
         total: of all keys; a request begins, with all its sequences, while fewer run.
         per_key: of one key. The difference is kept for others, so that they find a place at once.
+        waiting_per_adapter: so many requests may wait for one adapter.
     """
 
     total: float = float("inf")
     per_key: float = float("inf")
+    waiting_per_adapter: float = float("inf")
 
     @classmethod
-    def of(cls, batch: int, *, keys: int) -> "Places":
-        """A full batch; where several keys are configured, one of them may have seven eighths of it."""
-        return cls(batch, batch if keys < 2 else max(1, batch - max(1, batch // 8)))
+    def of(cls, batch: int, *, keys: int, waiting_per_adapter: float = float("inf")) -> "Places":
+        """A full batch; where there are several keys, one of them may have seven eighths of it."""
+        return cls(batch, batch if keys < 2 else max(1, batch - max(1, batch // 8)), waiting_per_adapter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     blends: groups.BlendsSettings = Field(default_factory=groups.BlendsSettings)
     exports: groups.ExportsSettings = Field(default_factory=groups.ExportsSettings)
     evaluations: groups.EvaluationsSettings = Field(default_factory=groups.EvaluationsSettings)
+    batches: groups.BatchesSettings = Field(default_factory=groups.BatchesSettings)
     logs: groups.LogsSettings = Field(default_factory=groups.LogsSettings)
 
     def __init__(self, **given: Any) -> None:

@@ -212,6 +212,17 @@ class QueueSettings(_Group):
         ge=1,
         description="the same of one key; unset: half of max_requests where there are several keys, else all",
     )
+    max_requests_per_tenant: int | None = Field(
+        None,
+        ge=1,
+        description="the same of all keys of one tenant; unset: three quarters of max_requests where several tenants "
+        "have keys, else all",
+    )
+    max_waiting_per_adapter: int | None = Field(
+        None,
+        ge=1,
+        description="requests that wait for one adapter; unset: half of max_requests",
+    )
     fair_queue: bool = Field(True, description="whether adapters take turns where more are asked for than max_loras")
     fair_queue_wait_s: float = Field(600.0, gt=0, description="longest wait for a place in the batch, seconds")
 
@@ -289,11 +300,22 @@ class EvaluationsSettings(_Group):
     evaluation_max_calls: int = Field(20_000, ge=1, description="items times targets of one evaluation")
     evaluation_concurrency: int = Field(2, ge=1, le=64, description="calls that an evaluation makes at a time")
     evaluation_yield_above: int = Field(
-        0, ge=0, description="an evaluation starts no call while more requests of clients run"
+        0, ge=0, description="evaluations and batches start no call while more requests of clients run"
     )
     evaluation_patience_s: float = Field(
-        10.0, ge=0, description="after so long a call of an evaluation starts all the same, seconds"
+        10.0, ge=0, description="after so long a call of an evaluation or a batch starts all the same, seconds"
     )
+
+
+class BatchesSettings(_Group):
+    """Files that keys store, and batches of requests."""
+
+    file_max_bytes: int = Field(200 << 20, ge=1024, description="largest file of /v1/files, bytes")
+    batch_max_lines: int = Field(50_000, ge=1, le=1_000_000, description="requests of one batch")
+    batch_concurrency: int = Field(
+        4, ge=1, le=1024, description="requests of batches that a server answers at a time, of all batches together"
+    )
+    batch_keep_days: int = Field(30, ge=1, le=36_500, description="days that a batch that has ended can be looked at")
 
 
 class LogsSettings(_Group):

@@ -76,8 +76,8 @@ ADMISSION_BOUND: Final = _gauge(
 )
 REFUSED: Final = _counter(
     "amalgam_requests_refused_total",
-    "Inference requests refused for load, by reason: key_share, server_full, deadline, no_turn; "
-    "or for limits: rate_limit, budget, limit_exceeded",
+    "Inference requests refused for load, by reason: key_share, tenant_share, adapter_share, server_full, deadline, "
+    "no_turn; or for limits: rate_limit, budget, limit_exceeded",
     "reason",
 )
 FIRST_TOKEN: Final = _histogram(
@@ -203,7 +203,7 @@ REGISTRY_NOTICES: Final = _gauge(
 
 JOBS: Final = _gauge(
     "amalgam_jobs",
-    "Jobs of this registry that are queued or under way, by kind (merge, export, evaluation, sweep) and state; "
+    "Jobs of this registry that are queued or under way, by kind (merge, export, evaluation, sweep, batch) and state; "
     "as counted last",
     "kind",
     "state",
@@ -252,6 +252,9 @@ EVALUATION_CALLS: Final = _counter(
     "Items that evaluations and sweeps asked of a target: measured, or refused",
     "kind",
     "outcome",
+)
+BATCH_LINES: Final = _counter(
+    "amalgam_batch_lines_total", "Lines of batches that were asked: answered, or refused", "outcome"
 )
 
 LOOP_UP: Final = _gauge(
@@ -330,6 +333,7 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     BLENDER_UP,
     BLENDER_RESTARTS,
     EVALUATION_CALLS,
+    BATCH_LINES,
     LOOP_UP,
     LOOP_FAILURES,
     MESSAGES_UNKNOWN,

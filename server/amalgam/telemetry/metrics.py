@@ -32,7 +32,10 @@ _FINAL_STATES: Final = {
     **dict.fromkeys(("evaluation", "sweep"), ("done", "failed", "cancelled")),
 }
 """Of each kind of job."""
-_REFUSALS: Final = ("key_share", "server_full", "deadline", "no_turn", "rate_limit", "budget", "limit_exceeded")
+_REFUSALS: Final = (
+    *("key_share", "tenant_share", "adapter_share", "server_full", "deadline", "no_turn"),
+    *("rate_limit", "budget", "limit_exceeded"),
+)
 _CUTS: Final = ("head", "body", "answer", "idle", "busy")
 _BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
 _BLEND_NAME_LENGTH: Final = len("blend@") + 12
@@ -172,6 +175,10 @@ class Metrics:
     def evaluation_call(self, kind: str, *, refused: bool) -> None:
         """An evaluation, or a sweep, asked an item of a target."""
         self._values[table.EVALUATION_CALLS].add((kind, "refused" if refused else "measured"))
+
+    def batch_line(self, *, refused: bool) -> None:
+        """A line of a batch was asked."""
+        self._values[table.BATCH_LINES].add(("refused" if refused else "answered",))
 
     def fields_ignored(self, endpoint: str, fields: Iterable[str]) -> None:
         """A request had ``fields`` that were taken without effect; each is in a table, or ``other``."""

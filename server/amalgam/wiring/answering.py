@@ -15,9 +15,10 @@ from amalgam.services.blend_tier import BlendTier
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.blends import BlendLimits, Blends
 from amalgam.services.child_environment import template_environment
-from amalgam.services.engine_line import fit_to_engine, open_line
+from amalgam.services.engine_line import EngineLine
 from amalgam.services.fair_queue import FairQueue
 from amalgam.services.inference import Inference
+from amalgam.services.key_directory import KeyDirectory
 from amalgam.services.profiles import ProfileService
 from amalgam.services.template_link import TemplateLink
 from amalgam.services.usage import Usage
@@ -73,15 +74,15 @@ class Answering:
     inference: Inference
 
     @classmethod
-    def open(cls, parts: Parts, kept: Storage, blends: Blends, usage: Usage) -> "Answering":
+    def open(cls, parts: Parts, kept: Storage, blends: Blends, usage: Usage, keys: KeyDirectory) -> "Answering":
         """The line in front of the engine is fitted to it once it is there."""
         settings, args, engine = parts.settings, parts.args, parts.engine
         batch = getattr(args, "max_num_seqs", None) or _SEQUENCES
-        queue, admission = open_line(settings, batch, args.max_loras, parts.metrics)
-        fit = partial(fit_to_engine, engine, settings, queue, admission, ENGINE_START_TIMEOUT_S)
+        line = EngineLine(settings, batch, args.max_loras, keys, parts.metrics)
+        fit = partial(line.fit_to_engine, engine, ENGINE_START_TIMEOUT_S)
         parts.stack.push_async_callback(end, parts.loops.finish("batch", fit))
-        uniform = random.SystemRandom().random
-        return cls(queue, Inference(kept.catalog, engine, kept.store, uniform, usage, blends, queue, admission))
+        uniform, served = random.SystemRandom().random, (kept.catalog, engine, kept.store)
+        return cls(line.queue, Inference(*served, uniform, usage, blends, line.queue, line.admission))
 
 
 async def open_profiles(parts: Parts, kept: Storage) -> ProfileService:

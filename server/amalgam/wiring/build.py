@@ -4,6 +4,7 @@ from amalgam.api.inference.body_reader import BodyReader
 from amalgam.api.state import Services
 from amalgam.registry.aliases import AliasRegistry
 from amalgam.services.aliases import AliasService
+from amalgam.services.batch_lines import LineAsker
 from amalgam.services.cache_salts import CacheSalts
 from amalgam.services.demo_adapters import register_missing
 from amalgam.services.evaluation_calls import Ask
@@ -12,6 +13,7 @@ from amalgam.services.lora_modules import register_modules
 from amalgam.services.usage import Usage
 from amalgam.wiring.access import Access
 from amalgam.wiring.answering import Answering, Blending, open_profiles
+from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
 from amalgam.wiring.making import Making, Measuring, skill_probes
 from amalgam.wiring.parts import Parts
@@ -19,19 +21,20 @@ from amalgam.wiring.storage import Storage
 from amalgam.wiring.upkeep import Upkeep
 
 
-async def build(parts: Parts, ask: Ask, salts: CacheSalts) -> Services:
+async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> Services:
     """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
     kept = await _open_storage(parts)
     access, charging = await Access.open(parts, kept), Charging.open(parts, kept)
     usage = Usage()
     blending = await Blending.open(parts, kept, usage)
-    answering = Answering.open(parts, kept, blending.blends, usage)
+    answering = Answering.open(parts, kept, blending.blends, usage, access.directory)
     profiles, probes = await open_profiles(parts, kept), skill_probes(parts, kept, ask)
     making = Making.open(parts, kept, answering, profiles, probes)
     await _start(parts, kept, making)
     charges = InnerCharges(access.directory, charging.limits, charging.usage, answering.inference)
     measuring = Measuring.open(parts, kept, answering.inference, making.merges, ask, probes, charges)
-    upkeep = Upkeep.begin(parts, kept, making, measuring, blending.names, access.directory, charging)
+    batching = await Batching.open(parts, kept, asker)
+    upkeep = Upkeep.begin(parts, kept, making, measuring, batching, blending.names, access.directory, charging)
     return Services(
         settings=parts.settings,
         engine=parts.engine,
@@ -60,6 +63,8 @@ async def build(parts: Parts, ask: Ask, salts: CacheSalts) -> Services:
         usage=charging.usage,
         tenants=access.tenants,
         audit=access.audit,
+        files=batching.files,
+        batches=batching.batches,
     )
 
 

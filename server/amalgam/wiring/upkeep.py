@@ -15,6 +15,7 @@ from amalgam.services.live_jobs import LiveJobs
 from amalgam.services.pins import Pins
 from amalgam.services.retention import Retention
 from amalgam.telemetry.loop_watch import watch_loop
+from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
 from amalgam.wiring.making import Making, Measuring
 from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, Parts
@@ -36,6 +37,7 @@ class Upkeep:
         kept: Storage,
         making: Making,
         measuring: Measuring,
+        batching: Batching,
         names: BlendNames,
         keys: KeyDirectory,
         charging: Charging,
@@ -44,7 +46,7 @@ class Upkeep:
         clock, metrics = kept.database.clock, parts.metrics
         rows = IdempotencyRegistry(kept.database, clock)
         idempotency = Idempotency(rows, parts.settings.http.idempotency_keep_s, new_id)
-        live_jobs = LiveJobs(making.merges.count_live, measuring.evaluations.count_live)
+        live_jobs = LiveJobs(making.merges.count_live, measuring.evaluations.count_live, batching.batches.count_live)
         is_shared = kept.database.is_shared
         keep_s = parts.settings.storage.deleted_keep_s if is_shared else 0.0
         notices = Notices(kept.database) if is_shared else None
@@ -53,6 +55,8 @@ class Upkeep:
             ("retention", Retention(kept.registry, kept.store, kept.file_clock, keep_s).sweep_loop),
             ("idempotency", idempotency.sweep_loop),
             ("evaluations", measuring.runner.loop),
+            ("batches", batching.runner.loop),
+            ("files", batching.retention.sweep_loop),
             ("live_jobs", live_jobs.look_loop),
             ("loop_watch", partial(watch_loop, metrics)),
             ("catalog", partial(kept.catalog.follow_loop, metrics.registry_read)),

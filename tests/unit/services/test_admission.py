@@ -3,23 +3,26 @@
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from amalgam.errors.overload import KeyOverShare, ServerFull
+from amalgam.errors.overload import KeyOverShare, ServerFull, TenantOverShare
 from amalgam.services.admission import Admission, RequestBounds
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
 from amalgam.telemetry.metrics import Metrics, ServerState
 
 
 class Harness:
-    def __init__(self, total: int, per_key: int) -> None:
+    def __init__(self, total: int, per_key: int, per_tenant: int | None = None) -> None:
         self.now_s = 0.0
         self.metrics = Metrics()
-        self.admission = Admission(RequestBounds(total, per_key), clock=lambda: self.now_s, metrics=self.metrics)
+        bounds = RequestBounds(total, per_key, per_tenant or total)
+        self.admission = Admission(bounds, clock=lambda: self.now_s, metrics=self.metrics)
         self.inside: list[ExitStack] = []
 
-    def enter(self, client: str) -> None:
+    def enter(self, client: str, tenant: str = "default") -> None:
         stack = ExitStack()
-        stack.enter_context(self.admission.enter(client))
+        stack.enter_context(self.admission.enter(client, tenant))
         self.inside.append(stack)
 
     def leave(self) -> None:
@@ -128,18 +131,79 @@ def test_of_many_ends_the_last_ones_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "per_key", "keys", "expected"),
+    ("given", "keys", "tenants", "expected"),
     [
-        (None, None, 0, (256, 256)),
-        (None, None, 1, (256, 256)),
-        (None, None, 2, (256, 128)),
-        (10, None, 3, (10, 5)),
-        (1, None, 3, (1, 1)),
-        (10, 7, 1, (10, 7)),
-        (10, 70, 2, (10, 10)),
+        ((None, None, None), 0, 0, (256, 256, 256)),
+        ((None, None, None), 1, 1, (256, 256, 256)),
+        ((None, None, None), 2, 1, (256, 128, 256)),
+        ((None, None, None), 4, 2, (256, 128, 192)),
+        ((10, None, None), 3, 3, (10, 5, 7)),
+        ((1, None, None), 3, 2, (1, 1, 1)),
+        ((10, 7, None), 1, 1, (10, 7, 10)),
+        ((10, 9, None), 2, 2, (10, 9, 9)),
+        ((10, 70, None), 2, 2, (10, 10, 10)),
+        ((10, None, 3), 2, 2, (10, 3, 3)),
+        ((10, None, 30), 2, 2, (10, 5, 10)),
     ],
 )
 def test_bounds_come_from_the_batch_unless_they_are_set(
-    total: int | None, per_key: int | None, keys: int, expected: tuple[int, int]
+    given: tuple[int | None, int | None, int | None], keys: int, tenants: int, expected: tuple[int, int, int]
 ) -> None:
-    assert RequestBounds.of(64, total, per_key, keys=keys) == RequestBounds(*expected)
+    assert RequestBounds.of(64, *given, keys=keys, tenants=tenants) == RequestBounds(*expected)
+
+
+def test_a_tenant_has_its_share_however_many_keys_it_has() -> None:
+    harness = Harness(total=12, per_key=4, per_tenant=6)
+    for client in "aaabbb":
+        harness.enter(client, "many")
+    with pytest.raises(TenantOverShare, match="6 requests") as refused:
+        harness.enter("c", "many")
+    assert (refused.value.status, refused.value.code) == (429, "too_many_requests")
+    for _ in range(4):
+        harness.enter("d", "one")
+    harness.leave()
+    harness.enter("c", "many")
+    assert 'amalgam_requests_refused_total{reason="tenant_share"} 1.0' in harness.page()
+
+
+TENANTS = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "c1": "c"}
+
+
+@given(
+    bounds=st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8)),
+    steps=st.lists(st.one_of(st.sampled_from(sorted(TENANTS)), st.integers(0, 30)), max_size=80),
+)
+def test_whoever_comes_and_goes_is_let_in_exactly_where_every_bound_allows_it(
+    bounds: tuple[int, int, int], steps: list[str | int]
+) -> None:
+    """A key's name: one more request of it; a number: that one of those in progress ends."""
+    total, per_key, per_tenant = bounds
+    harness, inside = Harness(*bounds), list[str]()
+    for step in steps:
+        if isinstance(step, int):
+            if inside:
+                place = step % len(inside)
+                inside.pop(place)
+                harness.inside.pop(place).close()
+            continue
+        of_tenant = sum(TENANTS[one] == TENANTS[step] for one in inside)
+        # A share that is as large as the whole is the whole's.
+        expected: type[Exception] | None = None
+        if inside.count(step) >= per_key < total:
+            expected = KeyOverShare
+        elif of_tenant >= per_tenant < total:
+            expected = TenantOverShare
+        elif len(inside) >= total:
+            expected = ServerFull
+        if expected is None:
+            harness.enter(step, TENANTS[step])
+            inside.append(step)
+        else:
+            with pytest.raises(expected):
+                harness.enter(step, TENANTS[step])
+        assert harness.admission.count == len(inside)
+    for stack in harness.inside:
+        stack.close()
+    assert harness.admission.count == 0
+    assert not harness.admission._keys
+    assert not harness.admission._tenants

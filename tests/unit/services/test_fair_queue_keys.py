@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from amalgam.errors.overload import DeadlineNotMet
+from amalgam.errors.overload import AdapterOverShare, DeadlineNotMet
 from amalgam.services.fair_queue import MAX_DEBT_S, Places
 from tests.unit.services.fair_queue_driver import BASE, LONG_S, driven, settled
 
@@ -140,3 +140,18 @@ async def test_a_wait_that_is_known_to_be_too_long_is_refused_at_once() -> None:
         with pytest.raises(TimeoutError):
             await hopeful
         assert driver.queue.waiting == 2
+
+
+async def test_an_adapter_that_everybody_asks_leaves_places_in_the_line_to_others() -> None:
+    async with driven(slots=2, quantum=4, places=Places(2, 2, waiting_per_adapter=3)) as driver:
+        for of in ("one", "two", "one", "two", "one"):
+            await driver.ask("a", of=of)
+        assert (len(driver.running), len(driver.waiting)) == (2, 3)
+        with pytest.raises(AdapterOverShare, match="3 requests wait for a@1") as refused:
+            await (await driver.ask("a", of="three"))
+        assert refused.value.status == 503
+        assert refused.value.retry_after_s is not None
+        for name in ("b", BASE, BASE, BASE, BASE):
+            await driver.ask(name, of="three")
+        assert len(driver.waiting) == 8
+        assert 'amalgam_requests_refused_total{reason="adapter_share"} 1.0' in driver.page()

@@ -92,7 +92,7 @@ class Serving:
             Usage(),
             no_blends,
             queue,
-            Admission(RequestBounds(sys.maxsize, sys.maxsize)),
+            Admission(RequestBounds(sys.maxsize, sys.maxsize, sys.maxsize)),
         )
 
 

@@ -63,15 +63,22 @@ class BodyInDocument(APIRoute):
         return handle
 
 
-async def forward(endpoint: Endpoint, request: Request) -> Response:
-    """One request, from its body to a response that holds its version while the engine works on it."""
+async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = True) -> Response:
+    """One request, from its body to a response that holds its version while the engine works on it.
+
+    Args:
+        endpoint: that is asked.
+        request: that asks.
+        is_counted: whether it counts among the requests that may be in progress; else somebody else bounds them.
+    """
     app_services = services(request)
     clock = asyncio.get_running_loop().time
     deadline = Deadline.of(request.headers, clock())
     caller = caller_of(request)
     async with AsyncExitStack() as admitted, AsyncExitStack() as held:
         # Before the body is read: what is refused costs next to nothing, and bodies in memory are bounded too.
-        admitted.enter_context(app_services.inference.admission.enter(caller.client))
+        if is_counted:
+            admitted.enter_context(app_services.inference.admission.enter(caller.client, caller.tenant_id))
         body: Mapping[str, Any] = await app_services.bodies.read(endpoint, request)
         async with deadline.kept(app_services.metrics):
             spending = await begin_spending(app_services, endpoint, request, body, sequences_of(body))
