@@ -57,7 +57,7 @@ class FileTooLarge(InvalidRequest):
     """
 
     status = 413
-    code = "file_too_large"
+    code = "batch_file_too_large"
     param = "file"
 
     def __init__(self, limit: int) -> None:

@@ -74,6 +74,10 @@ ADMITTED: Final = _gauge(
 ADMISSION_BOUND: Final = _gauge(
     "amalgam_requests_admitted_bound", "Inference requests that may be in progress; more are refused"
 )
+REFUSALS: Final = (
+    *("key_share", "tenant_share", "adapter_share", "server_full", "deadline", "no_turn"),
+    *("rate_limit", "budget", "limit_exceeded"),
+)
 REFUSED: Final = _counter(
     "amalgam_requests_refused_total",
     "Inference requests refused for load, by reason: key_share, tenant_share, adapter_share, server_full, deadline, "

@@ -32,10 +32,6 @@ _FINAL_STATES: Final = {
     **dict.fromkeys(("evaluation", "sweep"), ("done", "failed", "cancelled")),
 }
 """Of each kind of job."""
-_REFUSALS: Final = (
-    *("key_share", "tenant_share", "adapter_share", "server_full", "deadline", "no_turn"),
-    *("rate_limit", "budget", "limit_exceeded"),
-)
 _CUTS: Final = ("head", "body", "answer", "idle", "busy")
 _BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
 _BLEND_NAME_LENGTH: Final = len("blend@") + 12
@@ -108,7 +104,7 @@ class Metrics:
         for kind, states in _FINAL_STATES.items():
             for state in states:
                 self.values(table.JOBS_FINISHED).put(0.0, (kind, state))
-        for spec, reasons in ((table.REFUSED, _REFUSALS), (table.CONNECTIONS_CUT, _CUTS)):
+        for spec, reasons in ((table.REFUSED, table.REFUSALS), (table.CONNECTIONS_CUT, _CUTS)):
             for reason in reasons:
                 self.values(spec).put(0.0, (reason,))
         self.values(table.BUILD).put(1, build)
@@ -284,7 +280,7 @@ class Metrics:
         """A request was refused, for load or for a limit.
 
         Args:
-            reason: one of `_REFUSALS`.
+            reason: one of `REFUSALS`.
         """
         self._values[table.REFUSED].add((reason,))
 

@@ -25,15 +25,12 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
     kept = await _open_storage(parts)
     access, charging = await Access.open(parts, kept), Charging.open(parts, kept)
-    usage = Usage()
-    blending = await Blending.open(parts, kept, usage)
-    answering = Answering.open(parts, kept, blending.blends, usage, access.directory)
-    profiles, probes = await open_profiles(parts, kept), skill_probes(parts, kept, ask)
-    making = Making.open(parts, kept, answering, profiles, probes)
-    await _start(parts, kept, making)
-    charges = InnerCharges(access.directory, charging.limits, charging.usage, answering.inference)
-    measuring = Measuring.open(parts, kept, answering.inference, making.merges, ask, probes, charges)
     batching = await Batching.open(parts, kept, asker)
+    blending, answering = await _answering(parts, kept, access)
+    profiles, probes = await open_profiles(parts, kept), skill_probes(parts, kept, ask)
+    making = await _started(parts, kept, Making.open(parts, kept, answering, profiles, probes))
+    asked = (ask, probes, InnerCharges(access.directory, charging.limits, charging.usage, answering.inference))
+    measuring = Measuring.open(parts, kept, answering.inference, making.merges, *asked)
     upkeep = Upkeep.begin(parts, kept, making, measuring, batching, blending.names, access.directory, charging)
     return Services(
         settings=parts.settings,
@@ -75,7 +72,14 @@ async def _open_storage(parts: Parts) -> Storage:
     return kept
 
 
-async def _start(parts: Parts, kept: Storage, making: Making) -> None:
+async def _answering(parts: Parts, kept: Storage, access: Access) -> tuple[Blending, Answering]:
+    """What is in use is counted by both."""
+    usage = Usage()
+    blending = await Blending.open(parts, kept, usage)
+    return blending, Answering.open(parts, kept, blending.blends, usage, access.directory)
+
+
+async def _started(parts: Parts, kept: Storage, making: Making) -> Making:
     """The engine, what is registered by the start itself, and the merge process once the engine is ready."""
     drain_timeout_s = parts.settings.http.drain_timeout_s
     await parts.engine.start()
@@ -85,6 +89,7 @@ async def _start(parts: Parts, kept: Storage, making: Making) -> None:
     await register_modules(making.adapters, parts.start.lora_modules)
     await making.worker.start(after=parts.engine_ready())
     parts.stack.push_async_callback(making.worker.stop)
+    return making
 
 
 def _aliases(kept: Storage, answering: Answering) -> AliasService:

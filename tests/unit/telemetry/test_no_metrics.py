@@ -11,6 +11,7 @@ from amalgam.telemetry.no_metrics import NO_METRICS
 
 COUNTING = {
     "evaluation_call": (("sweep",), {"refused": False}),
+    "batch_line": ((), {"refused": False}),
     "fields_ignored": (("chat_completions", ["x"]), {}),
     "end_http": (("GET", "/x", 200), {}),
     "tenant_used": (("acme", 200, 1, 1), {}),

@@ -71,10 +71,9 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
         request: that asks.
         is_counted: whether it counts among the requests that may be in progress; else somebody else bounds them.
     """
-    app_services = services(request)
+    app_services, caller = services(request), caller_of(request)
     clock = asyncio.get_running_loop().time
     deadline = Deadline.of(request.headers, clock())
-    caller = caller_of(request)
     async with AsyncExitStack() as admitted, AsyncExitStack() as held:
         # Before the body is read: what is refused costs next to nothing, and bodies in memory are bounded too.
         if is_counted:

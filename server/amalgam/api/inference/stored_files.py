@@ -30,6 +30,10 @@ _ANCHOR: Final = "expires_after[anchor]"
 _SECONDS: Final = "expires_after[seconds]"
 _FIELDS: Final = ("file", "purpose", _ANCHOR, _SECONDS)
 _LONGEST_NAME: Final = 255
+_ATTACHED: Final = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
+_BYTES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
 _FORM: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -73,6 +77,13 @@ def router() -> APIRouter:
             parser.close()
         return FileView.of(stored)
 
+    _add_reading(routes)
+    return routes
+
+
+def _add_reading(routes: APIRouter) -> None:
+    """The routes of what is stored."""
+
     @routes.get(FILES_PATH, summary="Stored files")
     async def list_files(
         request: Request,
@@ -92,26 +103,21 @@ def router() -> APIRouter:
         f"{FILES_PATH}/{{file_id}}/content",
         summary="The bytes of a file",
         response_class=StreamingResponse,
-        responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+        responses=_BYTES,
     )
     async def read_file(request: Request, file_id: FileId) -> StreamingResponse:
         files = services(request).files
         found = await files.get(owner_of(request), file_id)
         pieces = files.chunks(file_id)
+        # Before the answer begins: bytes that are gone are a 404.
         first = await asyncio.to_thread(next, pieces, b"")
-        headers = {
-            "content-length": str(found.bytes),
-            "content-disposition": "attachment",
-            "x-content-type-options": "nosniff",
-        }
+        headers = _ATTACHED | {"content-length": str(found.bytes)}
         return StreamingResponse(_from(first, pieces), media_type="application/octet-stream", headers=headers)
 
     @routes.delete(f"{FILES_PATH}/{{file_id}}", summary="Delete a file")
     async def delete_file(request: Request, file_id: FileId) -> FileDeletedView:
         await services(request).files.delete(owner_of(request), file_id)
         return FileDeletedView(id=file_id)
-
-    return routes
 
 
 def _read(form: FormData) -> tuple[UploadFile, int]:

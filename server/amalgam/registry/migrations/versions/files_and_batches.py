@@ -40,6 +40,10 @@ def upgrade() -> None:
     )
     op.create_index("ix_files_tenant_created_at", "files", ["tenant", "created_at"])
     op.create_index("ix_files_expires_at", "files", ["expires_at"])
+    _add_batches()
+
+
+def _add_batches() -> None:
     op.create_table(
         "batches",
         sa.Column("id", sa.String(64), nullable=False),
