@@ -2,7 +2,7 @@
 
 - files: FileNotFound, FileInUse, TooManyFiles, FileTooLarge
 - asking: TooManyBatches, BatchNotFound, BatchStateConflict
-- one line: InvalidBatchLine
+- one line, or the file: InvalidBatchLine, EmptyFile, TooManyLines
 - the run: BatchUnusable, BatchKeyEnded, BatchInterrupted, BatchStopped
 """
 
@@ -117,6 +117,32 @@ class InvalidBatchLine(InvalidRequest):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The line {reason}. Mend it and send it in another batch.")
+
+
+class EmptyFile(InvalidRequest):
+    """A file of a batch that has no lines.
+
+    Next step: store one that has, and create another batch.
+    """
+
+    code = "empty_file"
+    param = "input_file_id"
+
+    def __init__(self) -> None:
+        super().__init__("The file has no lines. Store one that has, and create another batch.")
+
+
+class TooManyLines(InvalidRequest):
+    """A batch has more lines than ``AMALGAM_BATCH_MAX_LINES``.
+
+    Next step: split the file.
+    """
+
+    code = "too_many_lines"
+    param = "input_file_id"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A batch has at most {limit} lines (AMALGAM_BATCH_MAX_LINES). Split the file.")
 
 
 class BatchUnusable(InvalidRequest):

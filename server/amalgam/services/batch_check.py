@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from amalgam.domain.batch import MAX_PROBLEMS, Batch
 from amalgam.errors import AmalgamError
-from amalgam.errors.batches import BatchKeyEnded, BatchUnusable, FileNotFound, InvalidBatchLine
+from amalgam.errors.batches import BatchKeyEnded, BatchUnusable, EmptyFile, FileNotFound, InvalidBatchLine, TooManyLines
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.services.batch_lines import BatchLine, LineAsker, problem_view, written_problem
 from amalgam.store.batch_answers import BatchAnswers
@@ -92,13 +92,13 @@ class BatchCheck:
             while block := await lines.block():
                 total += len(block)
                 if total > self._max_lines:
-                    raise BatchUnusable([_whole("too_many_lines", f"A batch has at most {self._max_lines} lines.")])
+                    raise BatchUnusable([problem_view(None, TooManyLines(self._max_lines))])
                 for number, line in block:
                     await self._look(batch, answers, number, line, seen)
         except FileNotFound as error:
-            raise BatchUnusable([_whole(error.code, error.message)]) from error
+            raise BatchUnusable([problem_view(None, error)]) from error
         if not seen.usable:
-            raise BatchUnusable(seen.problems or [_whole("empty_file", "The file has no lines.")])
+            raise BatchUnusable(seen.problems or [problem_view(None, EmptyFile())])
         answers.total = total
 
     async def _look(self, batch: Batch, answers: BatchAnswers, number: int, line: BatchLine, seen: _Seen) -> None:
@@ -138,10 +138,6 @@ def _repeated(line: BatchLine, seen: _Seen) -> AmalgamError | None:
         return InvalidBatchLine("has the custom_id of an earlier line")
     seen.ids.add(digest)
     return None
-
-
-def _whole(code: str, message: str) -> dict[str, Any]:
-    return {"code": code, "message": message, "param": "input_file_id", "line": None}
 
 
 def unanswered(block: Sequence[Numbered], answers: BatchAnswers) -> Iterator[Numbered]:

@@ -70,7 +70,7 @@ def written_problem(batch_id: str, number: int, line: BatchLine, problem: Amalga
     return _written(batch_id, number, line.custom_id, None, error)
 
 
-def problem_view(number: int, problem: AmalgamError) -> dict[str, Any]:
+def problem_view(number: int | None, problem: AmalgamError) -> dict[str, Any]:
     """The same in the ``errors`` of a batch."""
     return {"code": problem.code, "message": problem.message, "param": problem.param, "line": number}
 
