@@ -52,6 +52,7 @@ FILES: Final = (
     Vendored("htm", "3.1.1", "dist/htm.module.js", "htm.js"),
     Vendored("@preact/signals-core", "1.14.5", "dist/signals-core.module.js", "signals-core.js"),
     Vendored("@preact/signals", "2.11.4", "dist/signals.module.js", "signals.js"),
+    Vendored("echarts", "6.1.0", "dist/echarts.common.min.js", "echarts.js"),
     Vendored("swagger-ui-dist", "5.35.0", "swagger-ui-bundle.js", "swagger-ui.js"),
     Vendored("swagger-ui-dist", "5.35.0", "swagger-ui.css", "swagger-ui.css"),
 )
@@ -77,14 +78,18 @@ def write(packages: Path) -> None:
         with tarfile.open(packages / file.archive) as archive:
             text = rewritten(_text(archive, file.inside))
             licence = json.loads(_text(archive, "package.json"))["license"]
-            licences[file.package] = (
-                f"{file.package} {file.version} ({licence})\n\n{_text(archive, 'LICENSE').strip()}\n"
-            )
+            # Apache's licence asks that a package's notice goes along with it.
+            texts = [_text(archive, name).strip() for name in ("LICENSE", "NOTICE") if _has(archive, name)]
+            licences[file.package] = "\n\n".join([f"{file.package} {file.version} ({licence})", *texts]) + "\n"
         (VENDOR / file.written).write_text(text)
         row = {"file": file.written, "package": file.package, "version": file.version, "licence": licence}
         rows.append(row | {"sha256": digest(VENDOR / file.written)})
     TABLE.write_text(json.dumps(rows, indent=1) + "\n")
     LICENCES.write_text(f"\n{'-' * 80}\n\n".join(licences.values()))
+
+
+def _has(archive: tarfile.TarFile, name: str) -> bool:
+    return f"package/{name}" in archive.getnames()
 
 
 def _text(archive: tarfile.TarFile, name: str) -> str:

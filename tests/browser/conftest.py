@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
+from tests.browser.choosy_engine import ChoosyEngine
 from tests.browser.chromium import PATIENCE_MS, launch_options
+from tests.support.keys import make_key
 from tests.support.running_app import ADMIN_KEY, RunningApp, served, start_app, write_adapter
 
 INJECTED = '<img src="x" onerror="document.title=\'injected\'">'
@@ -20,6 +22,8 @@ class Console:
     running_app: RunningApp
     url: str
     browser: Browser
+    reader_key: str
+    """Of the tenant ``acme``: it reads the admin plane, and changes nothing."""
     troubles: list[str] = field(default_factory=list)
     """Errors of scripts, and refusals by the policy."""
     strangers: list[str] = field(default_factory=list)
@@ -56,14 +60,16 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="module")
 async def console(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Console]:
-    async with start_app(tmp_path_factory.mktemp("console"), worker=True, blender=True) as opened:
+    folder = tmp_path_factory.mktemp("console")
+    async with start_app(folder, ChoosyEngine(), worker=True, blender=True) as opened:
         async with opened.http(ADMIN_KEY) as admin:
             for seed, name in enumerate(("sql", "json", "code")):
                 folder = write_adapter(opened.sources / name, seed=seed + 1)
                 body = {"name": name, "source": f"file://{folder}", "description": INJECTED}
                 assert (await admin.post("/admin/v1/adapters", json=body)).status_code == 201
+        reader = await make_key(opened, "reader", name="dashboards", limits={"tokens_per_day": 5000})
         async with served(opened.app) as url:
-            yield Console(opened, url, browser)
+            yield Console(opened, url, browser, reader)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.support.running_app import API_KEY, write_adapter
 expect.set_options(timeout=PATIENCE_MS)
 PAGES = (
     *("overview", "adapters", "adapters/sql", "lab?recipe=sql%20%2B%200.5*json"),
-    *("playground", "aliases", "evaluations", "jobs"),
+    *("playground", "aliases", "evaluations", "jobs", "tenants", "tenants/acme", "usage"),
 )
 MOST_BYTES = 500_000
 
@@ -91,6 +91,7 @@ async def drop(page: Page, folder: Path) -> None:
 async def test_the_sliders_and_the_text_are_two_ways_to_say_a_merge(console: Console) -> None:
     page = await console.open(place="lab")
     await page.get_by_label("Add an adapter").fill("sql")
+    await expect(page.get_by_label("weight of sql", exact=True)).to_be_visible()
     await page.get_by_label("Add an adapter").fill("json")
     recipe = page.get_by_label("Recipe")
     await expect(recipe).to_have_value("sql + 0.5*json")

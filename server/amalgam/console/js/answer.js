@@ -40,7 +40,10 @@ export function useAnswer(body, restMs, round = 0) {
   return { answer, error };
 }
 
-/** Tokens; those that differ from another answer's at the same place are marked from the first one on. */
+/**
+ * Tokens; those that differ from another answer's at the same place are marked from the first one on.
+ * @param {{answer: import("./chat.js").Answer, error: any, beside?: import("./chat.js").Answer | null}} given
+ */
 export function Answer({ answer, error, beside = null }) {
   const differs = beside ? answer.tokens.findIndex((token, at) => token.text !== beside.tokens[at]?.text) : -1;
   return html`<div class="answer" aria-busy=${!answer.ended && answer.tokens.length > 0}>

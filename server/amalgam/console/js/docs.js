@@ -5,7 +5,7 @@ import { key } from "./state.js";
 
 try {
   const spec = await get("/openapi.json");
-  window.SwaggerUIBundle({
+  /** @type {any} */ (window).SwaggerUIBundle({
     dom_id: "#document",
     spec,
     deepLinking: true,

@@ -2,7 +2,7 @@
 
 import { render } from "../vendor/preact.js";
 import { useEffect, useState } from "../vendor/hooks.js";
-import { ask } from "./api.js";
+import { ApiError, ask } from "./api.js";
 import { html } from "./html.js";
 import { Refusal } from "./parts.js";
 import { allowed, dismiss, followAddress, key, linkTo, notices, place, setKey, setTheme, theme } from "./state.js";
@@ -16,6 +16,8 @@ const PAGES = {
   aliases: { title: "Aliases", load: () => import("../pages/aliases.js") },
   evaluations: { title: "Evaluations", load: () => import("../pages/evaluations.js") },
   jobs: { title: "Jobs", load: () => import("../pages/jobs.js") },
+  tenants: { title: "Tenants", load: () => import("../pages/tenants.js") },
+  usage: { title: "Usage", load: () => import("../pages/usage.js") },
 };
 
 /** Whether the key is good for a route; other errors than a refused key are thrown. */
@@ -24,8 +26,9 @@ async function passes(method, path, body) {
     await ask(method, path, { body });
     return true;
   } catch (error) {
-    if ([401, 403, 404].includes(error.status)) return false;
-    if ([400, 409, 422].includes(error.status)) return true;
+    const status = error instanceof ApiError ? error.status : 0;
+    if ([401, 403, 404].includes(status)) return false;
+    if ([400, 409, 422].includes(status)) return true;
     throw error;
   }
 }
@@ -35,18 +38,19 @@ async function learnRoles() {
   const asks = await passes("GET", "/v1/models?limit=1");
   const reads = await passes("GET", "/admin/v1/jobs?limit=1");
   const changes = reads && (await passes("POST", "/admin/v1/merges:plan?diagnostics=false", {}));
-  allowed.value = { asks, reads, changes };
+  const administers = changes && (await passes("POST", "/admin/v1/tenants", {}));
+  allowed.value = { asks, reads, changes, administers };
 }
 
 function KeyForm() {
   const [error, setError] = useState(null);
   useEffect(() => {
     learnRoles().catch(setError);
-  }, [key.value]);
+  }, []);
   async function submit(event) {
     event.preventDefault();
     setError(null);
-    setKey(new FormData(event.target).get("key").trim());
+    setKey(String(new FormData(event.target).get("key")).trim());
     try {
       await learnRoles();
       if (!allowed.value?.asks && !allowed.value?.reads) throw new Error("The server does not know this key.");
@@ -64,7 +68,7 @@ function KeyForm() {
 }
 
 function Page({ name }) {
-  const [page, setPage] = useState(null);
+  const [page, setPage] = useState(/** @type {null | {name: string, View: any}} */ (null));
   const [error, setError] = useState(null);
   useEffect(() => {
     let current = true;

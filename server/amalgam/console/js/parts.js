@@ -20,10 +20,13 @@ export function tell(error) {
   notify(error instanceof Error ? error.message : String(error), "wrong");
 }
 
-/** A button that waits for what it started; shown only to keys that may change things, unless it only reads. */
-export function Action({ label, does, reads = false, kind = "", sure = "", disabled = false }) {
+/**
+ * A button that waits for what it started; shown to keys that may do it alone.
+ * @param {{label: string, does: () => Promise<any>, needs?: "reads" | "changes" | "administers", kind?: string, sure?: string, disabled?: boolean}} given
+ */
+export function Action({ label, does, needs = "changes", kind = "", sure = "", disabled = false }) {
   const [busy, setBusy] = useState(false);
-  if (!reads && !allowed.value?.changes) return null;
+  if (needs !== "reads" && !allowed.value?.[needs]) return null;
   async function click() {
     if (sure && !confirm(sure)) return;
     setBusy(true);

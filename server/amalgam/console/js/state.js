@@ -7,11 +7,11 @@ const THEME = "amalgam.theme";
 
 /** The key of this tab; it is kept nowhere else. */
 export const key = signal(sessionStorage.getItem(KEY) ?? "");
-/** What the key may do; null until the server was asked. @type {import("../vendor/signals.js").Signal<null | {asks: boolean, reads: boolean, changes: boolean}>} */
+/** What the key may do; null until the server was asked. @type {{value: null | {asks: boolean, reads: boolean, changes: boolean, administers: boolean}}} */
 export const allowed = signal(null);
 /** Light or dark; empty: as the system has it. */
 export const theme = signal(localStorage.getItem(THEME) ?? "");
-/** @type {import("../vendor/signals.js").Signal<{id: number, text: string, kind: "done" | "wrong"}[]>} */
+/** @type {{value: {id: number, text: string, kind: "done" | "wrong"}[]}} */
 export const notices = signal([]);
 /** The page and what stands behind it in the address: #/adapters/sql is ["adapters", "sql"]. */
 export const place = signal(parts());

@@ -18,7 +18,7 @@ function Lineage({ name, number }) {
     const output = queue.shift();
     for (const edge of edges.filter((one) => one.output === output))
       if (!depth.has(edge.input)) {
-        depth.set(edge.input, depth.get(output) + 1);
+        depth.set(edge.input, (depth.get(output) ?? 0) + 1);
         queue.push(edge.input);
       }
   }
@@ -77,10 +77,10 @@ export default function Adapter({ name }) {
       when(version.created_at),
       html`<div class="row">
         ${!isDefault && html`<${Action} label="make default" does=${() => makeDefault(number)} />`}
-        ${resident?.pinned ? html`<${Action} label="unpin" does=${act("unpin", number)} />` : html`<${Action} label="pin" does=${act("pin", number)} />`}
-        ${resident ? html`<${Action} label="unload" does=${act("unload", number)} />` : html`<${Action} label="load" does=${act("load", number)} />`}
-        <${Action} label="download" reads does=${() => download(`${path}/versions/${number}/files`, `${name}-${number}.tar`)} />
-        <${Action} label="lineage" reads does=${async () => setOpen(open === number ? 0 : number)} />
+        ${resident?.pinned ? html`<${Action} label="unpin" needs="administers" does=${act("unpin", number)} />` : html`<${Action} label="pin" needs="administers" does=${act("pin", number)} />`}
+        ${resident ? html`<${Action} label="unload" needs="administers" does=${act("unload", number)} />` : html`<${Action} label="load" needs="administers" does=${act("load", number)} />`}
+        <${Action} label="download" needs="reads" does=${() => download(`${path}/versions/${number}/files`, `${name}-${number}.tar`)} />
+        <${Action} label="lineage" needs="reads" does=${async () => setOpen(open === number ? 0 : number)} />
         ${version.recipe_digest && html`<${Action} label="rebuild" does=${async () => {
           const rebuilt = await send("POST", `${path}/versions/${number}:rebuild`);
           notify(`Rebuilt: ${JSON.stringify(rebuilt)}`.slice(0, 300));

@@ -40,7 +40,7 @@ export default function Evaluation({ id }) {
     ${evaluation.error && html`<p class="refusal">${evaluation.error.message}</p>`}
     <p class="row">${evaluation.state === "running" && html`<${Action} label="Stop" does=${act("cancel")} />`}
       ${["interrupted", "failed", "cancelled"].includes(evaluation.state) && html`<${Action} label="Go on" does=${act("resume")} />`}
-      <${Action} label="Download as CSV" reads does=${() => download(`${path}/export?format=csv`, `${id}.csv`)} /> <${CopyCurl} path=${path} /></p>
+      <${Action} label="Download as CSV" needs="reads" does=${() => download(`${path}/export?format=csv`, `${id}.csv`)} /> <${CopyCurl} path=${path} /></p>
     <${Table} caption="Means" head=${["model", "task", "metric", "mean", "items"]} rows=${table.map((cell) => [cell.model, cell.task, cell.metric, fixed(cell.mean, 3), cell.count])} />
     ${refused.map((one) => html`<p class="warning" key=${`${one.target} ${one.code}`}>${evaluation.targets[one.target]?.model}: ${one.count} items ended with <code>${one.code}</code></p>`)}
     ${evaluation.targets.length > 1 && html`<${Compare} path=${path} targets=${evaluation.targets} />`}`;

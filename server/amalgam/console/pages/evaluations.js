@@ -47,7 +47,7 @@ function Create({ done }) {
   return html`<details open=${Boolean(asked)}><summary>New</summary>
     <div class="row"><${Field} label="Kind"><select value=${kind} onChange=${(event) => setKind(event.target.value)}>
         <option value="evaluation">evaluation</option><option value="sweep">sweep over weights</option></select><//>
-      ${kind === "sweep" && html`<${Field} label="Candidates"><input type="number" min="1" max="64" value=${trials} onChange=${(event) => setTrials(Number(event.target.value))} /><//>`}</div>
+      ${kind === "sweep" && html`<${Field} label="Candidates"><input type="number" min="1" max="64" value=${trials} onInput=${(event) => setTrials(Number(event.target.value))} /><//>`}</div>
     <${Field} label=${kind === "sweep" ? "Adapters, with commas; the items of each name it as their task" : "Targets, one a line"}>
       <textarea class="wide" rows="3" value=${targets} onInput=${(event) => setTargets(event.target.value)}></textarea><//>
     <${Field} label="Items: a JSON list, or one JSON object a line"><textarea class="wide" rows="6" spellcheck="false" value=${items} onInput=${(event) => setItems(event.target.value)}></textarea><//>

@@ -54,7 +54,6 @@ function Recipe({ text, change }) {
 
 export default function Lab() {
   const methods = useLoaded((signal) => get("/admin/v1/merge-methods", signal), []);
-  const adapters = useLoaded((signal) => get("/admin/v1/adapters?limit=500", signal), []);
   const [past, setPast] = useState([]);
   const [tried, setTried] = useState([]);
   const [lab, setLab] = useState(() => read(query().get("recipe") ?? "") ?? EMPTY);
@@ -72,11 +71,10 @@ export default function Lab() {
   function answered(expression, answer, firstMs) {
     setTried((rows) => [{ expression, answer, firstMs }, ...rows.filter((row) => row.expression !== expression)].slice(0, KEPT));
   }
-  const error = methods.error ?? adapters.error;
-  if (error || !methods.value || !adapters.value) return html`<h1>Merge lab</h1><${Refusal} error=${error} />`;
+  if (!methods.value) return html`<h1>Merge lab</h1><${Refusal} error=${methods.error} />`;
   return html`<h1>Merge lab</h1>
     <div class="lab">
-      <${Inputs} adapters=${adapters.value.data} lab=${lab} change=${change} undo=${past.length ? undo : null} />
+      <${Inputs} lab=${lab} change=${change} undo=${past.length ? undo : null} />
       <${Method} methods=${methods.value.data} lab=${lab} change=${change} />
     </div>
     <${Recipe} text=${text} change=${change} />

@@ -9,6 +9,7 @@ import Grid from "./lab_grid.js";
 
 const REST_MS = 120;
 
+/** @param {{model: string, title: string, prompt: string, tokens: number, told?: null | ((model: string, answer: string, firstMs: number) => void)}} given */
 function Column({ model, title, prompt, tokens, told = null }) {
   const body = prompt.trim() && model ? { model, messages: messagesOf("", prompt), max_tokens: tokens, temperature: 0 } : null;
   const { answer, error } = useAnswer(body, REST_MS);

@@ -30,7 +30,7 @@ export default function Grid({ lab, prompt, tokens }) {
         setAnswers((found) => ({ ...found, [model]: text }));
       }
   }
-  return html`<${Action} label="fill the grid" reads disabled=${!prompt.trim()} does=${fill} />
+  return html`<${Action} label="fill the grid" needs="reads" disabled=${!prompt.trim()} does=${fill} />
     <${Table} caption=${`Answers by the weights of ${first.model} and ${second.model}`} head=${[`${first.model} ↓ ${second.model} →`, ...WEIGHTS.map(short)]}
       rows=${WEIGHTS.map((one) => [short(one), ...WEIGHTS.map((other) => html`<span class="cell" title=${cell(one, other)}>${answers[cell(one, other)] ?? ""}</span>`)])} />`;
 }

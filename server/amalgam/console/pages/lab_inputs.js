@@ -1,14 +1,16 @@
 // The adapters of a merge and their weights.
 
-import { useState } from "../vendor/hooks.js";
+import { useEffect, useState } from "../vendor/hooks.js";
+import { get, inPath } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Field } from "../js/parts.js";
+import { Field, Refusal, useLoaded } from "../js/parts.js";
 import { diced, normalised, short } from "../js/recipe.js";
 
 const LOWEST = -1;
 const HIGHEST = 2;
 const STEP = 0.05;
 const MOST = 8;
+const OFFERED = 50;
 
 function Slider({ input, set, remove }) {
   const { model, weight, locked } = input;
@@ -21,21 +23,46 @@ function Slider({ input, set, remove }) {
     <button type="button" class="quiet" aria-label=${`leave out ${model}`} onClick=${remove}>×</button></li>`;
 }
 
-export default function Inputs({ adapters, lab, change, undo }) {
+/** Adapters whose names have what was typed, the one of exactly that name among them. @param {string} wanted @param {AbortSignal} signal */
+async function named(wanted, signal) {
+  const page = await get(`/admin/v1/adapters?limit=${OFFERED}&search=${inPath(wanted)}`, signal);
+  if (!page.next_cursor || !wanted || page.data.some((one) => one.name === wanted)) return page.data;
+  // Of many that have it in their names, the one that has no other need not be on the first page.
+  const exact = await get(`/admin/v1/adapters/${inPath(wanted)}`, signal).catch(() => null);
+  return exact ? [exact, ...page.data] : page.data;
+}
+
+/** The server searches, since there may be thousands. */
+function Add({ inputs, add }) {
   const [wanted, setWanted] = useState("");
-  const { inputs } = lab;
-  const free = adapters.filter((one) => one.default_version !== null && !inputs.some((input) => input.model === one.name));
-  const set = (at) => (input) => change({ ...lab, inputs: inputs.with(at, input) });
-  function add(name) {
-    if (!free.some((one) => one.name === name)) return setWanted(name);
+  const [sure, setSure] = useState(false);
+  const found = useLoaded((signal) => named(wanted, signal), [wanted]);
+  const free = (found.value ?? []).filter((one) => one.default_version !== null && !inputs.some((input) => input.model === one.name));
+  useEffect(() => {
+    if (!sure || !free.some((one) => one.name === wanted)) return;
     setWanted("");
-    return change({ ...lab, inputs: [...inputs, { model: name, weight: inputs.length ? 0.5 : 1, locked: false }] });
+    setSure(false);
+    add(wanted);
+  }, [sure, wanted, found.value]);
+  /** What is picked from the list comes whole; what is typed is meant once Enter or Tab says so. */
+  function input(event) {
+    setWanted(event.target.value.replace(/[^\w.-]/g, ""));
+    setSure(!/^(insert(Text|CompositionText|FromPaste)|delete)/.test(event.inputType ?? ""));
   }
+  return html`<${Field} label="Add an adapter" hint=${inputs.length ? "" : "two of them make a blend; each gets a slider"}>
+    <input list="adapters" value=${wanted} maxlength="128" onInput=${input} onChange=${() => setSure(true)} />
+    <datalist id="adapters">${free.map((one) => html`<option key=${one.name} value=${one.name}>${one.description}</option>`)}</datalist><//>
+    <${Refusal} error=${found.error} />`;
+}
+
+export default function Inputs({ lab, change, undo }) {
+  const { inputs } = lab;
+  const set = (at) => (input) => change({ ...lab, inputs: inputs.with(at, input) });
+  const add = (model) => change({ ...lab, inputs: [...inputs, { model, weight: inputs.length ? 0.5 : 1, locked: false }] });
   return html`<section class="inputs" aria-label="Inputs">
     <ul>${inputs.map((input, at) => html`<${Slider} key=${input.model} input=${input} set=${set(at)}
       remove=${() => change({ ...lab, inputs: inputs.toSpliced(at, 1) })} />`)}</ul>
-    ${inputs.length < MOST && html`<${Field} label="Add an adapter"><input list="adapters" value=${wanted} onInput=${(event) => add(event.target.value)} />
-      <datalist id="adapters">${free.map((one) => html`<option key=${one.name} value=${one.name}>${one.description}</option>`)}</datalist><//>`}
+    ${inputs.length < MOST && html`<${Add} inputs=${inputs} add=${add} />`}
     <p class="row">
       <button type="button" disabled=${!inputs.length} onClick=${() => change({ ...lab, inputs: normalised(inputs) })}>normalise</button>
       <button type="button" disabled=${!inputs.length} onClick=${() => change({ ...lab, inputs: diced(inputs, Math.random) })}>dice</button>

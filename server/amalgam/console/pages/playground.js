@@ -75,7 +75,7 @@ export default function Playground() {
     try {
       bodyOf("", form);
     } catch (problem) {
-      setWrong(new Error(`The further fields are no JSON: ${problem.message}`));
+      setWrong(new Error(`The further fields are no JSON: ${problem instanceof Error ? problem.message : problem}`));
       return;
     }
     setWrong(null);
