@@ -1,9 +1,9 @@
 // One adapter: its versions, what is done with them, where one comes from, and how it is asked.
 
 import { useState } from "../vendor/hooks.js";
-import { address, download, get, inPath, send } from "../js/api.js";
+import { address, asPython, download, get, inPath, send } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Action, CopyCurl, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
+import { Action, Copy, CopyCurl, fixed, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
 import { linkTo, notify } from "../js/state.js";
 
 /** A version's ancestors, a generation a column. */
@@ -33,6 +33,7 @@ function Lineage({ name, number }) {
 function Snippet({ model }) {
   const body = { model, messages: [{ role: "user", content: "…" }], max_tokens: 64 };
   return html`<h2>How it is asked</h2>
+    <p class="row"><${CopyCurl} method="POST" path="/v1/chat/completions" body=${body} /> <${Copy} label="copy as Python" text=${() => asPython(body)} /></p>
     <pre tabindex="0">${`curl ${address("/v1/chat/completions")} -H 'Content-Type: application/json' \\\n  -H "Authorization: Bearer $AMALGAM_KEY" \\\n  -d '${JSON.stringify(body)}'`}</pre>`;
 }
 
@@ -83,7 +84,10 @@ export default function Adapter({ name }) {
         <${Action} label="lineage" needs="reads" does=${async () => setOpen(open === number ? 0 : number)} />
         ${version.recipe_digest && html`<${Action} label="rebuild" does=${async () => {
           const rebuilt = await send("POST", `${path}/versions/${number}:rebuild`);
-          notify(`Rebuilt: ${JSON.stringify(rebuilt)}`.slice(0, 300));
+          notify(rebuilt.identical
+            ? `${rebuilt.model} was built again in ${fixed(rebuilt.seconds, 1)} s, and came out as the same bytes.`
+            : `${rebuilt.model} was built again and came out otherwise: ${rebuilt.rebuilt_digest.slice(0, 12)}… instead of ${rebuilt.digest.slice(0, 12)}….`,
+            rebuilt.identical ? "done" : "wrong");
         }} />`}
         ${!isDefault && html`<${Action} label="delete" kind="danger" sure=${`Delete ${version.model}?`} does=${() => remove(number)} />`}
       </div>`,

@@ -20,6 +20,15 @@ function Targets({ targets, change }) {
     <button type="button" class="quiet" onClick=${() => change([...targets, { model: "", weight: 10 }])}>add a target</button>`;
 }
 
+/** Between which shares the true one lies with 95 % certainty, by Wilson; in percent. @param {number} wrong @param {number} count */
+function interval(wrong, count) {
+  const z = 1.96;
+  const middle = wrong / count + z ** 2 / (2 * count);
+  const half = z * Math.sqrt(((wrong / count) * (1 - wrong / count)) / count + z ** 2 / (4 * count ** 2));
+  const [low, high] = [middle - half, middle + half].map((share) => Math.max(0, (100 * share) / (1 + z ** 2 / count)).toFixed(1));
+  return `${wrong} (${low} to ${high} %)`;
+}
+
 /** Requests, errors and latency of an alias, by the version that was drawn. */
 function outcomes(page, name) {
   const rows = new Map();
@@ -31,7 +40,7 @@ function outcomes(page, name) {
   }
   for (const { labels, value } of of("amalgam_alias_request_duration_seconds_sum")) row(labels.adapter).sum += value;
   for (const { labels, value } of of("amalgam_alias_request_duration_seconds_count")) row(labels.adapter).timed += value;
-  return [...rows].map(([adapter, one]) => [adapter, one.count, one.wrong, one.timed ? `${Math.round((one.sum / one.timed) * 1000)} ms` : "–"]);
+  return [...rows].map(([adapter, one]) => [adapter, one.count, one.count ? interval(one.wrong, one.count) : 0, one.timed ? `${Math.round((one.sum / one.timed) * 1000)} ms` : "–"]);
 }
 
 function One({ name }) {
@@ -64,7 +73,7 @@ function One({ name }) {
         await send("DELETE", path);
         location.hash = linkTo("aliases");
       }} /> <${CopyCurl} method="PUT" path=${path} body=${body} /></p>
-    ${metrics.value && html`<h2>What its targets did</h2><${Table} caption="Outcomes" head=${["version", "requests", "not answered", "mean time"]} rows=${outcomes(metrics.value, name)} empty="No request named it since the server began." />`}
+    ${metrics.value && html`<h2>What its targets did</h2><${Table} caption="Outcomes" head=${["version", "requests", "not answered, and its share with 95 % certainty", "mean time"]} rows=${outcomes(metrics.value, name)} empty="No request named it since the server began." />`}
     <h2>History</h2>
     <${Table} caption="History" head=${["revision", "meant", "when", ""]} rows=${(history.value?.data ?? []).map((change) => [
       change.revision, change.targets?.length ? meaning(withShares(change.targets)) : "deleted", when(change.created_at),

@@ -9,7 +9,8 @@ import Evaluation from "./evaluation.js";
 import Sweep from "./sweep.js";
 
 const EVERY_MS = 2000;
-const EXAMPLE = [{ task: "all", messages: [{ role: "user", content: "2 + 2 = ?" }], reference: "4" }];
+/** An item of each task; those of a sweep are named as its adapters. @param {string[]} tasks */
+const example = (tasks) => tasks.map((task) => ({ task, messages: [{ role: "user", content: "2 + 2 = ?" }], reference: "4" }));
 
 /** Items from a text: a JSON list, or one JSON object a line. */
 function itemsOf(text) {
@@ -32,7 +33,7 @@ function Create({ done }) {
   const asked = query().get("sweep");
   const [kind, setKind] = useState(asked ? "sweep" : "evaluation");
   const [targets, setTargets] = useState(asked ?? "");
-  const [items, setItems] = useState(JSON.stringify(EXAMPLE, null, 1));
+  const [items, setItems] = useState(JSON.stringify(example(asked?.split(",") ?? ["all"]), null, 1));
   const [trials, setTrials] = useState(16);
   async function create() {
     const names = targets.split(kind === "sweep" ? "," : "\n").map((name) => name.trim()).filter(Boolean);

@@ -12,7 +12,11 @@ import Plan from "./lab_plan.js";
 import Save from "./lab_save.js";
 
 const KEPT = 50;
+const TRIED = "amalgam.tried";
 const EMPTY = { method: "task_arithmetic", inputs: [], parameters: {} };
+
+/** The blends that answered in this tab, newest first. @returns {{expression: string, answer: string, firstMs: number}[]} */
+const kept = () => JSON.parse(sessionStorage.getItem(TRIED) ?? "[]");
 
 /** Choices of a parameter, or the numbers it may have, by the server's own schema. */
 function Parameter({ name, schema, value, set }) {
@@ -55,7 +59,7 @@ function Recipe({ text, change }) {
 export default function Lab() {
   const methods = useLoaded((signal) => get("/admin/v1/merge-methods", signal), []);
   const [past, setPast] = useState([]);
-  const [tried, setTried] = useState([]);
+  const [tried, setTried] = useState(kept);
   const [lab, setLab] = useState(() => read(query().get("recipe") ?? "") ?? EMPTY);
   const text = written(lab);
 
@@ -69,7 +73,11 @@ export default function Lab() {
   }
   /** The log of blends that answered, newest first, each once. */
   function answered(expression, answer, firstMs) {
-    setTried((rows) => [{ expression, answer, firstMs }, ...rows.filter((row) => row.expression !== expression)].slice(0, KEPT));
+    setTried((rows) => {
+      const next = [{ expression, answer, firstMs }, ...rows.filter((row) => row.expression !== expression)].slice(0, KEPT);
+      sessionStorage.setItem(TRIED, JSON.stringify(next));
+      return next;
+    });
   }
   if (!methods.value) return html`<h1>Merge lab</h1><${Refusal} error=${methods.error} />`;
   return html`<h1>Merge lab</h1>
@@ -84,5 +92,5 @@ export default function Lab() {
     <h2>Tried</h2>
     <${Table} caption="Blends tried" head=${["recipe", "answer", "first token, ms"]} rows=${tried.map((row) => [
       html`<button type="button" class="quiet" onClick=${() => change(read(row.expression) ?? lab)}>${row.expression}</button>`,
-      row.answer.slice(0, 120), Math.round(row.firstMs)])} empty="Every blend that answered is kept here until the page is left." />`;
+      row.answer.slice(0, 120), Math.round(row.firstMs)])} empty="Every blend that answered is kept here, until this tab is closed." />`;
 }

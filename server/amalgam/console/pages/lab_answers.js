@@ -24,7 +24,7 @@ export default function Answers({ lab, text, answered }) {
   const [tokens, setTokens] = useState(48);
   const [grid, setGrid] = useState(false);
   return html`<section aria-label="Answers"><div class="row">
-      <${Field} label="Prompt"><textarea class="wide" rows="3" value=${prompt} onInput=${(event) => setPrompt(event.target.value)}></textarea><//>
+      <${Field} label="Prompt"><textarea class="wide" rows="3" placeholder="What every parent and the blend are asked, again whenever a slider moves" value=${prompt} onInput=${(event) => setPrompt(event.target.value)}></textarea><//>
       <${Field} label="Tokens"><input type="number" min="1" max="512" value=${tokens} onChange=${(event) => setTokens(Number(event.target.value) || 1)} /><//></div>
     <div class="columns">
       <${Column} model=${text} title="The blend" prompt=${prompt} tokens=${tokens} told=${answered} />

@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { chat, messagesOf, textOf } from "../js/chat.js";
 import { html } from "../js/html.js";
-import { Action, Table } from "../js/parts.js";
+import { Action, Field, Table } from "../js/parts.js";
 import { short, written } from "../js/recipe.js";
 
 const WEIGHTS = [0, 0.25, 0.5, 0.75, 1];
@@ -11,6 +11,7 @@ const WEIGHTS = [0, 0.25, 0.5, 0.75, 1];
 export default function Grid({ lab, prompt, tokens }) {
   const [answers, setAnswers] = useState({});
   const [first, second] = lab.inputs;
+  const [wanted, setWanted] = useState("");
   const running = useRef(new AbortController());
   // What is left of a grid that nobody looks at any more is not asked.
   useEffect(() => () => running.current.abort(), []);
@@ -30,7 +31,11 @@ export default function Grid({ lab, prompt, tokens }) {
         setAnswers((found) => ({ ...found, [model]: text }));
       }
   }
-  return html`<${Action} label="fill the grid" needs="reads" disabled=${!prompt.trim()} does=${fill} />
+  const asked = Object.values(answers);
+  const has = (text) => wanted !== "" && text !== undefined && text.toLowerCase().includes(wanted.toLowerCase());
+  return html`<div class="row"><${Field} label="Mark answers that contain"><input value=${wanted} onInput=${(event) => setWanted(event.target.value)} /><//>
+      ${wanted && asked.length > 0 && html`<span>${asked.filter(has).length} of ${asked.length}</span>`}</div>
+    <${Action} label="fill the grid" needs="reads" disabled=${!prompt.trim()} does=${fill} />
     <${Table} caption=${`Answers by the weights of ${first.model} and ${second.model}`} head=${[`${first.model} ↓ ${second.model} →`, ...WEIGHTS.map(short)]}
-      rows=${WEIGHTS.map((one) => [short(one), ...WEIGHTS.map((other) => html`<span class="cell" title=${cell(one, other)}>${answers[cell(one, other)] ?? ""}</span>`)])} />`;
+      rows=${WEIGHTS.map((one) => [short(one), ...WEIGHTS.map((other) => html`<span class=${has(answers[cell(one, other)]) ? "cell wanted" : "cell"} title=${cell(one, other)}>${answers[cell(one, other)] ?? ""}</span>`)])} />`;
 }
