@@ -1,11 +1,11 @@
 // The merge lab: adapters, a method and sliders; every position of them is a blend that answers beside its parents.
 
-import { useState } from "../vendor/hooks.js";
+import { useEffect, useState } from "../vendor/hooks.js";
 import { get } from "../js/api.js";
 import { html } from "../js/html.js";
 import { Field, Refusal, Table, useLoaded } from "../js/parts.js";
 import { read, written } from "../js/recipe.js";
-import { query } from "../js/state.js";
+import { place, query } from "../js/state.js";
 import Answers from "./lab_answers.js";
 import Inputs from "./lab_inputs.js";
 import Plan from "./lab_plan.js";
@@ -62,6 +62,12 @@ export default function Lab() {
   const [tried, setTried] = useState(kept);
   const [lab, setLab] = useState(() => read(query().get("recipe") ?? "") ?? EMPTY);
   const text = written(lab);
+  const asked = place.value[0] === "lab" ? query().get("recipe") : null;
+  // A link to another recipe, or the way back to an earlier one, while the lab is open.
+  useEffect(() => {
+    const found = read(asked ?? "");
+    if (found && written(found) !== text) change(found);
+  }, [asked]);
 
   function change(next) {
     if (written(next) !== text) setPast([...past.slice(1 - KEPT), lab]);

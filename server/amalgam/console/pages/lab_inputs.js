@@ -26,10 +26,10 @@ function Slider({ input, set, remove }) {
 /** Adapters whose names have what was typed, the one of exactly that name among them. @param {string} wanted @param {AbortSignal} signal */
 async function named(wanted, signal) {
   const page = await get(`/admin/v1/adapters?limit=${OFFERED}&search=${inPath(wanted)}`, signal);
-  if (!page.next_cursor || !wanted || page.data.some((one) => one.name === wanted)) return page.data;
+  if (!page.next_cursor || !wanted || page.data.some((one) => one.name === wanted)) return { wanted, names: page.data };
   // Of many that have it in their names, the one that has no other need not be on the first page.
   const exact = await get(`/admin/v1/adapters/${inPath(wanted)}`, signal).catch(() => null);
-  return exact ? [exact, ...page.data] : page.data;
+  return { wanted, names: exact ? [exact, ...page.data] : page.data };
 }
 
 /** The server searches, since there may be thousands. */
@@ -37,14 +37,15 @@ function Add({ inputs, add }) {
   const [wanted, setWanted] = useState("");
   const [sure, setSure] = useState(false);
   const found = useLoaded((signal) => named(wanted, signal), [wanted]);
-  const free = (found.value ?? []).filter((one) => one.default_version !== null && !inputs.some((input) => input.model === one.name));
+  const free = (found.value?.names ?? []).filter((one) => one.default_version !== null && !inputs.some((input) => input.model === one.name));
   useEffect(() => {
-    if (!sure || !free.some((one) => one.name === wanted)) return;
+    if (!wanted || found.value?.wanted !== wanted || !free.some((one) => one.name === wanted)) return;
+    if (!sure && free.some((one) => one.name !== wanted && one.name.startsWith(wanted))) return;
     setWanted("");
     setSure(false);
     add(wanted);
   }, [sure, wanted, found.value]);
-  /** What is picked from the list comes whole; what is typed is meant once Enter or Tab says so. */
+  /** What is picked from the list is meant; what is typed is meant where no longer name begins so, or once Enter or Tab says so. */
   function input(event) {
     setWanted(event.target.value.replace(/[^\w.-]/g, ""));
     setSure(!/^(insert(Text|CompositionText|FromPaste)|delete)/.test(event.inputType ?? ""));

@@ -65,7 +65,7 @@ export default function NewKey({ tenant, made }) {
       <${Field} label="Days until it expires"><input type="number" min="0.01" max="36500" step="any" placeholder="never" value=${form.days} onInput=${set("days")} /><//></div>
     ${UNBOUNDED.has(form.role) ? html`<p class="warning">This role has everything in scope.</p>` : html`
       <${Scopes} models=${form.models} change=${(models) => setForm({ ...form, models })} names=${names} />
-      ${select("blends", "Blends", BLENDS)}`}
+      <div class="row">${select("blends", "Blends", BLENDS)}</div>`}
     <${Refusal} error=${adapters.error ?? aliases.error} />
     <${LimitFields} limits=${limits} change=${setLimits} without=${["stored_bytes"]} />
     <p class="row"><${Action} label="Create the key" needs="administers" does=${create} /> <${CopyCurl} method="POST" path="/admin/v1/keys" body=${body} /></p></details>`;

@@ -53,9 +53,9 @@ export default function Keys({ tenant, used }) {
   }
   const next = list.value?.next_cursor;
   const rows = (list.value?.data ?? []).map((shown) => [
-    html`<code>${shown.prefix}…</code> ${shown.name}`, shown.role, shown.models.join(", "), shown.blends,
-    html`${told(shown.limits)} <${Budgets} shown=${shown} used=${used} />`,
-    html`${shown.state}${shown.successor && html` <small>followed by ak_${shown.successor}</small>`}`,
+    html`<code>${shown.prefix}…</code> ${shown.name}`, html`<span class="word">${shown.role}</span>`, shown.models.join(", "), shown.blends,
+    html`<div>${told(shown.limits)}</div><${Budgets} shown=${shown} used=${used} />`,
+    html`<span class="word">${shown.state}</span>${shown.successor && html` <small>followed by ak_${shown.successor}</small>`}`,
     shown.expires_at ? when(shown.expires_at) : "never", shown.last_used_at ? when(shown.last_used_at) : "not yet",
     html`<${Row} shown=${shown} rotate=${() => rotate(shown.id)} revoke=${() => revoke(shown)} />`]);
   return html`<h2>Keys</h2>
