@@ -17,7 +17,9 @@ from rich.console import Console
 from amalgam.cli.doctor_model import Finding, check_fit, check_model
 from amalgam.cli.torch_companions import broken_companions
 from amalgam.engine.cpu.plugin import GPU_VLLM, PLUGIN_GROUP, PLUGINS, TESTED_VLLM, is_tested
+from amalgam.errors import AmalgamError
 from amalgam.settings import Settings
+from amalgam.store.bucket import Bucket
 
 VLLM_LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _MIN_FREE_BYTES: Final = 2 << 30
@@ -95,6 +97,20 @@ def check_store(settings: Settings) -> Iterator[Finding]:
     yield Finding(verdict, "store", f"{folder} is writable, {free / 1e9:.1f} GB free")
 
 
+def check_bucket(settings: Settings) -> Iterator[Finding]:
+    """The object store of adapter files, where there is one: answers, and keeps adapters safely."""
+    if not settings.storage.bucket:
+        return
+    try:
+        Bucket.open(settings.storage.bucket, settings.adapters.object_endpoint).require_exclusive()
+    except AmalgamError as error:
+        yield Finding("error", "bucket", error.message)
+        return
+    yield Finding("ok", "bucket", f"{settings.storage.bucket} answers and refuses a second writer")
+    if not settings.storage.database_url:
+        yield Finding("warning", "bucket", "the registry is on this host alone; AMALGAM_DATABASE_URL names one for all")
+
+
 def check_port(settings: Settings) -> Iterator[Finding]:
     """The port to listen on: free."""
     with socket.socket(socket.AF_INET6 if ":" in settings.http.host else socket.AF_INET) as probe:
@@ -122,6 +138,7 @@ def doctor(
         check_plugins,
         lambda: check_lora(settings),
         lambda: check_store(settings),
+        lambda: check_bucket(settings),
         lambda: check_model(model),
         lambda: check_fit(settings, model, adapters or ()),
         lambda: check_port(settings),

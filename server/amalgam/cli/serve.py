@@ -38,7 +38,7 @@ def serve(
         str | None, typer.Argument(help="folder or hub id of the base model; without it: the demo model")
     ] = None,
     vllm_flags: Annotated[list[str] | None, typer.Argument(help="after --: any flag of vLLM's server")] = None,
-    store: Annotated[Path | None, typer.Option(help="folder of adapters and registry")] = None,
+    store: Annotated[str | None, typer.Option(help="folder of adapters and registry, or s3://bucket/prefix")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="name of the base model in requests")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on; 0 picks one")] = None,

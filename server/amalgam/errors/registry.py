@@ -72,6 +72,37 @@ class StoreUnavailable(Unavailable):
         )
 
 
+class ObjectStoreUnavailable(Unavailable):
+    """The object store of adapter files does not answer, or refuses; nothing was changed.
+
+    Next step: repeat; what lies on this server already is served meanwhile.
+    """
+
+    code = "object_store_unavailable"
+    retry_after_s = 5.0
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The object store of adapter files cannot be used now ({reason}). "
+            "Try again; adapters whose files are on this server are served meanwhile."
+        )
+
+
+class ObjectStoreUnfit(AmalgamError):
+    """``AMALGAM_STORE`` names an object store that cannot keep adapters safely.
+
+    Next step: name another, or a folder.
+    """
+
+    code = "object_store_unfit"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The object store that AMALGAM_STORE names cannot keep adapters: {reason}. "
+            "Name one with conditional writes, or a folder."
+        )
+
+
 class UnsupportedDatabase(AmalgamError):
     """``AMALGAM_DATABASE_URL`` names a database that this installation cannot use.
 

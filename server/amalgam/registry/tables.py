@@ -379,3 +379,12 @@ batches: Final = sa.Table(
     comment="holder: the server that answers, under a lease; runs: how often one has begun; attempts: those that "
     "did not say how it ended",
 )
+
+kept_objects: Final = sa.Table(
+    "kept_objects",
+    METADATA,
+    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("touched_at", UtcDateTime, nullable=False),
+    sa.Column("is_removed", sa.Boolean, nullable=False),
+    comment="what was written to the bucket, before it was; is_removed: a server is removing it since touched_at",
+)

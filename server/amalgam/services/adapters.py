@@ -145,7 +145,7 @@ class AdapterService:
         is_shown = recipe_covered((version.lineage or {}).get("recipe", {}), scopes)
         names = KEPT_FILES if is_shown else CONTENT_FILES
         try:
-            return version, await asyncio.to_thread(AdapterArchive, self._store.path(version.digest), names)
+            return version, await asyncio.to_thread(AdapterArchive, await self._store.ready(version.digest), names)
         except OSError as error:
             raise ArtifactDamaged(version.digest) from error
 
@@ -167,7 +167,7 @@ class AdapterService:
         return version
 
     async def _load(self, version: AdapterVersion) -> None:
-        await self._engine.load(loadable(version, self._store.path(version.digest)))
+        await self._engine.load(loadable(version, await self._store.ready(version.digest)))
         try:
             await self._registry.get_version(version.name, version.number)
         except NotFound:

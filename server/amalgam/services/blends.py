@@ -310,14 +310,11 @@ class Blends:
             yield version
 
     async def _build(self, blend: Blend, place: LoadableVersion, max_bytes: int, client: str) -> int:
-        for version in blend.versions.values():
+        inputs = {}
+        for ref, version in blend.versions.items():
+            folder = await self._store.ready(version.digest)
             await asyncio.to_thread(self._store.checks.require_sound, version.digest)
-        inputs = {
-            ref: BlendInput(
-                folder=str(self._store.path(version.digest)), digest=version.digest, base=version.base_fingerprint
-            )
-            for ref, version in blend.versions.items()
-        }
+            inputs[ref] = BlendInput(folder=str(folder), digest=version.digest, base=version.base_fingerprint)
         order = BlendOrder(
             id=next(self._order_ids), recipe=blend.recipe, inputs=inputs, folder=str(place.folder),
             max_rank=self._catalog.base.max_lora_rank, max_bytes=max_bytes,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from amalgam.settings import Settings, settle
-from amalgam.settings.sources import DATABASE_SECRETS, is_secret
+from amalgam.settings.sources import DATABASE_SECRETS, OBJECT_STORE_PREFIXES, is_secret
 
 _OF_TEMPLATES: Final = frozenset({"PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ"})
 
@@ -26,6 +26,8 @@ def child_environment(
     if model_dir is not None:
         given |= {"AMALGAM_BASE_MODEL": model_dir, "AMALGAM_DATABASE_URL": settings.storage.database_url}
         given |= {name: value for name, value in environment.items() if name in DATABASE_SECRETS}
+        if settings.storage.bucket:
+            given |= {name: value for name, value in environment.items() if name.startswith(OBJECT_STORE_PREFIXES)}
     return given
 
 

@@ -134,7 +134,7 @@ class Inference:
         self._usage.begin((version.id,))
         try:
             async with self._unless_gone((version,), scopes):
-                held = self._of(version)
+                held = await self._of(version)
                 async with turn(held), self._engine.hold(held):
                     yield meaning
         finally:
@@ -237,15 +237,15 @@ class Inference:
             return self._blends.is_shown(name, scopes, tenant)
         return self._catalog.covers(name, scopes)
 
-    def _of(self, version: AdapterVersion) -> LoadableVersion:
+    async def _of(self, version: AdapterVersion) -> LoadableVersion:
         """Remembered, so that the disk is not asked on every request.
 
         Raises:
             ArtifactDamaged: its files are missing, or were found damaged.
         """
         found = self._loadable.get(version.id)
-        if found is None or self._store.checks.is_damaged(version.digest):
-            found = self._loadable[version.id] = loadable(version, self._store.path(version.digest))
+        if found is None or self._store.checks.is_damaged(version.digest) or not self._store.is_here(version.digest):
+            found = self._loadable[version.id] = loadable(version, await self._store.ready(version.digest))
         return found
 
     async def drained(self, version_id: int) -> None:

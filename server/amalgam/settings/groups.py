@@ -3,10 +3,20 @@
 Names are unique over all classes: a variable is ``AMALGAM_`` and the name, whatever the subsystem.
 """
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 
 from amalgam.merge.methods import METHODS, Space
 
@@ -128,7 +138,21 @@ class UsageSettings(_Group):
 class StorageSettings(_Group):
     """Where files and rows are kept."""
 
-    store: Path = Field(Path("adapters_store"), description="folder of adapter files and of the SQLite registry")
+    store: Path = Field(
+        Path("adapters_store"),
+        description="folder of adapter files and of the SQLite registry; s3://…, gs://… or az://… sets `bucket`, and "
+        "this to a folder of copies in `cache_dir`",
+    )
+    bucket: _ObjectPrefix | Literal[""] = Field(
+        "",
+        description="address in an object store where adapter files are kept, as s3://bucket/prefix; `store` then "
+        "has copies of those in use, and the SQLite registry; empty: `store` has the files",
+    )
+    store_copies_bytes: int = Field(
+        20 << 30,
+        ge=1 << 20,
+        description="most bytes of copies of what is in the bucket; what was used longest ago goes",
+    )
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite inside the store folder")
     database_timeout_s: float = Field(
         2.0, ge=0.1, le=60, description="a database silent for so long counts as unavailable, seconds"
@@ -140,6 +164,16 @@ class StorageSettings(_Group):
         "any request",
     )
     cache_dir: Path = Field(default_factory=_default_cache, description="folder of the converted demo base model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_a_bucket(cls, given: Any) -> Any:
+        """Take an address given as `store` for that of the bucket."""
+        store = given.get("store") if isinstance(given, dict) else None
+        if not (isinstance(store, str) and store.partition("://")[0] in ("s3", "gs", "az") and "://" in store):
+            return given
+        copies = Path(given.get("cache_dir", _default_cache())) / "copies" / sha256(store.encode()).hexdigest()[:12]
+        return {"bucket": store, **given, "store": copies}
 
     @property
     def registry_url(self) -> str:

@@ -31,6 +31,8 @@ _OTHERWISE_NAMED: Final = ("AMALGAM_", "VLLM_")
 _OURS: Final = frozenset({"AMALGAM_API_KEY", VLLM_KEY})
 DATABASE_SECRETS: Final = frozenset({"PGPASSWORD"})
 """Read by the database's driver."""
+OBJECT_STORE_PREFIXES: Final = ("AWS_", "AZURE_", "GOOGLE_")
+"""What begins so is read by the object stores' client."""
 
 _SERVICE_LINK: Final = re.compile(
     r"AMALGAM_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"

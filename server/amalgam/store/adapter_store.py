@@ -87,12 +87,20 @@ class AdapterStore:
             StoreUnavailable: it cannot be made.
         """
         store = cls(root, failpoints, checks)
-        with disk_errors():
-            if not root.exists():
-                make_private(root)
-            for folder in (store._objects, store._staging, store.spool):
-                make_private(folder)
+        store.make_folders()
         return store
+
+    def make_folders(self) -> None:
+        """Make what is missing of its folders, and take them away from others.
+
+        Raises:
+            StoreUnavailable: they cannot be made.
+        """
+        with disk_errors():
+            if not self.root.exists():
+                make_private(self.root)
+            for folder in (self._objects, self._staging, self.spool):
+                make_private(folder)
 
     @contextmanager
     def stage(self, *, max_bytes: int | None = None) -> Iterator[Staging]:
@@ -192,6 +200,18 @@ class AdapterStore:
             # Asked again, so that it counts as found.
             self.checks.require_sound(digest)
         return folder
+
+    def is_here(self, digest: str) -> bool:
+        """Whether `path` would not have to fetch it from elsewhere first."""
+        return True
+
+    async def ready(self, digest: str) -> Path:
+        """`path`, for the event loop: what has to be fetched first blocks nobody.
+
+        Raises:
+            ArtifactDamaged: it is not there, or was found damaged.
+        """
+        return self.path(digest)
 
     def verify(self, digest: str) -> None:
         """Read the files of that digest and compare; see `ArtifactChecks.verify`.

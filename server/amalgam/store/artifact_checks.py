@@ -79,10 +79,10 @@ class ArtifactChecks:
         except OSError as error:
             if error.errno in _NOT_THE_FILES_FAULT:
                 raise StoreUnavailable(error.strerror or "out of resources") from error
-            self._refuse(digest)
+            self.refuse(digest)
             raise ArtifactDamaged(digest) from error
         if found != digest:
-            self._refuse(digest)
+            self.refuse(digest)
             raise ArtifactDamaged(digest)
         self._damaged.discard(digest)
         self._sound[digest] = identity
@@ -92,7 +92,8 @@ class ArtifactChecks:
         self._damaged.discard(digest)
         self._sound.pop(digest, None)
 
-    def _refuse(self, digest: str) -> None:
+    def refuse(self, digest: str) -> None:
+        """The files were found damaged or missing: they are not used until `verify` finds them sound."""
         self._sound.pop(digest, None)
         if digest not in self._damaged:
             self._damaged.add(digest)

@@ -158,7 +158,7 @@ def _store_errors() -> Iterator[None]:
     """What obstore raises, as ours; its own texts have addresses in them and go no further."""
     try:
         yield
-    except NotFoundError:
+    except (NotFoundError, FileNotFoundError):
         raise SourceNotFound from None
     except (PermissionDeniedError, UnauthenticatedError):
         raise SourceUnavailable("the object store refuses the server's credentials") from None

@@ -80,7 +80,7 @@ class Making:
             pins=PinRegistry(kept.database, kept.database.clock),
             retirement=Retirement(
                 *(kept.registry, store, catalog, engine, answering.inference, loops),
-                clock=None if kept.database.is_shared else kept.file_clock,
+                clock=None if kept.database.is_shared or kept.objects is not None else kept.file_clock,
             ),
             profiles=profiles,
         )

@@ -9,13 +9,17 @@ from pathlib import Path
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.clock import new_id
 from amalgam.engine.cpu.moe import adapts_experts
+from amalgam.engine.protocol import Engine
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
+from amalgam.registry.kept_objects import KeptObjectRegistry
 from amalgam.registry.profiles import ProfileRegistry
+from amalgam.services.adapter_files import open_store
 from amalgam.services.catalog import Catalog
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
+from amalgam.store.bucket_store import BucketStore
 from amalgam.store.file_clock import FileClock
 from amalgam.wiring.parts import Parts
 
@@ -32,6 +36,8 @@ class Storage:
     catalog: Catalog
     profiles: ProfileRegistry
     file_clock: FileClock
+    objects: KeptObjectRegistry | None
+    """What was written to the store's bucket; None where it has none."""
 
     @classmethod
     async def open(cls, parts: Parts) -> "Storage":
@@ -40,16 +46,26 @@ class Storage:
         first, *others = args.served_model_name
         spec = partial(base_spec, Path(args.model), first, args.max_lora_rank, settings.adapters.max_delta_ratio)
         base = _as_served(await asyncio.to_thread(spec), tuple(others), args)
-        store = await asyncio.to_thread(AdapterStore.open, settings.storage.store, checks=parts.checks)
         opening = Database.open(settings.storage.registry_url, answer_timeout_s=settings.storage.database_timeout_s)
         database = await parts.stack.enter_async_context(opening)
+        objects = KeptObjectRegistry(database, database.clock) if settings.storage.bucket else None
+        store = await open_store(settings, objects, parts.checks, prove=True)
         registry, jobs = AdapterRegistry(database, database.clock), JobRegistry(database, database.clock, new_id)
         profiles = ProfileRegistry(database, database.clock)
         catalog = Catalog(base, registry, profiles)
         await catalog.refresh()
         parts.metrics.registry_read()
         file_clock = await asyncio.to_thread(FileClock, settings.storage.store)
-        return cls(base, store, database, registry, jobs, catalog, profiles, file_clock)
+        if isinstance(store, BucketStore):
+            store.in_use = partial(_digests_in_memory, parts.engine, catalog)
+        return cls(base, store, database, registry, jobs, catalog, profiles, file_clock, objects)
+
+
+def _digests_in_memory(engine: Engine, catalog: Catalog) -> frozenset[str]:
+    """Those whose files the engine may read again."""
+    versions = catalog.snapshot.by_id
+    residents = (versions.get(resident.lora_id) for resident in engine.info().residents)
+    return frozenset(version.digest for version in residents if version is not None)
 
 
 def _as_served(base: BaseModelSpec, other_names: tuple[str, ...], args: Namespace) -> BaseModelSpec:

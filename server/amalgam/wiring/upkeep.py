@@ -52,7 +52,7 @@ class Upkeep:
         notices = Notices(kept.database) if is_shared else None
         loops: list[tuple[str, Loop]] = [
             ("publishing", making.merges.publish_loop),
-            ("retention", Retention(kept.registry, kept.store, kept.file_clock, keep_s).sweep_loop),
+            ("retention", Retention(kept.registry, kept.store, kept.file_clock, keep_s, kept.objects).sweep_loop),
             ("idempotency", idempotency.sweep_loop),
             ("evaluations", measuring.runner.loop),
             ("batches", batching.runner.loop),

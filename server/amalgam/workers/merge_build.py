@@ -120,8 +120,8 @@ class MergeBuilder:
         Raises:
             ArtifactDamaged: its files are not what was stored.
         """
-        self._store.checks.require_sound(version.digest)
         folder = self._store.path(version.digest)
+        self._store.checks.require_sound(version.digest)
         header = read_peft_folder(folder, None, scan_values=False).header
         if header is None:
             raise ArtifactDamaged(version.digest)

@@ -15,9 +15,10 @@ from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
+from amalgam.registry.kept_objects import KeptObjectRegistry
+from amalgam.services.adapter_files import open_store
 from amalgam.services.patience import patiently
 from amalgam.settings import Settings
-from amalgam.store.adapter_store import AdapterStore
 from amalgam.workers.lease import Leases
 from amalgam.workers.merge_build import MergeBuilder
 from amalgam.workers.merge_worker import MergeWorker
@@ -38,12 +39,12 @@ async def run_worker(settings: Settings) -> None:
         await asyncio.to_thread(Path("/proc/self/oom_score_adj").write_text, str(_OOM_SCORE))
     name = f"{os.uname().nodename}-{new_id().removeprefix('job-')[:12]}"
     wake, ended = asyncio.Event(), asyncio.Event()
-    store = await asyncio.to_thread(AdapterStore.open, settings.storage.store)
-    builder = await asyncio.to_thread(MergeBuilder, settings, store)
     async with contextlib.AsyncExitStack() as stack:
         database = await _registry_opened(settings, stack)
         if database is None:
             return
+        objects = KeptObjectRegistry(database, database.clock) if settings.storage.bucket else None
+        builder = await asyncio.to_thread(MergeBuilder, settings, await open_store(settings, objects))
         jobs = JobRegistry(database, database.clock, new_id)
         leases = Leases(jobs, settings.merging.job_lease_s, settings.merging.job_stall_s)
         registry = AdapterRegistry(database, database.clock)

@@ -11,6 +11,7 @@ from amalgam.cli import doctor
 from amalgam.cli.doctor_model import check_model
 from amalgam.engine.cpu.plugin import PLUGINS
 from amalgam.settings import Settings
+from tests.support.object_store import ADDRESS, give_credentials, s3_server
 
 
 def verdicts(findings: object) -> list[tuple[str, str]]:
@@ -42,6 +43,16 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert verdict == "error"
     assert "AMALGAM_STORE" in words
     assert verdicts(doctor.check_store(Settings(store=tmp_path / "new")))[0][0] != "error"
+
+
+def test_an_object_store_is_asked_whether_it_keeps_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_credentials(monkeypatch)
+    assert verdicts(doctor.check_bucket(Settings())) == []
+    with s3_server() as endpoint:
+        found = verdicts(doctor.check_bucket(Settings(bucket=ADDRESS, object_endpoint=endpoint)))
+    assert [verdict for verdict, _ in found] == ["ok", "warning"]
+    ((verdict, words),) = verdicts(doctor.check_bucket(Settings(bucket=ADDRESS, object_endpoint="http://127.0.0.1:9")))
+    assert (verdict, "127.0.0.1" in words) == ("error", False)
 
 
 @pytest.mark.parametrize(

@@ -258,3 +258,26 @@ def test_every_variable_that_this_repository_names_is_a_setting_or_in_the_table(
 def test_secrets_are_told_by_their_type() -> None:
     secret = {name for name, field in setting_fields().items() if SecretStr.__name__ in str(field.annotation)}
     assert secret | {"database_url"} == secret_names()
+
+
+def test_an_address_as_the_store_is_the_bucket_and_the_folder_is_for_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMALGAM_STORE", "s3://models/team")
+    monkeypatch.setenv("AMALGAM_CACHE_DIR", str(tmp_path))
+    first = Settings()
+    assert first.storage.bucket == "s3://models/team"
+    assert tmp_path in first.storage.store.parents
+    assert Settings(store="s3://models/other").storage.store != first.storage.store
+
+    environment = dict(os.environ)
+    settle(environment, first)
+    monkeypatch.setenv("AMALGAM_BUCKET", environment["AMALGAM_BUCKET"])
+    monkeypatch.setenv("AMALGAM_STORE", environment["AMALGAM_STORE"])
+    assert Settings().storage == first.storage
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3://../up", "az://account", "s3://models/a b"])
+def test_an_address_that_no_store_can_have_is_refused(address: str) -> None:
+    with pytest.raises(SettingRefused):
+        Settings(store=address)

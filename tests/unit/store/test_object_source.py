@@ -205,3 +205,19 @@ def test_prefixes_are_read_when_the_server_starts(given: str, is_right: bool) ->
     else:
         with pytest.raises(SettingRefused):
             Settings(object_sources=given)
+
+
+def test_what_goes_between_listing_and_fetching_is_not_found(
+    s3: str, adapter: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = object_source._listed
+
+    def then_gone(store: ObjectStore) -> tuple[dict[str, str | None], dict[str, int]]:
+        found = listed(store)
+        for name in found[0]:
+            obstore.delete(store, name)
+        return found
+
+    monkeypatch.setattr(object_source, "_listed", then_gone)
+    with pytest.raises(SourceNotFound):
+        fetching(s3).fetch(adapter, staging)

@@ -1,0 +1,54 @@
+"""Opens the store that the settings name: a folder, or a bucket with a folder of copies."""
+
+import asyncio
+from typing import Final
+
+from amalgam.registry.kept_objects import KeptObjectRegistry
+from amalgam.settings import Settings
+from amalgam.store.adapter_store import AdapterStore
+from amalgam.store.artifact_checks import ArtifactChecks
+from amalgam.store.bucket import Bucket
+from amalgam.store.bucket_store import BucketStore
+
+_ANNOUNCE_S: Final = 30.0
+"""Longest wait for the registry before files are written."""
+
+
+async def open_store(
+    settings: Settings, objects: KeptObjectRegistry | None, checks: ArtifactChecks | None = None, *, prove: bool = False
+) -> AdapterStore:
+    """The store of this process; its blocking calls may be made in any thread but the event loop's.
+
+    Args:
+        settings: Name the folder and the bucket.
+        objects: Told of what is written to the bucket; None where there is none.
+        checks: Of the files in the folder, where somebody else checks by them too.
+        prove: Whether to ask the bucket first whether it keeps adapters safely.
+
+    Raises:
+        StoreUnavailable: the folder cannot be made.
+        ObjectStoreUnfit, ObjectStoreUnavailable: the bucket.
+    """
+    if objects is None:
+        return await asyncio.to_thread(AdapterStore.open, settings.storage.store, checks=checks)
+    loop, registry = asyncio.get_running_loop(), objects
+
+    def announce(digest: str) -> None:
+        asyncio.run_coroutine_threadsafe(registry.touch(digest), loop).result(_ANNOUNCE_S)
+
+    def opened() -> BucketStore:
+        bucket = Bucket.open(settings.storage.bucket, settings.adapters.object_endpoint)
+        if prove:
+            bucket.require_exclusive()
+        store = BucketStore(
+            settings.storage.store,
+            bucket,
+            announce,
+            max_bytes=settings.storage.store_copies_bytes,
+            answer_s=settings.engine.load_timeout_s,
+            checks=checks,
+        )
+        store.make_folders()
+        return store
+
+    return await asyncio.to_thread(opened)
