@@ -46,6 +46,8 @@ class Storage:
         first, *others = args.served_model_name
         spec = partial(base_spec, Path(args.model), first, args.max_lora_rank, settings.adapters.max_delta_ratio)
         base = _as_served(await asyncio.to_thread(spec), tuple(others), args)
+        # The registry may lie in the same folder, which is for its owner alone.
+        await asyncio.to_thread(AdapterStore.open, settings.storage.store)
         opening = Database.open(settings.storage.registry_url, answer_timeout_s=settings.storage.database_timeout_s)
         database = await parts.stack.enter_async_context(opening)
         objects = KeptObjectRegistry(database, database.clock) if settings.storage.bucket else None
