@@ -3,6 +3,7 @@
 import base64
 import io
 import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_picture_of_too_many_pixels_is_refused_without_being_unpacked() -> Non
     large = image(encoded(size=(90, 60)))
     check_fields("chat_completions", chat(large), media=SEES)
     assert isinstance(refused("chat_completions", chat(large, large)), MediaTooLarge)
+
+
+def test_a_png_that_says_two_sizes_counts_as_large_as_it_unpacks() -> None:
+    data = encoded("PNG", (1, 1))
+    again = b"IHDR" + struct.pack(">IIBBBBB", 900, 800, 8, 2, 0, 0, 0)
+    data = data[:33] + struct.pack(">I", 13) + again + struct.pack(">I", zlib.crc32(again)) + data[33:]
+    assert Image.open(io.BytesIO(data)).size == (900, 800), "what a decoder makes room for"
+    assert isinstance(refused("chat_completions", chat(image(data))), MediaTooLarge)
+
+
+def test_a_jpeg_that_a_decoder_goes_over_again_and_again_is_refused() -> None:
+    data = encoded("JPEG", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    check_fields("chat_completions", chat(image(data[:-2] + last_scan * 30 + data[-2:])), media=SEES)
+    error = refused("chat_completions", chat(image(data[:-2] + last_scan * 90_000 + data[-2:])))
+    assert isinstance(error, MediaTooLarge)
+    assert "scans" in error.message
 
 
 def test_pictures_are_counted_in_all_messages_together() -> None:

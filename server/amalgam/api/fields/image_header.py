@@ -1,6 +1,7 @@
 """What the first bytes of a picture say: its format and its size. No pixel is unpacked for it.
 
-A few kilobytes of picture may unpack to gigabytes. Its size is therefore known before anything unpacks it.
+A few kilobytes of picture may unpack to gigabytes, or take hours to unpack. Its size, and how often a decoder goes over
+it, are therefore known before anything unpacks it.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,9 @@ _FRAMES: Final = frozenset({*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9,
 """Markers of JPEG with a picture's size."""
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers of JPEG without a length."""
+_SCAN: Final = b"\xff\xda"
+_PNG_DATA: Final = frozenset({b"IDAT", b"fdAT", b"IEND"})
+"""Chunks of PNG at which a decoder knows all that stands before the pixels."""
 _GIF_EXTENSION: Final = 0x21
 _GIF_PICTURE: Final = 0x2C
 
@@ -23,6 +27,8 @@ class ImageHeader:
     format: str
     width: int
     height: int
+    scans: int = 1
+    """How often a decoder goes over all pixels; a progressive JPEG is told in several scans."""
 
     @property
     def pixels(self) -> int:
@@ -38,7 +44,9 @@ def read_image_header(data: bytes) -> ImageHeader | None:
                 width, height = size_of(data)
             except (IndexError, ValueError):
                 return None
-            return ImageHeader(name, width, height) if width > 0 and height > 0 else None
+            # Between two markers the byte 0xFF is always followed by a zero, so each of these begins a scan.
+            scans = data.count(_SCAN) if name == "JPEG" else 1
+            return ImageHeader(name, width, height, scans) if width > 0 and height > 0 else None
     return None
 
 
@@ -50,9 +58,16 @@ def _number(data: bytes, start: int, stop: int, order: str = "big") -> int:
 
 
 def _png(data: bytes) -> tuple[int, int]:
+    """The largest of all sizes that stand before the picture's data: a decoder heeds the last of them."""
     if data[12:16] != b"IHDR":
         raise ValueError("no header")
-    return _number(data, 16, 20), _number(data, 20, 24)
+    at, found = 8, (0, 0)
+    while (kind := data[at + 4 : at + 8]) and kind not in _PNG_DATA:
+        if kind == b"IHDR":
+            size = _number(data, at + 8, at + 12), _number(data, at + 12, at + 16)
+            found = max(found, size, key=lambda one: one[0] * one[1])
+        at += 12 + _number(data, at, at + 4)
+    return found
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:

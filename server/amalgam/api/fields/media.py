@@ -32,6 +32,8 @@ _HIDDEN: Final = frozenset(
 _DATA_URL: Final = re.compile(r"data:(?:[a-z]+/[A-Za-z0-9.+-]{1,64})?;base64,", re.ASCII)
 _MEDIA_TYPE: Final = re.compile(r"(image|audio)/[A-Za-z0-9.+-]{1,64}", re.ASCII)
 _SOUND_FORMAT: Final = re.compile(r"[a-z0-9]{1,8}", re.ASCII)
+MAX_SCANS: Final = 64
+"""Of a JPEG. Encoders write about ten; each takes a decoder as long as the whole picture, whatever its bytes."""
 _HOLDERS: Final = ("content", "output", "summary")
 """Fields of a message or of an item that parts are in."""
 
@@ -121,6 +123,8 @@ def _pixels(name: str, data: bytes) -> int:
     header = read_image_header(data)
     if header is None:
         raise MediaUnsupported(name, "a picture's bytes are none that can be read", f"Send {', '.join(FORMATS)}")
+    if header.scans > MAX_SCANS:
+        raise MediaTooLarge(name, f"a picture in JPEG has more than {MAX_SCANS} scans", "Save it again, or send it as PNG")
     return header.pixels
 
 
