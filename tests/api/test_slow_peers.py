@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from amalgam.cli.connection_limits import FOR_PROBES, ConnectionLimits
+from amalgam.cli.http_protocol import MAX_PIPELINED, BoundedHttp
 from tests.api.fake_engine import FakeEngine
 from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, push, served, start_app, write_adapter
 
@@ -277,6 +278,24 @@ class TestSenders:
         with contextlib.suppress(ConnectionError):
             await send(peer, request("/livez") * 1000)
         await until(lambda: cut["head"] == 1)
+
+    async def test_what_comes_with_too_many_requests_is_not_even_read(
+        self, served_app: tuple[RunningApp, str, Counter[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, url, cut = served_app
+        begun: list[bytes] = []
+        plain = BoundedHttp.on_message_begin
+
+        def noted(self: BoundedHttp) -> None:
+            begun.append(b"")
+            plain(self)
+
+        monkeypatch.setattr(BoundedHttp, "on_message_begin", noted)
+        peer = await connect(url)
+        with contextlib.suppress(ConnectionError):
+            await send(peer, request("/livez", key="ak_of_nobody") * 2000)
+        await until(lambda: cut["head"] == 1)
+        assert len(begun) <= 2 * MAX_PIPELINED, "a stranger had the event loop read all of them in one go"
 
     async def test_a_request_that_takes_long_is_not_taken_for_one_that_does_not_arrive(self, tmp_path: Path) -> None:
         async with serve_app(tmp_path, engine=FakeEngine(chunk_pause_s=1.5)) as (_, url, cut):

@@ -117,8 +117,10 @@ class BoundedHttp(HttpToolsProtocol):
         if self._probes_only:
             self.app = self.config.loaded_app if self.url.partition(b"?")[0] in _PROBES else _turned_away
         super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED and not self.transport.is_closing():
+        if len(self.pipeline) > MAX_PIPELINED:
             self._cut("head", b"")
+            # The parser would go on through all that has come with it, which may be thousands of requests.
+            raise BlockingIOError("too many requests at once")
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -152,6 +154,14 @@ class BoundedHttp(HttpToolsProtocol):
         """What was unread fits again."""
         super().resume_writing()
         self._watch_reader()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that the request cannot be read, to a peer that is still there."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing is missing here, and a stranger's request is no reason for lines in the log."""
 
     def _should_upgrade_to_ws(self) -> bool:
         """Nothing but HTTP is spoken here; another protocol's connection would have no self.bounds."""
