@@ -124,7 +124,9 @@ def _pixels(name: str, data: bytes) -> int:
     if header is None:
         raise MediaUnsupported(name, "a picture's bytes are none that can be read", f"Send {', '.join(FORMATS)}")
     if header.scans > MAX_SCANS:
-        raise MediaTooLarge(name, f"a picture in JPEG has more than {MAX_SCANS} scans", "Save it again, or send it as PNG")
+        raise MediaTooLarge(
+            name, f"a picture in JPEG has more than {MAX_SCANS} scans", "Save it again, or send it as PNG"
+        )
     return header.pixels
 
 
