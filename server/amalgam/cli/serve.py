@@ -1,5 +1,6 @@
 """`amalgam serve`: the server with an embedded engine, on the demo model or on any other."""
 
+import gc
 import json
 import os
 import signal
@@ -172,6 +173,9 @@ def _serve(
     phases = _Phases(sys.stderr.isatty())
 
     def ready(startup_s: dict[str, float]) -> None:
+        # What was imported and built stays: a collection that looked at all of it would stop every stream for a third
+        # of a second, now and then.
+        gc.freeze()
         phases.end()
         parts = {"command line": serving - began} | startup_s
         split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in parts.items())

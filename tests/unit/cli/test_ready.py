@@ -1,0 +1,44 @@
+"""What `amalgam serve` does at the moment in which the engine answers."""
+
+import gc
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import amalgam.app
+import amalgam.cli.http_server
+import amalgam.telemetry.logs
+from amalgam.cli import serve
+from amalgam.settings import Settings
+from amalgam.wiring.parts import Start
+
+
+def test_what_the_start_has_made_is_left_out_of_later_collections(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A collection over all that vLLM imports stops the event loop, and every stream, for a third of a second."""
+    started: list[Start] = []
+
+    def create_app(settings: Any, args: Any, start: Start) -> Any:
+        started.append(start)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(amalgam.app, "create_app", create_app)
+    monkeypatch.setattr(amalgam.cli.http_server, "http_server", lambda app, settings: SimpleNamespace())
+    monkeypatch.setattr(amalgam.telemetry.logs, "configure_logging", lambda form: None)
+    monkeypatch.setattr(serve, "_run_until_stopped", lambda *arguments: None)
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    settings = Settings(store=tmp_path / "store")
+    line = serve.CommandLine(settings, SimpleNamespace(), {})  # type: ignore[arg-type]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        serve._serve(line, listener, 0.0, None, is_demo=False)
+    frozen = gc.get_freeze_count()
+    try:
+        started[0].on_ready({"load": 1.0})
+        assert gc.get_freeze_count() > frozen + 10_000
+    finally:
+        gc.unfreeze()
