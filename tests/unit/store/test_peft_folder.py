@@ -14,6 +14,7 @@ from peft import LoraConfig
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.errors.adapters import InvalidAdapter
 from amalgam.store.file_rules import MAX_TEXT_BYTES
+from amalgam.store.peft_config import MAX_PATTERN_ENTRIES
 from amalgam.store.peft_folder import read_peft_folder
 from tests.unit.store.peft_faults import PREFIX, Q0, base, codes, only, reconfigure, rewrite
 from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter
@@ -73,6 +74,17 @@ class TestScaling:
         assert (modules[Q0].rank, modules[Q0].scaling) == (2, 1.5)
         assert modules["model.layers.0.self_attn.o_proj"].scaling == 5 / 4
         assert modules["model.layers.1.self_attn.q_proj"].scaling == 8 / 4
+
+    def test_a_table_that_the_engine_would_compile_anew_for_every_module(
+        self, base: BaseModelSpec, tmp_path: Path
+    ) -> None:
+        """An upload of this kind has held up every other load of an engine for ten minutes."""
+        folder = fitting_adapter(tmp_path)
+        table = {f"m{number}": 4 for number in range(MAX_PATTERN_ENTRIES)}
+        assert read_peft_folder(reconfigure(folder, rank_pattern=table), base).findings == ()
+        found = read_peft_folder(reconfigure(folder, rank_pattern=table, alpha_pattern={"q_proj": 8}), base)
+        only(found, "invalid_config")
+        assert str(MAX_PATTERN_ENTRIES) in found.findings[0].message
 
     def test_a_rank_that_config_and_tensors_disagree_on(self, base: BaseModelSpec, tmp_path: Path) -> None:
         only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), r=8), base), "shape_mismatch")
