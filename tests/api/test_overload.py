@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import pytest
 
@@ -123,6 +124,36 @@ async def test_a_refusal_is_quick_and_says_honestly_when_to_come_back(tmp_path: 
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
         await nothing_left(running_app)
+
+
+async def test_no_refusal_waits_for_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starlette runs a handler of errors that is no coroutine in one of forty threads, which others may hold."""
+    async with serve_app(tmp_path, FakeEngine(chunk_pause_s=600), max_requests=1) as (running_app, heavy, light):
+        held = flood(heavy, 1)
+        await in_progress(running_app, 1)
+        in_threads: list[str] = []
+        plain = anyio.to_thread.run_sync
+
+        async def noted(function: Any, *arguments: Any, **options: Any) -> Any:
+            in_threads.append(str(function))
+            return await plain(function, *arguments, **options)
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", noted)
+        admin = key(ADMIN_KEY)
+        found = [
+            await light.post("/v1/chat/completions", json=CHAT),
+            await light.get("/v1/models/nobody"),
+            await light.get("/nowhere"),
+            await light.get("/v1/chat/completions"),
+            await light.get("/v1/models", headers=key("ak_of_nobody")),
+            await light.get("/v1/models?limit=x"),
+            await light.post("/admin/v1/merges", json={}, headers=admin),
+        ]
+        assert [answer.status_code for answer in found] == [503, 404, 404, 405, 401, 400, 400]
+        assert not in_threads
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
 
 
 async def test_a_full_server_is_a_503_for_every_key(tmp_path: Path) -> None:
