@@ -19,9 +19,6 @@ _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 
 _TASK: Final = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config")
-MAX_PATTERN_ENTRIES: Final = 500
-"""Of both tables of patterns together. vLLM compares every module with every entry, as an expression; Python keeps 512
-of them compiled, and with more it compiles each anew for every module, which holds up every other load for minutes."""
 TRAINING_FIELDS: Final = ("velora_config", "monteclora_config")
 """Fields of variants that differ from plain LoRA while they train, and not any more when they answer."""
 
@@ -58,6 +55,11 @@ class LoraRules:
         """The largest rank declared anywhere, used or not: the engine refuses by it."""
         return max((self.rank, *self.rank_pattern.values()))
 
+    @property
+    def pattern_entries(self) -> int:
+        """In both tables, used or not: the engine compares each with every module."""
+        return sum(1 for table in (self.rank_pattern, self.alpha_pattern) for _ in table.values())
+
 
 def load_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """The config as written, and what keeps it from being read; empty where it cannot be."""
@@ -88,12 +90,7 @@ def read_rules(config: Mapping[str, Any], whole_copies: Collection[str] = ()) ->
     findings = [*malformed, *_unsupported(_without_copies(config, whole_copies))]
     if malformed:
         return None, findings
-    entries = sum(len(config.get(field) or {}) for field in ("rank_pattern", "alpha_pattern"))
     try:
-        if entries > MAX_PATTERN_ENTRIES:
-            raise PatternRefused(
-                f"has {entries} entries in rank_pattern and alpha_pattern; {MAX_PATTERN_ENTRIES} is most"
-            )
         rank_pattern = NamePatterns[int](config.get("rank_pattern") or {})
         alpha_pattern = NamePatterns[float](config.get("alpha_pattern") or {})
     except PatternRefused as refused:

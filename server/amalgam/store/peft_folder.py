@@ -13,7 +13,7 @@ from amalgam.errors.adapters import InvalidAdapter
 from amalgam.errors.findings import Finding
 from amalgam.store.base_copies import BaseCopies
 from amalgam.store.delta_check import check_deltas
-from amalgam.store.file_rules import CARD_FILE, LINEAGE_FILE, MAGIC_BYTES, judge_names, names_in, refusal
+from amalgam.store.file_rules import CARD_FILE, CONFIG_FILE, LINEAGE_FILE, MAGIC_BYTES, judge_names, names_in, refusal
 from amalgam.store.fused_experts import Separated, names_parameters, separate
 from amalgam.store.module_names import renaming_of
 from amalgam.store.peft_config import LoraRules, load_config, read_rules
@@ -23,6 +23,10 @@ from amalgam.store.stored_tensors import StoredTensors, judge_stored
 from amalgam.store.tensor_names import PREFIX
 from amalgam.store.tensor_scan import SCANNED_DTYPES, TensorScan, scan_tensors
 
+KEPT_EXPRESSIONS: Final = 500
+"""Entries of both tables of patterns that any adapter may have; with more, no more than its modules need. vLLM compares
+every module with every entry, as an expression, of which Python keeps 512 compiled: with tens of thousands of entries
+one load takes minutes, and every other load waits."""
 _SHOWN_PER_CODE: Final = 8
 """A fault of one module is mostly a fault of all; a report names this many of each kind and counts the rest."""
 
@@ -114,7 +118,8 @@ def read_peft_folder(
             rules = replace(rules, spelled={_module(name): _module(old) for name, old in stored.spelled.items()})
     findings += [*config_findings, *header_findings]
     modules, module_findings = check_modules(tensors, rules, base)
-    findings += [*_check_rank(rules, tensors, base), *tensors.findings, *module_findings]
+    findings += [*_check_rank(rules, tensors, base), *_check_patterns(rules, tensors)]
+    findings += [*tensors.findings, *module_findings]
     if scan_values:
         bound = DeltaBound() if base is None else base.delta_bound
         scans = _scan(folder, tensors)
@@ -160,6 +165,16 @@ def _check_rank(rules: LoraRules | None, tensors: SortedTensors, base: BaseModel
     if rank > base.max_lora_rank:
         message = f"The adapter has rank {rank}; this server allows {base.max_lora_rank} (AMALGAM_MAX_LORA_RANK)."
         yield Finding(code="rank_too_large", message=message)
+
+
+def _check_patterns(rules: LoraRules | None, tensors: SortedTensors) -> Iterator[Finding]:
+    most = max(KEPT_EXPRESSIONS, 2 * len(tensors.pairs))
+    if rules is not None and rules.pattern_entries > most:
+        message = (
+            f"{CONFIG_FILE} has {rules.pattern_entries} entries in rank_pattern and alpha_pattern; {most} are most. "
+            "Name each module once, or give most of them one rank."
+        )
+        yield Finding(code="invalid_config", message=message)
 
 
 def _scan(folder: Path, tensors: SortedTensors) -> dict[tuple[str, str], TensorScan]:

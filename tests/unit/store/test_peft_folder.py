@@ -13,9 +13,9 @@ from peft import LoraConfig
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.errors.adapters import InvalidAdapter
+from amalgam.store import peft_folder
 from amalgam.store.file_rules import MAX_TEXT_BYTES
-from amalgam.store.peft_config import MAX_PATTERN_ENTRIES
-from amalgam.store.peft_folder import read_peft_folder
+from amalgam.store.peft_folder import KEPT_EXPRESSIONS, read_peft_folder
 from tests.unit.store.peft_faults import PREFIX, Q0, base, codes, only, reconfigure, rewrite
 from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter
 
@@ -80,11 +80,23 @@ class TestScaling:
     ) -> None:
         """An upload of this kind has held up every other load of an engine for ten minutes."""
         folder = fitting_adapter(tmp_path)
-        table = {f"m{number}": 4 for number in range(MAX_PATTERN_ENTRIES)}
+        table = {f"m{number}": 4 for number in range(KEPT_EXPRESSIONS)}
         assert read_peft_folder(reconfigure(folder, rank_pattern=table), base).findings == ()
         found = read_peft_folder(reconfigure(folder, rank_pattern=table, alpha_pattern={"q_proj": 8}), base)
         only(found, "invalid_config")
-        assert str(MAX_PATTERN_ENTRIES) in found.findings[0].message
+        assert str(KEPT_EXPRESSIONS) in found.findings[0].message
+
+    def test_a_table_that_names_every_module_is_fine_however_many_there_are(
+        self, base: BaseModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Merges with a rank for each module write both tables so."""
+        monkeypatch.setattr(peft_folder, "KEPT_EXPRESSIONS", 3)
+        folder = fitting_adapter(tmp_path)
+        modules = read_peft_folder(folder, base).require().modules
+        tables = {"rank_pattern": dict.fromkeys(modules, 4), "alpha_pattern": dict.fromkeys(modules, 8)}
+        assert read_peft_folder(reconfigure(folder, **tables), base).findings == ()
+        tables["alpha_pattern"]["x"] = 8
+        only(read_peft_folder(reconfigure(folder, **tables), base), "invalid_config")
 
     def test_a_rank_that_config_and_tensors_disagree_on(self, base: BaseModelSpec, tmp_path: Path) -> None:
         only(read_peft_folder(reconfigure(fitting_adapter(tmp_path), r=8), base), "shape_mismatch")
