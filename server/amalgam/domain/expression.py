@@ -32,9 +32,9 @@ SUM_METHOD: Final = "task_arithmetic"
 _PATH: Final = rf"(?:\.{{1,2}}|~|{NAME_PATTERN})?/[^\s,;()*+\"]*"
 _TOKEN: Final = re.compile(
     rf"(?P<blank>\s+)|(?P<path>{_PATH}|\.{{1,2}}(?=[\s,;()*+]|$))"
-    rf"|(?P<word>{NAME_PATTERN}(?:@[1-9][0-9]{{0,8}})?|\.\d[\w.-]*)|(?P<quoted>\"[^\"]*\")|(?P<sign>[-+*(),;=])"
+    rf"|(?P<word>{NAME_PATTERN}(?:@[1-9][0-9]{{0,8}})?|\.[0-9][\w.-]*)|(?P<quoted>\"[^\"]*\")|(?P<sign>[-+*(),;=])"
 )
-_NUMBER: Final = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?")
+_NUMBER: Final = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]+)?")
 _RESERVED_OPTIONS: Final = frozenset(
     {"space", "seed", "rank", "energy", "min_energy", "dtype", "norm_balance", "calibrate",
      "orthogonalize_against", "orthogonalize_rows",

@@ -62,6 +62,7 @@ def test_paths_only_where_allowed() -> None:
         ("sql - x*json", 7),
         ("sql + 9e9*json", 7),
         ("sql ? json", 5),
+        (".٣*sql + json", 1),
         ("sql@0", 4),
         ("ties(sql", 9),
         ("ties(sql; density=)", 19),
