@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -28,6 +28,8 @@ class FakeEngine:
     current: EngineState = "ready"
     refuse_load: set[str] = field(default_factory=set)
     """Engine names whose load fails."""
+    takes_no_lora: frozenset[str] = frozenset()
+    """Modules of the base model."""
     refuse_probe: set[str] = field(default_factory=set)
     failure: BaseException | None = None
     """Raised by `call` instead of an answer."""
@@ -115,6 +117,9 @@ class FakeEngine:
 
     async def unload(self, lora_id: int) -> bool:
         return await self.residency.unload(lora_id)
+
+    async def untaken(self, modules: Collection[str]) -> frozenset[str]:
+        return self.takes_no_lora & frozenset(modules)
 
     def new_blend_id(self) -> int:
         return next(self._blend_ids)

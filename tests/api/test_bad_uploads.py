@@ -136,6 +136,25 @@ async def test_dangerous_files_are_refused_by_name_and_by_content(
     assert_error(await admin.get("/admin/v1/adapters/danger"), 404, "adapter_not_found")
 
 
+async def test_what_the_engine_puts_no_lora_on_is_refused_by_name_before_it_is_loaded(
+    running_app: RunningApp, admin: httpx.AsyncClient, good: dict[str, bytes]
+) -> None:
+    module = "model.layers.0.self_attn.q_proj"
+    loaded = list(running_app.engine.loaded)
+    body = form(part("name", b"untaken"), *good_parts(good))
+    running_app.engine.takes_no_lora = frozenset({module})
+    try:
+        report = (await admin.post(UPLOADS[1], content=body, headers=FORM)).json()
+        answer = await admin.post(UPLOADS[0], content=body, headers=FORM)
+    finally:
+        running_app.engine.takes_no_lora = frozenset()
+    [finding] = assert_error(answer, 422, "unsupported_modules")["findings"]
+    assert finding == report["findings"][0]
+    assert finding["module"] == module
+    assert "Train without it" in finding["message"]
+    assert running_app.engine.loaded == loaded
+
+
 CHECKPOINTS = {
     "beside": ("", ["checkpoint-10/"]),
     "below a folder": ("out/", ["checkpoint-10/"]),

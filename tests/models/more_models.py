@@ -15,6 +15,14 @@ _LATENT: dict[str, Any] = {
 }  # fmt: skip
 _OF_LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 _NEO: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_HEARING: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_mel_bins": 16,
+}  # fmt: skip
+_HEARING_OLDER = {
+    r"^model\.language_model\.": "language_model.model.",
+    r"^lm_head": "language_model.lm_head",
+    r"^model\.(audio_tower|multi_modal_projector|encoder|projector)\.": r"\1.",
+}
 
 MORE: Mapping[str, Family] = {
     "gemma": Family("GemmaForCausalLM", ("GemmaConfig", {**TEXT, "head_dim": 16})),
@@ -82,6 +90,54 @@ MORE: Mapping[str, Family] = {
         "GptOssForCausalLM",
         ("GptOssConfig", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}),
         experts=True,
+    ),
+    "audioflamingo3": Family(
+        "AudioFlamingo3ForConditionalGeneration",
+        (
+            "AudioFlamingo3Config",
+            {"text_config": {"model_type": "qwen2", **TEXT}, "audio_config": _HEARING, "audio_token_id": 5},
+        ),
+        older=_HEARING_OLDER,
+    ),
+    "voxtral": Family(
+        "VoxtralForConditionalGeneration",
+        (
+            "VoxtralConfig",
+            {"text_config": {"model_type": "llama", **TEXT}, "audio_config": _HEARING, "audio_token_id": 5},
+        ),
+        older=_HEARING_OLDER,
+    ),
+    "qwen2_audio": Family(
+        "Qwen2AudioForConditionalGeneration",
+        (
+            "Qwen2AudioConfig",
+            {
+                "text_config": {"model_type": "qwen2", **TEXT}, "audio_token_index": 5,
+                "audio_config": {
+                    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
+                    "num_mel_bins": 16,
+                },
+            },
+        ),
+        older=_HEARING_OLDER,
+    ),
+    "granite_speech": Family(
+        "GraniteSpeechForConditionalGeneration",
+        (
+            "GraniteSpeechConfig",
+            {
+                "text_config": {"model_type": "granite", **TEXT}, "audio_token_index": 5,
+                "encoder_config": {
+                    "input_dim": 16, "num_layers": 2, "hidden_dim": 32, "feedforward_mult": 2, "num_heads": 2,
+                    "dim_head": 16, "output_dim": 8, "context_size": 20, "max_pos_emb": 32,
+                },
+                "projector_config": {
+                    "model_type": "blip_2_qformer", "hidden_size": 32, "num_hidden_layers": 1,
+                    "num_attention_heads": 2, "intermediate_size": 32, "encoder_hidden_size": 32,
+                },
+            },
+        ),
+        older=_HEARING_OLDER,
     ),
     "bert": Family(
         "BertForMaskedLM",

@@ -41,6 +41,8 @@ MARKS: Mapping[str, tuple[str, ...]] = {
     "smolvlm": ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
 }
 """The first one's id is what the model looks for; Gemma looks for the third."""
+_LINES = tuple("\n" * count for count in (1, 2, 3, 4))
+"""Gemma's tokenizer has an entry for each, which vLLM looks up: an empty line stands around its pictures."""
 _IDS: Mapping[str, tuple[str, ...]] = {
     "llava": ("image_token_index",),
     "gemma3": ("boi_token_index", "eoi_token_index", "image_token_index"),
@@ -115,6 +117,7 @@ def write_processor(family: str, folder: Path) -> dict[str, int]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks], special_tokens=True)
     if family == "gemma3":
+        tokenizer.add_tokens([AddedToken(lines, normalized=False) for lines in _LINES])
         names = ("boi_token", "eoi_token", "image_token")
         tokenizer.init_kwargs["model_specific_special_tokens"] = dict(zip(names, marks, strict=True))
     shown = "<|vision_start|><|image_pad|><|vision_end|>" if family.startswith("qwen") else marks[0]

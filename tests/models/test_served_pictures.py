@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import RunningServer
-from tests.models.pictures import build, data_url, family, picture, prepared, save, write_processor
+from tests.models.pictures import MARKS, build, data_url, family, picture, prepared, save, write_processor
 from tests.models.served import apart, chatted, difference, expected, serving
 from tests.models.tiny_models import respell, write_adapter
 
@@ -55,7 +55,7 @@ def shown(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", sorted(MARKS))
 def test_pictures_are_seen_with_adapters_of_both_generations_of_names(name: str, tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     row = family(name, write_processor(name, tmp_path / "base"))

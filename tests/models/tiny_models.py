@@ -71,6 +71,11 @@ class Family:
         """Whether it reads pictures."""
         return "vision_config" in self.config[1]
 
+    @property
+    def hears(self) -> bool:
+        """Whether it reads sounds."""
+        return not self.config[1].keys().isdisjoint({"audio_config", "encoder_config"})
+
 
 _LLAVA_OLDER = {
     r"^model\.language_model\.": "language_model.model.",

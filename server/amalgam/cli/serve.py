@@ -23,7 +23,9 @@ from amalgam.cli.one_line import ended
 from amalgam.cli.tls import tls_context
 from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
 from amalgam.errors import AmalgamError
+from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings, settle
+from amalgam.store.base_folder import why_incomplete
 from amalgam.store.checkpoint_tensors import is_quantised
 
 if TYPE_CHECKING:
@@ -91,11 +93,20 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
         model = str(local_model(model))
     name = served_model_name or names[0]
     line = command_line(settings, model, name, flags, is_demo=is_demo)
+    require_whole(Path(model), line.args)
     if line.args.served_model_name == names[:1]:
         line.args.served_model_name = names
     tls_context(line.settings.tls)
     listener = _listen(line.settings)
     _serve(line, listener, began, fork_server, is_demo=is_demo)
+
+
+def require_whole(folder: Path, args: Namespace) -> None:
+    """Raise BaseModelUnreadable where ``folder`` lacks what vLLM is to read from it, before anything is started."""
+    own_tokenizer = args.tokenizer is None and not args.skip_tokenizer_init
+    lacks = why_incomplete(folder, weights=args.load_format == "auto", tokenizer=own_tokenizer)
+    if folder.is_dir() and lacks is not None:
+        raise BaseModelUnreadable(f"{folder} {lacks}")
 
 
 def base_names(model: str | None) -> list[str]:

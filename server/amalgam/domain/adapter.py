@@ -19,7 +19,7 @@ VersionSource = Literal["upload", "file", "demo", "merge"]
 ROUTERS: Final = frozenset({"gate", "router", "shared_expert_gate"})
 """By the last part of their names, beside ``experts``."""
 _SPELLED: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-_TEXT_PARTS: Final = ("model.language_model.", "model.text_model.")
+_TEXT_PARTS: Final = ("model.language_model.", "model.text_model.", "language_model.")
 """What the names of modules of text begin with that only a model with other parts has."""
 _NAME: Final = re.compile(NAME_PATTERN)
 _REF: Final = re.compile(rf"({NAME_PATTERN})@([1-9][0-9]{{0,8}})")
@@ -147,6 +147,11 @@ class BaseModelSpec:
     def reads_media(self, module: str) -> bool:
         """Whether ``module`` is a part of what reads pictures and sounds, or joins it to the text."""
         return self._has_towers and not module.startswith((*_TEXT_PARTS, "lm_head"))
+
+    @cached_property
+    def plain_modules(self) -> frozenset[str]:
+        """Its linear modules beside routed experts, what routes to them, and what reads pictures or sounds."""
+        return frozenset(name for name in self.linear_shapes if not self.routes(name) and not self.reads_media(name))
 
     @cached_property
     def _has_towers(self) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Final
 
+from amalgam.engine.finite_answers import PROBE_TOKENS
 from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 
 _NOT_ON_CPU: Final = frozenset({"bitsandbytes", "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4", "mxfp4", "torchao"})
@@ -27,6 +28,12 @@ def require_servable(config: Any) -> None:
     found = get_model_cls(config.model_config)
     if config.lora_config is not None and not supports_lora(found):
         raise BaseTakesNoLora(found.__name__)
+    shortest = len(PROBE_TOKENS) + 1
+    if config.model_config.max_model_len < shortest:
+        raise BaseNotServable(
+            f"a context of {config.model_config.max_model_len} tokens leaves no room for an answer. "
+            f"Give --max-model-len at least {shortest}"
+        )
     packed = getattr(config.model_config.hf_config, "quantization_config", None)
     if current_platform.is_cpu() and (method := unserved_on_cpu(packed)) is not None:
         raise BaseNotServable(

@@ -5,6 +5,7 @@ python -m amalgam.engine.installed_vllm architectures NAME…   whether it serve
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,10 @@ def versions() -> str:
 
 
 def served(architectures: Sequence[str]) -> str:
-    """In JSON: the kind of device, whether vLLM has a class for one of them, if it takes LoRA, and at which ends."""
+    """In JSON: the kind of device, whether vLLM has a class for one of them, if it takes LoRA, and at which ends.
+
+    The last entry is the device's memory in bytes.
+    """
     from vllm import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_lora
     from vllm.platforms import current_platform
@@ -30,7 +34,17 @@ def served(architectures: Sequence[str]) -> str:
     found = [ModelRegistry._try_load_model_cls(name) for name in names]
     adapted = any(cls is not None and supports_lora(cls) for cls in found)
     ends = sorted({name for cls in found for name in getattr(cls, "embedding_modules", None) or ()})
-    return json.dumps([current_platform.device_type, bool(found), adapted, ends])
+    return json.dumps([current_platform.device_type, bool(found), adapted, ends, memory(current_platform.is_cpu())])
+
+
+def memory(is_cpu: bool) -> int:
+    """Bytes of the machine's memory, or of all GPUs that torch sees."""
+    if is_cpu:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    return sum(int(torch.cuda.get_device_properties(number).total_memory) for number in devices)
 
 
 if __name__ == "__main__":

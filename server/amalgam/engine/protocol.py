@@ -5,7 +5,7 @@ Version names, ids and folders are stable for ever, because vLLM compares LoRA r
 cache by name and path.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +150,16 @@ class Engine(Protocol):
 
     async def probe(self, version: LoadableVersion) -> None:
         """Generate one token with ``version``; its log-probability must be finite. Raises as `hold` does."""
+
+    async def untaken(self, modules: Collection[str]) -> frozenset[str]:
+        """Those of ``modules``, the base model's, that it puts no LoRA on; none where it cannot say, or not yet.
+
+        Args:
+            modules: the same ones each time.
+
+        Raises:
+            EngineNotReady: it is lost meanwhile.
+        """
 
     async def unload(self, lora_id: int) -> bool:
         """Wait until nobody holds the version, then free its memory; False where it was not resident."""

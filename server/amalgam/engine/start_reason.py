@@ -59,4 +59,12 @@ def start_reason(error: BaseException, cause: str | None = None) -> str:
         text = type(error).__name__
     if _ELSEWHERE.search(text):
         text = cause or "a process of it ended, for the reason that its log lines above name"
-    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …").rstrip(". ")
+    return _shortened(text).rstrip(". ")
+
+
+def _shortened(text: str) -> str:
+    """As many whole sentences as there is room for; vLLM lists everything that it knows where one name is wrong."""
+    if len(text) <= _LONGEST:
+        return text
+    whole = text[: text.rfind(". ", 0, _LONGEST) + 1]
+    return whole or f"{text[:_LONGEST]} …"

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
+from amalgam.engine.adaptable import ASKED, untaken
 from amalgam.engine.core_watch import answer_unless_lost
-from amalgam.engine.cpu.preload import PreloadLink
+from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
 from amalgam.engine.load_threads import LoadThreads
 from amalgam.engine.protocol import EngineState, LoadableVersion
 from amalgam.engine.start_reason import start_reason
@@ -32,6 +33,7 @@ class VllmAdapters:
         self._client: Any = None
         self._lost: asyncio.Event | None = None
         self._preloads: PreloadLink | None = None
+        self._untaken: frozenset[str] | None = None
 
     def begin(self, client: Any, lost: asyncio.Event, preloads: PreloadLink | None) -> None:
         """From now on speak to a new core.
@@ -74,6 +76,15 @@ class VllmAdapters:
             await self._ask(self._client.remove_lora(version.lora_id))
         except EngineNotReady:
             logger.info("adapter_lost version=%s reason=the engine's core ended", version.engine_name)
+
+    async def untaken(self, modules: Collection[str]) -> frozenset[str]:
+        """Those of ``modules`` that the core takes no factors for; none where a worker of another class cannot say."""
+        if self._client.vllm_config.parallel_config.worker_extension_cls not in (ASKED, EXTENSION):
+            return frozenset()
+        if self._untaken is None:
+            # Of one base model and one set of flags, it is the same in every core.
+            self._untaken = await self._ask(untaken(self._client, modules))
+        return self._untaken
 
     def close(self) -> None:
         """Begin no more loads."""

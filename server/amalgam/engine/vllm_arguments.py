@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 
+from amalgam.engine.adaptable import ASKED
 from amalgam.engine.cpu.preload import EXTENSION
 from amalgam.engine.cpu.processor import multiplies_bfloat16
 from amalgam.settings import Settings
@@ -43,8 +44,8 @@ def our_flags(settings: Settings, model: str, name: str, *, is_packed: Callable[
         if not multiplies_bfloat16(settings.engine.cpu_units) and not is_packed():
             # vLLM multiplies most packed weights in 16 bits only, and refuses to start in 32.
             flags += ["--dtype", "float32"]
-        if settings.engine.cpu_lora == "amalgam":
-            flags += ["--worker-extension-cls", EXTENSION]
+    reads_beside_steps = current_platform.is_cpu() and settings.engine.cpu_lora == "amalgam"
+    flags += ["--worker-extension-cls", EXTENSION if reads_beside_steps else ASKED]
     if is_demo:
         flags += ["--max-model-len", str(settings.engine.max_model_len), "--max-num-seqs", "72"]
         flags += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]

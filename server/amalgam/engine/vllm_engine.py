@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -30,10 +30,12 @@ from amalgam.engine.protocol import (
 )
 from amalgam.engine.residency import Residency
 from amalgam.engine.start_proof import Proof, no_proof, prove_adapter, prove_base
+from amalgam.engine.start_reason import start_reason
 from amalgam.engine.token_usage import count_tokens
 from amalgam.engine.vllm_adapters import VllmAdapters
 from amalgam.engine.vllm_client import build_client, facts, import_vllm, listened_to, lora_request, refuse_all
 from amalgam.engine.written_answers import AnswerThreads
+from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady, EngineRefused, NonFiniteOutput
 from amalgam.errors.requests import EndpointUnsupported
 from amalgam.telemetry.metrics import Metrics
@@ -149,7 +151,10 @@ class VllmEngine:
             try:
                 await self._boot()
             except Exception as error:
-                logger.exception("engine_start_failed")
+                # What is at fault in a configuration is told in a sentence; where it was found helps nobody.
+                is_told = isinstance(error, AmalgamError | OSError | ValueError)
+                reason = start_reason(error)
+                logger.error("engine_start_failed reason=%s", reason, exc_info=None if is_told else error)
                 failures += 1
                 # A first start that fails is a fault of the configuration; trying again would hide it.
                 if self._restarts == 0 or failures >= _MAX_FAILED_STARTS:
@@ -330,6 +335,10 @@ class VllmEngine:
             if not is_finite:
                 self._found_not_finite(frozenset({version.engine_name}))
                 self._require_finite(version.engine_name)
+
+    async def untaken(self, modules: Collection[str]) -> frozenset[str]:
+        """Those of ``modules`` that it puts no LoRA on; none before it is ready."""
+        return await self._adapters.untaken(modules) if self.state == "ready" else frozenset()
 
     async def unload(self, lora_id: int) -> bool:
         """Wait until nobody holds the version, then free it."""

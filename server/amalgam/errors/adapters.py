@@ -47,6 +47,7 @@ class BaseModelUnreadable(InvalidRequest):
     type = "server_error"
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"The base model cannot be read: {reason}. `amalgam doctor` checks the model folder.")
 
 

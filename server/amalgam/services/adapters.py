@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -290,10 +291,10 @@ class AdapterService:
             await self._threads.upload(staging.receive, file.name, file.chunks)
 
     async def _read(self, staging: Staging) -> PeftFolder:
-        await self._threads.upload(separate_staged, staging, self._catalog.base)
-        return await self._threads.upload(
-            partial(read_peft_folder, staging.folder, self._catalog.base, left_out=staging.left_out)
-        )
+        base = self._catalog.base
+        await self._threads.upload(separate_staged, staging, base)
+        base = replace(base, untaken=await self._engine.untaken(base.plain_modules))
+        return await self._threads.upload(partial(read_peft_folder, staging.folder, base, left_out=staging.left_out))
 
     async def _report(self, staging: Staging) -> Report:
         found = await self._read(staging)

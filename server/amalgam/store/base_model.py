@@ -12,7 +12,7 @@ from amalgam.store.base_norms import delta_bound
 from amalgam.store.checkpoint_tensors import CONFIG, checkpoint_tensors, read_json
 from amalgam.store.linear_modules import linear_modules, plain_modules
 from amalgam.store.meta_model import meta_shapes
-from amalgam.store.module_names import renaming
+from amalgam.store.module_names import HEARING, renaming
 
 _CONFIG_FIELDS: Final = (
     "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -20,8 +20,8 @@ _CONFIG_FIELDS: Final = (
 )  # fmt: skip
 """What makes two models of equal shapes different architectures. Fields that a re-save may spell anew stay out."""
 
-_MEDIA_CONFIGS: Final[Mapping[str, str]] = {"vision_config": "image", "audio_config": "audio"}
-"""Parts of a config, and the medium that is read by what they describe."""
+_MEDIA_CONFIGS: Final[Mapping[str, str]] = {"vision_config": "image"} | dict.fromkeys(HEARING, "audio")
+"""Parts of a config beside that of the text, and the medium that is read by what they describe."""
 
 
 def base_spec(
@@ -62,7 +62,7 @@ def base_spec(
         folder=model_dir,
         rename=renaming(config, shapes),
         fused=fused,
-        reads=frozenset(medium for part, medium in _MEDIA_CONFIGS.items() if isinstance(config.get(part), dict)),
+        reads=_media(config),
     )
 
 
@@ -76,6 +76,13 @@ def fingerprint(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
         "tensors": [[name, list(shapes[name])] for name in sorted(shapes)],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _media(config: Mapping[str, Any]) -> frozenset[str]:
+    parts = [part for part in _MEDIA_CONFIGS if isinstance(config.get(part), dict)]
+    if not isinstance(config.get("text_config"), dict):
+        parts = [part for part in parts if part != "encoder_config"]
+    return frozenset(_MEDIA_CONFIGS[part] for part in parts)
 
 
 def _size(config: Mapping[str, Any], field: str) -> int | None:

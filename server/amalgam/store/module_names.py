@@ -1,9 +1,10 @@
-"""One name for one module: what transformers calls it today, however a checkpoint or an older adapter spells it.
+"""One name for one module: mostly what transformers calls it today, however a checkpoint or an adapter spells it.
 
 Vision-language models of transformers before 4.52 had their language model at the top; today everything lies below
 ``model.``. Published checkpoints keep the old spelling, adapters have that of the release which trained them, and vLLM
-reads both (``hf_to_vllm_mapper`` of its model classes). Checkpoints of a few older families were saved without the
-task's head and lack the prefix that the whole model has.
+reads both (``hf_to_vllm_mapper`` of its model classes). Of models that hear vLLM reads the older spelling alone, which
+is also their checkpoints'; so that is a module's one name there. Checkpoints of a few older families were saved without
+the task's head and lack the prefix that the whole model has.
 """
 
 import re
@@ -16,12 +17,18 @@ from amalgam.store.checkpoint_tensors import CONFIG, checkpoint_tensors, read_js
 
 Renaming = Callable[[str], str]
 
-_VISION_KEYS: Final = ("vision_config", "audio_config")
+HEARING: Final = ("audio_config", "encoder_config")
+"""Parts of the config of a model that hears; the second in Granite Speech, and elsewhere without a ``text_config``."""
 _NESTED: Final = re.compile(r"language_model\.model\.")
 _OUTPUT: Final = re.compile(r"language_model\.lm_head(?=\.|$)")
 _BESIDE: Final = re.compile(r"(?=(?:vision_tower|vision_model|audio_tower|multi_modal_projector|visual|connector)\.)")
 _TOWER: Final = re.compile(r"(model\.vision_tower\.)vision_model\.")
 """CLIP's and SigLIP's modules, of which transformers has taken out a level since."""
+_HEARD: Final = re.compile(
+    r"(?:model\.)?language_model\.(?:model\.)*(?=(?:layers|embed_tokens|norm)(?:\.|$))|model\.(?=(?:layers|embed_tokens|norm)(?:\.|$))"
+)
+_HEARING: Final = re.compile(r"model\.(?=(?:audio_tower|multi_modal_projector|encoder|projector)\.)")
+_HEARD_OUTPUT: Final = re.compile(r"lm_head(?=\.|$)")
 _FLAT: Final = re.compile(r"model\.(?=(?:layers|embed_tokens|norm)(?:\.|$))")
 _SPARSE: Final = ".block_sparse_moe."
 """Where Mixtral's checkpoints and their kind have their experts; transformers has them in ``mlp`` since release 5."""
@@ -31,14 +38,17 @@ _PREFIXES: Final[Mapping[str, str]] = {"gpt2": "transformer.", "bloom": "transfo
 
 
 def renaming(config: Mapping[str, Any], stored: Collection[str]) -> Renaming:
-    """What turns any spelling of a module of the model into the one that transformers has today.
+    """What turns any spelling of a module of the model into its one name.
 
     Args:
         config: the model's ``config.json``.
         stored: names of the checkpoint's tensors.
     """
-    if isinstance(config.get("text_config"), dict) and any(isinstance(config.get(key), dict) for key in _VISION_KEYS):
-        return _of_vision_language
+    if isinstance(config.get("text_config"), dict):
+        if isinstance(config.get("vision_config"), dict):
+            return _of_vision_language
+        if any(isinstance(config.get(key), dict) for key in HEARING):
+            return _of_hearing
     if any(_SPARSE in name for name in stored):
         router = "router" if any(f"{_SPARSE}router." in name for name in stored) else "gate"
         return lambda name: _EXPERTS.sub(lambda at: f"{at[1]}{_SPARSE}{router if at[2] else ''}", name, count=1)
@@ -59,6 +69,14 @@ def renaming_of(folder: Path | None) -> Renaming:
 
 def _of_vision_language(name: str) -> str:
     return _TOWER.sub(r"\1", _with_todays_beginning(name), count=1)
+
+
+def _of_hearing(name: str) -> str:
+    for pattern, one in ((_HEARD, "language_model.model."), (_HEARD_OUTPUT, "language_model.lm_head"), (_HEARING, "")):
+        found = pattern.match(name)
+        if found is not None:
+            return one + name[found.end() :]
+    return name
 
 
 def _with_todays_beginning(name: str) -> str:

@@ -144,6 +144,9 @@ def _problems(
 ) -> Iterator[Finding]:
     if module.rpartition(".")[2] in _EMBEDDINGS:
         yield _finding("unsupported_modules", f"{shown(module)} is an embedding, which cannot be adapted here", module)
+    elif base is not None and module not in base.linear_shapes and _is_output(module):
+        what = f"shares its weight with the embedding of {base.served_name}, and an export has one tensor for both"
+        yield _finding("unknown_modules", f"{shown(module)} {what}. Train without it", module)
     elif base is not None and module not in base.linear_shapes:
         yield _finding("unknown_modules", f"{base.served_name} has no linear module {shown(module)}", module)
     elif base is not None and not base.adapts_experts and base.routes(module):
@@ -172,6 +175,11 @@ def _problems(
         return
     down, up = pair["lora_A"], pair["lora_B"]
     yield from _shape_problems(module, down.shape, up.shape, rules, base)
+
+
+def _is_output(module: str) -> bool:
+    """Whether a module is the output layer, by what most families call it."""
+    return module.rpartition(".")[2] == "lm_head"
 
 
 def _shape_problems(

@@ -33,7 +33,7 @@ def test_adapters_that_fit_are_told_from_those_that_do_not(tmp_path: Path, monke
     [
         (Served("cpu", known=False, adapted=False), "error", "no class"),
         (Served("cpu", known=True, adapted=False), "error", "takes no LoRA"),
-        (Served("cuda", known=True, adapted=True), "ok", "on cuda"),
+        (Served("cuda", known=True, adapted=True), "ok", "takes LoRA on cuda"),
     ],
 )
 def test_what_vllm_cannot_serve_is_an_error(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from amalgam.cli import serve
+from amalgam.engine.adaptable import ASKED
 from amalgam.engine.cpu.preload import EXTENSION
 from amalgam.engine.cpu.processor import CpuUnits
 from amalgam.engine.vllm_arguments import adapter_places
@@ -73,7 +74,7 @@ def test_places_for_adapters_are_as_set_or_as_many_as_are_cheap(
     assert adapter_places(Settings(**given), on_cpu=on_cpu) == places
 
 
-@pytest.mark.parametrize(("lora", "extension"), [("amalgam", EXTENSION), ("stock", "")])
+@pytest.mark.parametrize(("lora", "extension"), [("amalgam", EXTENSION), ("stock", ASKED)])
 def test_the_worker_learns_to_read_adapters_with_our_lora_alone(model: str, lora: str, extension: str) -> None:
     assert (
         serve.command_line(Settings(cpu_lora=lora), model, "base", [], is_demo=False).args.worker_extension_cls

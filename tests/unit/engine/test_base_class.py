@@ -31,7 +31,7 @@ def test_floats_of_eight_bits_are_told_whoever_packed_them() -> None:
         assert unserved_on_cpu(nothing) is None
 
 
-def of_class(name: str, quantization: Any = None) -> Any:
+def of_class(name: str, quantization: Any = None, context: int = 256) -> Any:
     """What of vLLM's config is asked."""
     from vllm.model_executor.models.registry import ModelRegistry
 
@@ -42,6 +42,7 @@ def of_class(name: str, quantization: Any = None) -> Any:
         runner_type = "generate"
         hf_config = SimpleNamespace(architectures=[name], quantization_config=quantization)
         architectures = (name,)
+        max_model_len = context
 
     return SimpleNamespace(model_config=Config(), lora_config=object())
 
@@ -58,3 +59,6 @@ def test_vllms_registry_says_which_classes_take_lora(monkeypatch: pytest.MonkeyP
         require_servable(of_class("GPT2LMHeadModel"))
     with pytest.raises(BaseNotServable, match="bitsandbytes"):
         require_servable(of_class("LlamaForCausalLM", CONFIGS["bitsandbytes"]))
+    require_servable(of_class("LlamaForCausalLM", context=3))
+    with pytest.raises(BaseNotServable, match="--max-model-len at least 3"):
+        require_servable(of_class("LlamaForCausalLM", context=2))

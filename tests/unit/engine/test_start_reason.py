@@ -28,6 +28,14 @@ def test_a_sentence(error: Exception, reason: str) -> None:
     assert start_reason(error) == reason
 
 
+def test_of_a_long_one_whole_sentences_are_kept() -> None:
+    known = ", ".join(f"'Architecture{number}ForCausalLM'" for number in range(100))
+    error = ValueError(f"Model architectures ['Foo'] are not supported for now. Supported architectures: [{known}]")
+    assert start_reason(error) == "Model architectures ['Foo'] are not supported for now"
+    error = ValueError(f"Unknown method: foo. Must be one of [{known}]. Set another one.")
+    assert start_reason(error) == "Unknown method: foo"
+
+
 def test_a_long_one_is_cut() -> None:
     assert len(start_reason(ValueError("word " * 1000))) < 410
 

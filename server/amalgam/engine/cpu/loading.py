@@ -23,6 +23,7 @@ from vllm.lora.layers import replicated_linear, row_parallel_linear
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_weights import LoRALayerWeights
 
+from amalgam.engine.adaptable import taken_names
 from amalgam.engine.cpu.files import Layouts, ModulePlaces, Naming
 from amalgam.engine.cpu.sources import PlaceholderStack, SlotContents, StoredPair
 
@@ -169,7 +170,7 @@ def check_fit(manager: Any, lora_model: Any) -> None:
 
 def _refuse_leftovers(manager: Any, lora_model: Any) -> None:
     """VLLM drops what no layer takes, at a level of its log that is not shown."""
-    taken = set(manager.modules) | {part for name in manager.modules for part in manager.packed_modules.get(name, ())}
+    taken = taken_names(manager)
     left = sorted(name for name in lora_model.loras if name not in taken)
     if left and not getattr(manager, "is_pooling_model", False):
         shown = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")

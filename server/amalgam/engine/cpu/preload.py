@@ -18,6 +18,7 @@ import threading
 from collections import OrderedDict
 from typing import Any, Final
 
+from amalgam.engine.adaptable import AskedWorker
 from amalgam.engine.cpu import patches
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.errors.internal import PreloadRefused
@@ -60,10 +61,8 @@ class Preloads:
             return self._ready.pop(lora_id, None)
 
 
-class PreloadingWorker:
-    """What vLLM mixes into its worker (``--worker-extension-cls``), whose methods its ``collective_rpc`` calls."""
-
-    model_runner: Any
+class PreloadingWorker(AskedWorker):
+    """What vLLM mixes into its worker where it has our LoRA."""
 
     def listen_for_preloads(self, where: str) -> None:
         """Answer questions at the socket address ``where``, and use what was read for them."""
