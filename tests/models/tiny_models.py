@@ -228,6 +228,7 @@ def family_of(name: str) -> Family:
 def of_vocabulary(row: Family, size: int) -> Family:
     """The family with another vocabulary, and with heads that are wide enough for vLLM's attention on CPU."""
     changed = {"vocab_size": size, "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    changed |= {"head_dim": 32}
 
     def grown(fields: dict[str, Any]) -> dict[str, Any]:
         return {
