@@ -82,8 +82,15 @@ class VllmAdapters:
         if self._client.vllm_config.parallel_config.worker_extension_cls not in (ASKED, EXTENSION):
             return frozenset()
         if self._untaken is None:
-            # Of one base model and one set of flags, it is the same in every core.
-            self._untaken = await self._ask(untaken(self._client, modules))
+            try:
+                # Of one base model and one set of flags, it is the same in every core.
+                self._untaken = await self._ask(untaken(self._client, modules))
+            except EngineNotReady:
+                raise
+            except Exception as error:
+                # What no layer takes is then found out by the load, before the version serves a request.
+                logger.warning("modules_not_told reason=%s", start_reason(error))
+                return frozenset()
         return self._untaken
 
     def close(self) -> None:

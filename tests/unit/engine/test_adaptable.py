@@ -1,5 +1,6 @@
 """Which modules no layer of vLLM's model takes factors for: by the names that adapters have."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ pytest.importorskip("vllm")
 
 from vllm.model_executor.models.utils import WeightsMapper
 
-from amalgam.engine.adaptable import AskedWorker, left_over, untaken
-from amalgam.engine.cpu.preload import PreloadingWorker
+from amalgam.engine.adaptable import ASKED, AskedWorker, left_over, untaken
+from amalgam.engine.cpu.preload import EXTENSION, PreloadingWorker
+from amalgam.engine.load_threads import LoadThreads
+from amalgam.engine.vllm_adapters import VllmAdapters
 
 MODULES = [
     "lm_head",
@@ -54,3 +57,33 @@ async def test_what_one_of_several_workers_takes_is_taken() -> None:
             return [["a", "b"], ["b", "c"]]
 
     assert await untaken(Client(), {"c", "b", "a"}) == {"b"}
+
+
+class Client:
+    """vLLM's, whose worker fails the first questions, and then says that it takes all but one module."""
+
+    def __init__(self, extension: str, failing: int) -> None:
+        self.vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(worker_extension_cls=extension))
+        self.failing = failing
+        self.asked = 0
+
+    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[list[str]]:
+        self.asked += 1
+        if self.asked <= self.failing:
+            raise RuntimeError("no such method")
+        return [["lm_head"]]
+
+
+@pytest.mark.parametrize(("extension", "asked"), [(ASKED, 2), (EXTENSION, 2), ("users.Own", 0)])
+async def test_a_worker_is_asked_until_it_has_said_once(
+    extension: str, asked: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(extension, failing=1)
+    adapters = VllmAdapters(SimpleNamespace(), LoadThreads(lambda folder: None, 1), lambda: "ready")
+    adapters.begin(client, asyncio.Event(), None)
+    found = [await adapters.untaken(MODULES) for _ in range(3)]
+    adapters.close()
+    told = frozenset({"lm_head"}) if asked else frozenset()
+    assert found == [frozenset(), told, told]
+    assert client.asked == asked
+    assert ("modules_not_told" in caplog.text) == bool(asked)
