@@ -109,6 +109,13 @@ class EvaluationDraft:
     search: Mapping[str, Any] | None = None
     tenant: str = BUILT_IN_TENANT
     key_id: str = ""
+    calls: int | None = None
+    """Measurements that it may come to; None: every item is asked of every target."""
+
+    @property
+    def total(self) -> int:
+        """Measurements that are to be made."""
+        return len(self.targets) * len(self.items) if self.calls is None else self.calls
 
 
 class Measurement(BaseModel):

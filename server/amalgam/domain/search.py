@@ -9,10 +9,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from amalgam.domain.evolution import Evolution
 from amalgam.errors.evaluations import InvalidSweep
 
 MAX_COMBINATIONS: Final = 4096
 """Of a grid, before those that mean the same are counted once."""
+WEIGHT_AXIS: Final = "weight:"
+"""What the axis of an adapter's weight begins with."""
 _DRAWS_PER_TRIAL: Final = 20
 _DIGITS: Final = 4
 
@@ -72,6 +75,12 @@ class SweepPlan(BaseModel):
     """Of each candidate."""
     asked: Mapping[str, Any]
     """The search as it was asked for."""
+    evolution: Evolution | None = None
+    """Of a search whose candidates follow from those before."""
+
+    def own(self, target: int) -> frozenset[str]:
+        """The tasks whose own adapter the target is."""
+        return frozenset(task for task, measure in self.tasks.items() if measure.adapter == target)
 
 
 def grid(axes: Mapping[str, Axis], matters: Callable[[str, Point], bool]) -> list[Point]:

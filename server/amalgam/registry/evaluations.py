@@ -1,6 +1,6 @@
 """The registry of evaluations: what was asked, who measures it under which lease, and every measurement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
@@ -19,6 +19,7 @@ from amalgam.domain.evaluation import (
     EvaluationKind,
     EvaluationPage,
     EvaluationState,
+    EvaluationTarget,
     Measurement,
     digest_of_items,
 )
@@ -74,7 +75,7 @@ class EvaluationRegistry:
                 "key_id": draft.key_id,
                 "state": "queued",
                 "done": 0,
-                "total": len(draft.targets) * len(draft.items),
+                "total": draft.total,
                 "created_at": now,
                 "updated_at": now,
             }
@@ -144,8 +145,30 @@ class EvaluationRegistry:
         """
         async with self._database.write() as connection:
             await _held(connection, evaluation_id, holder)
-            fields = {"holder": None, "lease_expires_at": None, "error": error and error.model_dump()}
+            fields: dict[str, Any] = {"holder": None, "lease_expires_at": None, "error": error and error.model_dump()}
+            if state == "done":
+                # A search gives up what cannot win any more.
+                fields["total"] = evaluations.c.done
             return await self._change(connection, evaluation_id, state=state, **fields)
+
+    async def extend(
+        self, evaluation_id: str, holder: str, targets: Sequence[EvaluationTarget], search: Mapping[str, Any]
+    ) -> Evaluation:
+        """Take more targets into a search.
+
+        Args:
+            evaluation_id: of the sweep.
+            holder: who measures it.
+            targets: all of them, those before first.
+            search: its plan from now on.
+
+        Raises:
+            EvaluationStopped: as `save`.
+        """
+        async with self._database.write() as connection:
+            await _held(connection, evaluation_id, holder)
+            rows = [target.model_dump() for target in targets]
+            return await self._change(connection, evaluation_id, targets=rows, search=dict(search))
 
     async def cancel(self, evaluation_id: str) -> Evaluation:
         """Stop it; what was measured stays.

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
-from amalgam.domain.answer_metrics import ANSWER_METRICS, LOG_LIKELIHOOD, given
+from amalgam.domain.answer_metrics import ANSWER_METRICS, KEPT, LOG_LIKELIHOOD, given
 from amalgam.domain.evaluation import MAX_ANSWER, Evaluation, EvaluationItem, Measurement
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import AnswerUnreadable
 from amalgam.services.inference import Inference
 from amalgam.services.inner_charges import InnerCharges
+from amalgam.services.own_answers import OwnAnswers
 from amalgam.services.spare_capacity import SpareCapacity
 from amalgam.telemetry.context import note_adapter
 
@@ -37,6 +38,7 @@ class EvaluationCalls:
         ask: the engine.
         spare: says when a call may begin.
         base_name: of the base model, which breaks texts into tokens for all.
+        own: what candidates of sweeps are to keep.
         clock: monotonic seconds.
         charges: charges calls to who asked for the evaluation.
     """
@@ -47,6 +49,7 @@ class EvaluationCalls:
         ask: Ask,
         spare: SpareCapacity,
         base_name: str,
+        own: OwnAnswers,
         clock: Callable[[], float] = time.monotonic,
         charges: InnerCharges | None = None,
     ) -> None:
@@ -56,6 +59,7 @@ class EvaluationCalls:
         self._base_name = base_name
         self._clock = clock
         self._charges = charges
+        self._own = own
 
     async def measure(self, evaluation: Evaluation, target: int, index: int, item: EvaluationItem) -> Measurement:
         """Ask, and score. What is refused is a measurement too; where nobody served, it is the target that was refused.
@@ -85,6 +89,7 @@ class EvaluationCalls:
     async def _once(self, evaluation: Evaluation, target: int, index: int, item: EvaluationItem) -> Measurement:
         wanted = {name: given(ANSWER_METRICS[name], item.reference, item.pattern) for name in evaluation.metrics}
         reference = wanted.pop(LOG_LIKELIHOOD, None)
+        own = None if wanted.pop(KEPT, None) is None else await self._own.of(evaluation, index, item)
         answer: str | None = None
         values: dict[str, float] = {}
         model = evaluation.targets[target].pinned
@@ -98,6 +103,8 @@ class EvaluationCalls:
                 if reference is not None:
                     likelihood = await self._likelihood(served, item, reference)
                     values |= {} if likelihood is None else {LOG_LIKELIHOOD: likelihood}
+                if own is not None:
+                    values |= await self._own.values(evaluation, target, item.task, served, own)
             except AmalgamError as error:
                 if error.retry_after_s is not None:
                     raise

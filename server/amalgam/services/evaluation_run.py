@@ -13,6 +13,7 @@ from amalgam.errors.evaluations import EvaluationStopped
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.evaluation_calls import EvaluationCalls
+from amalgam.services.weight_search import WeightSearches
 from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
 
@@ -35,6 +36,7 @@ class EvaluationRunner:
         calls: asks and scores.
         holder: name of this process' leases; never used by another.
         concurrency: calls at a time.
+        searches: lay out what sweeps that search for weights try next.
         metrics: told of calls and of ends.
         lease_s: see ``LEASE_S``.
         save_period_s: seconds between two looks at the registry.
@@ -47,6 +49,7 @@ class EvaluationRunner:
         calls: EvaluationCalls,
         holder: str,
         concurrency: int,
+        searches: WeightSearches,
         metrics: Metrics = NO_METRICS,
         *,
         lease_s: float = LEASE_S,
@@ -57,6 +60,7 @@ class EvaluationRunner:
         self._calls = calls
         self._holder = holder
         self._concurrency = concurrency
+        self._searches = searches
         self._metrics = metrics
         self._lease_s = lease_s
         self._save_period_s = save_period_s
@@ -148,11 +152,33 @@ class EvaluationRunner:
     async def _measure(self, evaluation: Evaluation, unsaved: list[Measurement]) -> None:
         items = await self._registry.items(evaluation.id)
         known = await self._registry.known(evaluation.id)
-        missing = iter(_missing(evaluation, items, known))
+        search = await self._searches.open(evaluation, items, self._holder)
+        if search is None:
+            await self._work_through(evaluation, items, _missing(evaluation, items, known), unsaved, unsaved.append)
+            return
+
+        def note(one: Measurement) -> None:
+            unsaved.append(one)
+            search.note(one)
+
+        await self._work_through(search.sweep, items, search.missing(), unsaved, note)
+        while await search.extend():
+            await self._work_through(search.sweep, items, search.missing(), unsaved, note)
+
+    async def _work_through(
+        self,
+        evaluation: Evaluation,
+        items: tuple[EvaluationItem, ...],
+        missing: Iterable[tuple[int, int]],
+        unsaved: list[Measurement],
+        note: Callable[[Measurement], None],
+    ) -> None:
+        """Measure all of ``missing``, a few at a time."""
+        shared = iter(missing)
         refused: dict[int, str] = {}
         async with asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
-                group.create_task(self._work_off(evaluation, items, missing, unsaved, refused))
+                group.create_task(self._work_off(evaluation, items, shared, unsaved, refused, note))
 
     async def _work_off(
         self,
@@ -161,6 +187,7 @@ class EvaluationRunner:
         missing: Iterator[tuple[int, int]],
         unsaved: list[Measurement],
         refused: dict[int, str],
+        note: Callable[[Measurement], None],
     ) -> None:
         """Take from ``missing``, which several share, until nothing is left."""
         for target, index in missing:
@@ -177,7 +204,7 @@ class EvaluationRunner:
                 # A blend that cannot be built is not built anew for every item; a weighted alias may do better.
                 refused[target] = one.error_code
             self._metrics.evaluation_call(evaluation.kind, refused=one.error_code is not None)
-            unsaved.append(one)
+            note(one)
 
 
 def _missing(

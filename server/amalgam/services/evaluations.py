@@ -101,8 +101,9 @@ class EvaluationService:
             EvaluationTooLarge, MetricNotApplicable, InvalidPattern: what is asked for.
             TooManyEvaluations: how many wait.
         """
-        if len(draft.targets) * len(draft.items) > self._max_calls:
-            raise EvaluationTooLarge(len(draft.targets), len(draft.items), self._max_calls)
+        if draft.total > self._max_calls:
+            targets = max(len(draft.targets), -(-draft.total // len(draft.items)))
+            raise EvaluationTooLarge(targets, len(draft.items), self._max_calls)
         await asyncio.to_thread(require_metrics, draft.metrics, draft.items)
         evaluation = await self._registry.create(draft)
         self._wake()

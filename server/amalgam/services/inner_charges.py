@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from amalgam.domain.answer_metrics import KEPT
 from amalgam.domain.evaluation import Evaluation, EvaluationItem
 from amalgam.domain.limits import Payer
 from amalgam.domain.usage import Counts, Spender
@@ -61,9 +62,13 @@ class InnerCharges:
 
 
 def _most(evaluation: Evaluation, item: EvaluationItem) -> int:
-    """Tokens that an item may take: its question twice, where its reference is weighed too, and an answer."""
+    """Tokens that an item may take: its question twice, where its reference is weighed too, and an answer.
+
+    Where an own answer is to be kept, it is given, and read after the question, besides.
+    """
     texts: Sequence[str] = [str(item.prompt or ""), str(item.reference or "")]
     if item.messages is not None:
         texts = [*texts, *(str(message) for message in item.messages)]
     question = sum(len(text.encode()) for text in texts) + _TEMPLATE_TOKENS
-    return 2 * question + evaluation.max_tokens + 1
+    asked = 2 * question + evaluation.max_tokens + 1
+    return asked + 2 * (question + evaluation.max_tokens) if KEPT in evaluation.metrics else asked

@@ -7,10 +7,12 @@ from typing import Any, Final, Literal
 from amalgam.domain.answer_metrics import ANSWER_METRICS, LOG_LIKELIHOOD, given
 from amalgam.domain.evaluation import MAX_TARGETS, Evaluation, EvaluationDraft, EvaluationItem, EvaluationTarget
 from amalgam.domain.evaluation_table import Cell
+from amalgam.domain.evolution import elite
 from amalgam.domain.expression import parse_expression, print_expression
 from amalgam.domain.recipe import Output, Recipe, RecipeInput
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.search import (
+    WEIGHT_AXIS,
     Axis,
     Point,
     Standing,
@@ -34,8 +36,8 @@ from amalgam.errors.evaluations import (
 from amalgam.merge.methods import Space, Weights, method
 from amalgam.services.evaluations import EvaluationService, target_index
 from amalgam.services.merges import MergeAnswer, MergeService
+from amalgam.services.weight_sweeps import WeightOrder, finished, weight_sweep
 
-_WEIGHT: Final = "weight:"
 _METHOD_IN: Final = "method in space"
 """One axis, because not every method is defined in every space."""
 _IN: Final = " in "
@@ -98,6 +100,10 @@ class SweepService:
         self._evaluations = evaluations
         self._merges = merges
 
+    async def search_weights(self, order: WeightOrder) -> Evaluation:
+        """Queue a search whose candidates follow from those before. Raises as `weight_sweep`, and as `submit`."""
+        return await self._evaluations.submit(await weight_sweep(self._evaluations, order))
+
     async def submit(self, order: SweepOrder) -> Evaluation:
         """Find the candidates and queue their evaluation.
 
@@ -139,7 +145,7 @@ class SweepService:
         if unknown:
             raise InvalidSweep(f"weights are given for {unknown[0]!r}, which is no task's adapter")
         axes: dict[str, Axis] = {_METHOD_IN: _methods_in(search)}
-        axes |= {f"{_WEIGHT}{name}": axis for name, axis in search.weights.items()}
+        axes |= {f"{WEIGHT_AXIS}{name}": axis for name, axis in search.weights.items()}
         axes |= {"density": search.density, "lambda": search.lambda_, "rank": search.rank}
         axes = {name: axis for name, axis in axes.items() if not isinstance(axis, Sequence) or axis}
         tried = grid(axes, _matters) if search.kind == "grid" else draw(axes, _matters, search.trials, search.seed)
@@ -174,7 +180,11 @@ class SweepService:
         known = [one for one in standings if one.worst is not None and one.mean is not None]
         front = pareto_front([(one.worst or 0.0, one.mean or 0.0) for one in known])
         chosen = tuple(known[at].target for at in front)
-        return SweepReport(evaluation, plan, cells, standings, chosen, winner(standings))
+        best = winner(standings)
+        if plan.evolution is not None:
+            first = elite(finished(evaluation, plan, cells))
+            best = next((one for one in standings if first and one.target == first[0].target), None)
+        return SweepReport(evaluation, plan, cells, standings, chosen, best)
 
     async def promote(
         self, sweep_id: str, name: str, target: str | None, *, set_default: bool, scopes: Scopes = EVERYTHING
@@ -247,14 +257,14 @@ def _matters(axis: str, point: Point) -> bool:
     if axis in (_METHOD_IN, "rank"):
         return True
     spec = method(str(point[_METHOD_IN]).partition(_IN)[0])
-    if axis.startswith(_WEIGHT):
+    if axis.startswith(WEIGHT_AXIS):
         return spec.weights is not Weights.NONE
     names = {field.alias or name for name, field in spec.parameters.model_fields.items()}
     return axis in names
 
 
 def _recipe(point: Point, adapters: Sequence[str], seed: int) -> Recipe:
-    inputs = tuple(RecipeInput(adapter=name, weight=float(point.get(f"{_WEIGHT}{name}", 1.0))) for name in adapters)
+    inputs = tuple(RecipeInput(adapter=name, weight=float(point.get(f"{WEIGHT_AXIS}{name}", 1.0))) for name in adapters)
     rank = point.get("rank", "auto")
     return Recipe(
         method=str(point["method"]),

@@ -19,12 +19,14 @@ from amalgam.services.lineage import LineageService
 from amalgam.services.merge_probes import MergeProbes
 from amalgam.services.merge_trials import MergeTrials
 from amalgam.services.merges import MergeService
+from amalgam.services.own_answers import OwnAnswers
 from amalgam.services.profiles import ProfileService
 from amalgam.services.publish import Publisher
 from amalgam.services.retirement import Retirement
 from amalgam.services.skill_probes import SkillProbes
 from amalgam.services.spare_capacity import SpareCapacity
 from amalgam.services.sweeps import SweepService
+from amalgam.services.weight_search import WeightSearches
 from amalgam.services.work_threads import WorkThreads
 from amalgam.services.worker_link import WorkerLink
 from amalgam.services.worker_reports import WorkerReports
@@ -114,11 +116,14 @@ class Measuring:
         settings, metrics = parts.settings, parts.metrics
         rows = EvaluationRegistry(kept.database, kept.database.clock, new_evaluation_id)
         given = settings.evaluations
-        calls = EvaluationCalls(inference, ask, spare_capacity(parts), kept.base.served_name, charges=charges)
-        runner = EvaluationRunner(rows, calls, new_evaluation_id(), given.evaluation_concurrency, metrics)
+        trials = MergeTrials(probes, inference)
+        own = OwnAnswers(probes, trials.hold)
+        calls = EvaluationCalls(inference, ask, spare_capacity(parts), kept.base.served_name, own, charges=charges)
+        searches = WeightSearches(rows, inference)
+        runner = EvaluationRunner(rows, calls, new_evaluation_id(), given.evaluation_concurrency, searches, metrics)
         most = given.evaluation_max_calls
         evaluations = EvaluationService(rows, kept.catalog, inference, most, runner.wake, metrics)
-        return cls(runner, evaluations, SweepService(evaluations, merges), MergeTrials(probes, inference))
+        return cls(runner, evaluations, SweepService(evaluations, merges), trials)
 
 
 def skill_probes(parts: Parts, kept: Storage, ask: Ask) -> SkillProbes:

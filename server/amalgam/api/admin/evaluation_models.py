@@ -20,6 +20,8 @@ from amalgam.domain.evaluation_table import Cell, Comparison
 from amalgam.domain.pattern import MAX_PATTERN
 
 MetricName = Literal["exact_match", "contains", "regex", "json_valid", "json_equal", "log_likelihood"]
+SweepMetricName = Literal["exact_match", "contains", "regex", "json_valid", "json_equal", "log_likelihood", "kept"]
+"""`kept` besides: whether a candidate gives the answer of the task's own adapter, which needs no reference."""
 TASK_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_LABEL: Final = 128
 MODEL = Annotated[str, Field(min_length=1, max_length=1024, pattern=NO_NUL)]

@@ -1,8 +1,9 @@
 """Bodies and answers of sweeps on the admin plane."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from amalgam.api.admin.evaluation_models import (
     MAX_LABEL,
@@ -11,11 +12,12 @@ from amalgam.api.admin.evaluation_models import (
     CellView,
     EvaluationView,
     ItemBody,
-    MetricName,
+    SweepMetricName,
     cell_views,
 )
 from amalgam.api.admin.kit import NO_NUL, Body, NewName
 from amalgam.domain.evaluation import MAX_ITEMS, MAX_TARGETS
+from amalgam.domain.recipe import Recipe, RecipeInput
 from amalgam.domain.search import Axis, Range, Standing
 from amalgam.services.sweeps import Search, SweepReport
 
@@ -52,12 +54,20 @@ class SearchBody(Body):
                     "weights": {"sql": {"low": 0.3, "high": 1.2}, "json": {"low": 0.2, "high": 1.0}},
                     "density": [0.2, 0.5, 1.0],
                 },
+                {"kind": "weights", "trials": 48, "seed": 7, "budget_s": 300},
             ]
         },
     )
 
-    kind: Literal["grid", "random"] = "grid"
-    trials: int = Field(default=16, ge=1, le=MAX_TARGETS, description="candidates of a random search")
+    kind: Literal["grid", "random", "weights"] = Field(
+        default="grid",
+        description="every combination; some of them by chance; or weights, each round drawn around the best so far, "
+        "of the first of `methods`, and with it no other axis",
+    )
+    trials: int = Field(default=16, ge=1, le=MAX_TARGETS, description="most candidates, but of a grid")
+    budget_s: float = Field(
+        default=300.0, gt=0, le=86_400, allow_inf_nan=False, description="longest search for weights, seconds"
+    )
     seed: int = Field(default=0, ge=0, lt=1 << 53, description="of the draws, and of methods of chance")
     methods: tuple[Annotated[str, Field(max_length=64)], ...] = Field(
         default=("task_arithmetic",), min_length=1, max_length=_MAX_VALUES, description="names of the merge methods"
@@ -72,8 +82,21 @@ class SearchBody(Body):
     )
     rank: tuple[_Rank, ...] = Field(default=(), max_length=_MAX_VALUES, description="of the result; left out: auto")
 
+    @model_validator(mode="after")
+    def _of_weights(self) -> Self:
+        axes = (self.weights, self.density, self.lambda_, self.rank, self.spaces[1:], self.methods[1:])
+        if self.kind == "weights" and any(axes):
+            raise ValueError("a search for weights has one method, at most one space, and no other axis")
+        return self
+
+    def recipe(self, adapters: Iterable[str]) -> Recipe:
+        """Of a search for weights: where it begins."""
+        inputs = tuple(RecipeInput(adapter=name) for name in dict.fromkeys(adapters))
+        return Recipe(method=self.methods[0], space=next(iter(self.spaces), None), inputs=inputs, seed=self.seed)
+
     def search(self) -> Search:
         """As the service has it."""
+        assert self.kind != "weights", "see WeightOrder"
         weights: dict[str, Axis] = dict(self.weights)
         return Search(
             self.kind, self.methods, self.spaces, weights, self.density, self.lambda_, self.rank, self.trials, self.seed
@@ -84,7 +107,7 @@ class SweepTaskBody(Body):
     """Whose score the candidates are measured against, and by what."""
 
     adapter: _Adapter = Field(description="the task's own adapter; every candidate is merged from all of these")
-    metric: MetricName = "exact_match"
+    metric: SweepMetricName = "exact_match"
 
 
 class SweepBody(Body):

@@ -1,5 +1,6 @@
 """Sweeps on the admin plane: search over merges, see what came of it, make the winner last."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -14,7 +15,9 @@ from amalgam.api.admin.job_answers import MERGED, WaitForVersion, merge_response
 from amalgam.api.admin.kit import ID_PATTERN, PUBLISHES, READS, admin_router
 from amalgam.api.admin.sweep_models import PromoteBody, SweepBody, SweepReportView
 from amalgam.api.state import services
+from amalgam.domain.evaluation import EvaluationItem
 from amalgam.services.sweeps import SweepOrder
+from amalgam.services.weight_sweeps import WeightOrder
 
 _Id = Annotated[str, Path(pattern=ID_PATTERN, description="sweep id")]
 
@@ -35,18 +38,12 @@ def _add_searches(routes: APIRouter) -> None:
         summary="Search over merges, each tried as a blend on the same items",
     )
     async def create(request: Request, body: SweepBody) -> EvaluationView:
-        order = SweepOrder(
-            label=body.label,
-            tasks={name: (task.adapter, task.metric) for name, task in body.tasks.items()},
-            items=read_items(body.items),
-            search=body.search.search(),
-            asked=body.search.model_dump(mode="json", by_alias=True),
-            max_tokens=body.max_tokens,
-            scopes=scopes_of(request),
-            tenant=tenant_of(request),
-            key_id=caller_of(request).key_id,
-        )
-        evaluation = await services(request).sweeps.submit(order)
+        sweeps, items = services(request).sweeps, read_items(body.items)
+        tasks = {name: (task.adapter, task.metric) for name, task in body.tasks.items()}
+        if body.search.kind == "weights":
+            evaluation = await sweeps.search_weights(weight_order(request, body, items, tasks))
+        else:
+            evaluation = await sweeps.submit(sweep_order(request, body, items, tasks))
         made(request, evaluation.id)
         return EvaluationView.of(evaluation)
 
@@ -55,6 +52,43 @@ def _add_searches(routes: APIRouter) -> None:
     )
     async def show(request: Request, sweep_id: _Id) -> SweepReportView:
         return SweepReportView.of(await services(request).sweeps.report(sweep_id))
+
+
+def sweep_order(
+    request: Request, body: SweepBody, items: tuple[EvaluationItem, ...], tasks: Mapping[str, tuple[str, str]]
+) -> SweepOrder:
+    """What is to be tried, all of it known."""
+    return SweepOrder(
+        label=body.label,
+        tasks=tasks,
+        items=items,
+        search=body.search.search(),
+        asked=body.search.model_dump(mode="json", by_alias=True),
+        max_tokens=body.max_tokens,
+        scopes=scopes_of(request),
+        tenant=tenant_of(request),
+        key_id=caller_of(request).key_id,
+    )
+
+
+def weight_order(
+    request: Request, body: SweepBody, items: tuple[EvaluationItem, ...], tasks: Mapping[str, tuple[str, str]]
+) -> WeightOrder:
+    """A search whose candidates follow from those before."""
+    return WeightOrder(
+        label=body.label,
+        recipe=body.search.recipe(adapter for adapter, _ in tasks.values()),
+        tasks=tasks,
+        items=items,
+        candidates=body.search.trials,
+        budget_s=body.search.budget_s,
+        seed=body.search.seed,
+        max_tokens=body.max_tokens,
+        asked=body.search.model_dump(mode="json", by_alias=True),
+        scopes=scopes_of(request),
+        tenant=tenant_of(request),
+        key_id=caller_of(request).key_id,
+    )
 
 
 def _add_promotion(routes: APIRouter) -> None:
