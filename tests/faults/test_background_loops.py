@@ -21,6 +21,7 @@ from amalgam.registry.batches import BatchRegistry
 from amalgam.registry.blend_names import BlendNameRegistry
 from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.registry.files import FileRegistry
+from amalgam.registry.fit_jobs import FitJobRegistry
 from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services import background_loops
@@ -41,6 +42,7 @@ COLLABORATORS: dict[str, tuple[type, str]] = {
     "evaluations": (EvaluationRegistry, "claim"),
     "batches": (BatchRegistry, "claim"),
     "files": (FileRegistry, "forget_expired"),
+    "fits": (FitJobRegistry, "waiting"),
     "live_jobs": (JobRegistry, "count_live"),
     "loop_watch": (Distribution, "observe"),
     "catalog": (Catalog, "refresh"),

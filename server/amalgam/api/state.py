@@ -19,6 +19,7 @@ from amalgam.services.catalog import Catalog
 from amalgam.services.evaluations import EvaluationService
 from amalgam.services.exports import ExportService
 from amalgam.services.files import FileService
+from amalgam.services.fits import FitService
 from amalgam.services.idempotency import Idempotency
 from amalgam.services.inference import Inference
 from amalgam.services.key_directory import KeyDirectory
@@ -55,6 +56,7 @@ class Services:
     blender: BlenderLink
     evaluations: EvaluationService
     sweeps: SweepService
+    fits: FitService
     trials: MergeTrials
     exports: ExportService
     salts: CacheSalts

@@ -8,7 +8,7 @@
       │  └───────┼─────────────────────────────────> cancelled, failed
       └──────────┘ released by a worker that stops
 
-A running or publishing job whose lease ran out is claimed again, under the next fencing token. A server that cannot
+A queued job whose weights are searched waits for the end of that, and workers pass it by. A running or publishing job whose lease ran out is claimed again, under the next fencing token. A server that cannot
 publish now gives the job back: publishing -> built.
 """
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.fit import FitRecord
 from amalgam.domain.skill_probe import SkillProbe
 from amalgam.errors.jobs import JobStateConflict
 
@@ -77,6 +78,8 @@ class Job(BaseModel):
     version_number: int | None = Field(default=None, description="number of the built version")
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by step")
     probe: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.skill_probe.SkillProbe`")
+    fit: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.fit.FitRecord`")
+    waits_for: str | None = Field(default=None, description="the sweep that searches its weights; it is queued so long")
     created_at: datetime
     updated_at: datetime
 
@@ -116,6 +119,8 @@ class JobRequest:
     """Digests of the stored inputs; their files are kept while the job is live."""
     probe: SkillProbe | None = None
     """What the result is asked before it is published."""
+    fit: FitRecord | None = None
+    """The search for its weights, which has to end first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ class KeptTooLow(InvalidRequest):
     def __init__(self, adapter: str, kept: float, wanted: float) -> None:
         super().__init__(
             f"The merge gives {kept:.2f} of the answers of {adapter} alike; require.kept asks for {wanted:.2f}. "
-            f"Give {adapter} a larger weight, take another method, leave an input out, or lower require.kept."
+            f"Let fit find the weights, give {adapter} a larger one, take another method, leave an input out, or lower "
+            "require.kept."
         )
 
 
@@ -48,4 +49,5 @@ class ProbeRefused(InvalidRequest):
     param = "probe"
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"The probe cannot be used: {reason}.")

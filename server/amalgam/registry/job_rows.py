@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.error_report import ErrorReport
-from amalgam.domain.job import Job, JobState, check_transition
+from amalgam.domain.job import Job, JobRequest, JobState, check_transition
+from amalgam.domain.skill_probe import SkillProbe
 from amalgam.errors.jobs import JobNotFound, LeaseLost
-from amalgam.registry.tables import jobs, versions
-from amalgam.registry.version_rows import remove_version, version_of
+from amalgam.registry.tables import adapters, jobs, versions
+from amalgam.registry.version_rows import move_default, remove_version, version_of
 
 
 def select_jobs() -> "sa.Select[Any]":
@@ -97,3 +98,38 @@ async def fail_job(
         error_status=status,
         error_message=message,
     )
+
+
+async def made_before(connection: AsyncConnection, request: JobRequest) -> AdapterVersion | None:
+    """The newest live version that this recipe made under this name; made the default where that is asked for."""
+    query = (
+        sa.select(versions, adapters.c.default_version)
+        .join(adapters)
+        .where(
+            versions.c.name == request.name,
+            versions.c.recipe_digest == request.recipe_digest,
+            versions.c.deleted_at.is_(None),
+        )
+        .order_by(versions.c.number.desc())
+    )
+    rows = (await connection.execute(query)).mappings().all()
+    row = next((row for row in rows if _answers_to(version_of(row), request.probe)), None)
+    if row is None:
+        return None
+    version = version_of(row)
+    if request.set_default and row["default_version"] != version.number:
+        await move_default(connection, version)
+    return version
+
+
+def _answers_to(version: AdapterVersion, probe: SkillProbe | None) -> bool:
+    """Whether the version was asked what ``probe`` asks, and answered; any was where that is nothing."""
+    if probe is None:
+        return True
+    kept = (version.lineage or {}).get("kept")
+    return kept is not None and kept["probe_digest"] == probe.digest() and kept["failure"] is None
+
+
+def probe_row(request: JobRequest) -> dict[str, Any] | None:
+    """The column of what the result is asked."""
+    return None if request.probe is None else request.probe.model_dump(mode="json")

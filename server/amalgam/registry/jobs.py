@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import JOB_KINDS, LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
-from amalgam.domain.skill_probe import KeptRecord, SkillProbe
+from amalgam.domain.skill_probe import KeptRecord
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import NameTaken, VersionNotFound
 from amalgam.registry.alias_rows import refuse_alias_name
@@ -21,12 +21,14 @@ from amalgam.registry.job_rows import (
     find_job,
     job_of,
     leased_job,
+    made_before,
+    probe_row,
     read_job,
     select_jobs,
     version_of_job,
 )
-from amalgam.registry.tables import adapters, jobs, versions
-from amalgam.registry.version_rows import insert_version, mark_proved, move_default, version_of
+from amalgam.registry.tables import jobs
+from amalgam.registry.version_rows import insert_version, mark_proved, move_default
 
 
 class JobRegistry:
@@ -51,12 +53,12 @@ class JobRegistry:
             same = (jobs.c.name == request.name, jobs.c.recipe_digest == request.recipe_digest)
             job = await find_job(connection, *same, jobs.c.state.in_(LIVE_STATES))
             if job is not None:
-                if request.probe is not None and job.probe != _probe_row(request):
+                if request.probe is not None and job.probe != probe_row(request):
                     raise NameTaken(request.name, f"the same merge without this probe is job {job.id}; wait for it")
                 if request.set_default and not job.set_default:
                     job = await change_job(connection, job.id, self._clock(), set_default=True)
                 return Submission(job, None, created=False)
-            version = await _made_before(connection, request)
+            version = await made_before(connection, request)
             if version is not None:
                 return Submission(None, version, created=False)
             job = await self._insert(connection, request)
@@ -91,7 +93,9 @@ class JobRegistry:
             "attempts": 0,
             "fencing_token": 0,
             "timings": {},
-            "probe": _probe_row(request),
+            "probe": probe_row(request),
+            "fit": None if request.fit is None else request.fit.model_dump(mode="json"),
+            "waits_for": None if request.fit is None else request.fit.sweep,
             "created_at": now,
             "updated_at": now,
         }
@@ -105,7 +109,8 @@ class JobRegistry:
         """
         async with self._database.write() as connection:
             now = self._clock()
-            free = (jobs.c.state == "queued") | ((jobs.c.state == "running") & (jobs.c.lease_expires_at <= now))
+            queued = (jobs.c.state == "queued") & jobs.c.waits_for.is_(None)
+            free = queued | ((jobs.c.state == "running") & (jobs.c.lease_expires_at <= now))
             while True:
                 job = await find_job(connection, free)
                 if job is None:
@@ -286,7 +291,7 @@ class JobRegistry:
             version = await version_of_job(connection, job)
             if version is None:
                 raise VersionNotFound(job.name, job.version_number or 0)
-            await mark_proved(connection, version, kept)
+            await mark_proved(connection, version, kept, job.fit)
             if job.set_default:
                 await move_default(connection, version)
             fields = {"state": "published", "lease_expires_at": None, "timings": job.timings | dict(timings or {})}
@@ -357,43 +362,9 @@ class JobRegistry:
         return JobPage(items, items[-1].id if len(rows) > limit else None)
 
 
-async def _made_before(connection: AsyncConnection, request: JobRequest) -> AdapterVersion | None:
-    """The newest live version that this recipe made under this name; made the default where that is asked for."""
-    query = (
-        sa.select(versions, adapters.c.default_version)
-        .join(adapters)
-        .where(
-            versions.c.name == request.name,
-            versions.c.recipe_digest == request.recipe_digest,
-            versions.c.deleted_at.is_(None),
-        )
-        .order_by(versions.c.number.desc())
-    )
-    rows = (await connection.execute(query)).mappings().all()
-    row = next((row for row in rows if _answers_to(version_of(row), request.probe)), None)
-    if row is None:
-        return None
-    version = version_of(row)
-    if request.set_default and row["default_version"] != version.number:
-        await move_default(connection, version)
-    return version
-
-
 def _unpublished(now: datetime, probed: bool | None) -> "sa.ColumnElement[bool]":
     """Built, and held by no server whose lease lasts."""
     free = (jobs.c.state == "built") | ((jobs.c.state == "publishing") & (jobs.c.lease_expires_at <= now))
     if probed is None:
         return free
     return free & (jobs.c.probe.is_not(sa.null()) if probed else jobs.c.probe.is_(sa.null()))
-
-
-def _answers_to(version: AdapterVersion, probe: SkillProbe | None) -> bool:
-    """Whether the version was asked what ``probe`` asks, and answered; any was where that is nothing."""
-    if probe is None:
-        return True
-    kept = (version.lineage or {}).get("kept")
-    return kept is not None and kept["probe_digest"] == probe.digest() and kept["failure"] is None
-
-
-def _probe_row(request: JobRequest) -> dict[str, Any] | None:
-    return None if request.probe is None else request.probe.model_dump(mode="json")

@@ -149,6 +149,8 @@ jobs: Final = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("probe", _JSON),
+    sa.Column("fit", _JSON),
+    sa.Column("waits_for", sa.String(64), index=True),
     sa.Index(None, "state", "created_at"),
 )
 

@@ -1,6 +1,6 @@
 """Adapters and versions within an open transaction: what the use cases of adapters and of jobs share."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -145,11 +145,18 @@ async def remove_version(connection: AsyncConnection, version: AdapterVersion, *
     await bump_revision(connection)
 
 
-async def mark_proved(connection: AsyncConnection, version: AdapterVersion, kept: KeptRecord | None = None) -> None:
-    """Let a live version be served; with what it keeps of its inputs in its lineage, where that was measured."""
+async def mark_proved(
+    connection: AsyncConnection,
+    version: AdapterVersion,
+    kept: KeptRecord | None = None,
+    fit: Mapping[str, Any] | None = None,
+) -> None:
+    """Let a live version be served; with what it keeps of its inputs, and how weights were found, in its lineage."""
     fields: dict[str, Any] = {"proved": True}
+    found = {"kept": None if kept is None else kept.model_dump(mode="json"), "fit": fit and dict(fit)}
+    if told := {name: value for name, value in found.items() if value is not None}:
+        fields["lineage"] = {**(version.lineage or {}), **told}
     if kept is not None:
-        fields["lineage"] = {**(version.lineage or {}), "kept": kept.model_dump(mode="json")}
         fields["warnings"] = [*version.warnings, *kept.warnings()]
     await connection.execute(versions.update().where(versions.c.id == version.id).values(**fields))
     await bump_revision(connection)

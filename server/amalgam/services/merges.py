@@ -15,6 +15,7 @@ from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.skill_probe import ProbeOrder, SkillProbe
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
+from amalgam.errors.jobs import JobStateConflict
 from amalgam.errors.merging import MissingInput
 from amalgam.errors.reported import ReportedError
 from amalgam.errors.requests import ModelNotFound
@@ -141,6 +142,26 @@ class MergeService:
             probe: What the result is asked before it is published.
 
         Raises:
+            As `request`.
+        """
+        request = await self.request(name, recipe, set_default=set_default, scopes=scopes, probe=probe)
+        submission = await self._jobs.submit(request)
+        if submission.created:
+            self._worker.wake()
+        return MergeAnswer(submission.version, submission.job)
+
+    async def request(
+        self,
+        name: str,
+        recipe: Recipe,
+        *,
+        set_default: bool,
+        scopes: Scopes = EVERYTHING,
+        probe: ProbeOrder | None = None,
+    ) -> JobRequest:
+        """What `submit` would queue.
+
+        Raises:
             InvalidName, NameReserved: the name. ProbeRefused: the probe. Besides, as `plan`.
         """
         if not is_name(name):
@@ -153,7 +174,7 @@ class MergeService:
         if asked is not None and (moved := sorted(asked.prompts.keys() - set(plan.recipe.adapters))):
             raise ProbeRefused(f"{moved[0]} is a newer version than was planned with; send the request again")
         versions = self.versions_of(plan.recipe)
-        request = JobRequest(
+        return JobRequest(
             kind="merge",
             name=name,
             recipe=plan.recipe.model_dump(mode="json"),
@@ -162,10 +183,20 @@ class MergeService:
             input_digests=tuple(version.digest for version in versions),
             probe=asked,
         )
-        submission = await self._jobs.submit(request)
-        if submission.created:
-            self._worker.wake()
-        return MergeAnswer(submission.version, submission.job)
+
+    def wake_worker(self) -> None:
+        """A job may be built that waited."""
+        self._worker.wake()
+
+    async def fail(self, job_id: str, error: AmalgamError) -> None:
+        """End a job that nobody holds with the values of ``error``; one that has ended meanwhile stays as it is."""
+        try:
+            job = await self._jobs.fail(job_id, code=error.code, status=error.status, message=error.message)
+        except JobStateConflict as ended:
+            logger.info("job_ended_before job=%s reason=%s", job_id, ended)
+            return
+        self._metrics.job_ended(job.kind, "failed")
+        await self._announce()
 
     async def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job once it is final, or as it is after ``timeout_s`` seconds."""

@@ -48,6 +48,7 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
         blender=blending.blender,
         evaluations=measuring.evaluations,
         sweeps=measuring.sweeps,
+        fits=measuring.fits,
         trials=measuring.trials,
         exports=making.exports,
         salts=salts,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from amalgam.domain.clock import new_evaluation_id, new_server_name
 from amalgam.registry.evaluations import EvaluationRegistry
+from amalgam.registry.fit_jobs import FitJobRegistry
 from amalgam.registry.pins import PinRegistry
 from amalgam.services.adapter_sources import adapter_sources
 from amalgam.services.adapters import AdapterService
@@ -12,6 +13,7 @@ from amalgam.services.evaluation_calls import Ask, EvaluationCalls
 from amalgam.services.evaluation_run import EvaluationRunner
 from amalgam.services.evaluations import EvaluationService
 from amalgam.services.exports import ExportService
+from amalgam.services.fits import FitService
 from amalgam.services.inference import Inference
 from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.job_feed import JobFeed
@@ -100,6 +102,7 @@ class Measuring:
     evaluations: EvaluationService
     sweeps: SweepService
     trials: MergeTrials
+    fits: FitService
 
     @classmethod
     def open(
@@ -123,7 +126,10 @@ class Measuring:
         runner = EvaluationRunner(rows, calls, new_evaluation_id(), given.evaluation_concurrency, searches, metrics)
         most = given.evaluation_max_calls
         evaluations = EvaluationService(rows, kept.catalog, inference, most, runner.wake, metrics)
-        return cls(runner, evaluations, SweepService(evaluations, merges), trials)
+        sweeps = SweepService(evaluations, merges)
+        waiting = FitJobRegistry(kept.database, kept.database.clock)
+        fits = FitService(evaluations, sweeps, merges, kept.jobs, waiting)
+        return cls(runner, evaluations, sweeps, trials, fits)
 
 
 def skill_probes(parts: Parts, kept: Storage, ask: Ask) -> SkillProbes:

@@ -57,6 +57,7 @@ class Upkeep:
             ("evaluations", measuring.runner.loop),
             ("batches", batching.runner.loop),
             ("files", batching.retention.sweep_loop),
+            ("fits", measuring.fits.loop),
             ("live_jobs", live_jobs.look_loop),
             ("loop_watch", partial(watch_loop, metrics)),
             ("catalog", partial(kept.catalog.follow_loop, metrics.registry_read)),

@@ -33,16 +33,20 @@ _Kind = Annotated[EvaluationKind | None, Query(description="of this kind alone")
 _Target = Annotated[str, Query(min_length=1, max_length=1024, description="a target: its place or its model")]
 
 
-def read_items(bodies: Sequence[ItemBody]) -> tuple[EvaluationItem, ...]:
+def read_items(bodies: Sequence[ItemBody], place: str = "items") -> tuple[EvaluationItem, ...]:
     """The items, each within the bounds of a client's request.
+
+    Args:
+        bodies: as they came.
+        place: where in the request.
 
     Raises:
         FieldRefused: of the first item at fault, by its place.
     """
-    return tuple(_item(index, body) for index, body in enumerate(bodies))
+    return tuple(_item(f"{place}.{index}", body) for index, body in enumerate(bodies))
 
 
-def _item(index: int, body: ItemBody) -> EvaluationItem:
+def _item(place: str, body: ItemBody) -> EvaluationItem:
     try:
         item = body.item()
         if item.messages is not None:
@@ -50,9 +54,9 @@ def _item(index: int, body: ItemBody) -> EvaluationItem:
         else:
             check_fields("completions", {"prompt": item.prompt})
     except FieldRefused as error:
-        raise FieldRefused(f"items.{index}", error.message) from None
+        raise FieldRefused(place, error.message) from None
     except ValueError:
-        raise FieldRefused(f"items.{index}", "must have either 'messages' or 'prompt'") from None
+        raise FieldRefused(place, "must have either 'messages' or 'prompt'") from None
     return item
 
 

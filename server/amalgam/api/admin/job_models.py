@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from amalgam.api.admin.kit import Page, Timestamp
 from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.fit import FitRecord
 from amalgam.domain.job import Job, JobKind, JobState
 
 
@@ -49,6 +50,9 @@ class JobView(BaseModel):
     error: JobErrorView | None = Field(description="why it failed", examples=[None])
     version: str | None = Field(description="what it made, as name@number", examples=["sql-json@1"])
     timings_s: dict[str, float] = Field(description="seconds by step", examples=[{"merge": 0.41, "probe": 0.05}])
+    fit: FitRecord | None = Field(
+        default=None, description="the search for its weights; the job is queued until it has ended", examples=[None]
+    )
     attempts: int = Field(examples=[1])
     created_at: Timestamp
     updated_at: Timestamp
@@ -62,7 +66,7 @@ class JobView(BaseModel):
             timings_s=dict(job.timings),
             **job.model_dump(
                 include={
-                    *("id", "kind", "name", "state", "recipe", "recipe_digest", "progress", "attempts"),
+                    *("id", "kind", "name", "state", "recipe", "recipe_digest", "progress", "attempts", "fit"),
                     *("created_at", "updated_at"),
                 }
             ),

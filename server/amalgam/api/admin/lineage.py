@@ -9,6 +9,7 @@ from amalgam.api.admin.in_scope import scopes_of
 from amalgam.api.admin.kit import PUBLISHES, READS, AdapterName, Timestamp, VersionNumber, admin_router
 from amalgam.api.state import services
 from amalgam.domain.adapter import VersionSource
+from amalgam.domain.fit import FitRecord
 from amalgam.domain.in_scope import redacted
 from amalgam.domain.lineage import InputRole, KnownVersion, LineageGraph, Rebuilt
 from amalgam.domain.scopes import EVERYTHING, Scopes
@@ -47,6 +48,9 @@ class NodeView(BaseModel):
     kept: KeptRecord | None = Field(
         default=None, description="of a merge that was measured: what it keeps of its inputs", examples=[None]
     )
+    fit: FitRecord | None = Field(
+        default=None, description="of a merge whose weights were searched: how, and what was found", examples=[None]
+    )
     deleted: bool = Field(description="whether it can no longer be asked for; its files may be gone", examples=[False])
     created_at: Timestamp
     profile: NodeProfileView | None = Field(default=None, description="its serving profile, where it ever had one")
@@ -61,6 +65,7 @@ class NodeView(BaseModel):
             version=version.number,
             recipe=redacted((version.lineage or {}).get("recipe"), scopes),
             kept=redacted((version.lineage or {}).get("kept"), scopes),
+            fit=redacted((version.lineage or {}).get("fit"), scopes),
             deleted=known.is_deleted,
             created_at=version.created_at,
             profile=None if state is None else NodeProfileView.of(state),

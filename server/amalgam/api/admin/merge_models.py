@@ -4,64 +4,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from amalgam.api.admin.kit import ID_PATTERN, NO_NUL, Body, NewName
+from amalgam.api.admin.fit_models import FitBody
+from amalgam.api.admin.kit import NO_NUL, Body, NewName
+from amalgam.api.admin.probe_models import ProbeBody, RequireBody
 from amalgam.domain.diagnostics import MergeForecast
-from amalgam.domain.expression import parse_expression
-from amalgam.domain.recipe import MAX_INPUTS, Recipe
-from amalgam.domain.skill_probe import MAX_PROMPTS, KeptRecord
-from amalgam.domain.skill_probe import MAX_TOKENS as PROBE_TOKENS
+from amalgam.domain.expression import SUM_METHOD, parse_expression
+from amalgam.domain.recipe import MAX_INPUTS, Recipe, RecipeInput
+from amalgam.domain.skill_probe import KeptRecord
 from amalgam.merge.plan import MergePlan
-
-
-class ProbePromptBody(Body):
-    """One prompt: a chat, or a text to continue."""
-
-    messages: tuple[dict[str, Any], ...] | None = Field(default=None, description="a chat, as in a request")
-    prompt: str | None = Field(default=None, pattern=NO_NUL, description="a text to continue, instead of messages")
-
-
-_Prompt = Annotated[str, Field(min_length=1, max_length=65_536, pattern=NO_NUL)] | ProbePromptBody
-
-
-class ProbeBody(Body):
-    """Prompts whose answers say what a merge keeps: its inputs answer them, and the merge reads the answers."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={
-            "examples": [{"prompts": {"sql": ["How many users are there?"], "json": ["Text: … Shape: {…}"]}}]
-        },
-    )
-
-    prompts: dict[
-        Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)],
-        Annotated[tuple[_Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)],
-    ] = Field(
-        default={},
-        max_length=MAX_INPUTS,
-        description="input, as the recipe names it -> what it is asked; a text alone is what a user says",
-    )
-    evaluation: str | None = Field(
-        default=None,
-        pattern=ID_PATTERN,
-        description=f"takes the first {MAX_PROMPTS} items of each task of this evaluation that is named like an input",
-    )
-    max_tokens: int = Field(default=64, ge=1, le=PROBE_TOKENS, description="longest answer, tokens", examples=[64])
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if not self.prompts and self.evaluation is None:
-            raise ValueError("give prompts, an evaluation, or both")
-        return self
-
-
-class RequireBody(Body):
-    """What a merge has to be, to be published."""
-
-    kept: float = Field(
-        gt=0, le=1, allow_inf_nan=False, description="least share that is kept of every input", examples=[0.9]
-    )
 
 
 class RecipeBody(Body):
@@ -89,7 +39,7 @@ class RecipeBody(Body):
 
 
 class MergeBody(RecipeBody):
-    """A merge: its name, and a recipe or an expression."""
+    """A merge: its name, and a recipe or an expression, or the inputs whose weights are to be fitted."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -111,6 +61,11 @@ class MergeBody(RecipeBody):
                     "probe": {"prompts": {"sql": ["How many users are there?"], "json": ["Text: … Shape: {…}"]}},
                     "require": {"kept": 0.9},
                 },
+                {
+                    "name": "sql-json",
+                    "inputs": ["sql", "json"],
+                    "fit": {"prompts": {"sql": ["How many users are there?"], "json": ["Text: … Shape: {…}"]}},
+                },
             ]
         },
     )
@@ -121,12 +76,38 @@ class MergeBody(RecipeBody):
         default=None, description="what the merge keeps of its inputs is measured with it, and goes into the lineage"
     )
     require: RequireBody | None = Field(default=None, description="a merge that keeps less fails, and is not published")
+    inputs: tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)], ...] | None = Field(
+        default=None, min_length=2, max_length=MAX_INPUTS, description="with `fit`: their weighted sum is the merge"
+    )
+    fit: FitBody | None = Field(
+        default=None, description="weights are searched first, from those of the recipe; the job is queued so long"
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        given = [self.expression, self.recipe, self.inputs]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give one of expression, recipe and inputs")
+        if self.inputs is not None and self.fit is None:
+            raise ValueError("inputs alone need a fit, which finds their weights; else give an expression")
+        return self
 
     @model_validator(mode="after")
     def _measured(self) -> Self:
-        if self.require is not None and self.probe is None:
-            raise ValueError("require.kept needs a probe, whose prompts say what is kept")
+        if self.require is not None and self.probe is None and self.fit is None:
+            raise ValueError("require.kept needs a probe or a fit, whose prompts say what is kept")
         return self
+
+    def described(self) -> Recipe:
+        """The recipe, however it was written.
+
+        Raises:
+            InvalidExpression: names the column.
+            DuplicateInput: of inputs that are given twice.
+        """
+        if self.inputs is None:
+            return super().described()
+        return Recipe(method=SUM_METHOD, inputs=tuple(RecipeInput(adapter=name) for name in self.inputs))
 
 
 class PlanView(BaseModel):

@@ -12,8 +12,9 @@ from amalgam.api.admin.job_models import JobPageView, JobView
 from amalgam.api.admin.kit import ID_PATTERN, PUBLISHES, READS, IdCursor, ShortLimit, admin_router
 from amalgam.api.admin.merge_models import MergeBody, PlanView
 from amalgam.api.admin.method_models import MethodListView
-from amalgam.api.admin.probe_order import read_probe
+from amalgam.api.admin.probe_order import fitted_merge, read_probe
 from amalgam.api.state import services
+from amalgam.errors.fits import FitRefused
 from amalgam.merge.methods import METHODS
 
 _JobId = Annotated[str, Path(pattern=ID_PATTERN, description="job id")]
@@ -39,9 +40,12 @@ def _add_merges(routes: APIRouter) -> None:
         require_new_name(request, body.name)
         merges, scopes = services(request).merges, scopes_of(request)
         probe = await read_probe(request, body)
-        answer = await merges.submit(
-            body.name, body.described(), set_default=body.set_default, scopes=scopes, probe=probe
-        )
+        if body.fit is not None:
+            answer = await services(request).fits.submit(await fitted_merge(request, body, body.fit, probe))
+        else:
+            answer = await merges.submit(
+                body.name, body.described(), set_default=body.set_default, scopes=scopes, probe=probe
+            )
         note_job(request, answer.job)
         return await merge_response(request, answer, wait_s)
 
@@ -51,6 +55,8 @@ def _add_merges(routes: APIRouter) -> None:
         body: MergeBody,
         diagnostics: bool = Query(True, description="run the merge in the worker too, and say what came of it"),
     ) -> PlanView:
+        if body.fit is not None:
+            raise FitRefused("a plan is of given weights; leave fit out, or submit the merge")
         app_services, recipe = services(request), body.described()
         require_new_name(request, body.name)
         order = await read_probe(request, body)

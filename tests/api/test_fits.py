@@ -1,0 +1,191 @@
+"""Merges whose weights are searched first: what is queued, what is found, and how it ends otherwise."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from amalgam.domain.version import VersionDraft
+from tests.api.test_blends import Instant
+from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
+from tests.support.weighing_engine import WeighingEngine
+
+LEVELS = {"sql": (0.1, 0.25), "json": (-0.1, 0.05), "code": (-0.3, -0.1)}
+PROMPTS = {name: [{"prompt": f"{name} {level}"} for level in levels] for name, levels in LEVELS.items()}
+ITEMS = {name: [row | {"reference": "right"} for row in rows] for name, rows in PROMPTS.items()}
+FIT = {"prompts": PROMPTS, "seed": 7, "candidates": 40}
+BODY = {"name": "mix", "inputs": ["sql", "json", "code"], "fit": FIT}
+
+
+@pytest.fixture(scope="module")
+async def fitting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[RunningApp, httpx.AsyncClient]]:
+    folder = tmp_path_factory.mktemp("fits")
+    engine = WeighingEngine()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        engine.blends = Instant(monkeypatch)
+        async with start_app(folder, engine) as running_app, running_app.http(ADMIN_KEY) as http:
+            for seed, name in enumerate(LEVELS):
+                assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
+            yield running_app, http
+
+
+async def submitted(http: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
+    made = await http.post("/admin/v1/merges", json=BODY | changes)
+    assert made.status_code == 202, made.text
+    return dict(made.json()["job"])
+
+
+async def settled(http: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    """The job when its weights are found, or it has ended."""
+    async with asyncio.timeout(30):
+        while True:
+            job = (await http.get(f"/admin/v1/jobs/{job_id}")).json()
+            if job["fit"]["tried"] is not None or job["state"] in ("failed", "cancelled"):
+                return dict(job)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_job_waits_for_its_weights_and_is_built_with_them(
+    fitting: tuple[RunningApp, httpx.AsyncClient],
+) -> None:
+    running_app, http = fitting
+    job = await submitted(http)
+    assert (job["state"], job["fit"]["by"], job["fit"]["weights"]) == ("queued", "kept", {})
+    jobs = running_app.services.adapters._publisher._jobs
+    again = await submitted(http)
+    assert again["id"] == job["id"]
+    done = await settled(http, job["id"])
+    weights = {entry["adapter"]: entry["weight"] for entry in done["recipe"]["inputs"]}
+    assert weights == done["fit"]["weights"]
+    assert weights["sql@1"] > weights["json@1"] > weights["code@1"]
+    assert all(kept > 0.95 for kept in done["fit"]["kept"].values())
+    report = (await http.get(f"/admin/v1/sweeps/{job['fit']['sweep']}")).json()
+    assert done["fit"]["tried"] == len(report["candidates"])
+    assert {f"weight:{name}": weight for name, weight in weights.items()}.items() <= next(
+        one["point"] for one in report["candidates"] if one["target"] == report["winner"]
+    ).items()
+    claimed = await jobs.claim("worker", lease_s=30, max_attempts=1)
+    assert claimed is not None
+    assert (claimed.id, claimed.recipe_digest) == (job["id"], done["recipe_digest"])
+    assert claimed.probe is not None
+    assert [len(items) for items in claimed.probe["prompts"].values()] == [2, 2, 2]
+    await published(running_app, claimed.id, claimed.fencing_token)
+    graph = (await http.get("/admin/v1/adapters/mix/versions/1/lineage")).json()
+    assert graph["nodes"][0]["fit"] == done["fit"]
+
+
+async def published(running_app: RunningApp, job_id: str, token: int) -> None:
+    """The claimed job as the worker and the server would end it."""
+    jobs = running_app.services.adapters._publisher._jobs
+    digest = running_app.services.catalog.snapshot.versions["sql@1"].digest
+    draft = VersionDraft(
+        name="mix", digest=digest, rank=2, size_bytes=1, module_count=1, base_fingerprint="", source="merge",
+        lineage={"recipe": {}},
+    )  # fmt: skip
+    await jobs.finish_built(job_id, token, draft, {})
+    held = await jobs.claim_built("server", lease_s=30)
+    if held is not None:
+        await jobs.publish(held.id, held.fencing_token, {})
+    async with asyncio.timeout(20):
+        while (await jobs.get(job_id)).state != "published":
+            await asyncio.sleep(0.05)
+    await running_app.services.catalog.refresh()
+
+
+async def test_scored_items_find_weights_too(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = fitting
+    fit = {"by": "items", "items": ITEMS, "metrics": {"json": "contains"}, "seed": 7, "candidates": 40}
+    job = await submitted(http, name="scored", fit=fit)
+    done = await settled(http, job["id"])
+    assert all(kept > 0.95 for kept in done["fit"]["kept"].values()), done
+    sweep = (await http.get(f"/admin/v1/evaluations/{job['fit']['sweep']}")).json()["evaluation"]
+    assert sweep["metrics"] == ["exact_match", "contains", "kept"]
+    await http.post(f"/admin/v1/jobs/{job['id']}:cancel")
+
+
+async def test_an_evaluation_lends_its_items(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = fitting
+    items = [{"task": name, **row} for name, rows in ITEMS.items() for row in rows]
+    made = await http.post(
+        "/admin/v1/evaluations", json={"targets": ["sql"], "metrics": ["exact_match"], "items": items}
+    )
+    for by in ("kept", "items"):
+        fit = {"by": by, "evaluation": made.json()["id"], "candidates": 6}
+        job = await submitted(http, name=f"lent-{by}", fit=fit)
+        done = await settled(http, job["id"])
+        assert set(done["fit"]["weights"]) == {"sql@1", "json@1", "code@1"}
+        await http.post(f"/admin/v1/jobs/{job['id']}:cancel")
+
+
+async def test_a_cancelled_job_ends_its_search(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    running_app, http = fitting
+    running_app.engine.chunk_pause_s = 0.05
+    job = await submitted(http, name="unwanted")
+    await http.post(f"/admin/v1/jobs/{job['id']}:cancel")
+    async with asyncio.timeout(20):
+        while (await http.get(f"/admin/v1/evaluations/{job['fit']['sweep']}")).json()["evaluation"][
+            "state"
+        ] != "cancelled":
+            await asyncio.sleep(0.05)
+    running_app.engine.chunk_pause_s = 0.0
+    async with asyncio.timeout(20):
+        while await running_app.services.fits._waiting.waiting():
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("way", ["cancelled", "deleted", "over"])
+async def test_a_search_without_a_result_fails_the_job(fitting: tuple[RunningApp, httpx.AsyncClient], way: str) -> None:
+    running_app, http = fitting
+    running_app.engine.chunk_pause_s = 0.05
+    fit = FIT | {"budget_s": 1e-6} if way == "over" else FIT
+    job = await submitted(http, name=f"lost-{way}", fit=fit)
+    sweep = job["fit"]["sweep"]
+    if way != "over":
+        await http.post(f"/admin/v1/evaluations/{sweep}:cancel")
+    if way == "deleted":
+        await http.delete(f"/admin/v1/evaluations/{sweep}")
+    done = await settled(http, job["id"])
+    running_app.engine.chunk_pause_s = 0.0
+    code = "fit_unfinished" if way == "over" else "fit_stopped"
+    assert (done["state"], done["error"]["code"]) == ("failed", code)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"fit": None}, 400, "invalid_value"),
+        ({"inputs": ["sql"]}, 400, "invalid_value"),
+        ({"inputs": ["sql", "sql"]}, 400, "duplicate_input"),
+        ({"inputs": None}, 400, "invalid_value"),
+        ({"expression": "sql + json"}, 400, "invalid_value"),
+        ({"inputs": ["sql", "nosuch", "code"]}, 404, "adapter_not_found"),
+        ({"inputs": ["sql", "json"]}, 400, "fit_refused"),
+        ({"fit": {}}, 400, "invalid_value"),
+        ({"fit": FIT | {"candidates": 0}}, 400, "invalid_value"),
+        ({"fit": FIT | {"budget_s": 0}}, 400, "invalid_value"),
+        ({"fit": FIT | {"by": "items"}}, 400, "invalid_value"),
+        ({"fit": FIT | {"items": ITEMS}}, 400, "invalid_value"),
+        ({"fit": {"by": "items", "items": PROMPTS}}, 400, "metric_not_applicable"),
+        ({"fit": {"by": "items", "items": ITEMS, "metrics": {"poem": "contains"}}}, 400, "fit_refused"),
+        ({"fit": {"evaluation": "nosuch"}}, 404, "evaluation_not_found"),
+        ({"fit": FIT | {"prompts": {"sql": ["x"]}}}, 400, "fit_refused"),
+        ({"inputs": None, "expression": "sql + json - 0.5*code"}, 400, "fit_refused"),
+        ({"inputs": None, "expression": "iso_c(sql, json, code; rank=900)"}, 400, "invalid_expression"),
+        ({"inputs": None, "expression": "della(sql, json, code)"}, 400, "blend_method_refused"),
+        ({"name": "a b"}, 400, "invalid_value"),
+    ],
+)  # fmt: skip
+async def test_what_is_refused_before_anything_is_queued(
+    fitting: tuple[RunningApp, httpx.AsyncClient], change: dict[str, Any], status: int, code: str
+) -> None:
+    _, http = fitting
+    before = [len((await http.get(f"/admin/v1/{kind}")).json()["data"]) for kind in ("jobs", "evaluations")]
+    assert_error(await http.post("/admin/v1/merges", json=BODY | change), status, code)
+    assert before == [len((await http.get(f"/admin/v1/{kind}")).json()["data"]) for kind in ("jobs", "evaluations")]
+
+
+async def test_a_plan_takes_no_fit(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = fitting
+    assert_error(await http.post("/admin/v1/merges:plan", json=BODY), 400, "fit_refused")
