@@ -98,13 +98,17 @@ async def run(server: Server, file: Path, arguments: argparse.Namespace) -> None
                 note(file, {"kind": "fit", **await fitted(client, name, fit, arguments.budget_s)})
         models = [*((task, (task,)) for task in TASKS), *((model, TASKS) for model in PLAIN)]
         for name, row in known(file, "fit").items():
-            weights = row["fit"]["weights"]
-            models.append((" + ".join(f"{weight}*{ref}" for ref, weight in weights.items()), TASKS))
-            print(name, weights, flush=True)
+            models.append((expression(row), TASKS))
+            print(name, row["fit"]["weights"], flush=True)
         for model, tasks in models:
             if model not in known(file, "score"):
                 right = await scored(client, model, arguments.items, tasks)
                 note(file, {"kind": "score", "name": model, "right": right, "items": arguments.items})
+
+
+def expression(row: Mapping[str, Any]) -> str:
+    """The merge that a fit found."""
+    return " + ".join(f"{weight}*{ref}" for ref, weight in row["fit"]["weights"].items())
 
 
 def known(file: Path, kind: str) -> dict[str, dict[str, Any]]:
@@ -127,15 +131,13 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "# Fitted weights", "",
         f"{report['machine']}; {', '.join(f'{name} {value}' for name, value in report['versions'].items())}; "
-        f"{report['date']}.", f"Right answers of {count} held-out questions a task; the machine was busy with other work, so that "
-        "seconds are upper bounds. 48 candidates a fit at most.", "", f"`{report['command']}`", "",
+        f"{report['date']}.", f"Right answers of {count} held-out questions a task; the machine was busy with other "
+        "work, so that seconds are upper bounds. 48 candidates a fit at most.", "", f"`{report['command']}`", "",
         "| merge | " + " | ".join(TASKS) + " | worst of own | seconds | candidates, given up | calls |",
         "|---|" + "---|" * (len(TASKS) + 4),
         "| each adapter alone | " + " | ".join(str(own[task]) for task in TASKS) + " | | | | |",
     ]  # fmt: skip
-    fit_of = {
-        " + ".join(f"{w}*{ref}" for ref, w in row["fit"]["weights"].items()): row for row in report["fits"].values()
-    }
+    fit_of = {expression(row): row for row in report["fits"].values()}
     for model, row in scores.items():
         if model in TASKS:
             continue

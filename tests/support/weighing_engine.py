@@ -18,8 +18,8 @@ OWN = -0.1
 class WeighingEngine(FakeEngine):
     """A prompt ``task level`` is answered as its own adapter would where that one's weight outdoes the others'.
 
-    The margin is the own weight, less a quarter of the others' and less a fifth of the sum of all squares: there is a best
-    set of weights, and it is not the largest one.
+    The margin is the own weight, less a quarter of the others' and less a fifth of the sum of all squares: there is a
+    best set of weights, and it is not the largest one.
     """
 
     def __post_init__(self) -> None:

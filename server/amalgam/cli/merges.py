@@ -37,10 +37,42 @@ def prompts_file(path: Path) -> dict[str, Any]:
     return found
 
 
+def fit_body(path: Path | None, evaluation: str | None, budget_s: float | None) -> dict[str, Any] | None:
+    """What the server searches weights by; None where it searches none.
+
+    Raises:
+        FileUnusable: the file is no JSON object, or has prompts beside items.
+    """
+    if path is None and evaluation is None:
+        return None
+    body: dict[str, Any] = {} if evaluation is None else {"by": "items", "evaluation": evaluation}
+    if path is not None:
+        given = prompts_file(path)
+        rows = [row for each in given.values() if isinstance(each, list) for row in each]
+        labelled = [isinstance(row, dict) and bool(row.keys() & {"reference", "pattern"}) for row in rows]
+        if any(labelled) and not all(labelled):
+            raise FileUnusable(str(path), "some of its prompts have a reference and some have none")
+        body |= {"by": "items", "items": given} if any(labelled) else {"by": "kept", "prompts": given}
+    return body if budget_s is None else body | {"budget_s": budget_s}
+
+
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="adapter that the result becomes a version of")],
     expression: Annotated[str, typer.Argument(help="such as 'sql + 0.5*json', or a recipe file (.json)")],
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            "--fit",
+            help="search the weights first, by a JSON file: prompts by input, or items with references by input",
+        ),
+    ] = None,
+    fit_evaluation: Annotated[
+        str | None, typer.Option("--fit-evaluation", help="the same by an evaluation, whose items are scored")
+    ] = None,
+    fit_budget_s: Annotated[
+        float | None, typer.Option("--fit-budget-s", min=1, help="longest search, seconds; the server's default is 300")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="until it is in service, or has failed")] = False,
     keep_default: Annotated[bool, typer.Option("--keep-default", help="leave the default version where it is")] = False,
     probe: Annotated[
@@ -62,6 +94,8 @@ def create(
         body["recipe"] = json.loads(recipe_file(Path(expression)).model_dump_json(exclude_unset=True))
     else:
         body["expression"] = expression
+    if (searched := fit_body(fit, fit_evaluation, fit_budget_s)) is not None:
+        body["fit"] = searched
     asked = {"prompts": prompts_file(probe) if probe else None, "evaluation": probe_evaluation}
     if any(asked.values()):
         body["probe"] = {name: value for name, value in asked.items() if value}
@@ -76,12 +110,19 @@ def create(
         if "job" in made:
             CONSOLE.print(described(made["job"]), markup=False, soft_wrap=True)
             return
-        text = f"{made['model']}  rank {made['rank']}  {made['size_bytes'] / 1e6:.1f} MB"
-        warnings = made["warnings"]
-        kept = ((made["lineage"] or {}).get("kept") or {}).get("inputs", {})
+        _print_version(made)
+
+
+def _print_version(made: dict[str, Any]) -> None:
+    """What was built, how its weights were found, and what it keeps of its inputs."""
+    text = f"{made['model']}  rank {made['rank']}  {made['size_bytes'] / 1e6:.1f} MB"
     CONSOLE.print(text, markup=False, soft_wrap=True)
-    for name, figures in kept.items():
+    lineage = made["lineage"] or {}
+    if found := lineage.get("fit"):
+        weights = ", ".join(f"{weight:g} of {name}" for name, weight in found["weights"].items())
+        CONSOLE.print(f"weights: {weights} ({found['tried']} tried)", markup=False, soft_wrap=True)
+    for name, figures in (lineage.get("kept") or {}).get("inputs", {}).items():
         line = f"gives {figures['answers']:.0%} of the answers of {name} alike ({figures['prompts']} prompts)"
         CONSOLE.print(line, markup=False, soft_wrap=True)
-    for warning in warnings:
+    for warning in made["warnings"]:
         ERRORS.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)

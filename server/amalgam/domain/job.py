@@ -8,8 +8,9 @@
       │  └───────┼─────────────────────────────────> cancelled, failed
       └──────────┘ released by a worker that stops
 
-A queued job whose weights are searched waits for the end of that, and workers pass it by. A running or publishing job whose lease ran out is claimed again, under the next fencing token. A server that cannot
-publish now gives the job back: publishing -> built.
+A queued job whose weights are searched waits for the end of that, and workers pass it by. A running or publishing job
+whose lease ran out is claimed again, under the next fencing token. A server that cannot publish now gives the job back:
+publishing -> built.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.aliases      aliases, their revisions and targets
     ├── errors.profiles     serving profiles, and chat templates that fail
     ├── errors.merging      expressions, recipes, plans
+    ├── errors.fits         searches for the weights of a merge
     ├── errors.formats      files of llama.cpp, mlx-lm and diffusion models, read and written
     ├── errors.skills       what a merge keeps of its inputs
     ├── errors.merge_run    a merge while it is computed: devices, kernels, memory

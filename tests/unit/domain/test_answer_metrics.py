@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amalgam.api.admin.evaluation_models import MetricName
+from amalgam.api.admin.evaluation_models import MetricName, SweepMetricName
 from amalgam.domain import answer_metrics
 from amalgam.domain.answer_metrics import ANSWER_METRICS, contains, exact_match, json_equal, json_valid
 
@@ -19,7 +19,8 @@ VALUES = st.recursive(
 
 
 def test_the_api_takes_the_names_of_the_table() -> None:
-    assert get_args(MetricName) == tuple(ANSWER_METRICS)
+    assert get_args(SweepMetricName) == tuple(ANSWER_METRICS)
+    assert get_args(MetricName) == tuple(name for name in ANSWER_METRICS if name != "kept")
 
 
 def test_texts() -> None:
@@ -63,7 +64,9 @@ def test_what_is_no_json(text: str) -> None:
 
 def test_a_metric_applies_where_an_item_has_what_it_needs() -> None:
     def applying(reference: str | None, pattern: str | None) -> set[str]:
-        return {m.name for m in ANSWER_METRICS.values() if answer_metrics.given(m, reference, pattern) is not None}
+        applies = {m.name for m in ANSWER_METRICS.values() if answer_metrics.given(m, reference, pattern) is not None}
+        assert "kept" in applies
+        return applies - {"kept"}
 
     assert applying(None, None) == {"json_valid"}
     assert applying(None, "a") == {"json_valid", "regex"}

@@ -1,0 +1,220 @@
+"""What fitted weights are worth: families of adapters merged at their defaults, and with weights that a fit finds.
+
+The server's search and grades, in torch and without a server: candidates are measured on a few unlabelled prompts of
+each input, or on scored items, of the split `dev`, and given up by the same bound. Every merge then answers held-out
+questions of the split `test`. Counts do not depend on how busy the machine is.
+
+    python loadtests/fit_skills.py --work FOLDER [--families demo] [--out fit_skills]   # goes on where it stopped
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from math import exp
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
+
+import torch  # noqa: E402
+
+from amalgam.domain.evaluation import EvaluationItem, Measurement  # noqa: E402
+from amalgam.domain.evolution import ELITE, Tried, Weights, elite, first_weights, next_round  # noqa: E402
+from amalgam.domain.expression import parse_expression  # noqa: E402
+from amalgam.domain.search import SweepPlan, SweepTask  # noqa: E402
+from amalgam.services.weight_board import Board  # noqa: E402
+from amalgam.services.weight_search import in_turn  # noqa: E402
+from loadtests.report import RESULTS, machine, versions  # noqa: E402
+from loadtests.skill_families import FAMILIES, Family, family_items, is_right  # noqa: E402
+from loadtests.skill_model import SkillModel, merged, opened, written  # noqa: E402
+
+PROMPTS = 10
+"""Of an input."""
+PARTS = 3
+"""In which a candidate is measured; between them it may be given up."""
+PLAIN = ("{}", "linear({})", "ties({})", "iso_c({})")
+"""Merges at their defaults."""
+
+
+class FitBench:
+    """One family."""
+
+    def __init__(self, family: Family, model: SkillModel, work: Path, held_out: int) -> None:
+        self.family, self._model, self._names = family, model, list(family.tasks)
+        self._sources = opened(family, work, model)
+        self._held_out = {task: family_items(task, "test", held_out) for task in self._names}
+        self._items = [item for task in self._names for item in family_items(task, "dev", PROMPTS)]
+        self._order = in_turn([EvaluationItem(task=item.task, prompt=item.prompt) for item in self._items])
+        self.own: dict[str, int] = {}
+        self._answers: dict[int, Sequence[int]] = {}
+        self._nats: dict[int, float] = {}
+        self._own_right: dict[int, bool] = {}
+        for task in self._names:
+            model.wear(merged(f"1*{task}", self._sources))
+            mine = [at for at, item in enumerate(self._items) if item.task == task]
+            rows = [self._items[at] for at in mine]
+            answers = model.answers(rows, family.max_tokens)
+            for at, item, answer, read in zip(mine, rows, answers, model.read(rows, answers), strict=True):
+                self._answers[at], self._nats[at] = answer, read[2]
+                self._own_right[at] = is_right(item, model.text(answer))
+            self.own[task] = self._right([task])[task]
+
+    def _right(self, tasks: Sequence[str]) -> dict[str, int]:
+        """Held-out questions that the model as it is now answers right."""
+        asked = [item for task in tasks for item in self._held_out[task]]
+        texts = [self._model.text(one) for one in self._model.answers(asked, self.family.max_tokens)]
+        found = dict.fromkeys(tasks, 0)
+        for item, text in zip(asked, texts, strict=True):
+            found[item.task] += is_right(item, text)
+        return found
+
+    def right(self, expression: str) -> dict[str, int]:
+        """The same of a merge, on every task."""
+        self._model.wear(merged(expression, self._sources))
+        return self._right(self._names)
+
+    def _board(self, metric: str) -> Board:
+        plan = SweepPlan(
+            tasks={task: SweepTask(adapter=at, metric=metric) for at, task in enumerate(self._names)},
+            first_candidate=len(self._names), points=(), asked={},
+        )  # fmt: skip
+        board = Board(plan, [EvaluationItem(task=item.task, prompt=item.prompt) for item in self._items])
+        for at, item in enumerate(self._items):
+            values = {metric: float(metric == "kept" or self._own_right[at]), "kept_likelihood": 1.0}
+            board.note(Measurement(target=self._names.index(item.task), item=at, values=values))
+        return board
+
+    def _measure(self, board: Board, target: int, metric: str, tried: Sequence[Tried]) -> int:
+        """What the model wears now is the target; how many items were measured before it was given up."""
+        size = -(-len(self._order) // PARTS)
+        for start in range(0, len(self._order), size):
+            best = elite(tried)
+            if len(best) == ELITE and min(board.kept(target)) < min(best[-1].kept):
+                return start
+            part = self._order[start : start + size]
+            rows = [self._items[at] for at in part]
+            read = self._model.read(rows, [self._answers[at] for at in part])
+            right = [float(alike == len(self._answers[at])) for at, (_, alike, _) in zip(part, read, strict=True)]
+            if metric != "kept":
+                texts = [self._model.text(one) for one in self._model.answers(rows, self.family.max_tokens)]
+                right = [float(is_right(item, text)) for item, text in zip(rows, texts, strict=True)]
+            for at, value, (_, _, nats) in zip(part, right, read, strict=True):
+                likelihood = exp(min(0.0, (nats - self._nats[at]) / len(self._answers[at])))
+                values = {metric: value, "kept_likelihood": likelihood}
+                board.note(Measurement(target=target, item=at, values=values))
+        return len(self._order)
+
+    def fit(self, metric: str, candidates: int, seed: int) -> dict[str, Any]:
+        """The best weights, and what it took to find them."""
+        began, calls = time.monotonic(), 0
+        start = first_weights(parse_expression(" + ".join(self._names)))
+        board, known, tried = self._board(metric), list[Weights](), list[Tried]()
+        while len(known) < candidates and (drawn := next_round(tried, known, start, seed, candidates - len(known))):
+            for weights in drawn:
+                target = len(self._names) + len(known)
+                known.append(weights)
+                self._model.wear(merged(self.expression(weights), self._sources))
+                calls += self._measure(board, target, metric, tried)
+                if board.is_complete(target):
+                    tried.append(Tried(target, weights, board.kept(target)))
+                    print(metric, len(known), weights, [round(one, 3) for one in tried[-1].kept], flush=True)
+        best = elite(tried)[0]
+        return {
+            "by": metric, "seed": seed, "expression": self.expression(best.weights), "kept": best.kept,
+            "candidates": len(known), "given_up": len(known) - len(tried), "items_measured": calls,
+            "s": round(time.monotonic() - began, 1),
+        }  # fmt: skip
+
+    def expression(self, weights: Weights) -> str:
+        """The merge with these weights."""
+        return " + ".join(f"{weight}*{name}" for weight, name in zip(weights, self._names, strict=True))
+
+
+def measure(work: Path, arguments: argparse.Namespace) -> None:
+    """All that the file does not know yet."""
+    file, model = work / "fits.jsonl", SkillModel()
+    for name in arguments.families:
+        bench = FitBench(FAMILIES[name], model, work, arguments.items)
+        base = {"family": name, "items": arguments.items, "own": bench.own}
+        inputs = ", ".join(FAMILIES[name].tasks)
+        print(name, bench.own, flush=True)
+        for form in PLAIN:
+            expression = form.format(inputs if "(" in form else inputs.replace(", ", " + "))
+            if not known_rows(file, family=name, expression=expression):
+                written(file, base | {"by": "", "expression": expression, "right": bench.right(expression)})
+        for seed in range(arguments.seeds):
+            for metric in ("kept", "right"):
+                if not known_rows(file, family=name, by=metric, seed=seed):
+                    found = bench.fit(metric, arguments.candidates, seed)
+                    written(file, base | found | {"right": bench.right(found["expression"])})
+                    print(known_rows(file, family=name, by=metric, seed=seed), flush=True)
+
+
+def known_rows(file: Path, **fields: Any) -> list[dict[str, Any]]:
+    """Rows so far that have these values."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """A table for each family."""
+    lines = [
+        "# Fitted weights", "",
+        f"{report['machine']}; {', '.join(f'{name} {value}' for name, value in report['versions'].items())}; "
+        f"{report['date']}.", f"Right answers to held-out questions. Fits by {PROMPTS} prompts an input: `kept` "
+        "without labels, `right` with answers that are run or compared. The machine was busy with other work, so that "
+        "seconds are upper bounds; they are of torch in one process, and not of a server.", "",
+        f"`{report['command']}`",
+    ]  # fmt: skip
+    for family in dict.fromkeys(row["family"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["family"] == family]
+        own, count = rows[0]["own"], rows[0]["items"]
+        lines += [
+            "", f"## {family}: {count} questions a task", "",
+            "| merge | " + " | ".join(own) + " | worst, of its own | candidates, given up | items measured | seconds |",
+            "|---|" + "---|" * (len(own) + 4),
+            "| each adapter alone | " + " | ".join(str(value) for value in own.values()) + " | | | | |",
+        ]  # fmt: skip
+        for row in rows:
+            right = " | ".join(str(row["right"][task]) for task in own)
+            worst = min(row["right"][task] / own[task] for task in own)
+            name = f"`{row['expression']}`" + (f", fit by {row['by']}, seed {row['seed']}" if row["by"] else "")
+            told = " | | "
+            if row["by"]:
+                told = f"{row['candidates']}, {row['given_up']} | {row['items_measured']} | {row['s']:.0f}"
+            lines.append(f"| {name} | {right} | {worst:.0%} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for adapters and rows")
+    parser.add_argument("--families", nargs="+", default=["demo"], choices=list(FAMILIES))
+    parser.add_argument("--items", type=int, default=40, help="held-out questions a task")
+    parser.add_argument("--candidates", type=int, default=48)
+    parser.add_argument("--seeds", type=int, default=1, help="fits of each kind")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--so-far", action="store_true", help="measure nothing, write what is known")
+    parser.add_argument("--out", default="")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads)
+    if not arguments.so_far:
+        measure(arguments.work, arguments)
+    command = "python loadtests/fit_skills.py " + shlex.join(sys.argv[1:]).replace(str(arguments.work), "FOLDER")
+    report = {
+        "machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d"), "command": command,
+        "rows": known_rows(arguments.work / "fits.jsonl"),
+    }  # fmt: skip
+    print(page(report))
+    if arguments.out:
+        (RESULTS / f"{arguments.out}.json").write_text(json.dumps(report, ensure_ascii=False) + "\n")
+        (RESULTS / f"{arguments.out}.md").write_text(page(report))
+
+
+if __name__ == "__main__":
+    main()

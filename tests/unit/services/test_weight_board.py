@@ -1,0 +1,59 @@
+"""What a search for weights knows of its targets, while they are measured."""
+
+from amalgam.domain.evaluation import EvaluationItem, Measurement
+from amalgam.domain.search import SweepPlan, SweepTask
+from amalgam.services.weight_board import Board
+from amalgam.services.weight_search import in_turn
+
+ITEMS = [EvaluationItem(task=task, prompt="x") for task in ("sql", "sql", "json", "json")]
+PLAN = SweepPlan(
+    tasks={"sql": SweepTask(adapter=0, metric="kept"), "json": SweepTask(adapter=1, metric="exact_match")},
+    first_candidate=2, points=({}, {}), asked={},
+)  # fmt: skip
+
+
+def one(target: int, item: int, **values: float) -> Measurement:
+    return Measurement(target=target, item=item, values=values)
+
+
+def board() -> Board:
+    """The own adapter of sql keeps itself; that of json is right once of twice."""
+    made = Board(PLAN, ITEMS)
+    for item in (0, 1):
+        made.note(one(0, item, kept=1, kept_likelihood=1))
+    made.note(one(1, 2, exact_match=1, kept_likelihood=1))
+    made.note(one(1, 3, exact_match=0, kept_likelihood=1))
+    return made
+
+
+def test_what_is_kept_is_over_the_own_adapters_grade() -> None:
+    made = board()
+    for item, kept in ((0, 1.0), (1, 0.0)):
+        made.note(one(2, item, kept=kept, kept_likelihood=1.0))
+    for item in (2, 3):
+        made.note(one(2, item, exact_match=0, kept_likelihood=0.75))
+    assert made.is_complete(2)
+    assert made.kept(2) == (0.75, 0.5)
+
+
+def test_what_is_not_measured_counts_as_the_best_possible_and_none_as_better_than_the_own_adapter() -> None:
+    made = board()
+    assert not made.is_complete(2)
+    assert made.kept(2) == (1.0, 1.0)
+    made.note(one(2, 0, kept=0, kept_likelihood=0))
+    assert made.kept(2) == (0.5, 1.0)
+    made.note(one(2, 0, kept=0, kept_likelihood=0))
+    assert made.kept(2)[0] == 0.5
+
+
+def test_a_refused_target_is_never_complete() -> None:
+    made = board()
+    for item in range(4):
+        made.note(Measurement(target=2, item=item, error_code="engine_refused"))
+    assert made.refused == {2}
+    assert not made.is_complete(2)
+
+
+def test_tasks_take_turns() -> None:
+    items = [EvaluationItem(task=task, prompt="x") for task in ("a", "a", "a", "b", "c", "c")]
+    assert in_turn(items) == [0, 3, 4, 1, 5, 2]
