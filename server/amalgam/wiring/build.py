@@ -25,8 +25,7 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     """Open in order; the stack closes in reverse: HTTP has ended by then, the worker goes before the database."""
     kept = await _open_storage(parts)
     access, charging = await Access.open(parts, kept), Charging.open(parts, kept)
-    batching = await Batching.open(parts, kept, asker)
-    blending, answering = await _answering(parts, kept, access)
+    batching, (blending, answering) = await Batching.open(parts, kept, asker), await _answering(parts, kept, access)
     profiles, probes = await open_profiles(parts, kept), skill_probes(parts, kept, ask)
     making = await _started(parts, kept, Making.open(parts, kept, answering, profiles, probes))
     asked = (ask, probes, InnerCharges(access.directory, charging.limits, charging.usage, answering.inference))
