@@ -1,11 +1,13 @@
 """What people do on the console's pages, in a browser."""
 
+import asyncio
+import json
 import re
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, Response, expect
+from playwright.async_api import FilePayload, Page, Response, expect
 
 from tests.browser.chromium import PATIENCE_MS
 from tests.browser.conftest import Console
@@ -14,7 +16,7 @@ from tests.support.running_app import API_KEY, write_adapter
 expect.set_options(timeout=PATIENCE_MS)
 PAGES = (
     *("overview", "adapters", "adapters/sql", "lab?recipe=sql%20%2B%200.5*json"),
-    *("playground", "aliases", "evaluations", "jobs", "tenants", "tenants/acme", "usage"),
+    *("playground", "aliases", "evaluations", "jobs", "batches", "tenants", "tenants/acme", "usage"),
 )
 MOST_BYTES = 500_000
 
@@ -147,10 +149,27 @@ async def test_a_client_key_sees_the_playground_alone(console: Console) -> None:
     page = await console.open(API_KEY)
     await expect(page.locator("#page h1")).to_have_text("Playground")
     names = await page.get_by_label("Pages").get_by_role("link").all_inner_texts()
-    assert names == ["Playground", "API"]
+    assert names == ["Playground", "Batches", "API"]
     await page.get_by_label("Prompt", exact=True).fill("hello")
     await page.get_by_role("button", name="Ask").click()
     await expect(page.locator(".column .first").first).to_be_visible()
+    await page.context.close()
+
+
+async def test_a_file_of_requests_is_handed_in_and_its_answers_are_fetched(console: Console) -> None:
+    page = await console.open(API_KEY, place="batches")
+    body = {"model": "sql", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    line = {"custom_id": "first", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    await page.get_by_text("New batch").click()
+    file = FilePayload(name="requests.jsonl", mimeType="application/jsonl", buffer=json.dumps(line).encode())
+    await page.get_by_label("File of requests").set_input_files(file)
+    await page.get_by_role("button", name="Hand in").click()
+    row = page.get_by_label("Batches", exact=True).get_by_role("row", name="completed")
+    await expect(row).to_contain_text("1 of 1")
+    async with page.expect_download() as waiting:
+        await row.get_by_role("button", name="answers").click()
+    answers = await asyncio.to_thread((await (await waiting.value).path()).read_text)
+    assert json.loads(answers)["custom_id"] == "first"
     await page.context.close()
 
 

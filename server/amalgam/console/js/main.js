@@ -7,17 +7,18 @@ import { html } from "./html.js";
 import { Refusal } from "./parts.js";
 import { allowed, dismiss, followAddress, key, linkTo, notices, place, setKey, setTheme, theme } from "./state.js";
 
-/** Pages by the first part of the address; each is fetched when it is first opened. */
+/** Pages by the first part of the address, and what a key has to be good for; each is fetched when it is first opened. */
 const PAGES = {
-  overview: { title: "Overview", load: () => import("../pages/overview.js") },
-  adapters: { title: "Adapters", load: () => import("../pages/adapters.js") },
-  lab: { title: "Merge lab", load: () => import("../pages/lab.js") },
-  playground: { title: "Playground", load: () => import("../pages/playground.js") },
-  aliases: { title: "Aliases", load: () => import("../pages/aliases.js") },
-  evaluations: { title: "Evaluations", load: () => import("../pages/evaluations.js") },
-  jobs: { title: "Jobs", load: () => import("../pages/jobs.js") },
-  tenants: { title: "Tenants", load: () => import("../pages/tenants.js") },
-  usage: { title: "Usage", load: () => import("../pages/usage.js") },
+  overview: { title: "Overview", needs: "reads", load: () => import("../pages/overview.js") },
+  adapters: { title: "Adapters", needs: "reads", load: () => import("../pages/adapters.js") },
+  lab: { title: "Merge lab", needs: "changes", load: () => import("../pages/lab.js") },
+  playground: { title: "Playground", needs: "asks", load: () => import("../pages/playground.js") },
+  aliases: { title: "Aliases", needs: "reads", load: () => import("../pages/aliases.js") },
+  evaluations: { title: "Evaluations", needs: "reads", load: () => import("../pages/evaluations.js") },
+  jobs: { title: "Jobs", needs: "reads", load: () => import("../pages/jobs.js") },
+  batches: { title: "Batches", needs: "asks", load: () => import("../pages/batches.js") },
+  tenants: { title: "Tenants", needs: "reads", load: () => import("../pages/tenants.js") },
+  usage: { title: "Usage", needs: "reads", load: () => import("../pages/usage.js") },
 };
 
 /** Whether the key is good for a route; other errors than a refused key are thrown. */
@@ -90,8 +91,8 @@ function Shell() {
   const may = allowed.value;
   if (may === null || (!may.asks && !may.reads)) return html`<${KeyForm} />`;
   const wanted = place.value[0] in PAGES ? place.value[0] : may.reads ? "overview" : "playground";
-  const shown = Object.entries(PAGES).filter(([name]) => may.reads || name === "playground");
-  const name = may.reads ? wanted : "playground";
+  const shown = Object.entries(PAGES).filter(([, { needs }]) => may[needs]);
+  const name = may[PAGES[wanted].needs] ? wanted : may.reads ? "overview" : "playground";
   const dark = theme.value === "dark" || (theme.value === "" && matchMedia("(prefers-color-scheme: dark)").matches);
   return html`<header>
       <a class="brand" href="#/">Amalgam</a>

@@ -22,7 +22,7 @@ export function tell(error) {
 
 /**
  * A button that waits for what it started; shown to keys that may do it alone.
- * @param {{label: string, does: () => Promise<any>, needs?: "reads" | "changes" | "administers", kind?: string, sure?: string, disabled?: boolean}} given
+ * @param {{label: string, does: () => Promise<any>, needs?: "asks" | "reads" | "changes" | "administers", kind?: string, sure?: string, disabled?: boolean}} given
  */
 export function Action({ label, does, needs = "changes", kind = "", sure = "", disabled = false }) {
   const [busy, setBusy] = useState(false);
