@@ -156,14 +156,14 @@ async def test_a_client_key_sees_the_playground_alone(console: Console) -> None:
     await page.context.close()
 
 
-async def test_a_file_of_requests_is_handed_in_and_its_answers_are_fetched(console: Console) -> None:
+async def test_a_file_of_requests_is_sent_and_its_answers_are_fetched(console: Console) -> None:
     page = await console.open(API_KEY, place="batches")
     body = {"model": "sql", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
     line = {"custom_id": "first", "method": "POST", "url": "/v1/chat/completions", "body": body}
     await page.get_by_text("New batch").click()
     file = FilePayload(name="requests.jsonl", mimeType="application/jsonl", buffer=json.dumps(line).encode())
     await page.get_by_label("File of requests").set_input_files(file)
-    await page.get_by_role("button", name="Hand in").click()
+    await page.get_by_role("button", name="Send the batch").click()
     row = page.get_by_label("Batches", exact=True).get_by_role("row", name="completed")
     await expect(row).to_contain_text("1 of 1")
     async with page.expect_download() as waiting:

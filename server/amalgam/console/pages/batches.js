@@ -1,4 +1,4 @@
-// Files of requests that are answered while there is capacity to spare: handed in, followed, fetched.
+// Files of requests that are answered while there is capacity to spare: sent, followed, fetched.
 
 import { useState } from "../vendor/hooks.js";
 import { ask, download, get, inPath, send } from "../js/api.js";
@@ -28,7 +28,7 @@ function Create({ done }) {
     <p>One request a line, all of one endpoint; a line may ask an adapter, an alias or a blend:</p><pre tabindex="0">${LINE}</pre>
     <div class="row"><${Field} label="File of requests"><input type="file" accept=".jsonl,.txt,.json" onChange=${(event) => setFile(event.target.files[0] ?? null)} /><//>
       <${Field} label="Endpoint"><select value=${endpoint} onChange=${(event) => setEndpoint(event.target.value)}>${ENDPOINTS.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select><//>
-      <${Action} label="Hand in" needs="asks" disabled=${!file} does=${create} /></div></details>`;
+      <${Action} label="Send the batch" needs="asks" disabled=${!file} does=${create} /></div></details>`;
 }
 
 /** How far it is, or why it failed as a whole. */
@@ -58,7 +58,7 @@ export default function Batches() {
       ${UNDER_WAY.has(batch.status) && html`<${Action} label="cancel" needs="asks" does=${() => cancel(batch.id)} />`}</div>`]);
   return html`<h1>Batches</h1><p>Requests that nobody waits for: they are answered whenever clients leave capacity, within a day.</p>
     <${Create} done=${list.again} /><${Refusal} error=${list.error} />
-    ${list.value && html`<${Table} caption="Batches" head=${["batch", "endpoint", "state", "answered", "handed in", ""]} rows=${rows} empty="There is no batch yet." />`}
+    ${list.value && html`<${Table} caption="Batches" head=${["batch", "endpoint", "state", "answered", "sent", ""]} rows=${rows} empty="There is no batch yet." />`}
     <p class="row">${(afters.length > 1 || list.value?.has_more) && html`
       <button type="button" disabled=${afters.length < 2} onClick=${() => setAfters(afters.slice(0, -1))}>Before</button>
       <button type="button" disabled=${!list.value?.has_more} onClick=${() => setAfters([...afters, list.value.last_id])}>Next</button>`} <${CopyCurl} path=${path} /></p>`;
