@@ -54,7 +54,7 @@ class Limits(BaseModel):
     tokens_per_day: _Count | None = None
     tokens_per_month: _Count | None = None
     blends_per_minute: _Count | None = None
-    stored_bytes: _Count | None = Field(default=None, description="of the adapters that a tenant registered; bytes")
+    stored_bytes: _Count | None = Field(default=None, description="of stored files; bytes")
 
 
 NO_LIMITS: Final = Limits()
