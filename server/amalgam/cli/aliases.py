@@ -1,12 +1,26 @@
 """`amalgam aliases`: list, set, show, remove and roll back, on a running server."""
 
+import json
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table, whole
+from amalgam.cli.client import (
+    CONSOLE,
+    DEFAULT_URL,
+    ERRORS,
+    Key,
+    Url,
+    answer,
+    client,
+    every_page,
+    path_of,
+    print_table,
+    whole,
+)
 from amalgam.cli.one_line import OneLineGroup
 
 app = typer.Typer(cls=OneLineGroup, help="Names for weighted targets, on a running server.", no_args_is_help=True)
@@ -41,6 +55,38 @@ def set_alias(
     body = {"targets": [_target(text) for text in targets], "revision": revision}
     with client(url, key) as session:
         _print(answer(session.put(path_of("aliases", name), json=body)))
+
+
+@app.command("route")
+def route_alias(
+    name: str,
+    file: Annotated[Path, typer.Argument(help="the router as JSON", dir_okay=False, exists=True)],
+    revision: Revision = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Make a name choose its target by content, with the router of a file."""
+    try:
+        router = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        ERRORS.print(f"{file} is no JSON: {error}. Mend the file.", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    body = {"router": router, "revision": revision}
+    with client(url, key) as session:
+        _print(answer(session.put(path_of("aliases", name), json=body)))
+
+
+@app.command()
+def explain(
+    name: str,
+    prompt: Annotated[str, typer.Argument(help="what a user says")],
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Show which target an alias chooses for a prompt, and why, as JSON."""
+    with client(url, key) as session:
+        found = answer(session.post(path_of("aliases", name) + ":explain", json={"prompt": prompt}))
+        CONSOLE.print_json(data=found)
 
 
 @app.command()
@@ -85,6 +131,9 @@ def _target(text: str) -> dict[str, Any]:
 
 
 def _meaning(alias: dict[str, Any]) -> str:
+    router = alias.get("router")
+    if router is not None:
+        return f"by content: {', '.join(router['candidates'])}; else {router['otherwise']}"
     return ", ".join(f"{100 * target['share']:.4g} % {target['model']}" for target in alias["targets"])
 
 

@@ -1,4 +1,4 @@
-"""Aliases: names that mean one target, or several by weight, and which of them one request gets."""
+"""Aliases: names that mean one target, or several by weight or by content, and which of them one request gets."""
 
 import hashlib
 import math
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.adapter import VersionRef
 from amalgam.domain.expression import is_expression, parse_expression
+from amalgam.domain.routing import Router
 
 MAX_TARGETS: Final = 16
 MAX_WEIGHT: Final = 1_000_000
@@ -46,6 +47,8 @@ class Alias(BaseModel):
     revision: int = Field(ge=1)
     """Grows with every change and is never used again under this name, not even after a deletion."""
     targets: tuple[AliasTarget, ...] = Field(min_length=1, max_length=MAX_TARGETS)
+    router: Router | None = None
+    """What chooses among the targets by what a request says; None: their weights do."""
     created_at: datetime
     updated_at: datetime
 
@@ -56,7 +59,9 @@ class Alias(BaseModel):
 
     @property
     def meaning(self) -> str:
-        """What it means, for people: ``sql@3``, or ``90 % sql@3, 10 % sql@4``."""
+        """What it means, for people: ``sql@3``, ``90 % sql@3, 10 % sql@4``, or ``by content: sql, json; else base``."""
+        if self.router is not None:
+            return f"by content: {', '.join(self.router.candidates)}; else {self.router.otherwise}"
         if len(self.targets) == 1:
             return self.targets[0].model
         total = self.total_weight
@@ -72,6 +77,8 @@ class AliasChange(BaseModel):
     action: AliasAction
     targets: tuple[AliasTarget, ...]
     """What it meant from then on; empty from a deletion on."""
+    router: Router | None = None
+    """What chose among them."""
     restores: int | None
     """The revision whose targets a rollback brought back."""
     created_at: datetime

@@ -8,10 +8,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from amalgam.domain.alias import Alias, AliasTarget
+from amalgam.domain.alias import Alias, AliasChange, AliasTarget
 from amalgam.domain.evaluation import Evaluation
 from amalgam.domain.expression import is_expression, parse_expression
 from amalgam.domain.job import Job
+from amalgam.domain.routing import Router
 from amalgam.domain.scopes import Scopes
 from amalgam.errors.merging import InvalidExpression
 
@@ -39,7 +40,23 @@ def covers(model: str, scopes: Scopes, base_names: Collection[str]) -> bool:
 
 def shown_alias(alias: Alias, scopes: Scopes, base_names: Collection[str]) -> Alias:
     """``alias`` with the targets that the key may know of; the others keep their weight only."""
-    return alias.model_copy(update={"targets": shown_targets(alias.targets, scopes, base_names)})
+    shown = {"targets": shown_targets(alias.targets, scopes, base_names)}
+    return alias.model_copy(update=shown | {"router": shown_router(alias.router, scopes, base_names)})
+
+
+def shown_change(change: AliasChange, scopes: Scopes, base_names: Collection[str]) -> AliasChange:
+    """The same of a change of an alias."""
+    shown = {"targets": shown_targets(change.targets, scopes, base_names)}
+    return change.model_copy(update=shown | {"router": shown_router(change.router, scopes, base_names)})
+
+
+def shown_router(router: Router | None, scopes: Scopes, base_names: Collection[str]) -> Router | None:
+    """A router with the names of those targets that are covered."""
+    if router is None:
+        return None
+    candidates = tuple(one if covers(one, scopes, base_names) else HIDDEN for one in router.candidates)
+    otherwise = router.otherwise if covers(router.otherwise, scopes, base_names) else HIDDEN
+    return router.model_copy(update={"candidates": candidates, "otherwise": otherwise})
 
 
 def shown_targets(

@@ -60,6 +60,22 @@ class AmbiguousAlias(InvalidRequest):
         super().__init__(f"The alias {alias!r} means {meaning}; here one version is needed. Name one of them.")
 
 
+class AliasNotRouted(InvalidRequest):
+    """An explanation of an alias whose targets are drawn by weight.
+
+    Next step: give the alias a router.
+    """
+
+    code = "alias_not_routed"
+    param = "name"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The alias {name!r} chooses by weight and not by content. "
+            f"PUT /admin/v1/aliases/{name} with a router, and ask again."
+        )
+
+
 class AliasTargetGone(NotFound):
     """A request drew a target that does not exist any more.
 

@@ -1,7 +1,7 @@
 """Aliases within an open transaction: their rows, and what keeps names and targets from contradicting each other."""
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,9 +10,7 @@ from amalgam.domain.alias import (
     MAX_CHANGES_KEPT,
     AdapterUse,
     Alias,
-    AliasAction,
     AliasChange,
-    AliasTarget,
 )
 from amalgam.domain.job import LIVE_STATES
 from amalgam.errors.adapters import NameTaken
@@ -73,28 +71,15 @@ async def change_before(connection: AsyncConnection, name: str, revision: int) -
     return change_of(row) if row is not None else None
 
 
-async def write_change(
-    connection: AsyncConnection,
-    name: str,
-    revision: int,
-    *,
-    action: AliasAction,
-    targets: Sequence[AliasTarget],
-    now: datetime,
-    restores: int | None = None,
-) -> None:
+async def write_change(connection: AsyncConnection, name: str, change: AliasChange) -> None:
     """Add an entry to an alias' history, and forget what has become too old."""
-    row = {
-        "name": name,
-        "revision": revision,
-        "action": action,
-        "targets": [target.model_dump() for target in targets],
-        "restores": restores,
-        "created_at": now,
-    }
-    await connection.execute(alias_changes.insert().values(**row))
-    too_old = alias_changes.c.revision <= revision - MAX_CHANGES_KEPT
+    await connection.execute(alias_changes.insert().values(name=name, **_columns(change)))
+    too_old = alias_changes.c.revision <= change.revision - MAX_CHANGES_KEPT
     await connection.execute(alias_changes.delete().where(alias_changes.c.name == name, too_old))
+
+
+def _columns(change: AliasChange) -> dict[str, Any]:
+    return change.model_dump(mode="json", exclude={"created_at"}) | {"created_at": change.created_at}
 
 
 async def refuse_alias_name(connection: AsyncConnection, name: str) -> None:

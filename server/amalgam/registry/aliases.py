@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.alias import (
     Alias,
-    AliasAction,
     AliasChange,
     AliasHistory,
     AliasPage,
@@ -16,6 +15,7 @@ from amalgam.domain.alias import (
     adapters_used,
 )
 from amalgam.domain.clock import Clock
+from amalgam.domain.routing import Router, RouterNumbers
 from amalgam.errors.aliases import AliasNotFound, AliasRevisionNotFound, NothingToRollBack, StaleRevision
 from amalgam.registry.alias_rows import (
     alias_of,
@@ -29,6 +29,7 @@ from amalgam.registry.alias_rows import (
     write_change,
 )
 from amalgam.registry.database import Database
+from amalgam.registry.routers import forget_numbers, keep_numbers
 from amalgam.registry.tables import alias_changes, aliases
 from amalgam.registry.version_rows import bump_revision
 
@@ -46,9 +47,20 @@ class AliasRegistry:
         self._base_name = base_name
 
     async def put(
-        self, name: str, targets: Sequence[AliasTarget], *, expected: int | None = None
+        self,
+        name: str,
+        targets: Sequence[AliasTarget],
+        *,
+        expected: int | None = None,
+        router: tuple[Router, RouterNumbers] | None = None,
     ) -> tuple[Alias, bool]:
         """Make ``name`` mean ``targets``; also whether the alias is new. What it means already changes nothing.
+
+        Args:
+            name: alias.
+            targets: weighted, or those that ``router`` chooses among.
+            expected: see above.
+            router: with its numbers; None: weights choose.
 
         Raises:
             StaleRevision: see above.
@@ -58,9 +70,23 @@ class AliasRegistry:
         async with self._database.write() as connection:
             row = await find_row(connection, name)
             current = _check(name, row, expected)
-            if current is not None and current.targets == tuple(targets):
+            chosen_by = None if router is None else router[0]
+            if current is not None and current.targets == tuple(targets) and current.router == chosen_by:
                 return current, False
-            return await self._write(connection, name, row, targets, action="set"), current is None
+            if router is not None:
+                await keep_numbers(connection, router[1], self._clock())
+            change = AliasChange(
+                revision=1,
+                action="set",
+                targets=tuple(targets),
+                router=chosen_by,
+                restores=None,
+                created_at=self._clock(),
+            )
+            alias = await self._write(connection, name, row, change)
+            if router is not None:
+                await forget_numbers(connection)
+            return alias, current is None
 
     async def rollback(
         self,
@@ -95,7 +121,8 @@ class AliasRegistry:
                     raise AliasRevisionNotFound(name, to_revision)
                 former = found
             allow(former.targets)
-            return await self._write(connection, name, row, former.targets, action="rollback", restores=former.origin)
+            change = former.model_copy(update={"action": "rollback", "restores": former.origin})
+            return await self._write(connection, name, row, change)
 
     async def _former(self, connection: AsyncConnection, name: str, revision: int) -> AliasChange:
         current = await find_change(connection, name, revision)
@@ -117,7 +144,8 @@ class AliasRegistry:
             _check(name, await find_row(connection, name), expected)
             fields = {"revision": alias.revision + 1, "updated_at": now, "deleted_at": now}
             await connection.execute(aliases.update().where(aliases.c.name == name).values(**fields))
-            await write_change(connection, name, alias.revision + 1, action="delete", targets=(), now=now)
+            gone = AliasChange(revision=alias.revision + 1, action="delete", targets=(), restores=None, created_at=now)
+            await write_change(connection, name, gone)
             await bump_revision(connection)
         return alias
 
@@ -165,26 +193,20 @@ class AliasRegistry:
         return AliasHistory(items, items[-1].revision if len(rows) > limit else None)
 
     async def _write(
-        self,
-        connection: AsyncConnection,
-        name: str,
-        row: sa.RowMapping | None,
-        targets: Sequence[AliasTarget],
-        *,
-        action: AliasAction,
-        restores: int | None = None,
+        self, connection: AsyncConnection, name: str, row: sa.RowMapping | None, change: AliasChange
     ) -> Alias:
-        """Check names and targets, then write the next revision over ``row``."""
+        """Check names and targets, then write the next revision, with what ``change`` says, over ``row``."""
         is_new = row is None or row["deleted_at"] is not None
         if is_new:
             await refuse_adapter_name(connection, name)
-        uses = adapters_used(targets, self._base_name)
+        uses = adapters_used(change.targets, self._base_name)
         await require_targets(connection, name, uses)
         now = self._clock()
         alias = Alias(
             name=name,
             revision=1 if row is None else row["revision"] + 1,
-            targets=tuple(targets),
+            targets=change.targets,
+            router=change.router,
             created_at=now if row is None or is_new else row["created_at"],
             updated_at=now,
         )
@@ -193,7 +215,8 @@ class AliasRegistry:
             await connection.execute(aliases.insert().values(**fields))
         else:
             await connection.execute(aliases.update().where(aliases.c.name == name).values(**fields, deleted_at=None))
-        await write_change(connection, name, alias.revision, action=action, targets=targets, now=now, restores=restores)
+        written = change.model_copy(update={"revision": alias.revision, "created_at": now})
+        await write_change(connection, name, written)
         await bump_revision(connection)
         return alias
 

@@ -167,6 +167,7 @@ aliases: Final = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("targets", _JSON, nullable=False),
     sa.Column("uses", _JSON, nullable=False),
+    sa.Column("router", _JSON),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
@@ -181,8 +182,19 @@ alias_changes: Final = sa.Table(
     sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("action", sa.String(16), nullable=False),
     sa.Column("targets", _JSON, nullable=False),
+    sa.Column("router", _JSON),
     sa.Column("restores", sa.Integer),
     sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+routers: Final = sa.Table(
+    "routers",
+    METADATA,
+    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("examples", _JSON, nullable=False),
+    sa.Column("weights", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    comment="what aliases with a router were fitted with, and their numbers; a digest always means the same",
 )
 
 idempotency_keys: Final = sa.Table(

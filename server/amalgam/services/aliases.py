@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 
 from amalgam.domain.adapter import is_name
 from amalgam.domain.alias import Alias, AliasHistory, AliasPage, AliasTarget
+from amalgam.domain.routing import Router, RouterNumbers, RouterSpec, Said
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.errors.adapters import InvalidName, NameReserved
 from amalgam.errors.aliases import AliasOfAlias
 from amalgam.errors.requests import FieldRefused, ModelNotFound
 from amalgam.errors.tenants import NotInScope
 from amalgam.registry.aliases import AliasRegistry
+from amalgam.services.alias_routers import AliasRouters, Explanation, targets_of
 from amalgam.services.catalog import Catalog
 
 
@@ -20,9 +22,17 @@ class AliasService:
         registry: the truth.
         catalog: refreshed after every change.
         resolve: refuses a target that no request of these scopes could name as its ``model``.
+        routers: what chooses among targets by content.
     """
 
-    def __init__(self, registry: AliasRegistry, catalog: Catalog, resolve: Callable[[str, Scopes], object]) -> None:
+    def __init__(
+        self,
+        registry: AliasRegistry,
+        catalog: Catalog,
+        resolve: Callable[[str, Scopes], object],
+        routers: AliasRouters,
+    ) -> None:
+        self._routers = routers
         self._registry = registry
         self._catalog = catalog
         self._resolve = resolve
@@ -38,19 +48,57 @@ class AliasService:
             AliasOfAlias, ModelNotFound: a target; ``param`` says which.
             StaleRevision: the alias is not at ``expected``.
         """
-        if not is_name(name):
-            raise InvalidName(name)
-        if name in self._catalog.base.names:
-            raise NameReserved(name)
+        self._require_name(name)
         meant = await self._catalog.found(lambda: self._checked(name, targets, scopes), must_ask=True)
         for index, target in enumerate(meant):
             if target.model in [earlier.model for earlier in meant[:index]]:
                 raise FieldRefused(f"targets.{index}.model", "is there before; name it once and add up the weights")
-        alias, created = await self._registry.put(name, meant, expected=expected)
+        return await self._kept(name, meant, expected)
+
+    async def put_router(
+        self, name: str, spec: RouterSpec, *, expected: int | None, scopes: Scopes = EVERYTHING
+    ) -> tuple[Alias, bool]:
+        """Make ``name`` choose by content, with a router that is fitted now; also whether the alias is new.
+
+        Raises:
+            FieldRefused: see `AliasRouters.spelled`.
+            What `put` raises.
+        """
+        self._require_name(name)
+        spelled = self._routers.spelled(spec)
+        targets = targets_of(spelled)
+        await self._catalog.found(lambda: self._checked(name, targets, scopes, _place_in(spelled)), must_ask=True)
+        return await self._kept(name, targets, expected, await self._routers.fitted(spelled))
+
+    def _require_name(self, name: str) -> None:
+        if not is_name(name):
+            raise InvalidName(name)
+        if name in self._catalog.base.names:
+            raise NameReserved(name)
+
+    async def _kept(
+        self,
+        name: str,
+        targets: Sequence[AliasTarget],
+        expected: int | None,
+        router: tuple[Router, RouterNumbers] | None = None,
+    ) -> tuple[Alias, bool]:
+        alias, created = await self._registry.put(name, targets, expected=expected, router=router)
         await self._catalog.refresh()
         return alias, created
 
-    def _checked(self, name: str, targets: Sequence[AliasTarget], scopes: Scopes) -> tuple[AliasTarget, ...]:
+    async def explain(self, name: str, said: Said, scopes: Scopes = EVERYTHING) -> Explanation:
+        """How the alias decides about what is said. Raises AliasNotFound, AliasNotRouted."""
+        await self._catalog.refresh()
+        return await self._routers.explained(await self.get(name), said, scopes)
+
+    def _checked(
+        self,
+        name: str,
+        targets: Sequence[AliasTarget],
+        scopes: Scopes,
+        place: Callable[[int], str] = "targets.{}.model".format,
+    ) -> tuple[AliasTarget, ...]:
         """The targets as they are kept, without the base model's prefix."""
         for index, target in enumerate(targets):
             try:
@@ -58,7 +106,7 @@ class AliasService:
                     raise AliasOfAlias(name, target.model)
                 self._resolve(target.model, scopes)
             except (AliasOfAlias, ModelNotFound) as error:
-                raise error.at(f"targets.{index}.model") from error
+                raise error.at(place(index)) from error
         return tuple(AliasTarget(model=self._catalog.short(each.model), weight=each.weight) for each in targets)
 
     async def rollback(
@@ -95,3 +143,9 @@ class AliasService:
     async def history(self, name: str, limit: int, cursor: int | None) -> AliasHistory:
         """A page of changes, newest first. Raises AliasNotFound."""
         return await self._registry.history(name, limit=limit, cursor=cursor)
+
+
+def _place_in(spec: RouterSpec) -> Callable[[int], str]:
+    """Where the body of a request names a target of a router."""
+    count = len(spec.candidates)
+    return lambda index: f"router.candidates.{index}" if index < count else "router.otherwise"

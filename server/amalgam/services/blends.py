@@ -19,6 +19,7 @@ from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.expression import ParsedExpression, is_expression, locate_expression, print_expression
 from amalgam.domain.messages import BlendInput, BlendOrder, Refusal
 from amalgam.domain.recipe import DTYPES, Output, Recipe
+from amalgam.domain.routing import Route
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.engine.protocol import LoadableVersion
@@ -90,6 +91,8 @@ class Blend:
     tenant: str | None = None
     """Who described it; None: nobody who may know of it, as behind an alias."""
     shown: str | None = None
+    """As of a `Target`."""
+    route: Route | None = None
     """As of a `Target`."""
 
     def reserve_bytes(self, base: BaseModelSpec) -> int:

@@ -14,6 +14,7 @@ from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef
 from amalgam.domain.alias import Alias, Uniform, draw
 from amalgam.domain.expression import is_expression
 from amalgam.domain.in_scope import HIDDEN, covers, shown_alias
+from amalgam.domain.routing import Route, Said
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.serving_profile import ServingProfile, VersionProfile
 from amalgam.domain.version import CatalogChange, CatalogRows
@@ -24,6 +25,8 @@ from amalgam.errors.requests import ModelNotFound
 from amalgam.errors.tenants import NotInScope
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.profiles import ProfileRegistry
+from amalgam.registry.routers import RouterRegistry
+from amalgam.routing.router import FittedRouter
 from amalgam.services.catch_up import CatchUp
 from amalgam.services.name_index import NameIndex
 
@@ -46,6 +49,8 @@ class Target:
     """None: the base model, or a blend."""
     recipe: str | None = None
     """Of what an expression described: that expression in one spelling, with exact versions."""
+    route: Route | None = None
+    """How an alias' router came to it, with the names that may be told."""
     shown: str | None = None
     """What the answer calls it instead, where whoever asks may not know of it: the alias that they asked for."""
 
@@ -65,6 +70,8 @@ class Snapshot:
     """Version id -> the newest state of its serving profile."""
     pinned: frozenset[int] = frozenset()
     """Ids of versions that stay in memory."""
+    routers: Mapping[str, FittedRouter] = field(default_factory=dict)
+    """Digest -> what chooses among the targets of aliases."""
 
     @classmethod
     def of(cls, rows: CatalogRows) -> "Snapshot":
@@ -100,10 +107,17 @@ class Snapshot:
 class Catalog:
     """Resolves names. `refresh` after every change, and from time to time for those of other replicas."""
 
-    def __init__(self, base: BaseModelSpec, registry: AdapterRegistry, profiles: ProfileRegistry | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModelSpec,
+        registry: AdapterRegistry,
+        profiles: ProfileRegistry | None = None,
+        routers: RouterRegistry | None = None,
+    ) -> None:
         self.base = base
         self._registry = registry
         self._profiles = profiles
+        self._routers = routers
         self._snapshot = Snapshot()
         self._names = (self._snapshot, NameIndex((), ()))
         self._base_target = Target(base.served_name, None)
@@ -141,11 +155,22 @@ class Catalog:
             newer = await self._profiles.newer({key: state.revision for key, state in known.profiles.items()})
             states = {**known.profiles, **newer}
             found = replace(found, profiles={key: states[key] for key in states if key in found.by_id})
+        found = replace(found, routers=await self._fitted(found.aliases.values(), known.routers))
         # Two refreshes may overlap; the older answer must not win.
         if found.revision >= self._snapshot.revision:
             before, self._snapshot = self._snapshot, found
             for listener in self._listeners:
                 listener(before, found)
+
+    async def _fitted(self, aliases: Iterable[Alias], known: Mapping[str, FittedRouter]) -> Mapping[str, FittedRouter]:
+        """The routers of ``aliases`` by digest, the new ones read from the registry."""
+        routers = {alias.router.digest: alias.router for alias in aliases if alias.router is not None}
+        missing = routers.keys() - known.keys()
+        found = {digest: known[digest] for digest in routers.keys() - missing}
+        if missing and self._routers is not None:
+            read = await self._routers.numbers(missing)
+            found |= {digest: FittedRouter.of(routers[digest], numbers) for digest, numbers in read.items()}
+        return found
 
     def on_change(self, listener: Callable[[Snapshot, Snapshot], None]) -> None:
         """Have ``listener`` told of every new snapshot, with the one before; it must not block."""
@@ -267,6 +292,14 @@ class Catalog:
         prefix = next((f"{name}:" for name in self.base.names if found.startswith(f"{name}:")), "")
         return found.removeprefix(prefix)
 
+    def route(self, alias: Alias, said: Said) -> Route | None:
+        """The target that an alias' router chooses for what is said; None of an alias without one."""
+        if alias.router is None:
+            return None
+        fitted = self._snapshot.routers.get(alias.router.digest)
+        # Its numbers are gone where another replica changed the alias between two reads: the next look finds out.
+        return Route(alias.router.otherwise, "no_text") if fitted is None else fitted.route(said)
+
     def draw(self, alias: Alias, user: str | None, uniform: Uniform, scopes: Scopes = EVERYTHING) -> str:
         """What ``alias`` means for one request, to be resolved like any ``model``; see `domain.alias.draw`.
 
@@ -274,12 +307,16 @@ class Catalog:
             AliasTargetGone: what was drawn is not served any more.
         """
         target = draw(alias, user, uniform).model
+        self.require_served(alias, target, scopes)
+        return target
+
+    def require_served(self, alias: Alias, target: str, scopes: Scopes = EVERYTHING) -> None:
+        """Nothing where a target of ``alias`` is there. Raises AliasTargetGone."""
         if not is_expression(target):
             try:
                 self.resolve(target)
             except ModelNotFound as error:
                 raise AliasTargetGone(alias.name, target if self.covers(target, scopes) else HIDDEN) from error
-        return target
 
     def _only_target(self, alias: Alias, scopes: Scopes) -> Target:
         """The registry lets no alias mean another, so this ends."""

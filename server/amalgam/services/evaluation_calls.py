@@ -5,13 +5,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import Any, Final
 
 from amalgam.domain.answer_metrics import ANSWER_METRICS, KEPT, LOG_LIKELIHOOD, given
 from amalgam.domain.evaluation import MAX_ANSWER, Evaluation, EvaluationItem, Measurement
+from amalgam.domain.routing import Said
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import AnswerUnreadable
+from amalgam.routing.request_text import said_in
 from amalgam.services.inference import Inference
 from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.own_answers import OwnAnswers
@@ -94,7 +97,8 @@ class EvaluationCalls:
         values: dict[str, float] = {}
         model = evaluation.targets[target].pinned
         # A weighted alias means the same for an item whatever else is asked.
-        async with self._inference.admit(model, user=f"{evaluation.items_digest}-{index}", client=CLIENT) as held:
+        user = f"{evaluation.items_digest}-{index}"
+        async with self._inference.admit(model, user=user, said=partial(_said, item), client=CLIENT) as held:
             served = held.engine_name
             note_adapter(served)
             try:
@@ -150,6 +154,10 @@ class EvaluationCalls:
             return [int(token) for token in reply["tokens"]]
         except (KeyError, TypeError, ValueError):
             raise AnswerUnreadable("tokens") from None
+
+
+def _said(item: EvaluationItem) -> Said:
+    return said_in({"prompt": item.prompt} if item.messages is None else {"messages": list(item.messages)})
 
 
 def score(answer: str, wanted: Mapping[str, str | None]) -> dict[str, float]:

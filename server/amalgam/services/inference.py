@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.alias import Uniform
 from amalgam.domain.blend import is_blend_name
+from amalgam.domain.in_scope import HIDDEN
+from amalgam.domain.routing import Said
 from amalgam.domain.scopes import BASE, EVERYTHING, Scopes
 from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.engine.protocol import Engine, LoadableVersion
@@ -25,8 +27,20 @@ from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_alias
 
 T = TypeVar("T")
+SAYS_NOTHING: Final = Said()
 Turn = Callable[[LoadableVersion | None], AbstractAsyncContextManager[None]]
 """Waits for a place in the batch, for the version's sake; None is the base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for, and as whom."""
+
+    model: str | None
+    user: str | None
+    said: Callable[[], Said]
+    scopes: Scopes
+    tenant: str
 
 
 def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
@@ -75,6 +89,7 @@ class Inference:
         model: str | None,
         *,
         user: str | None = None,
+        said: Callable[[], Said] = lambda: SAYS_NOTHING,
         client: str = "",
         generates: bool = True,
         sequences: int = 1,
@@ -90,6 +105,7 @@ class Inference:
         Args:
             model: as in `resolve`; an alias of several targets is drawn from.
             user: who asks; an alias means the same to them each time.
+            said: gives what the user says; asked where a router chooses by it.
             client: whose request it is: keys take turns, and new blends are counted by key.
             generates: whether the engine's batch is needed; else there is no turn to wait for.
             sequences: how many run at once in the batch for it.
@@ -113,11 +129,12 @@ class Inference:
                 return nullcontext()
             return self._queue.turn(version, gone, client, sequences, within_s, tenant, weight)
 
-        meaning = await self.found(lambda: self._drawn(model, user, scopes, tenant))
+        asked = Asked(model, user, said, scopes, tenant)
+        meaning = await self.found(lambda: self._drawn(asked))
         if before_build is not None and isinstance(meaning, Blend) and not self._blends.has(meaning):
             await before_build()
             # What is named may have changed meanwhile.
-            meaning = await self.found(lambda: self._drawn(model, user, scopes, tenant))
+            meaning = await self.found(lambda: self._drawn(asked))
         if isinstance(meaning, Blend):
             async with (
                 self._unless_gone(meaning.versions.values(), scopes),
@@ -213,18 +230,26 @@ class Inference:
             self._engine.hold(version),
         ):
             is_hidden = blend.shown is not None
-            yield Target(version.engine_name, None, None if is_hidden else blend.expression, blend.shown)
+            recipe = None if is_hidden else blend.expression
+            yield Target(version.engine_name, None, recipe, blend.route, blend.shown)
 
-    def _drawn(self, model: str | None, user: str | None, scopes: Scopes, tenant: str) -> Target | Blend:
-        """What the request asks for, once an alias has been drawn from; the request counts as the alias' too."""
-        alias = self._catalog.alias(model, scopes)
+    def _drawn(self, asked: "Asked") -> Target | Blend:
+        """What the request asks for, once an alias has chosen; the request counts as the alias' too."""
+        scopes, covers = asked.scopes, self._catalog.covers
+        alias = self._catalog.alias(asked.model, scopes)
         if alias is None:
-            return self._meaning(model, scopes, tenant)
+            return self._meaning(asked.model, scopes, asked.tenant)
         note_alias(alias.name)
-        drawn = self._catalog.draw(alias, user, self._uniform, scopes)
-        meaning = self._meaning(drawn, EVERYTHING, tenant if self._catalog.covers(drawn, scopes) else None)
-        is_known = scopes.has_every_name or self._catalog.covers(self._name_of(meaning), scopes)
-        return meaning if is_known else replace(meaning, shown=alias.name)
+        route = None if alias.router is None else self._catalog.route(alias, asked.said())
+        if route is None:
+            drawn = self._catalog.draw(alias, asked.user, self._uniform, scopes)
+        else:
+            drawn = route.model
+            self._catalog.require_served(alias, drawn, scopes)
+            route = route.shown(lambda name: covers(name, scopes), HIDDEN)
+        meaning = self._meaning(drawn, EVERYTHING, asked.tenant if covers(drawn, scopes) else None)
+        is_known = scopes.has_every_name or covers(self._name_of(meaning), scopes)
+        return replace(meaning, shown=meaning.shown if is_known else alias.name, route=route)
 
     @staticmethod
     def _name_of(meaning: Target | Blend) -> str:

@@ -35,6 +35,8 @@ class RequestContext:
     """Exact version (``sql@3``) or the base model's served name; None before it is known."""
     alias: str | None = None
     """The alias that the request named, if it did."""
+    route: str | None = None
+    """Why the alias' router chose as it did, if it has one."""
     trace_id: str | None = None
     """Of the caller's ``traceparent``, 32 hexadecimal digits."""
     tokens: TokenCount = field(default_factory=TokenCount)
@@ -71,6 +73,13 @@ def note_alias(name: str) -> None:
     context = _current.get()
     if context is not None:
         context.alias = name
+
+
+def note_route(reason: str) -> None:
+    """Say why a router chose what answers the current request; nothing outside of a request."""
+    context = _current.get()
+    if context is not None:
+        context.route = reason
 
 
 def note_blend_build() -> None:

@@ -106,6 +106,13 @@ ALIAS_REQUESTS: Final = _counter(
     "adapter",
     "code",
 )
+ALIAS_ROUTES: Final = _counter(
+    "amalgam_alias_routes_total",
+    "Inference requests whose target a router chose and that ended, by alias, the version that was chosen and why",
+    "alias",
+    "adapter",
+    "reason",
+)
 ALIAS_SECONDS: Final = _histogram(
     "amalgam_alias_request_duration_seconds",
     "Seconds from the arrival of a request that named an alias to the last byte of its answer",
@@ -298,6 +305,7 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     PROMPT_TOKENS,
     COMPLETION_TOKENS,
     ALIAS_REQUESTS,
+    ALIAS_ROUTES,
     ALIAS_SECONDS,
     TENANT_REQUESTS,
     TENANT_TOKENS,

@@ -140,6 +140,8 @@ class Metrics:
         if watch.context.alias is not None:
             pair = self._alias_pair(watch.context.alias, adapter)
             self._values[table.ALIAS_REQUESTS].add((*pair, str(code)))
+            if watch.context.route is not None:
+                self._values[table.ALIAS_ROUTES].add((*pair, watch.context.route))
             self._distributions[table.ALIAS_SECONDS].observe(seconds, pair)
         if endpoint not in GENERATING:
             return

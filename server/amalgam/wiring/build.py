@@ -3,6 +3,8 @@
 from amalgam.api.inference.body_reader import BodyReader
 from amalgam.api.state import Services
 from amalgam.registry.aliases import AliasRegistry
+from amalgam.registry.routers import RouterRegistry
+from amalgam.services.alias_routers import AliasRouters
 from amalgam.services.aliases import AliasService
 from amalgam.services.batch_lines import LineAsker
 from amalgam.services.cache_salts import CacheSalts
@@ -94,4 +96,5 @@ async def _started(parts: Parts, kept: Storage, making: Making) -> Making:
 
 def _aliases(kept: Storage, answering: Answering) -> AliasService:
     registry = AliasRegistry(kept.database, kept.database.clock, kept.base.served_name)
-    return AliasService(registry, kept.catalog, answering.inference.resolve)
+    routers = AliasRouters(kept.catalog, RouterRegistry(kept.database))
+    return AliasService(registry, kept.catalog, answering.inference.resolve, routers)

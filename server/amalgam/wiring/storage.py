@@ -15,6 +15,7 @@ from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
 from amalgam.registry.kept_objects import KeptObjectRegistry
 from amalgam.registry.profiles import ProfileRegistry
+from amalgam.registry.routers import RouterRegistry
 from amalgam.services.adapter_files import open_store
 from amalgam.services.catalog import Catalog
 from amalgam.store.adapter_store import AdapterStore
@@ -54,7 +55,7 @@ class Storage:
         store = await open_store(settings, objects, parts.checks, prove=True)
         registry, jobs = AdapterRegistry(database, database.clock), JobRegistry(database, database.clock, new_id)
         profiles = ProfileRegistry(database, database.clock)
-        catalog = Catalog(base, registry, profiles)
+        catalog = Catalog(base, registry, profiles, RouterRegistry(database))
         await catalog.refresh()
         parts.metrics.registry_read()
         file_clock = await asyncio.to_thread(FileClock, settings.storage.store)

@@ -1,10 +1,11 @@
 """Bodies and answers of aliases on the admin plane."""
 
-from typing import Final
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from amalgam.api.admin.kit import Body, Page, Timestamp
+from amalgam.api.admin.router_models import RouterBody, RouterView
 from amalgam.domain.alias import MAX_TARGET_LENGTH, MAX_TARGETS, MAX_WEIGHT, Alias, AliasAction, AliasChange
 
 MAX_REVISION: Final = (1 << 31) - 1
@@ -43,8 +44,15 @@ class AliasBody(Body):
         },
     )
 
-    targets: tuple[TargetBody, ...] = Field(min_length=1, max_length=MAX_TARGETS)
+    targets: tuple[TargetBody, ...] | None = Field(default=None, min_length=1, max_length=MAX_TARGETS)
+    router: RouterBody | None = Field(default=None, description="in the place of targets: chooses by content")
     revision: int | None = _EXPECTED
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.targets is None) == (self.router is None):
+            raise ValueError("give targets or a router, one of them")
+        return self
 
 
 class RollbackBody(Body):
@@ -59,7 +67,7 @@ class TargetView(BaseModel):
 
     model: str = Field(examples=["sql@3"])
     weight: int = Field(examples=[90])
-    share: float = Field(description="of all requests, 0 to 1", examples=[0.9])
+    share: float | None = Field(description="of all requests, 0 to 1; null where a router chooses", examples=[0.9])
 
 
 class AliasView(BaseModel):
@@ -68,17 +76,22 @@ class AliasView(BaseModel):
     name: str = Field(examples=["support"])
     revision: int = Field(description="grows with every change; also the header ETag", examples=[7])
     targets: tuple[TargetView, ...]
+    router: RouterView | None = Field(description="what chooses among the targets by content; null: their weights do")
     created_at: Timestamp
     updated_at: Timestamp
 
     @classmethod
     def of(cls, alias: Alias) -> "AliasView":
         """The view of ``alias``."""
-        total = alias.total_weight
+        total, is_routed = alias.total_weight, alias.router is not None
         return cls(
             name=alias.name,
             revision=alias.revision,
-            targets=tuple(TargetView(model=t.model, weight=t.weight, share=t.weight / total) for t in alias.targets),
+            targets=tuple(
+                TargetView(model=t.model, weight=t.weight, share=None if is_routed else t.weight / total)
+                for t in alias.targets
+            ),
+            router=None if alias.router is None else RouterView.of(alias.router),
             created_at=alias.created_at,
             updated_at=alias.updated_at,
         )
@@ -107,6 +120,7 @@ class AliasChangeView(BaseModel):
     revision: int = Field(examples=[6])
     action: AliasAction = Field(examples=["set"])
     targets: tuple[ChangeTargetView, ...]
+    router: RouterView | None = Field(description="what chose among them; null: their weights")
     restores: int | None = Field(description="of a rollback: the revision it brought back", examples=[None])
     created_at: Timestamp
 
@@ -117,6 +131,7 @@ class AliasChangeView(BaseModel):
             revision=change.revision,
             action=change.action,
             targets=tuple(ChangeTargetView(model=t.model, weight=t.weight) for t in change.targets),
+            router=None if change.router is None else RouterView.of(change.router),
             restores=change.restores,
             created_at=change.created_at,
         )

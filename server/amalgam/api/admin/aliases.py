@@ -21,11 +21,13 @@ from amalgam.api.admin.alias_models import (
 )
 from amalgam.api.admin.in_scope import covered_page, scopes_of, shown_alias
 from amalgam.api.admin.kit import PUBLISHES, READS, WHOLE_NAME, LongLimit, NameCursor, Search, admin_router
+from amalgam.api.admin.router_models import ExplainBody, ExplanationView
 from amalgam.api.state import services
 from amalgam.domain.alias import Alias, AliasTarget
-from amalgam.domain.in_scope import shown_targets
+from amalgam.domain.in_scope import shown_change
 from amalgam.errors.aliases import PreconditionFailed, StaleRevision
 from amalgam.errors.requests import FieldRefused
+from amalgam.routing.request_text import said_in
 
 _ETAG: Final = re.compile(r'"([1-9][0-9]{0,8})"')
 _Name = Annotated[str, Path(pattern=WHOLE_NAME, description="alias", examples=["support"])]
@@ -80,8 +82,22 @@ def router() -> APIRouter:
     return routes
 
 
+async def _put(request: Request, name: str, body: AliasBody, expected: int | None) -> tuple[Alias, bool]:
+    found, scopes = services(request), scopes_of(request)
+    if body.router is not None:
+        spec = body.router.spec(found.catalog.base.served_name)
+        return await found.aliases.put_router(name, spec, expected=expected, scopes=scopes)
+    targets = [AliasTarget(model=target.model, weight=target.weight) for target in body.targets or ()]
+    return await found.aliases.put(name, targets, expected=expected, scopes=scopes)
+
+
 def _add_writing(routes: APIRouter) -> None:
-    @routes.put("/aliases/{name}", dependencies=PUBLISHES, summary="Make a name mean weighted targets", responses=_SET)
+    @routes.put(
+        "/aliases/{name}",
+        dependencies=PUBLISHES,
+        summary="Make a name mean targets, by weight or by content",
+        responses=_SET,
+    )
     async def put(
         request: Request,
         name: _Name,
@@ -89,11 +105,8 @@ def _add_writing(routes: APIRouter) -> None:
         if_match: _IfMatch = None,
         if_none_match: _IfNoneMatch = None,
     ) -> JSONResponse:
-        targets = [AliasTarget(model=target.model, weight=target.weight) for target in body.targets]
         with _expectation(body.revision, if_match, if_none_match) as expected:
-            alias, created = await services(request).aliases.put(
-                name, targets, expected=expected, scopes=scopes_of(request)
-            )
+            alias, created = await _put(request, name, body, expected)
         return _answer(request, alias, 201 if created else 200)
 
     @routes.post(
@@ -134,6 +147,11 @@ def _add_reading(routes: APIRouter) -> None:
     async def show(request: Request, name: _Name) -> JSONResponse:
         return _answer(request, await services(request).aliases.get(name))
 
+    @routes.post("/aliases/{name}:explain", dependencies=PUBLISHES, summary="How a router decides about a prompt")
+    async def explain(request: Request, name: _Name, body: ExplainBody) -> ExplanationView:
+        said = said_in({"prompt": body.prompt} if body.messages is None else {"messages": list(body.messages)})
+        return ExplanationView.of(await services(request).aliases.explain(name, said, scopes_of(request)))
+
     @routes.get("/aliases/{name}/history", dependencies=READS, summary="What it meant, newest first")
     async def history(
         request: Request,
@@ -143,8 +161,5 @@ def _add_reading(routes: APIRouter) -> None:
     ) -> AliasHistoryView:
         page, scopes = await services(request).aliases.history(name, limit, cursor), scopes_of(request)
         names = services(request).catalog.base.names
-        data = tuple(
-            AliasChangeView.of(change.model_copy(update={"targets": shown_targets(change.targets, scopes, names)}))
-            for change in page.items
-        )
+        data = tuple(AliasChangeView.of(shown_change(change, scopes, names)) for change in page.items)
         return AliasHistoryView(data=data, next_cursor=page.next_cursor)

@@ -84,6 +84,7 @@ CHANGES_NOTHING: Final = frozenset(
         ("POST", f"{_ADAPTERS}/{{name}}:verify"),
         ("POST", f"{_ADAPTERS}/{{name}}/versions/{{number}}:rebuild"),
         ("POST", "/admin/v1/merges:plan"),
+        ("POST", "/admin/v1/aliases/{name}:explain"),
     }
 )
 """The other routes of the admin plane that are not read with GET: what they find out is their answer. A test compares

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final, cast
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,9 +25,10 @@ from amalgam.api.transport.held_response import HeldResponse
 from amalgam.domain.alias import Alias
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import ModelNotFound
+from amalgam.routing.request_text import said_in
 from amalgam.services.cache_salts import cache_owner
 from amalgam.services.catalog import Target
-from amalgam.telemetry.context import note_adapter
+from amalgam.telemetry.context import note_adapter, note_route
 from amalgam.telemetry.metrics import OTHER
 from amalgam.telemetry.request_watch import CLIENT_GONE
 
@@ -42,6 +44,8 @@ _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
 )
 ENDPOINT_PATHS: Final[Mapping[str, Endpoint]] = {path: endpoint for path, endpoint, _ in _ROUTES}
 """The paths of inference."""
+ROUTE_HEADER: Final = "x-amalgam-route"
+"""How an alias' router chose, as JSON."""
 _WITHOUT_BATCH: Final = frozenset({"count_tokens", "tokenize", "detokenize"})
 
 
@@ -86,6 +90,7 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
                 app_services.inference.admit(
                     body.get("model"),
                     user=_user(endpoint, body),
+                    said=partial(said_in, body),
                     client=caller.client,
                     generates=endpoint not in _WITHOUT_BATCH,
                     sequences=sequences_of(body),
@@ -97,7 +102,7 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
                     weight=spending.weight,
                 )
             )
-        note_adapter(target.engine_name)
+        _note_target(target)
         body, profile = app_services.profiles.applied(endpoint, {**body, "model": target.engine_name}, caller.client)
         asked = app_services.salts.salted(endpoint, body, _cache_owner(app_services, caller))
         spending.is_asked = True
@@ -106,18 +111,27 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
         if response is None:
             deadline.require_time(clock(), app_services.metrics)
             return Response(status_code=CLIENT_GONE)
-        response.headers.update(spending.headers)
-        response = _named(response, target)
+        response = _named(response, target, spending.headers)
         if isinstance(response, StreamingResponse):
             return HeldResponse(response, held.pop_all(), admitted.pop_all())
         return response
 
 
-def _named(response: Response, target: Target) -> Response:
+def _note_target(target: Target) -> None:
+    """Say what answers the current request, for logs and numbers."""
+    note_adapter(target.engine_name)
+    if target.route is not None:
+        note_route(target.route.reason)
+
+
+def _named(response: Response, target: Target, headers: Mapping[str, str]) -> Response:
     """The answer with what gave it in its headers, under the name by which the caller may know it."""
+    response.headers.update(headers)
     response.headers["x-amalgam-adapter"] = target.shown or target.engine_name
     if target.recipe is not None:
         response.headers["x-amalgam-recipe"] = target.recipe
+    if target.route is not None:
+        response.headers[ROUTE_HEADER] = target.route.header()
     if target.shown is not None:
         response = HiddenName(target.engine_name, target.shown).in_response(response)
     return response

@@ -1,0 +1,118 @@
+"""Aliases whose target is chosen by what a request says: what a router is made of, and what it decides."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_CANDIDATES: Final = 15
+"""With the target for the rest, as many as an alias may have."""
+LEAST_EXAMPLES: Final = 3
+"""Of each candidate."""
+MAX_EXAMPLES: Final = 200
+"""Of each candidate; of all together `MAX_ALL_EXAMPLES`."""
+MAX_ALL_EXAMPLES: Final = 1000
+MAX_EXAMPLE_LENGTH: Final = 4000
+"""Characters."""
+_HEADER_BYTES: Final = 1024
+"""Longest header that tells of a route."""
+
+RouteReason = Literal["score", "blend", "below_threshold", "within_margin", "no_text"]
+"""Why a target was chosen: it scored highest; it is a blend of the two highest; or the rest's target, because no score
+was high enough, two were too close, or nothing was said."""
+
+
+class RouterSpec(BaseModel):
+    """What an operator asks for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidates: tuple[str, ...]
+    otherwise: str
+    examples: Mapping[str, tuple[str, ...]]
+    """Texts by candidate; under the name of ``otherwise``, if it is no candidate, texts that are for none."""
+    threshold: float | None = None
+    """Least score, 0 to 1; None: found by leaving out each example in turn."""
+    margin: float | None = None
+    """Least distance of the highest score to the next, 0 to 1."""
+    blend: bool = False
+    """Whether two close scores give a blend of both."""
+
+
+class Router(BaseModel):
+    """A fitted router, without its numbers: what an alias carries."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    """Of everything that it was fitted with; names its numbers in the registry."""
+    candidates: tuple[str, ...]
+    otherwise: str
+    examples: tuple[int, ...]
+    """How many each candidate has."""
+    threshold: float
+    margin: float
+    blend: bool
+    recognised: float = Field(ge=0, le=1)
+    """Share of the examples that go to their candidate when they are left out of the fit."""
+    kept_out: float = Field(ge=0, le=1)
+    """Share of the prompts of no task that go to no candidate when they are left out of the fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterNumbers:
+    """What a router was fitted with, and what came of it. One digest always means the same."""
+
+    digest: str
+    examples: Mapping[str, tuple[str, ...]]
+    weights: bytes
+    """See `amalgam.routing.linear`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a user says in a request."""
+
+    last: str = ""
+    """In the last turn that has a text."""
+    earlier: str = ""
+    """In the turns before it, the latest of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A router's decision about one request."""
+
+    model: str
+    """A candidate, a blend of two, or the rest's target."""
+    reason: RouteReason
+    scores: tuple[tuple[str, float], ...] = ()
+    """Of every candidate, the highest first."""
+
+    def shown(self, covers: Callable[[str], bool], hidden: str) -> "Route":
+        """The same with the names that whoever asks may know of."""
+        scores = tuple((name, score) for name, score in self.scores if covers(name))
+        return Route(self.model if covers(self.model) else hidden, self.reason, scores)
+
+    def header(self) -> str:
+        """As JSON in ASCII; of many scores the highest, so that it stays below `_HEADER_BYTES`."""
+        for count in range(len(self.scores), -1, -1):
+            scores = {name: round(score, 3) for name, score in self.scores[:count]}
+            text = json.dumps({"model": self.model, "reason": self.reason, "scores": scores}, separators=(",", ":"))
+            if len(text) <= _HEADER_BYTES:
+                return text
+        return json.dumps({"reason": self.reason}, separators=(",", ":"))
+
+
+def router_digest(spec: RouterSpec, release: str) -> str:
+    """What names everything that a router is fitted with.
+
+    Args:
+        spec: what is asked for.
+        release: of the way in which it is fitted, the prompts of no task included.
+    """
+    given = {"release": release, **spec.model_dump(mode="json")}
+    return hashlib.sha256(json.dumps(given, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
