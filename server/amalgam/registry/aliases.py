@@ -74,7 +74,7 @@ class AliasRegistry:
             if current is not None and current.targets == tuple(targets) and current.router == chosen_by:
                 return current, False
             if router is not None:
-                await keep_numbers(connection, router[1], self._clock())
+                await keep_numbers(connection, router[1])
             change = AliasChange(
                 revision=1,
                 action="set",

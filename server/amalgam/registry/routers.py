@@ -1,7 +1,6 @@
 """The numbers of routers: kept by digest, for as long as an alias or its history names them."""
 
 from collections.abc import Collection
-from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,11 +29,11 @@ def _numbers(row: sa.RowMapping) -> RouterNumbers:
     return RouterNumbers(row["digest"], examples, bytes(row["weights"]))
 
 
-async def keep_numbers(connection: AsyncConnection, numbers: RouterNumbers, now: datetime) -> None:
+async def keep_numbers(connection: AsyncConnection, numbers: RouterNumbers) -> None:
     """Add what a router was fitted with, where it is not there yet."""
     query = sa.select(routers.c.digest).where(routers.c.digest == numbers.digest)
     if (await connection.execute(query)).first() is None:
-        row = {"digest": numbers.digest, "weights": numbers.weights, "created_at": now}
+        row = {"digest": numbers.digest, "weights": numbers.weights}
         await connection.execute(routers.insert().values(**row, examples=dict(numbers.examples)))
 
 

@@ -165,11 +165,9 @@ aliases: Final = sa.Table(
     METADATA,
     sa.Column("name", _NAME, primary_key=True),
     sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("targets", _JSON, nullable=False),
-    sa.Column("uses", _JSON, nullable=False),
+    *(sa.Column(name, _JSON, nullable=False) for name in ("targets", "uses")),
     sa.Column("router", _JSON),
-    sa.Column("created_at", UtcDateTime, nullable=False),
-    sa.Column("updated_at", UtcDateTime, nullable=False),
+    *(sa.Column(name, UtcDateTime, nullable=False) for name in ("created_at", "updated_at")),
     sa.Column("deleted_at", UtcDateTime),
     comment="uses: [adapter, version or null for its default] of every adapter that the targets need; "
     "a deleted name keeps its row, so that its revisions are not used again",
@@ -193,8 +191,6 @@ routers: Final = sa.Table(
     sa.Column("digest", _DIGEST, primary_key=True),
     sa.Column("examples", _JSON, nullable=False),
     sa.Column("weights", sa.LargeBinary, nullable=False),
-    sa.Column("created_at", UtcDateTime, nullable=False),
-    comment="what aliases with a router were fitted with, and their numbers; a digest always means the same",
 )
 
 idempotency_keys: Final = sa.Table(
