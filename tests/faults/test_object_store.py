@@ -68,16 +68,15 @@ async def hosts(
     url = f"postgresql://amalgam@127.0.0.1:{postgres.port}/{await fresh_database(postgres)}"
     async with AsyncExitStack() as stack:
         line = await stack.enter_async_context(forwarder(int(server.rpartition(":")[2])))
-        started = [
-            await stack.enter_async_context(
-                replica(
-                    tmp_path / name, tmp_path / name / "copies", url,
-                    bucket=ADDRESS, object_endpoint=endpoint, load_timeout_s=ANSWER_S,
-                )
-            )
-            for name, endpoint in (("first", server), ("second", f"http://127.0.0.1:{line.port}"))
-        ]  # fmt: skip
-        yield Hosts(*started, line, server, tmp_path)
+
+        async def started(name: str, endpoint: str) -> Replica:
+            changes = {"bucket": ADDRESS, "object_endpoint": endpoint, "load_timeout_s": ANSWER_S}
+            opening = replica(tmp_path / name, tmp_path / name / "copies", url, **changes)
+            return await stack.enter_async_context(opening)
+
+        first = await started("first", server)
+        second = await started("second", f"http://127.0.0.1:{line.port}")
+        yield Hosts(first, second, line, server, tmp_path)
         line.let_flow()
 
 
