@@ -2,6 +2,9 @@
 
 import os
 
+# As the server sets it before it imports vLLM, whose request classes read it when they are imported.
+os.environ.setdefault("VLLM_MAX_STOP_STRINGS", "32")
+
 from hypothesis import settings
 
 # No deadline: these machines are shared and noisy. CI draws the same examples every time.

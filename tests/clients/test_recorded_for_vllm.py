@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from amalgam.api.fields.by_endpoint import check_fields
+from amalgam.api.fields.loose_values import plain_values
 from amalgam.api.inference.openai import ENDPOINT_PATHS
 from tests.clients.recorded_bodies import Recorded, recorded_bodies
 
@@ -19,7 +20,7 @@ def table() -> Any:
 @pytest.mark.parametrize("recorded", recorded_bodies(), ids=lambda recorded: recorded.name)
 def test_vllms_request_class_takes_what_is_passed_on(table: Any, recorded: Recorded) -> None:
     endpoint = ENDPOINT_PATHS[recorded.path.partition("?")[0]]
-    checked = check_fields(endpoint, recorded.body_for("sql"), 49_152, 8192)
+    checked = check_fields(endpoint, plain_values(endpoint, recorded.body_for("sql")), 49_152, 8192)
     request = table[endpoint].request.validate_python(checked.body)
     extra = getattr(request, "model_extra", None) or {}
     assert not extra, "vLLM knows every field that it gets"

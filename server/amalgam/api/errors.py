@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _MAX_PLACE: Final = 128
 _MAX_REASON: Final = 400
 _MAX_MESSAGE: Final = 1000
+_ANTHROPIC: Final = "/v1/messages"
 _PRIVATE: Final = re.compile(r"(?<![\w:/])(?:/[\w.@+~-]+){2,}/?(?::\d+)?|\b0x[0-9a-fA-F]{6,}\b")
 """Absolute paths, with the line that stands behind one, and addresses in memory."""
 
@@ -122,7 +123,11 @@ def error_response(
         # Set here too: the answer to an unexpected error is sent outside of the middleware that sets it.
         headers["x-request-id"] = request_id
     scopes = EVERYTHING if request is None else caller_of(request).scopes
-    return JSONResponse(error_body(error, request_id, scopes), status_code=error.status, headers=headers)
+    body = error_body(error, request_id, scopes)
+    if request is not None and request.scope["path"].startswith(_ANTHROPIC):
+        # The mark by which Anthropic's dialect tells an error from a message.
+        body = {"type": "error", **body}
+    return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:

@@ -20,6 +20,8 @@ _DEFAULTS: Final = {
     # A host that is allowed may still send its callers to another one.
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     "VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": "16",
+    # As many as a request and a profile may have here; vLLM by itself refuses a fifth.
+    "VLLM_MAX_STOP_STRINGS": "32",
 }
 
 _GIB: Final = 1 << 30

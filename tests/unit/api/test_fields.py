@@ -42,7 +42,7 @@ BOUNDS: list[tuple[Endpoint, str, list[Any], list[Any]]] = [
     ("chat_completions", "min_tokens", [0, 5], [-1, 1 << 40]),
     ("chat_completions", "logprobs", [True, False], [1, 5, "true"]),
     ("chat_completions", "prompt_logprobs", [0, MAX_LOGPROBS], [-1, MAX_LOGPROBS + 1]),
-    ("chat_completions", "stop", ["a", ["a"] * 16], ["", ["a"] * 17, "a" * 257, [1], [""], {"a": 1}]),
+    ("chat_completions", "stop", ["a", ["a"] * 32], ["", ["a"] * 33, "a" * 257, [1], [""], {"a": 1}]),
     ("chat_completions", "stop_token_ids", [[], [0, 99], [1] * 64], [[100], [-1], [1] * 65, [True], ["1"], 5]),
     ("chat_completions", "logit_bias", [{}, {"0": 1, "99": -100}],
     [{"100": 1}, {"a": 1}, {"1": 101}, {"-1": 1}, {"²": 1}, {"1" * 11: 1}, {"9" * 5000: 1},
@@ -65,7 +65,7 @@ BOUNDS: list[tuple[Endpoint, str, list[Any], list[Any]]] = [
     ("responses", "input", ["a", [{"role": "user", "content": "a"}]], [[], 5, [{"type": "compaction"}], [deep(40)]]),
     ("responses", "include", [["message.output_text.logprobs"]], [["a"] * 17, ["a" * 65], [1]]),
     ("responses", "max_output_tokens", [1], [0]),
-    ("messages", "stop_sequences", [["a"]], [["a"] * 17]),
+    ("messages", "stop_sequences", [["a"]], [["a"] * 33]),
     ("messages", "system", ["a", [{"type": "text", "text": "a"}]],
     [[{"type": "image", "source": {"url": "http://x"}}], 5]),
 ]  # fmt: skip
@@ -234,9 +234,11 @@ def test_a_monstrous_name_is_shortened() -> None:
 
 
 def test_fields_that_bound_each_other() -> None:
-    assert refusal("completions", {"prompt": ["a"] * 9, "n": 8}).param == "n"
-    assert refusal("completions", {"prompt": [[1]] * 9, "n": 8}).param == "n"
-    check_fields("completions", {"prompt": ["a"] * 8, "n": 8})
+    assert refusal("completions", {"prompt": ["a"] * 17, "n": 8}).param == "n"
+    assert refusal("completions", {"prompt": [[1]] * 17, "n": 8}).param == "n"
+    check_fields("completions", {"prompt": ["a"] * 16, "n": 8})
+    assert refusal("completions", {"prompt": "a", "max_tokens": 0}).param == "max_tokens"
+    check_fields("completions", {"prompt": "a", "max_tokens": 0, "echo": True})
     check_fields("completions", {"prompt": [1] * 90, "n": 8}, VOCABULARY)
     for longest in ("max_tokens", "max_completion_tokens"):
         assert refusal("chat_completions", {"min_tokens": 6, longest: 5}).param == "min_tokens"
@@ -283,7 +285,7 @@ def test_textual_messages_pass() -> None:
     "messages",
     [
         [], "hi", [5], [{"content": "a"}], [{"role": 5}], [{"role": "x" * 33}],
-        [{"role": "user", "content": "a"}] * 1025,
+        [{"role": "user", "content": "a"}] * 2049,
         [{"role": "assistant", "tool_calls": "x"}], [{"role": "assistant", "tool_calls": [5]}],
         [{"role": "assistant", "tool_calls": [{"function": {"arguments": "[" * 100_000}}]}],
         [{"role": "assistant", "tool_calls": [{"function": {"arguments": "[" * 40 + "]" * 40}}]}],
@@ -300,7 +302,7 @@ def test_malformed_messages_are_refused(messages: Any) -> None:
         [{"type": "function", "function": {"name": 5}}], [{"type": "function", "function": {"name": "x" * 129}}],
         [{"type": "function", "name": "f", "parameters": 5}], [{"name": "f", "input_schema": {"title": "a" * 70_000}}],
         [{"name": "f", "input_schema": {"enum": [{}] * 5000}}], [{"name": "f", "input_schema": {"const": 1 << 64}}],
-        [{"type": "function", "function": {"name": "f"}}] * 129, [deep(40)],
+        [{"type": "function", "function": {"name": "f"}}] * 513, [deep(40)],
     ],
 )  # fmt: skip
 def test_tools_are_functions_with_bounded_schemas(tools: Any) -> None:

@@ -10,6 +10,7 @@ from amalgam.api.fields.request_budget import (
     MAX_PARTS_TOGETHER,
     MAX_TOKEN_IDS,
     body_limit,
+    bounded_answer,
 )
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
@@ -40,7 +41,7 @@ TOO_MUCH: list[tuple[Endpoint, dict[str, Any], str]] = [
     ("completions", {"prompt": [1] * 1000, "echo": True, "logprobs": 1, "n": 16, "max_tokens": 1}, "echo"),
     ("completions", {"prompt": [WORDS] * 4, "echo": True, "logprobs": 5, "max_tokens": 1}, "echo"),
     ("completions", {"prompt": ["a"] * 4, "n": 16, "logprobs": 20, "max_tokens": 64}, "logprobs"),
-    ("completions", {"prompt": "a", "logprobs": 20}, "logprobs"),
+    ("completions", {"prompt": "a", "logprobs": 20, "max_tokens": 800}, "logprobs"),
     ("chat_completions", CHAT | {"n": 16, "logprobs": True, "top_logprobs": 20, "max_tokens": 100}, "top_logprobs"),
     ("chat_completions", {"messages": [{"role": "user", "content": WORDS}], "prompt_logprobs": 20}, "prompt_logprobs"),
     ("chat_completions",
@@ -70,7 +71,9 @@ TOO_MUCH: list[tuple[Endpoint, dict[str, Any], str]] = [
 HARMLESS: list[tuple[Endpoint, dict[str, Any]]] = [
     ("completions", {"prompt": WORDS, "prompt_logprobs": 5}),
     ("completions", {"prompt": [WORDS] * 4, "echo": True, "logprobs": 1, "max_tokens": 1}),
-    ("completions", {"prompt": "a", "logprobs": 5}),
+    ("completions", {"prompt": "a", "logprobs": 20}),
+    ("completions", {"prompt": ["a"] * 32, "logprobs": 20}),
+    ("chat_completions", CHAT | {"logprobs": True, "top_logprobs": 20, "n": 16}),
     ("completions", {"prompt": "a", "logprobs": 20, "max_tokens": 100, "n": 4}),
     ("completions", {"prompt": "a", "logprobs": 20, "stream": True}),
     ("chat_completions", CHAT | {"logprobs": True}),
@@ -108,10 +111,34 @@ def test_what_people_send_passes(endpoint: Endpoint, body: dict[str, Any]) -> No
 
 
 def test_log_probabilities_may_fill_a_long_context_once() -> None:
-    body = {"prompt": "a", "logprobs": 0}
+    body = {"prompt": "a", "logprobs": 0, "max_tokens": 4 * MAX_LOGPROB_ENTRIES}
     check("completions", body, 4 * MAX_LOGPROB_ENTRIES)
     with pytest.raises(FieldRefused):
         check("completions", body | {"logprobs": 1}, 4 * MAX_LOGPROB_ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "limit"),
+    [
+        ("chat_completions", {"logprobs": True, "top_logprobs": 5}, {"max_completion_tokens": 1024}),
+        ("chat_completions", {"logprobs": True, "top_logprobs": 20, "n": 16}, {"max_completion_tokens": 18}),
+        ("chat_completions", {"logprobs": True}, {}),
+        ("chat_completions", {"logprobs": True, "top_logprobs": 5, "stream": True}, {}),
+        ("chat_completions", {"logprobs": True, "top_logprobs": 5, "max_tokens": 7}, {}),
+        ("chat_completions", {"top_p": 1}, {}),
+        ("responses", {"include": ["message.output_text.logprobs"], "top_logprobs": 5, "stream": True},
+        {"max_output_tokens": 1024}),
+        ("responses", {"top_logprobs": 5}, {}),
+        ("completions", {"logprobs": 5}, {}),
+        ("messages", {"max_tokens": 5}, {}),
+    ],
+)  # fmt: skip
+def test_an_answer_of_unsaid_length_that_tells_log_probabilities_gets_the_limit_that_fits(
+    endpoint: Endpoint, body: dict[str, Any], limit: dict[str, int]
+) -> None:
+    assert bounded_answer(endpoint, body, CONTEXT) == body | limit
+    if limit:
+        check(endpoint, ({"input": "a"} if endpoint == "responses" else CHAT) | body | limit)
 
 
 def test_those_of_a_prompt_have_one_limit_however_long_the_context() -> None:

@@ -78,7 +78,7 @@ _SEEDED: Final[Mapping[str, FieldSpec]] = {
     "seed": honoured(integer(-(1 << 63), (1 << 63) - 1)),
 }
 _SHAPING: Final[Mapping[str, FieldSpec]] = {
-    "stop": honoured(stops, shapes.Stops, "at most 16, of 256 characters"),
+    "stop": honoured(stops, shapes.Stops, "at most 32, of 256 characters"),
     "stop_token_ids": honoured(token_ids(64)),
     "frequency_penalty": honoured(number(-2, 2)),
     "presence_penalty": honoured(number(-2, 2)),
@@ -140,6 +140,7 @@ HONOURED: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
     },
     "completions": {
         **_OPENAI,
+        "max_tokens": honoured(integer(0, 1 << 20), says="0 with echo: the prompt alone"),
         "prompt": honoured(prompts(MAX_PROMPTS)),
         "suffix": honoured(text(1 << 16)),
         "echo": _SWITCH,

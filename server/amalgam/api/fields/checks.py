@@ -12,9 +12,9 @@ from amalgam.errors.requests import FieldRefused
 Check = Callable[[str, Any], None]
 
 MAX_NESTING: Final = 32
-MAX_STOPS: Final = 16
+MAX_STOPS: Final = 32
 MAX_STOP: Final = 256
-MAX_PROMPTS: Final = 64
+MAX_PROMPTS: Final = 128
 MAX_INPUTS: Final = 2048
 """Texts of one request for embeddings."""
 MAX_PROMPT_TOKENS: Final = 1 << 20

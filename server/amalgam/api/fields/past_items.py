@@ -167,7 +167,7 @@ def plain_items(name: str, items: list[Any], left_out: set[str], *, refuse_unkno
         FieldRefused: an item that the conversation would not be the same without, or nothing is left.
     """
     plain: list[Any] = []
-    for item in items:
+    for item in map(_without_nulls, items):
         kind = kind_of(item)
         if kind == "reasoning":
             plain.extend(_reasoning(item, left_out))
@@ -181,6 +181,13 @@ def plain_items(name: str, items: list[Any], left_out: set[str], *, refuse_unkno
     if items and not plain:
         raise FieldRefused(name, "holds nothing that the model reads; add a message")
     return plain
+
+
+def _without_nulls(item: Any) -> Any:
+    """An item without its fields that are null, but for content, which has to be there."""
+    if not isinstance(item, Mapping) or all(value is not None for value in item.values()):
+        return item
+    return {key: value for key, value in item.items() if value is not None or key in ("content", "output")}
 
 
 def kind_of(item: Any) -> str | None:

@@ -3,12 +3,12 @@
 It comes before the checks of the fields, so that what is made of it is checked as if it had been sent.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from amalgam.api.fields.past_blocks import plain_messages, tool_changes
 from amalgam.api.fields.past_items import kind_of, plain_items, tools_in
+from amalgam.api.fields.plain_chats import plain_message
 from amalgam.engine.protocol import Endpoint
 
 
@@ -37,7 +37,7 @@ def plain_turns(
         _change_tools(plain, messages)
         return plain, sorted(left_out)
     if endpoint in ("chat_completions", "tokenize") and isinstance(messages := body.get("messages"), list):
-        return {**body, "messages": [_chat_message(message) for message in messages]}, []
+        return {**body, "messages": [plain_message(message) for message in messages]}, []
     return body, []
 
 
@@ -80,29 +80,3 @@ def _change_tools(body: dict[str, Any], messages: list[Any]) -> None:
         elif (known := named.get(name, hidden.get(name))) is not None:
             named[name] = {key: value for key, value in known.items() if key != "defer_loading"}
     body["tools"] = list(named.values())
-
-
-def _chat_message(message: Any) -> Any:
-    """Calls of free text, and functions as chats had them before there were tools."""
-    if not isinstance(message, Mapping):
-        return message
-    if message.get("role") == "function" and isinstance(message.get("name"), str):
-        rest = {key: value for key, value in message.items() if key != "name"}
-        return {**rest, "role": "tool", "tool_call_id": f"call_{message['name']}"}
-    called = message.get("function_call")
-    if isinstance(called, Mapping) and isinstance(called.get("name"), str) and not message.get("tool_calls"):
-        rest = {key: value for key, value in message.items() if key != "function_call"}
-        call = {"id": f"call_{called['name']}", "type": "function", "function": dict(called)}
-        return {**rest, "tool_calls": [call]}
-    calls = message.get("tool_calls")
-    if isinstance(calls, list) and any(isinstance(call, Mapping) and call.get("type") == "custom" for call in calls):
-        return {**message, "tool_calls": [_function_call(call) for call in calls]}
-    return message
-
-
-def _function_call(call: Any) -> Any:
-    free = call.get("custom") if isinstance(call, Mapping) and call.get("type") == "custom" else None
-    if not isinstance(free, Mapping):
-        return call
-    arguments = json.dumps({"input": free.get("input", "")}, ensure_ascii=False)
-    return {"id": call.get("id"), "type": "function", "function": {"name": free.get("name"), "arguments": arguments}}

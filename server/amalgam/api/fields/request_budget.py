@@ -37,8 +37,14 @@ _LEAST_CHAT_BYTES: Final = 1 << 18
 _INCLUDED: Final = "message.output_text.logprobs"
 """What a request in the Responses dialect includes where it wants log-probabilities."""
 _ANY_LENGTH: Final = 1 << 40
-_USUAL_ANSWER: Final = 256
-"""Tokens of an answer that has no limit, where the context is not known."""
+_LENGTHS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+UNSAID_COMPLETION: Final = 16
+"""Tokens of a completion that says nothing, in OpenAI's API and in vLLM."""
+_LIMITS: Final[Mapping[Endpoint, tuple[str, ...]]] = {
+    "chat_completions": ("max_completion_tokens", "max_tokens"),
+    "responses": ("max_output_tokens",),
+}
+"""Where an answer without a limit is as long as the context allows: the fields that say its limit, the newest first."""
 _AT_MOST: Final = "must be at most %d; ask for fewer"
 _TEMPLATE_TOKENS: Final = 64
 """About what a chat template adds."""
@@ -72,16 +78,38 @@ def check_together(endpoint: Endpoint, body: Mapping[str, Any], context_tokens: 
         raise FieldRefused("n", f"prompts times n must be at most {MAX_PROMPTS}")
     if body.get("stream_options") is not None and not body.get("stream"):
         raise FieldRefused("stream_options", "needs stream to be true")
-    longest = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")
+    longest = next((body[name] for name in _LENGTHS if body.get(name) is not None), None)
     if longest is not None and (body.get("min_tokens") or 0) > longest:
         raise FieldRefused("min_tokens", "must not be larger than max_tokens")
     if body.get("top_logprobs") and body.get("logprobs") is False:
         raise FieldRefused("top_logprobs", "needs logprobs to be true")
+    if endpoint == "completions" and longest == 0 and not body.get("echo"):
+        raise FieldRefused("max_tokens", "must not be 0 without echo")
     _check_lengths(body, context_tokens)
+    if longest is None and endpoint == "completions":
+        longest = UNSAID_COMPLETION
     _check_logprobs(endpoint, body, count, choices, longest, context_tokens)
     for name in ("messages", "input"):
         _check_parts(name, body.get(name))
     _check_compiled_tools(body)
+
+
+def bounded_answer(endpoint: Endpoint, body: Mapping[str, Any], context_tokens: int | None) -> Mapping[str, Any]:
+    """``body``, with a limit of tokens where it has none and its answer tells log-probabilities.
+
+    Who asks for them seldom says how long it may be. It ends with the reason ``length`` where the limit cuts it.
+
+    Args:
+        endpoint: of the request.
+        body: checked.
+        context_tokens: longest prompt plus answer; None where it is not known.
+    """
+    names = _LIMITS.get(endpoint, ())
+    alternatives = alternatives_of(endpoint, body) if names else None
+    if alternatives is None or not _is_whole(endpoint, body) or any(body.get(name) is not None for name in names):
+        return body
+    longest = _most_entries(endpoint, context_tokens) // (alternatives * (body.get("n") or 1))
+    return body if context_tokens is not None and longest >= context_tokens else {**body, names[0]: longest}
 
 
 def prompt_count(value: Any) -> int:
@@ -129,7 +157,7 @@ def _check_logprobs(
     context_tokens: int | None,
 ) -> None:
     """Bound the log-probabilities of the answer, and of the prompts that it repeats."""
-    alternatives = _alternatives(endpoint, body)
+    alternatives = alternatives_of(endpoint, body)
     in_prompt = body.get("prompt_logprobs")
     if alternatives is None and in_prompt is None:
         return
@@ -144,11 +172,10 @@ def _check_logprobs(
             name = "prompt_logprobs" if body.get("prompt_logprobs") is not None else "echo"
             limit = _AT_MOST % MAX_LOGPROB_ENTRIES
             raise FieldRefused(name, f"n times prompts times tokens times log-probabilities {limit}, or send less")
-    if alternatives is not None and (endpoint == "responses" or not body.get("stream")):
-        # The parts of a stream go out as they are made; in the Responses dialect its end repeats all of them.
-        are_objects = endpoint != "completions"
-        most = max(MAX_CHAT_ENTRIES if are_objects else MAX_LOGPROB_ENTRIES, context_tokens or 0)
-        positions = min(longest or context_tokens or _USUAL_ANSWER, context_tokens or _ANY_LENGTH)
+    if alternatives is not None and _is_whole(endpoint, body):
+        most = _most_entries(endpoint, context_tokens)
+        # An answer without a limit gets one, by `bounded_answer`.
+        positions = min(1 if longest is None else longest, context_tokens or _ANY_LENGTH)
         entries += prompts * choices * positions * alternatives
         if entries > most:
             if endpoint == "responses":
@@ -157,7 +184,20 @@ def _check_logprobs(
             raise FieldRefused(name, f"n times max_tokens times log-probabilities {_AT_MOST % most}, or stream")
 
 
-def _alternatives(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
+def _is_whole(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
+    """Whether all log-probabilities of the answer are in memory at once.
+
+    The parts of a stream go out as they are made; in the Responses dialect its end repeats all of them.
+    """
+    return endpoint == "responses" or not body.get("stream")
+
+
+def _most_entries(endpoint: Endpoint, context_tokens: int | None) -> int:
+    are_objects = endpoint != "completions"
+    return max(MAX_CHAT_ENTRIES if are_objects else MAX_LOGPROB_ENTRIES, context_tokens or 0)
+
+
+def alternatives_of(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
     """Log-probabilities at one position of the answer; None where none are asked for."""
     if endpoint == "responses":
         return (body.get("top_logprobs") or 0) + 1 if _INCLUDED in (body.get("include") or ()) else None

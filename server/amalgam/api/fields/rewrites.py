@@ -4,11 +4,20 @@ from typing import Any, Final
 
 from amalgam.api.fields.checks import STREAM_OPTIONS
 from amalgam.api.fields.forced_tools import bind_forced
+from amalgam.api.fields.plain_chats import plain_choice, plain_tool
 from amalgam.api.fields.table import shown_name
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 
 _FREE_CHOICES: Final = ("auto", "none")
+_TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority"})
+_INCLUDED: Final = frozenset(
+    {
+        *("code_interpreter_call.outputs", "computer_call_output.output.image_url", "file_search_call.results"),
+        *("message.input_image.image_url", "message.output_text.logprobs", "reasoning.encrypted_content"),
+    }
+)
+"""What the Responses dialect may ask to have included, as far as vLLM knows the words; one of them has an effect."""
 
 
 def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
@@ -30,9 +39,28 @@ def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
         body["output_config"] = {"format": asked} | (body.get("output_config") or {})
     if endpoint == "chat_completions":
         _read_allowed_tools(body)
+        if "tool_choice" in body:
+            body["tool_choice"] = plain_choice(body["tool_choice"])
+    if endpoint == "responses":
+        left_out = _known_words(body)
     if "tools" in body:
-        left_out = _keep_functions(endpoint, body) + _plain_tools(endpoint, body)
+        left_out += _keep_functions(endpoint, body) + _plain_tools(endpoint, body)
         bind_forced(endpoint, body)
+    elif endpoint == "chat_completions" and body.get("tool_choice") in _FREE_CHOICES:
+        # There is nothing to choose from, which vLLM would refuse.
+        del body["tool_choice"]
+    return left_out
+
+
+def _known_words(body: dict[str, Any]) -> list[str]:
+    """The Responses dialect's words for what is done elsewhere: those that vLLM does not know go, and are named."""
+    left_out = []
+    if (tier := body.get("service_tier")) is not None and tier not in _TIERS:
+        del body["service_tier"]
+        left_out.append("service_tier")
+    if (asked := body.get("include")) is not None:
+        body["include"] = [one for one in asked if one in _INCLUDED]
+        left_out += [f"include.{one}" for one in asked if one not in _INCLUDED]
     return left_out
 
 
@@ -65,8 +93,14 @@ def _keep_functions(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
 
 
 def _plain_tools(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
-    """Namespaces without what vLLM would pass over, and tools of free text whose grammar the model is told in words."""
+    """Functions in the dialect's own form.
+
+    Of the Responses dialect: namespaces without what vLLM would pass over, and tools of free text whose grammar the
+    model is told in words.
+    """
     left_out: set[str] = set()
+    if endpoint in ("chat_completions", "tokenize") and "tools" in body:
+        body["tools"] = [plain_tool(tool) for tool in body["tools"]]
     if endpoint == "responses" and "tools" in body:
         plain = [_plain_tool(tool, left_out) for tool in body["tools"]]
         body["tools"] = [tool for tool in plain if tool is not None]

@@ -21,7 +21,16 @@ from amalgam.api.fields.checks import (
     TOKEN_DIGITS,
 )
 from amalgam.api.fields.constraints import MAX_CHOICE, MAX_ENUM, MAX_REGEX_CHARACTERS
-from amalgam.api.fields.contents import MAX_MESSAGES, MAX_PARTS, MAX_ROLE, MAX_TEXT, MAX_TOOL_NAME, MAX_TOOLS
+from amalgam.api.fields.contents import (
+    MAX_CALLS,
+    MAX_ITEMS,
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_ROLE,
+    MAX_TEXT,
+    MAX_TOOL_NAME,
+    MAX_TOOLS,
+)
 from amalgam.api.fields.media import MEDIA_PARTS
 from amalgam.api.fields.past_blocks import BLOCKS
 from amalgam.api.fields.past_items import ITEMS
@@ -119,7 +128,7 @@ class ChatMessage(Shape):
 
     role: Annotated[str, Field(max_length=MAX_ROLE)]
     content: Content | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -177,7 +186,7 @@ class Turn(Shape):
 
     role: Annotated[str, Field(max_length=MAX_ROLE)]
     content: str | Annotated[list[_TurnPart | KnownBlock], Field(max_length=MAX_PARTS)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
 
 
 class ModelTurn(Shape):
@@ -185,7 +194,7 @@ class ModelTurn(Shape):
 
     role: Literal["assistant"]
     content: str | Annotated[list[_TurnPart | AnyBlock], Field(max_length=MAX_PARTS)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
 
 
 Turns = Annotated[list[Turn | ModelTurn], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -194,14 +203,17 @@ Turns = Annotated[list[Turn | ModelTurn], Field(min_length=1, max_length=MAX_MES
 class InputItem(Shape):
     """One item of the Responses dialect's input."""
 
-    type: Literal[
-        "message",
-        "function_call",
-        "function_call_output",
-        "custom_tool_call",
-        "custom_tool_call_output",
-        "reasoning",
-    ] = "message"
+    type: (
+        Literal[
+            "message",
+            "function_call",
+            "function_call_output",
+            "custom_tool_call",
+            "custom_tool_call_output",
+            "reasoning",
+        ]
+        | None
+    ) = "message"
     content: Content | None = None
     output: Content | None = None
     summary: Content | None = None
@@ -217,7 +229,7 @@ class OtherItem(Shape):
     type: Annotated[str, Field(json_schema_extra={"not": {"enum": sorted(_OWN_ITEMS)}})]
 
 
-ResponseInput = str | Annotated[list[InputItem | OtherItem], Field(min_length=1, max_length=MAX_MESSAGES)]
+ResponseInput = str | Annotated[list[InputItem | OtherItem], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 # --- tools

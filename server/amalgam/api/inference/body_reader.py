@@ -2,6 +2,7 @@
 
 import asyncio
 from argparse import Namespace
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, Self
@@ -9,8 +10,9 @@ from typing import Any, Final, Self
 from starlette.requests import Request
 
 from amalgam.api.fields.by_endpoint import CheckedBody, check_fields
+from amalgam.api.fields.loose_values import plain_values, require_dialect
 from amalgam.api.fields.media import TEXT_ONLY, MediaBounds
-from amalgam.api.fields.request_budget import body_limit
+from amalgam.api.fields.request_budget import body_limit, bounded_answer
 from amalgam.api.fields.strict_json import INLINE_BYTES, parse_object, require_json
 from amalgam.api.transport.body_encodings import content_encodings, decoded
 from amalgam.domain.adapter import BaseModelSpec
@@ -87,6 +89,10 @@ class BodyReader:
         """Whether a prompt may hold what is not text."""
         return bool(self._media.reads)
 
+    def bounded(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `bounded_answer`."""
+        return bounded_answer(endpoint, body, self._context_tokens)
+
     async def read(self, endpoint: Endpoint, request: Request) -> dict[str, Any]:
         """What the engine gets of the body of ``request``; the names of the rest are left in its scope as `IGNORED`.
 
@@ -120,7 +126,8 @@ class BodyReader:
 
     def _checked(self, endpoint: Endpoint, raw: bytes, encodings: list[str], limit: int) -> CheckedBody:
         raw = decoded(raw, encodings, limit)
-        body = parse_object(raw)
+        body = plain_values(endpoint, parse_object(raw))
+        require_dialect(endpoint, body)
         checked = check_fields(
             endpoint,
             body,

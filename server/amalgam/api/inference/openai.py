@@ -104,7 +104,8 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
             )
         _note_target(target)
         body, profile = app_services.profiles.applied(endpoint, {**body, "model": target.engine_name}, caller.client)
-        asked = app_services.salts.salted(endpoint, body, _cache_owner(app_services, caller))
+        bounded = app_services.bodies.bounded(endpoint, body)
+        asked = app_services.salts.salted(endpoint, bounded, _cache_owner(app_services, caller))
         spending.is_asked = True
         extra = () if profile is None else (profile,)
         response = await app_services.engine.call(endpoint, asked, deadline.request(request), *extra)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from amalgam.api.fields.request_budget import prompt_count
+from amalgam.api.fields.request_budget import UNSAID_COMPLETION, prompt_count
 from amalgam.api.fields.strict_json import parse_object
 from amalgam.engine.protocol import Endpoint, Engine
 
@@ -18,8 +18,6 @@ _TEMPLATE_TOKENS: Final = 512
 """What a chat template may add by itself: a system prompt of its own, and how tools are to be called."""
 _SPECIAL_TOKENS: Final = 8
 """What a tokenizer may add to a text."""
-_UNSAID_COMPLETION: Final = 16
-"""Tokens of a completion that says nothing, in OpenAI's API and in vLLM."""
 ANSWER_FIELDS: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     "chat_completions": ("max_completion_tokens", "max_tokens"),
     "completions": ("max_tokens",),
@@ -83,7 +81,7 @@ def _answer_tokens(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
         return 0
     said = next((body[name] for name in names if body.get(name) is not None), None)
     if said is None and endpoint == "completions":
-        return _UNSAID_COMPLETION
+        return UNSAID_COMPLETION
     return None if said is None else int(said)
 
 

@@ -1,0 +1,88 @@
+"""Chats in the spellings that clients have for them, brought into the one that vLLM reads.
+
+Histories come back as clients keep them: with a null for every field that a message might have, with calls whose
+arguments are objects, with functions from before there were tools. Tools come in the form of another dialect. Each
+means one thing.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+_WORDS: Final[Mapping[str, str]] = {"auto": "auto", "none": "none", "any": "required", "required": "required"}
+"""Choices of tools in one word, in any dialect, and what a chat calls them."""
+
+
+def plain_message(message: Any) -> Any:
+    """One message of a chat; what the checks refuse comes back as it is."""
+    if not isinstance(message, Mapping):
+        return message
+    if any(value is None for value in message.values()):
+        message = _without_nulls(message)
+    if message.get("role") == "function" and isinstance(message.get("name"), str):
+        rest = {key: value for key, value in message.items() if key != "name"}
+        return {**rest, "role": "tool", "tool_call_id": f"call_{message['name']}"}
+    called = message.get("function_call")
+    if isinstance(called, Mapping) and isinstance(called.get("name"), str) and not message.get("tool_calls"):
+        rest = {key: value for key, value in message.items() if key != "function_call"}
+        call = {"id": f"call_{called['name']}", "type": "function", "function": dict(called)}
+        return {**rest, "tool_calls": [call]}
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and not all(map(_is_plain, calls)):
+        return {**message, "tool_calls": [_plain_call(call) for call in calls]}
+    return message
+
+
+def plain_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function as a chat has it, where it came in the form of the Responses dialect or of Anthropic's."""
+    if isinstance(tool.get("function"), Mapping):
+        return dict(tool)
+    function = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
+    if "parameters" not in function and tool.get("input_schema") is not None:
+        function["parameters"] = tool["input_schema"]
+    return {"type": "function", "function": function}
+
+
+def plain_choice(choice: Any) -> Any:
+    """A choice of tools as a chat has it, where it came in another dialect's form."""
+    if isinstance(choice, str):
+        return _WORDS.get(choice, choice)
+    if not isinstance(choice, Mapping) or isinstance(choice.get("function"), Mapping):
+        return choice
+    kind, name = choice.get("type"), choice.get("name")
+    if kind in ("function", "tool") and isinstance(name, str):
+        return {"type": "function", "function": {"name": name}}
+    return _WORDS.get(kind, choice) if isinstance(kind, str) else choice
+
+
+def _without_nulls(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without fields that are null. A tool that gave nothing gave an empty text; other contents stay."""
+    plain = {key: value for key, value in message.items() if value is not None}
+    if "content" in message and "content" not in plain:
+        plain["content"] = "" if message.get("role") in ("tool", "function") else None
+    return plain
+
+
+def _is_plain(call: Any) -> bool:
+    if not isinstance(call, Mapping) or call.get("type") != "function" or None in call.values():
+        return not isinstance(call, Mapping)
+    function = call.get("function")
+    return not isinstance(function, Mapping) or isinstance(function.get("arguments"), str)
+
+
+def _plain_call(call: Any) -> Any:
+    """A call of a function, whether it was one of free text, lacks its type, or has an object for arguments."""
+    if not isinstance(call, Mapping):
+        return call
+    free, function = call.get("custom"), call.get("function")
+    if call.get("type") == "custom" and isinstance(free, Mapping):
+        said = json.dumps({"input": free.get("input", "")}, ensure_ascii=False)
+        function = {"name": free.get("name"), "arguments": said}
+        return {"id": call.get("id"), "type": "function", "function": function}
+    plain = {key: value for key, value in call.items() if value is not None}
+    if not isinstance(function, Mapping):
+        return plain
+    arguments = function.get("arguments")
+    if arguments is None or isinstance(arguments, Mapping):
+        function = {**function, "arguments": json.dumps(arguments or {}, ensure_ascii=False)}
+    return {**plain, "type": plain.get("type", "function"), "function": function}
