@@ -33,6 +33,18 @@ MAGIC_BYTES: Final = 4
 
 _SHARD: Final = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLED_WEIGHTS: Final = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
+_TRAINED_ALONE: Final = re.compile(r"adapter_\d+\.(bin|pt|pth)", re.IGNORECASE)
+"""Torchtune's weights, a file an epoch."""
+_ELSEWHERE: Final = (
+    (re.compile(r"adapters\.safetensors"), "mlx-lm wrote it"),
+    (re.compile(r".+\.gguf", re.IGNORECASE), "It is a file of llama.cpp's"),
+)
+"""What other programs write, of which `amalgam merge build` makes a PEFT folder."""
+_SHARDED: Final = (
+    (re.compile(r"pytorch_model_fsdp(_\d+/|\.bin)"), "FSDP"),
+    (re.compile(r"global_step\d+/"), "DeepSpeed"),
+)
+"""Where trainers leave what they go on from, by the way of training."""
 _TRAINED_BESIDE: Final = "non_lora_trainables.bin"
 """What LLaVA's trainer writes for weights that it trained without LoRA."""
 _CHECKPOINT: Final = re.compile(r"checkpoint-\d+/")
@@ -140,22 +152,36 @@ def judge_names(names: Sequence[str]) -> list[Finding]:
 
 
 def _no_weights(names: Sequence[str]) -> Finding:
-    pickled = next((name for name in names if _PICKLED_WEIGHTS.fullmatch(name)), None)
+    patterns = (_PICKLED_WEIGHTS, _TRAINED_ALONE)
+    pickled = next((name for name in names if any(pattern.fullmatch(name) for pattern in patterns)), None)
     if pickled is not None:
         return unsafe(
             pickled,
             "is a pickle, and loading one runs code. Save the adapter as safetensors, with "
             "save_pretrained(safe_serialization=True)",
         )
+    return Finding(code="missing_file", message=f"{WEIGHTS_FILE} is missing. {_where_else(names)}")
+
+
+def _where_else(names: Sequence[str]) -> str:
+    """The next step where there are no weights, by what lies there instead."""
     shards = [name for name in names if _SHARD.fullmatch(name)]
     if shards:
-        step = f"{len(shards)} of its shards are here, such as {shown(shards[0])}. Add the others."
-    elif any(_CHECKPOINT.fullmatch(name) for name in names):
-        newest = max((n for n in names if _CHECKPOINT.fullmatch(n)), key=lambda n: int(n[len("checkpoint-") : -1]))
-        step = f"Checkpoints lie below; name one, such as {shown(newest)}."
-    else:
-        step = "Save the adapter with save_pretrained(safe_serialization=True)."
-    return Finding(code="missing_file", message=f"{WEIGHTS_FILE} is missing. {step}")
+        return f"{len(shards)} of its shards are here, such as {shown(shards[0])}. Add the others."
+    checkpoints = [name for name in names if _CHECKPOINT.fullmatch(name)]
+    if checkpoints:
+        newest = max(checkpoints, key=lambda name: int(name[len("checkpoint-") : -1]))
+        return f"Checkpoints lie below; name one, such as {shown(newest)}."
+    foreign = next((said for pattern, said in _ELSEWHERE if any(map(pattern.fullmatch, names))), None)
+    if foreign is not None:
+        return f"{foreign}: 'amalgam merge build FOLDER -o OUT' makes a PEFT folder of it."
+    sharded = next((by for pattern, by in _SHARDED if any(map(pattern.fullmatch, names))), None)
+    if sharded is not None:
+        return f"What {sharded} left are parts to go on training from. Gather them, and save with save_pretrained."
+    folders = [name for name in names if name.endswith("/")]
+    if folders:
+        return f"If it lies in a folder below, name that one, such as {shown(folders[0])}."
+    return "Save the adapter with save_pretrained(safe_serialization=True)."
 
 
 def _ignored(names: Sequence[str]) -> Finding:

@@ -12,10 +12,8 @@ from typing import Final
 PREFIX: Final = "base_model.model."
 """What PEFT puts before the base model's own module names."""
 
-_WRAPPERS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_WRAPPERS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"})
 """Parts of a name that torch.compile, FSDP and activation checkpointing put in; no model has a module of that name."""
-_PARALLEL: Final = "module."
-"""What DataParallel puts before everything."""
 _NAMED: Final = re.compile(
     r"(?P<stem>.*\.(?:lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)|hada_\w+|lokr_\w+|vera_lambda_[bd]"
     r"|modules_to_save))\.(?P<adapter>(?!weight$|bias$)[^.]+)(?P<end>\.weight|\.bias)?"
@@ -38,8 +36,10 @@ def canonical_name(name: str) -> CanonicalName:
     plain = name.endswith((".lora_A.weight", ".lora_B.weight")) and "._" not in name
     if plain and name.startswith(PREFIX) and not name.startswith(PREFIX + PREFIX):
         return CanonicalName(name)
-    inner = name.removeprefix(_PARALLEL) if name.startswith(_PARALLEL + PREFIX) else name
-    inner = ".".join(part for part in inner.split(".") if part not in _WRAPPERS)
+    inner = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    if not inner.startswith(PREFIX) and (start := inner.find("." + PREFIX)) >= 0:
+        # DataParallel puts "module." before everything, and a class around the model the name of its attribute.
+        inner = inner[start + 1 :]
     while inner.startswith(PREFIX + PREFIX):
         inner = inner.removeprefix(PREFIX)
     wrapped = inner != name
