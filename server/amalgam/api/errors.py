@@ -29,6 +29,7 @@ from amalgam.errors.findings import Finding
 from amalgam.errors.http import InternalError, MethodNotAllowed, RouteNotFound
 from amalgam.errors.requests import FieldRefused
 from amalgam.errors.tenants import NotInScope
+from amalgam.errors.type_words import told
 from amalgam.telemetry.request_watch import CLIENT_GONE
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def refused_field(errors: Sequence[Any]) -> FieldRefused:
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     # Names of fields are a client's own text.
     shown = place[:_MAX_PLACE].encode("unicode_escape").decode() or "body"
-    reason = str(first["msg"])
+    reason = told(first)
     if NAME_PATTERN in str(first.get("ctx", {}).get("pattern", "")):
         reason = f"is not a name. {NAME_STEP} {HUB_STEP}"
     return FieldRefused(shown, reason[:_MAX_REASON])

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from amalgam.errors import AmalgamError
 from amalgam.errors.requests import FieldRefused
 from amalgam.errors.terminal import FileUnusable, InvalidUsage
+from amalgam.errors.type_words import told
 
 _CONSOLE: Final = Console(stderr=True, highlight=False)
 _NOT_TEXT: Final = "has letters that are not UTF-8. Write it in letters that are, or set LC_ALL=C.UTF-8."
@@ -50,7 +51,7 @@ def _field(error: ValidationError) -> FieldRefused:
     place = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or "options"
     if first["type"] == "string_unicode":
         return FieldRefused(place, _NOT_TEXT)
-    text = first["msg"].removeprefix("Value error, ")
+    text = told(first)
     return FieldRefused(place, f"is refused: {text[:1].lower()}{text[1:]}. Give another value.")
 
 
@@ -108,6 +109,8 @@ def _told(run: Callable[[], Any]) -> Any:
             raise typer.Exit(error.exit_code) from None
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else None
-        raise ended_with(InvalidUsage(error.format_message(), command)) from None
+        # It takes over some sentences of the library of types, with their beginning.
+        message = error.format_message().replace("Value error, ", "").removesuffix(".")
+        raise ended_with(InvalidUsage(message, command)) from None
     except (AmalgamError, ValidationError, UnicodeError, OSError) as error:
         raise ended_with(error) from None

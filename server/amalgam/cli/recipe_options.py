@@ -20,6 +20,7 @@ from amalgam.domain.recipe import Output, Recipe
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import InvalidAdapter
 from amalgam.errors.requests import FieldRefused
+from amalgam.errors.type_words import told
 from amalgam.settings import Settings
 from amalgam.settings.groups import EngineSettings
 
@@ -110,7 +111,7 @@ def _refused(error: ValidationError, whole: str) -> FieldRefused:
     """The first thing that is wrong, by the name of its field."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or whole
-    text = first["msg"].removeprefix("Value error, ")
+    text = told(first)
     return FieldRefused(place, f"is refused: {text[:1].lower()}{text[1:]}. Give another value")
 
 

@@ -30,6 +30,7 @@ from amalgam.engine.whole_messages import tell_whatever_was_said
 from amalgam.engine.written_answers import AnswerThreads, let_write
 from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady, EngineRefused
+from amalgam.errors.type_words import told
 
 # What vLLM's own exception handlers turn into answers; anything else is a fault of the server and stays one.
 ANSWERED: Final = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
@@ -148,4 +149,4 @@ def _refused_field(error: ValidationError) -> EngineRefused:
     # Union members add class names, and wrappers their own, to the location; a field is a word in lower case.
     path = [str(part) for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part.islower())]
     param = ".".join(path) or None
-    return EngineRefused(400, f"{param or 'body'}: {first['msg']}", param)
+    return EngineRefused(400, f"{param or 'body'}: {told(first)}", param)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from amalgam.domain.recipe import Output, Recipe
 from amalgam.errors.merging import InputCountRefused, ParameterRefused, SpaceRefused, UnknownMethod
+from amalgam.errors.type_words import told
 
 Density = Annotated[float, Field(gt=0, le=1, description="fraction of entries kept")]
 
@@ -284,7 +285,7 @@ def typed_parameters(recipe: Recipe) -> Parameters:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "density"
-        raise ParameterRefused(spec.name, name, first["msg"].removeprefix("Value error, ")) from error
+        raise ParameterRefused(spec.name, name, told(first)) from error
 
 
 def space_of(recipe: Recipe) -> Space:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from amalgam.errors.settings import SettingRefused
+from amalgam.errors.type_words import told
 from amalgam.settings import groups
 from amalgam.settings.sources import ENVIRONMENT, PREFIX, VLLM_KEY, from_environment, from_file, in_file
 
@@ -156,7 +157,7 @@ def _refused(error: ValidationError, given: Mapping[str, Any]) -> SettingRefused
     first = error.errors(include_input=False, include_url=False)[0]
     place = [str(part) for part in first["loc"]]
     name = next((part for part in place if part in known_names()), ".".join(place) or "settings")
-    reason = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    reason = told(first)
     field = setting_fields().get(name)
     meaning = (field and field.description) or "none"
     variables = from_environment(os.environ, known_names())

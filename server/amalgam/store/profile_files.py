@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from amalgam.domain.serving_profile import SamplingDefaults, ServingProfile
 from amalgam.errors.findings import Finding
+from amalgam.errors.type_words import told
 
 OWN_FILE: Final = "serving_profile.json"
 TEMPLATE_FILE: Final = "chat_template.jinja"
@@ -96,6 +97,6 @@ def _ignored(name: str, error: Exception) -> Finding:
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else str(first["msg"])
+        reason = f"{place}: {told(first)}" if place else told(first)
     message = f"{name} was not taken into the serving profile: {reason}. Mend it, or put the profile by the API."
     return Finding(code="profile_ignored", severity="warning", message=message)

@@ -7,10 +7,11 @@ import pytest
 
 from amalgam.api.fields.by_endpoint import HONOURED, check_fields
 from amalgam.api.fields.checks import MAX_STOPS
+from amalgam.api.inference.request_models import REQUIRED
 from amalgam.engine.environment import prepare_environment
 from amalgam.engine.protocol import Endpoint
 from tests.unit.api.test_fields import BOUNDS
-from tests.unit.api.test_request_models import FILLED, REQUIRED
+from tests.unit.api.test_request_models import FILLED
 
 TOGETHER: dict[str, dict[str, Any]] = {
     "tool_choice": {"tools": [{"type": "function", "function": {"name": "f"}}]},

@@ -61,7 +61,7 @@ KEYS: Final[dict[str, Callable[[str], str]]] = {
 }
 """What ways of training put into the names of tensors."""
 
-UNSLOTH: Final = {
+UNSLOTH: Final[dict[str, Any]] = {
     "alora_invocation_tokens": None, "arrow_config": None, "base_model_name_or_path": "unsloth/tiny-bnb-4bit",
     "auto_mapping": {"base_model_class": "LlamaForCausalLM", "unsloth_fixed": True}, "ensure_weight_tying": False,
     "lora_bias": False, "peft_version": "0.18.0", "qalora_group_size": 16, "target_parameters": None,
@@ -71,7 +71,8 @@ UNSLOTH: Final = {
 
 def leaving(*names: str) -> Make:
     def make(folder: Path) -> None:
-        write(folder, factors(), **(UNSLOTH if "chat_template.jinja" in names else {}))
+        config: dict[str, Any] = UNSLOTH if "chat_template.jinja" in names else {}
+        write(folder, factors(), **config)
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(PICKLE if name.endswith((".pt", ".pth", ".bin", ".pkl")) else b"{}")

@@ -94,7 +94,7 @@ def check_together(endpoint: Endpoint, body: Mapping[str, Any], context_tokens: 
     _check_compiled_tools(body)
 
 
-def bounded_answer(endpoint: Endpoint, body: Mapping[str, Any], context_tokens: int | None) -> Mapping[str, Any]:
+def bounded_answer(endpoint: Endpoint, body: dict[str, Any], context_tokens: int | None) -> dict[str, Any]:
     """``body``, with a limit of tokens where it has none and its answer tells log-probabilities.
 
     Who asks for them seldom says how long it may be. It ends with the reason ``length`` where the limit cuts it.

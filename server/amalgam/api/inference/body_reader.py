@@ -2,7 +2,6 @@
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, Self
@@ -89,7 +88,7 @@ class BodyReader:
         """Whether a prompt may hold what is not text."""
         return bool(self._media.reads)
 
-    def bounded(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def bounded(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
         """See `bounded_answer`."""
         return bounded_answer(endpoint, body, self._context_tokens)
 

@@ -1,0 +1,20 @@
+"""What the library of types finds wrong, in words of this program: its own speak of inputs, and end nowhere."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+_SHOULD: Final = re.compile(r"(?:Input|String|List|Tuple|Dictionary|Set|Value|Data) should (?=\w)")
+_WHOLE: Final[Mapping[str, str]] = {
+    "Field required": "is missing",
+    "Extra inputs are not permitted": "is not known here",
+    "Input should be a valid string": "must be a text",
+}
+"""Messages that read better as a whole, by what they begin with."""
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """The message of one entry of ``ValidationError.errors()``: what must be, without the library's subject."""
+    text = str(found["msg"]).removeprefix("Value error, ").removesuffix(".")
+    whole = next((words for begins, words in _WHOLE.items() if text.startswith(begins)), None)
+    return whole if whole is not None else _SHOULD.sub("must ", text, count=1)
