@@ -333,3 +333,10 @@ def test_decisions_are_numbered_and_of_one_form() -> None:
         text = path.read_text()
         assert text.startswith(f"# {int(path.name[:4])}. "), path.name
         assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], path.name
+
+
+def test_every_test_that_the_page_on_merging_names_is_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`: `(test_\w+)`", (DOCS / "merging.md").read_text())
+    assert len(named) >= 30
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path}: {name}"

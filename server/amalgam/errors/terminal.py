@@ -13,7 +13,8 @@ class InvalidUsage(InvalidRequest):
 
     def __init__(self, reason: str, command: str | None) -> None:
         step = f" `{command} --help` says what it takes." if command else ""
-        super().__init__(f"{reason.rstrip('.')}.{step}")
+        sentence = reason if reason.endswith("?") else f"{reason.rstrip('.')}."
+        super().__init__(f"{sentence}{step}")
 
 
 class FileUnusable(InvalidRequest):
