@@ -50,10 +50,18 @@ def client(url: str, key: str | None, timeout_s: float = 120.0) -> Iterator[http
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise FieldRefused("url", f"{url!r} is no address. Write it as {DEFAULT_URL}") from None
     except httpx.HTTPError as error:
-        raise ended_with(NoAnswer(url, type(error).__name__)) from None
+        raise ended_with(NoAnswer(url, _why(error))) from None
     except (KeyError, TypeError, AttributeError, IndexError):
         # An answer of another form than ours, in JSON all the same.
         raise ended_with(NotAmalgam(url)) from None
+
+
+def _why(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return "nothing listens there, or its certificate is not accepted"
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    return "the connection was broken off"
 
 
 def path_of(*parts: str) -> str:
