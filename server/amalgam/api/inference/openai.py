@@ -112,8 +112,7 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
         if response is None:
             deadline.require_time(clock(), app_services.metrics)
             return Response(status_code=CLIENT_GONE)
-        response = _named(response, target, spending.headers)
-        if isinstance(response, StreamingResponse):
+        if isinstance(response := _named(response, target, spending.headers), StreamingResponse):
             return HeldResponse(response, held.pop_all(), admitted.pop_all())
         return response
 
