@@ -9,7 +9,7 @@ from tests.golden import dense
 from tests.merge_factory import make_adapter, make_recipe, merge_dense, relative
 
 WIDE = {"model.layers.0.mlp.up_proj": (330, 310)}
-"""Room for a result of rank 300."""
+"""Large enough for a result of rank 300."""
 [NAME] = WIDE
 SMALL = {NAME: (33, 31)}
 ROUNDING = 2e-6
