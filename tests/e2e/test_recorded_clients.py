@@ -26,7 +26,7 @@ def test_a_recorded_request_is_answered(server: RunningServer, recorded: Recorde
     assert events
     assert not any("error" in event for event in events), answer.text[-500:]
     last = answer.text.rstrip().splitlines()[-1]
-    ends = {CHAT: "[DONE]", "/v1/responses": "response.", "/v1/messages": "message_stop"}
+    ends = {CHAT: "[DONE]", "/v1/completions": "[DONE]", "/v1/responses": "response.", "/v1/messages": "message_stop"}
     assert ends[recorded.path.partition("?")[0]] in last
 
 

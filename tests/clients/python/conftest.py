@@ -5,20 +5,18 @@ from typing import Final
 
 import pytest
 
-LOOSE: Final = (
-    "the tool is not strict, so its schema does not bind the arguments, and the demo model makes none that fit"
+VALUES: Final = (
+    "the test wants one call with the values of its prompt; the demo model is forced to call, and calls otherwise"
 )
 LONG: Final = "the demo model does not come to the end of the object within the limit of tokens"
 CHOICE: Final = "the demo model does not choose a tool by itself"
+UNSEEN: Final = "fails with the demo model; the cause was not looked into since forced tools are bound to their schemas"
 MAY_FAIL: Final = {
-    "test_tool_calling": LOOSE,
-    "test_tool_calling_async": LOOSE,
-    "test_bind_runnables_as_tools": LOOSE,
-    "test_tool_choice": LOOSE,
-    "test_tool_calling_with_no_arguments": LOOSE,
-    "test_structured_few_shot_examples": LOOSE,
-    "test_structured_output_pydantic_2_v1": LOOSE,
-    "test_unicode_tool_call_integration": LOOSE,
+    "test_tool_calling": VALUES,
+    "test_tool_calling_async": VALUES,
+    "test_unicode_tool_call_integration": VALUES,
+    "test_tool_choice": UNSEEN,
+    "test_tool_calling_with_no_arguments": UNSEEN,
     "test_structured_output_optional_param": LONG,
     "test_json_mode": LONG,
     "test_agent_loop": CHOICE,
@@ -29,7 +27,7 @@ MAY_FAIL: Final = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = getattr(item, "originalname", item.name)
-        if item.path.name == "suite_langchain.py" and name in MAY_FAIL:
+        if item.path.name.startswith("suite_langchain") and name in MAY_FAIL:
             item.add_marker(pytest.mark.xfail(reason=MAY_FAIL[name]))
 
 
