@@ -11,6 +11,7 @@ from amalgam.cli import (
     blender,
     demo,
     doctor,
+    engine,
     export,
     jobs,
     keys,
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command(context_settings={"allow_extra_args": True})(serve.serve)
+app.command(context_settings={"allow_extra_args": True})(engine.engine)
 app.command(hidden=True)(worker.worker)
 app.command(hidden=True)(blender.blender)
 app.command()(doctor.doctor)

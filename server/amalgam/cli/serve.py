@@ -31,6 +31,7 @@ from amalgam.store.checkpoint_tensors import is_quantised
 if TYPE_CHECKING:
     from amalgam.cli.http_server import HttpServer
     from amalgam.engine.cpu.fork_server import ForkServer
+    from amalgam.wiring.parts import EngineFactory
 
 DEMO_NAME = "smollm2"
 _CONSOLE = Console(stderr=True, highlight=False)
@@ -46,16 +47,22 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on; 0 picks one")] = None,
     config: Annotated[Path | None, typer.Option(help="file of settings, in TOML; variables win over it")] = None,
+    engine: Annotated[str | None, typer.Option(help="engines of amalgam engine, as ray://127.0.0.1:6379")] = None,
 ) -> None:
     """Serve the base model and its adapters."""
-    given: dict[str, Any] = {"store": store, "host": host, "port": port, "config": config}
+    given: dict[str, Any] = {"store": store, "host": host, "port": port, "config": config, "engine_address": engine}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})
     flags = list(vllm_flags or [])
     if model is not None and model.startswith("-"):
         # typer passes on what stands behind `--` as arguments in order, the model's place included.
         flags, model = [model, *flags], None
     try:
-        run(settings, model, served_model_name, flags)
+        if settings.engine.engine_address:
+            from amalgam.cli.front import run_front
+
+            run_front(settings, model, served_model_name, flags)
+        else:
+            run(settings, model, served_model_name, flags)
     except AmalgamError as error:
         raise ended(error.code, error.message, 1) from None
 
@@ -69,7 +76,7 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     from amalgam.telemetry.logs import VLLM_JSON_CONFIG
 
     if not flags:
-        # Flags may change the address and add keys; `_listen` asks again in any case.
+        # Flags may change the address and add keys; `listen` asks again in any case.
         require_safe_binding(settings)
     for sentence in unheeded(os.environ):
         _CONSOLE.print(sentence, style="yellow", markup=False, soft_wrap=True)
@@ -97,8 +104,8 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     if line.args.served_model_name == names[:1]:
         line.args.served_model_name = names
     tls_context(line.settings.tls)
-    listener = _listen(line.settings)
-    _serve(line, listener, began, fork_server, is_demo=is_demo)
+    listener = listen(line.settings)
+    serve_until_stopped(line, listener, began, fork_server, is_demo=is_demo)
 
 
 def require_whole(folder: Path, args: Namespace) -> None:
@@ -147,7 +154,7 @@ def command_line(settings: Settings, model: str, name: str, flags: list[str], *,
     return CommandLine(settled(settings, said), left_to_vllm(args), lora_sources(said, source_of))
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
     """Bind before the engine starts, so that a taken port is known at once. Raises UnsafeBinding, PortTaken."""
     from amalgam.api.auth import require_safe_binding
 
@@ -164,14 +171,21 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _serve(
+def serve_until_stopped(
     line: CommandLine,
     listener: socket.socket,
     began: float,
-    fork_server: "ForkServer | None",
+    fork_server: "ForkServer | None" = None,
     *,
     is_demo: bool,
+    engine_factory: "EngineFactory | None" = None,
 ) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        began: monotonic time at which the start did.
+        engine_factory: as of `create_app`.
+    """
     from amalgam.app import create_app
     from amalgam.cli.http_server import http_server
     from amalgam.demo.adapters import demo_adapter_folders
@@ -203,7 +217,7 @@ def _serve(
     failures: list[BaseException] = []
     folders = demo_adapter_folders() if is_demo and settings.adapters.register_demo else {}
     start = Start(phases.show, ready, failed, folders, line.lora_modules, fork_server)
-    app = create_app(settings, line.args, start)
+    app = create_app(settings, line.args, start, engine_factory=engine_factory)
     server = http_server(app, settings)
     # What came before is mostly vLLM's import, which its command line needs.
     serving = time.monotonic()

@@ -42,6 +42,8 @@ class LoadableVersion:
     """Positive, unique over all versions, never used again."""
     folder: Path
     """Validated local folder; outlives every request that may use it."""
+    digest: str = ""
+    """Of its files, by which an engine elsewhere finds them in the store; empty: a blend, which is in no store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class EngineInfo:
     """In a full batch; 0 before it is known."""
     dtype: str = "bfloat16"
     """What it computes in: bfloat16, float16 or float32."""
+    replicas: int = 0
+    """Engines in processes of their own that are ready; 0: the only one is in this process."""
 
 
 class OwnTemplate(Protocol):

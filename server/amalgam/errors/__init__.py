@@ -28,6 +28,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.serving      how a server is started: flags, certificates
     ├── errors.terminal     the command line: words, files, servers that do not answer
     ├── errors.engine       the engine: not ready, failed to load, gone
+    ├── errors.remote       engines in processes of their own: no Ray, nobody there, another model
     ├── errors.cpu_lora     LoRA on CPU beside a release of vLLM that it was not tested with
     ├── errors.demo         the demo model, its tasks and its scoring
     └── errors.shutdown     a server that stops

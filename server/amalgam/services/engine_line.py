@@ -1,6 +1,8 @@
 """The line in front of the engine: its bounds, from the settings, the engine's batch, and how many keys there are."""
 
+import asyncio
 import math
+from typing import Final
 
 from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.engine.protocol import Engine
@@ -9,6 +11,9 @@ from amalgam.services.fair_queue import FairQueue, Places
 from amalgam.services.key_directory import KeyDirectory
 from amalgam.settings import Settings
 from amalgam.telemetry.metrics import Metrics
+
+LOOK_S: Final = 0.5
+"""Between two looks at how many engines there are."""
 
 
 class EngineLine:
@@ -29,21 +34,35 @@ class EngineLine:
         bounds, places = self._bounds()
         # An adapter's turn may begin as many requests as are its slot's share of a full batch.
         quantum = -(-batch // slots)
-        taken = slots if settings.queue.fair_queue else math.inf
-        self.queue = FairQueue(taken, quantum, settings.queue.fair_queue_wait_s, metrics=metrics, places=places)
+        self._slots = slots if settings.queue.fair_queue else math.inf
+        self.queue = FairQueue(self._slots, quantum, settings.queue.fair_queue_wait_s, metrics=metrics, places=places)
         self.admission = Admission(bounds, metrics=metrics)
         keys.on_change(self._fit)
 
     async def fit_to_engine(self, engine: Engine, timeout_s: float) -> None:
-        """Where the engine chose the size of its batch by itself, it is known once the engine is there."""
+        """Where the engine chose the size of its batch by itself, it is known once the engine is there.
+
+        Of several engines all places count, and are counted again whenever one comes or goes.
+        """
         await engine.wait_ready(timeout_s)
-        self._batch = engine.info().sequences or self._batch
-        self._fit()
+        info = engine.info()
+        is_single, fitted = info.replicas == 0, (-1, -1)
+        while True:
+            if (info.sequences, info.slots) != fitted:
+                fitted = info.sequences, info.slots
+                self._batch = info.sequences or self._batch
+                if not is_single and self._settings.queue.fair_queue:
+                    self._slots = info.slots or self._slots
+                self._fit()
+            if is_single:
+                return
+            await asyncio.sleep(LOOK_S)
+            info = engine.info()
 
     def _fit(self) -> None:
         bounds, places = self._bounds()
         self.admission.resize(bounds)
-        self.queue.resize(places)
+        self.queue.resize(places, self._slots)
 
     def _bounds(self) -> tuple[RequestBounds, Places]:
         access, given, asking = self._settings.access, self._settings.queue, self._keys.asking()

@@ -87,9 +87,10 @@ class FairQueue:
         self._lines: OrderedDict[tuple[Who, int], Line] = OrderedDict()
         """By key and adapter, in the order of their turns to come; none is empty."""
 
-    def resize(self, places: Places) -> None:
-        """Set the bound anew, when the engine has said how large its batch is."""
+    def resize(self, places: Places, slots: float | None = None) -> None:
+        """Set the bounds anew, when the engine has said how large its batch is; ``slots`` None: they stay."""
         self._places = places
+        self._slots = self._slots if slots is None else slots
         self._settle()
 
     @property

@@ -45,7 +45,7 @@ class Asked:
 
 def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
     """The version as the engine needs it: its name, id and folder never change."""
-    return LoadableVersion(engine_name=str(version.ref), lora_id=version.id, folder=folder)
+    return LoadableVersion(engine_name=str(version.ref), lora_id=version.id, folder=folder, digest=version.digest)
 
 
 class Inference:

@@ -32,7 +32,7 @@ _GREEDY: Final = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class _Template(OwnTemplate):
+class LinkedTemplate(OwnTemplate):
     """One version's template, on the line to the process that renders it."""
 
     model: str
@@ -157,7 +157,7 @@ class ProfileService:
         changed |= _sampling(endpoint, body, profile)
         template: OwnTemplate | None = None
         if profile.chat_template is not None:
-            template = _Template(body["model"], profile.chat_template, self._templates, client)
+            template = LinkedTemplate(body["model"], profile.chat_template, self._templates, client)
         given = profile.sampling.given()
         unsaid: dict[str, Any] = (
             {name: given[name] for name in _UNSAID if name in given} if endpoint == "messages" else {}

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         sources = (InitSettingsSource(settings_cls, _grouped(given)) for given in (variables, written))
         return init_settings, *sources
 
+    @property
+    def ray_token(self) -> Path:
+        """The file with the token of Ray."""
+        return (self.engine.ray_token_file or self.storage.store / "ray_token").absolute()
+
     def values(self) -> dict[str, Any]:
         """Every setting by its name, as `Settings` takes them."""
         found: dict[str, Any] = {_CONFIG: self.config}

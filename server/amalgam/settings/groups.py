@@ -218,6 +218,12 @@ class EngineSettings(_Group):
     )
     max_model_len: int = Field(2048, ge=64, description="longest prompt plus answer of the demo model, tokens")
     load_timeout_s: float = Field(60.0, gt=0, description="longest wait for an adapter to become resident, seconds")
+    engine_address: str = Field(
+        "", description="engines in processes of their own, as ray://127.0.0.1:6379; empty: one in this process"
+    )
+    ray_token_file: Path | None = Field(
+        None, description="file with the token of Ray, which engines and servers share; unset: ray_token in the store"
+    )
     engine_hang_s: float = Field(60.0, gt=1, description="an engine silent for so long is restarted, seconds")
     cpu_lora: Literal["amalgam", "stock"] = Field(
         "amalgam", description="LoRA on CPU: ours, or vLLM's own (wrong in 0.32)"

@@ -73,10 +73,12 @@ def _digests_in_memory(engine: Engine, catalog: Catalog) -> frozenset[str]:
 
 def _as_served(base: BaseModelSpec, other_names: tuple[str, ...], args: Namespace) -> BaseModelSpec:
     """The base model with what this engine does of it."""
+    given: bool | None = getattr(args, "adapts_experts", None)
     return replace(
         base,
         other_names=other_names,
-        adapts_experts=adapts_experts(),
+        # Of engines elsewhere it is known from them; here vLLM is asked.
+        adapts_experts=adapts_experts() if given is None else given,
         adapts_towers=bool(getattr(args, "enable_tower_connector_lora", False)),
         reads=frozenset() if getattr(args, "language_model_only", False) else base.reads,
     )

@@ -153,7 +153,7 @@ def test_more_names_of_the_base_model_are_refused(model: str) -> None:
 def test_an_address_that_a_flag_gives_needs_keys_as_any_other(model: str) -> None:
     line = read(model, "--host", "0.0.0.0", "--port", "0", "--api-key", "ak_flag")
     with pytest.raises(UnsafeBinding):
-        serve._listen(line.settings)
+        serve.listen(line.settings)
     line = read(model, "--host", "0.0.0.0", "--port", "0", "--api-key", "ak_flag", admin_key="ak_root")
     assert line.settings.http.host == "0.0.0.0"
 

@@ -61,7 +61,10 @@ def _error_in(piece: bytes, request: Request) -> AmalgamError | None:
     if 400 <= status < 500:
         return EngineRefused(status, message, param if isinstance(param, str) else None)
     state = services(request).engine.state
-    return InternalError() if state == "ready" else EngineNotReady(state)
+    if state != "ready":
+        return EngineNotReady(state)
+    # Of several engines the one that was lost is told of by its status alone.
+    return EngineNotReady("restarting") if status == 503 else InternalError()
 
 
 def _event(error: AmalgamError, piece: bytes, request: Request) -> bytes:

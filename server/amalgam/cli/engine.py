@@ -1,0 +1,122 @@
+"""`amalgam engine`: engines in processes of their own, on Ray, for any number of servers in front of them."""
+
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from amalgam.cli.front import base_folder
+from amalgam.cli.one_line import ended
+from amalgam.cli.serve import base_names
+from amalgam.engine.remote.replica import ReplicaOrder
+from amalgam.errors import AmalgamError
+from amalgam.errors.serving import FlagRefused
+from amalgam.settings import Settings, settle
+
+_CONSOLE = Console(stderr=True, highlight=False)
+FACTORY = "amalgam.workers.engine_replica:open_replica"
+_INHERITED = ("VLLM_", "AMALGAM_", "HF_", "CUDA_", "OMP_", "NCCL_")
+"""How the names of variables begin that replicas get from here: Ray's workers have the environment of their node."""
+
+
+def engine(
+    model: Annotated[
+        str | None, typer.Argument(help="folder or hub id of the base model; without it: the demo model")
+    ] = None,
+    vllm_flags: Annotated[list[str] | None, typer.Argument(help="after --: any flag of vLLM's engine")] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=1024, help="engines")] = 1,
+    ray: Annotated[str | None, typer.Option(help="a Ray that runs, as ray://host:6379; without it: one of its own")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of its own Ray, on loopback; 0 picks one")] = 6379,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each engine; unset: 1 where Ray has any")] = None,
+    store: Annotated[Path | None, typer.Option(help="folder of adapters, the same as the servers'")] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="name of the base model in requests")] = None,
+    config: Annotated[Path | None, typer.Option(help="file of settings, in TOML; variables win over it")] = None,
+    generation: Annotated[str, typer.Option(help="any word; another one has all engines replaced, one by one")] = "",
+) -> None:
+    """Run engines that servers with --engine ask. On a Ray that runs it returns once they answer."""
+    given: dict[str, Any] = {"store": store, "config": config}
+    settings = Settings(**{key: value for key, value in given.items() if value is not None})
+    flags = list(vllm_flags or [])
+    if model is not None and model.startswith("-"):
+        flags, model = [model, *flags], None
+    try:
+        order = _order(settings, model, served_model_name, flags, replicas, generation)
+        with ExitStack() as stack:
+            _run(stack, settings, order, replicas, ray, port, gpus)
+    except AmalgamError as error:
+        raise ended(error.code, error.message, 1) from None
+
+
+def _order(
+    settings: Settings, model: str | None, name: str | None, flags: Sequence[str], replicas: int, generation: str
+) -> ReplicaOrder:
+    """What each replica is; flags are looked at here, so that a wrong one is known at once."""
+    _refuse(flags)
+    settle(os.environ, settings)
+    variables = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
+    variables["AMALGAM_STORE"] = str(settings.storage.store.absolute())
+    # Ray would set it to the CPUs that it counts for the actor.
+    variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // replicas)))
+    return ReplicaOrder(
+        factory=FACTORY,
+        model=str(base_folder(settings, model)) if model is None or Path(model).is_dir() else model,
+        is_demo=model is None,
+        served_names=(name,) if name is not None else tuple(base_names(model)),
+        flags=tuple(flags),
+        variables=variables,
+        generation=generation,
+    )
+
+
+def _refuse(flags: Sequence[str]) -> None:
+    """Raise FlagRefused for what has no effect on an engine: there is no HTTP here."""
+    from amalgam.cli.front_flags import OURS, SETTINGS, given_flags, refuse_without_effect
+    from amalgam.engine.vllm_arguments import serve_parser
+
+    if not flags:
+        return
+    said = given_flags(serve_parser(), flags)
+    refuse_without_effect(said)
+    for argument in said:
+        if argument in SETTINGS or argument in OURS:
+            raise FlagRefused(f"--{argument.replace('_', '-')}", "give it to amalgam serve, which answers HTTP")
+
+
+def _run(
+    stack: ExitStack, settings: Settings, order: ReplicaOrder, replicas: int, ray: str | None, port: int,
+    gpus: float | None,
+) -> None:  # fmt: skip
+    from amalgam.engine.remote.app import address_of, deploy, gpus_there, join, prepare_ray, ready_token
+    from amalgam.engine.remote.own_ray import own_ray
+
+    ended_by = _signals()
+    prepare_ray(os.environ, settings.ray_token)
+    if ray is None:
+        settings.storage.store.mkdir(parents=True, exist_ok=True)
+        ready_token(settings.ray_token, secrets.token_hex(32))
+        # One more for a replica that takes the place of another.
+        address = stack.enter_context(own_ray(port, replicas + 1, os.environ))
+    else:
+        address = address_of(ray)
+    join(address)
+    each = (1.0 if gpus_there() else 0.0) if gpus is None else gpus
+    with _CONSOLE.status(f"Starting {replicas} engine{'s' if replicas > 1 else ''}"):
+        deploy(order, replicas, cpus=1.0, gpus=each, drain_s=settings.http.drain_timeout_s, busy=32)
+    _CONSOLE.print(f"[green]Ready[/green]: amalgam serve --engine ray://{address}", soft_wrap=True)
+    if ray is None:
+        ended_by.wait()
+
+
+def _signals() -> threading.Event:
+    """Set by the first signal that asks this program to end."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    return asked

@@ -1,0 +1,178 @@
+"""What a front and the replicas of its engine say to each other: JSON, and the bytes of answers. Nothing is pickled.
+
+An answer is a line of frames. The first byte of a frame says what it is.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from amalgam.engine.protocol import CallProfile, Endpoint, EngineInfo, LoadableVersion
+from amalgam.telemetry.context import TokenCount
+
+TAKEN: Final = b"T"
+"""The replica has the request."""
+HEAD: Final = b"H"
+"""Status and headers of an answer."""
+PIECE: Final = b"P"
+"""Bytes of an answer, behind the tokens that the request has taken so far."""
+USAGE: Final = b"U"
+"""The usage of an answer that vLLM told at its end."""
+ERROR: Final = b"E"
+"""What became of the request in place of an answer, or of the rest of one."""
+LEFT: Final = b"L"
+"""The handler gave no answer, because the client had left."""
+
+_COUNTS: Final = struct.Struct("!QQQ")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ToldVersion(_Message):
+    """A version, or a blend, as a replica finds it."""
+
+    engine_name: str
+    lora_id: int
+    digest: str = ""
+    """Of its files in the store; empty: a blend."""
+    folder: str = ""
+    """Of a blend."""
+
+    @classmethod
+    def of(cls, version: LoadableVersion) -> "ToldVersion":
+        """What stands for ``version``: its digest, because a replica may have the store elsewhere."""
+        folder = "" if version.digest else str(version.folder)
+        return cls(engine_name=version.engine_name, lora_id=version.lora_id, digest=version.digest, folder=folder)
+
+
+class ToldProfile(_Message):
+    """What a version's serving profile adds to a request."""
+
+    template_model: str = ""
+    template: str | None = None
+    unsaid: dict[str, Any]
+
+    @classmethod
+    def of(cls, profile: CallProfile) -> "ToldProfile":
+        """The template as its text."""
+        if profile.template is None:
+            return cls(unsaid=dict(profile.unsaid))
+        own = profile.template
+        return cls(template_model=own.model, template=own.text, unsaid=dict(profile.unsaid))
+
+
+@dataclass(frozen=True, slots=True)
+class CallOrder:
+    """One request."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    version: ToldVersion | None
+    profile: ToldProfile | None
+    headers: tuple[tuple[str, str], ...]
+    """Of the client's, what vLLM's handlers are shown."""
+    request_id: str
+
+    def written(self) -> bytes:
+        """As `read` takes it. The body may have half a surrogate pair in a text, which JSON's escapes can say."""
+        said = {
+            "endpoint": self.endpoint,
+            "body": self.body,
+            "version": None if self.version is None else self.version.model_dump(),
+            "profile": None if self.profile is None else self.profile.model_dump(),
+            "headers": self.headers,
+            "request_id": self.request_id,
+        }
+        return json.dumps(said, separators=(",", ":")).encode()
+
+    @classmethod
+    def read(cls, written: bytes) -> "CallOrder":
+        """What `written` wrote."""
+        said = json.loads(written)
+        return cls(
+            endpoint=said["endpoint"],
+            body=said["body"],
+            version=None if said["version"] is None else ToldVersion.model_validate(said["version"]),
+            profile=None if said["profile"] is None else ToldProfile.model_validate(said["profile"]),
+            headers=tuple((str(name), str(value)) for name, value in said["headers"]),
+            request_id=said["request_id"],
+        )
+
+
+class Head(_Message):
+    """Status and headers of an answer."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    is_stream: bool
+
+
+class ToldUsage(_Message):
+    """Tokens of one answer, as vLLM counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ServedFacts(_Message):
+    """What an engine serves, which a front has to know before it answers."""
+
+    names: tuple[str, ...]
+    """Of the base model; the first is its own."""
+    fingerprint: str
+    """Of the base model."""
+    max_lora_rank: int
+    max_model_len: int | None
+    adapts_experts: bool
+    adapts_towers: bool
+    reads_media: bool
+    endpoints: tuple[Endpoint, ...]
+    """That can be answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaInfo:
+    """What one replica tells of itself."""
+
+    replica: str
+    engine: EngineInfo
+    facts: ServedFacts
+
+
+class UnloadOrder(_Message):
+    """A version, or a blend, that is to leave the memory of every replica."""
+
+    lora_id: int
+    folder: str = ""
+    """Of a blend."""
+
+
+class PinOrder(_Message):
+    """A resident version is to be exempt from eviction, or no longer."""
+
+    lora_id: int
+    pinned: bool
+
+
+def piece(data: bytes, tokens: TokenCount) -> bytes:
+    """A frame with ``data``."""
+    return PIECE + _COUNTS.pack(tokens.prompt, tokens.cached, tokens.completion) + data
+
+
+def read_piece(frame: bytes) -> tuple[TokenCount, bytes]:
+    """What stands in a frame of `piece`."""
+    counts = TokenCount(*_COUNTS.unpack_from(frame, 1))
+    return counts, frame[1 + _COUNTS.size :]
+
+
+Kind = Literal[b"T", b"H", b"P", b"U", b"E", b"L"]
+
+
+def kind_of(frame: bytes) -> bytes:
+    """The first byte of ``frame``."""
+    return frame[:1]

@@ -1,0 +1,58 @@
+"""Errors between a replica and a front: the class, where both have it, its code and its words."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from amalgam.errors import AmalgamError, adapters, engine, profiles, requests
+from amalgam.errors.reported import ReportedError
+
+_MODULES = (adapters, engine, profiles, requests)
+"""Whose classes an engine raises."""
+
+
+class ToldError(BaseModel):
+    """One error."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Of its class."""
+    status: int
+    code: str
+    type: str
+    message: str
+    param: str | None
+    retry_after_s: float | None
+
+    @classmethod
+    def of(cls, error: AmalgamError) -> "ToldError":
+        """What is told of ``error``."""
+        return cls(
+            name=type(error).__name__,
+            status=error.status,
+            code=error.code,
+            type=error.type,
+            message=error.message,
+            param=error.param,
+            retry_after_s=error.retry_after_s,
+        )
+
+    def as_error(self) -> AmalgamError:
+        """The error again, of its class; of `ReportedError` where that is not known here."""
+        kind = next((kind for kind in _known() if kind.__name__ == self.name), None)
+        if kind is None:
+            return ReportedError(self.message, code=self.code, status=self.status, param=self.param)
+        # The constructors of classes take the values that explain them, which are in the message by now.
+        error = kind.__new__(kind, self.message)
+        error.message = self.message
+        error.status, error.code, error.type = self.status, self.code, self.type
+        error.param, error.retry_after_s = self.param, self.retry_after_s
+        return error
+
+
+def _known() -> Iterator[type[AmalgamError]]:
+    for module in _MODULES:
+        for found in vars(module).values():
+            if isinstance(found, type) and issubclass(found, AmalgamError):
+                yield found

@@ -1,0 +1,120 @@
+"""The engine process of a cluster: vLLM as the embedded server has it, without HTTP, registry and keys.
+
+Ray starts it, and `amalgam.engine.remote.replica` calls `open_replica` in it.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from argparse import Namespace
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final, get_args
+
+from starlette.applications import Starlette
+
+from amalgam.domain.adapter import BaseModelSpec
+from amalgam.engine.cpu.fork_server import ForkServer, predicted_environment
+from amalgam.engine.cpu.moe import adapts_experts
+from amalgam.engine.environment import prepare_environment
+from amalgam.engine.protocol import Endpoint, OwnTemplate
+from amalgam.engine.remote.messages import ServedFacts
+from amalgam.engine.remote.replica import ReplicaOrder, ReplicaParts
+from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
+from amalgam.engine.vllm_engine import VllmEngine
+from amalgam.services.background_loops import BackgroundLoops
+from amalgam.services.child_environment import template_environment
+from amalgam.services.profiles import LinkedTemplate
+from amalgam.services.template_link import TemplateLink
+from amalgam.settings import Settings
+from amalgam.store.adapter_store import OBJECTS, AdapterStore
+from amalgam.store.artifact_checks import ArtifactChecks
+from amalgam.store.base_model import base_spec
+from amalgam.store.checkpoint_tensors import is_quantised
+from amalgam.store.hub import local_model
+from amalgam.store.page_cache import checked_read_ahead
+from amalgam.store.proof_adapter import proof_adapter
+from amalgam.telemetry.logs import VLLM_JSON_CONFIG, configure_logging
+from amalgam.telemetry.metrics import Metrics
+from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S
+
+logger = logging.getLogger(__name__)
+
+_TEMPLATES: Final = (sys.executable, "-m", "amalgam.workers.template_process")
+
+
+async def open_replica(order: ReplicaOrder) -> ReplicaParts:
+    """The engine of this process, once it has answered a first token.
+
+    Raises:
+        EngineStartFailed, BaseModelUnreadable, StoreUnavailable: what keeps it from starting.
+    """
+    settings = Settings()
+    configure_logging(settings.logs.log_format)
+    prepare_environment(VLLM_JSON_CONFIG if settings.logs.log_format == "json" else None, settings.http.media_pixels)
+    predicted = predicted_environment(os.environ) if settings.engine.engine_start == "forked" else None
+    fork_server = None if predicted is None else ForkServer(predicted)
+    if fork_server is not None:
+        await asyncio.to_thread(fork_server.start)
+    model = str(await asyncio.to_thread(local_model, order.model))
+    args = await asyncio.to_thread(_arguments, settings, order, model)
+    base = await asyncio.to_thread(base_spec, Path(model), args.served_model_name[0], args.max_lora_rank)
+    async with AsyncExitStack() as stack:
+        app, metrics = Starlette(), Metrics()
+        checks = ArtifactChecks(settings.storage.store / OBJECTS)
+        store = await asyncio.to_thread(AdapterStore.open, settings.storage.store, checks=checks)
+        loops = BackgroundLoops(metrics)
+        stack.push_async_callback(loops.stop)
+        limit_s = settings.adapters.template_timeout_s
+        templates = TemplateLink(_TEMPLATES, template_environment(os.environ), limit_s, loops, metrics)
+        await templates.start()
+        stack.push_async_callback(templates.stop)
+        engine = VllmEngine(
+            args,
+            app.state,
+            settings.engine.load_timeout_s,
+            settings.engine.engine_hang_s,
+            metrics=metrics,
+            prepare=checked_read_ahead(checks),
+            fork_server=fork_server,
+            proof=partial(proof_adapter, Path(model)),
+        )
+        await engine.start()
+        stack.push_async_callback(engine.stop, settings.http.drain_timeout_s)
+        await engine.wait_ready(ENGINE_START_TIMEOUT_S)
+        facts = _facts(args, base, engine)
+        kept = stack.pop_all()
+    template_of = partial(_template, templates)
+    return ReplicaParts(engine, app, facts, store.path, template_of, kept.aclose)
+
+
+def _arguments(settings: Settings, order: ReplicaOrder, model: str) -> Namespace:
+    """VLLM's, with our defaults for the platform of this process."""
+    names = list(order.served_names)
+    packed = partial(is_quantised, Path(model))
+    ours = our_flags(settings, model, names[0], is_packed=packed, is_demo=order.is_demo)
+    args = parsed(serve_parser(), [*ours, *order.flags])
+    if args.served_model_name == names[:1]:
+        args.served_model_name = names
+    return args
+
+
+def _facts(args: Namespace, base: BaseModelSpec, engine: VllmEngine) -> ServedFacts:
+    endpoints = tuple(one for one in get_args(Endpoint) if engine.supports(one))
+    return ServedFacts(
+        names=tuple(args.served_model_name),
+        fingerprint=base.fingerprint,
+        max_lora_rank=args.max_lora_rank,
+        max_model_len=args.max_model_len if isinstance(args.max_model_len, int) else None,
+        adapts_experts=adapts_experts(),
+        adapts_towers=bool(getattr(args, "enable_tower_connector_lora", False)),
+        reads_media=not getattr(args, "language_model_only", False),
+        endpoints=endpoints,
+    )
+
+
+def _template(link: TemplateLink, model: str, text: str) -> OwnTemplate:
+    """All fronts share one line here; each key has waited for its turn at the front."""
+    return LinkedTemplate(model, text, link, "")
