@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test test-slow test-models test-clients lint types contracts site check constraints docs docs-serve setup setup-dev clean help
+.PHONY: serve test test-slow test-models test-clients test-cluster lint types contracts site check constraints docs docs-serve setup setup-dev clean help
 # Says of mkdocs that it has a successor, on every run.
 export NO_MKDOCS_2_WARNING := 1
 
@@ -14,6 +14,7 @@ help:
 	@echo "make test                        install what is missing and run the tests that need no GPU and share one engine"
 	@echo "make test-slow                   install what is missing and run the tests that start engines of their own"
 	@echo "make test-clients                install what is missing and run the suites of more Python clients"
+	@echo "make test-cluster                install Ray and run the tests of engines in processes of their own"
 	@echo "make test-models                 check tiny models of many families, some in a server each"
 	@echo "make check                       lint, types, import contracts and the manual's site"
 	@echo "make docs                        write the generated tables of the manual"
@@ -32,6 +33,11 @@ test-slow: setup-dev
 # Apart from `make test`, because the clients' own environment and its suites take some minutes.
 test-clients: setup-dev
 	@AMALGAM_TEST_PYTHON_CLIENTS=1 $(BIN)/python -m pytest -m clients tests/e2e $(ARGS)
+
+# Apart from `make test`, because it installs Ray, and starts one with replicas.
+test-cluster: setup-dev
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-$(ENGINE).txt -c deploy/constraints-ray.txt -e ".[ray]"
+	@$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 test-models: setup-dev
 	@AMALGAM_TEST_MODELS=1 $(BIN)/python -m pytest tests/models $(ARGS)

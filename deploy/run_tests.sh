@@ -7,7 +7,7 @@
 set -uo pipefail
 python=$1
 shift
-here="not gpu and not slow and not clients"
+here="not gpu and not slow and not clients and not cluster"
 failed=1
 interrupted=2
 nothing_run=5

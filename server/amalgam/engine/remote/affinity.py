@@ -8,7 +8,7 @@ replicas that its share would fill; while the first is not busy it has its reque
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 WINDOW_S: Final = 10.0
 """Arrivals count half after so long."""

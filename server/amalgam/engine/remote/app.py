@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from amalgam.engine.remote.messages import ReplicaInfo, ServedFacts
 from amalgam.engine.remote.replica import INFO, EngineReplica, ReplicaOrder
+from amalgam.errors.engine import EngineStartFailed
 from amalgam.errors.remote import EngineAddressInvalid, EnginesUnreachable, RayMissing
 
 APPLICATION: Final = "amalgam"
@@ -63,6 +64,9 @@ def deploy(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, drai
         gpus: that each gets.
         drain_s: longest wait for the requests of one that is to end, seconds.
         busy: see `AffinityRouter`.
+
+    Raises:
+        EngineStartFailed: a replica ended before it answered, and again when it was started once more.
     """
     from ray import serve
     from ray.serve.config import RequestRouterConfig
@@ -84,16 +88,13 @@ def deploy(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, drai
         health_check_timeout_s=10.0,
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=0.5,
+        max_constructor_retry_count=2,
     )
     serve.start(proxy_location="Disabled")
-    serve.run(engine.bind(order.model_dump_json()), name=APPLICATION, route_prefix=None)
-
-
-def withdraw() -> None:
-    """End what `deploy` runs."""
-    from ray import serve
-
-    serve.delete(APPLICATION)
+    try:
+        serve.run(engine.bind(order.model_dump_json()), name=APPLICATION, route_prefix=None)
+    except RuntimeError as error:
+        raise EngineStartFailed(_last_line(str(error))) from None
 
 
 def engine_handle(address: str) -> Any:
@@ -136,7 +137,13 @@ def losses() -> tuple[type[BaseException], ...]:
     from ray.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
     from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
-    return ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError, TaskCancelledError
+    return (
+        ActorDiedError,
+        ActorUnavailableError,
+        ReplicaUnavailableError,
+        DeploymentUnavailableError,
+        TaskCancelledError,
+    )
 
 
 def prepare_ray(environment: MutableMapping[str, str], token_file: Path) -> None:
@@ -165,6 +172,12 @@ def ready_token(token_file: Path, new_token: str) -> None:
         return
     with os.fdopen(descriptor, "w") as file:
         file.write(new_token)
+
+
+def _last_line(text: str) -> str:
+    """Of a trace what was raised."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "Ray Serve does not say why"
 
 
 def gpus_there() -> bool:

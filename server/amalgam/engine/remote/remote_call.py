@@ -137,10 +137,10 @@ class RemoteCall:
         finally:
             frame.cancel()
         if kind_of(got) == ERROR:
-            error = ToldError.model_validate_json(got[1:]).as_error()
-            if isinstance(error, EngineNotReady):
+            told = ToldError.model_validate_json(got[1:]).as_error()
+            if isinstance(told, EngineNotReady):
                 raise ReplicaLost("its engine is not ready")
-            raise error
+            raise told
         return got
 
     async def _stream(self, first: bytes) -> AsyncIterator[bytes]:

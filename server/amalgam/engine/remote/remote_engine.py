@@ -117,7 +117,7 @@ class RemoteEngine:
         """All replicas as one engine: places are added up, and a version is resident where one of them has it."""
         engines = [info.engine for info in self._infos]
         ready = [engine for engine in engines if engine.state == "ready"]
-        first = (ready or engines or [None])[0]
+        first = next(iter(ready or engines), None)
         residents = {one.lora_id: one for engine in engines for one in engine.residents}
         return EngineInfo(
             state=self._state,

@@ -66,7 +66,8 @@ class ReplicaCall:
             is_whole = True
         finally:
             if not is_whole:
-                # vLLM's handlers work in tasks of their own, which only a client that leaves ends; a stream ends at once.
+                # vLLM's handlers work in tasks of their own, which only a client that leaves ends; a stream ends at
+                # once.
                 self._gone.set()
                 if self._is_streaming:
                     task.cancel()
