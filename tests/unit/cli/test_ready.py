@@ -22,7 +22,7 @@ def test_what_the_start_has_made_is_left_out_of_later_collections(
     """A collection over all that vLLM imports stops the event loop, and every stream, for a third of a second."""
     started: list[Start] = []
 
-    def create_app(settings: Any, args: Any, start: Start) -> Any:
+    def create_app(settings: Any, args: Any, start: Start, engine_factory: Any = None) -> Any:
         started.append(start)
         return SimpleNamespace()
 
@@ -35,7 +35,7 @@ def test_what_the_start_has_made_is_left_out_of_later_collections(
     line = serve.CommandLine(settings, SimpleNamespace(), {})  # type: ignore[arg-type]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        serve._serve(line, listener, 0.0, None, is_demo=False)
+        serve.serve_until_stopped(line, listener, 0.0, None, is_demo=False)
     frozen = gc.get_freeze_count()
     try:
         started[0].on_ready({"load": 1.0})

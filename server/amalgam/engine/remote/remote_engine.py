@@ -1,8 +1,9 @@
 """`Engine` over replicas on Ray Serve: this process has no vLLM, and what it holds is counted here and held there."""
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, Final
@@ -19,6 +20,7 @@ from amalgam.engine.protocol import (
 )
 from amalgam.engine.remote.affinity import routing_key
 from amalgam.engine.remote.messages import (
+    ERROR,
     CallOrder,
     PinOrder,
     ReplicaInfo,
@@ -26,6 +28,7 @@ from amalgam.engine.remote.messages import (
     ToldProfile,
     ToldVersion,
     UnloadOrder,
+    kind_of,
 )
 from amalgam.engine.remote.remote_call import ATTEMPTS, RemoteCall
 from amalgam.engine.remote.replica import INFO
@@ -178,6 +181,19 @@ class RemoteEngine:
             error = ToldError.model_validate_json(answer).as_error()
             if not isinstance(error, EngineNotReady):
                 raise error
+        raise EngineNotReady("restarting")
+
+    async def untaken(self, modules: Collection[str]) -> frozenset[str]:
+        """What a replica says; they are all alike."""
+        asked = json.dumps(sorted(modules)).encode()
+        for attempt in range(ATTEMPTS):
+            handle = self._handle.options(multiplexed_model_id=routing_key(None, attempt))
+            try:
+                answer: bytes = await handle.untaken.remote(asked)
+            except self._lost:
+                continue
+            if kind_of(answer) != ERROR:
+                return frozenset(json.loads(answer))
         raise EngineNotReady("restarting")
 
     async def unload(self, lora_id: int) -> bool:

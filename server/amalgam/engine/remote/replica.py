@@ -4,6 +4,7 @@ Ray imports this module in the actor's process and calls the class by its method
 """
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -145,6 +146,14 @@ class EngineReplica:
         """Exempt a resident version from eviction, or end that."""
         order = PinOrder.model_validate_json(written)
         return await self._parts.engine.pin(order.lora_id, pinned=order.pinned)
+
+    async def untaken(self, written: bytes) -> bytes:
+        """As `Engine.untaken`: a list of names, or what is wrong."""
+        try:
+            found = await self._parts.engine.untaken(json.loads(written))
+        except AmalgamError as error:
+            return ERROR + ToldError.of(error).model_dump_json().encode()
+        return json.dumps(sorted(found)).encode()
 
     async def _load(self, written: bytes, *, is_probed: bool) -> None:
         version = await self._loadable(ToldVersion.model_validate_json(written))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,7 @@ from amalgam.engine.remote.remote_engine import RemoteEngine
 from amalgam.engine.remote.replica import EngineReplica, ReplicaOrder
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
 from amalgam.services import engine_line
-from amalgam.services.engine_line import fit_to_engine, open_line
-from amalgam.services.fair_queue import Places
+from amalgam.services.engine_line import EngineLine
 from amalgam.settings import Settings
 from amalgam.telemetry.metrics import Metrics
 from tests.api.fake_engine import FakeEngine
@@ -172,29 +172,24 @@ async def test_blends_of_two_fronts_with_one_name_and_number_are_two_in_a_replic
         assert not engine.residency.residents()
 
 
+def line(slots: int) -> EngineLine:
+    keys: Any = SimpleNamespace(on_change=lambda tell: None, asking=frozenset)
+    return EngineLine(Settings(), 128, slots, keys, Metrics())
+
+
 async def test_places_are_counted_again_when_a_replica_goes(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_line, "LOOK_S", 0.01)
-    settings = Settings()
-    queue, admission = open_line(settings, 128, 1, Metrics())
-    sizes: list[float | None] = []
-    resize = queue.resize
-
-    def noted(places: Places, slots: float | None = None) -> None:
-        sizes.append(slots)
-        resize(places, slots)
-
-    monkeypatch.setattr(queue, "resize", noted)
+    fitted = line(1)
     async with running(handle, monkeypatch) as engine:
-        fitting = asyncio.create_task(fit_to_engine(engine, settings, queue, admission, 10))
-        await until(lambda: sizes == [4])
+        fitting = asyncio.create_task(fitted.fit_to_engine(engine, 10))
+        await until(lambda: fitted.queue._slots == 4)
         handle.replicas[1] = None
-        await until(lambda: sizes == [4, 2])
+        await until(lambda: fitted.queue._slots == 2)
         fitting.cancel()
 
 
 async def test_one_engine_in_this_process_is_fitted_once_and_keeps_its_slots() -> None:
-    settings = Settings()
-    queue, admission = open_line(settings, 128, 3, Metrics())
+    fitted = line(3)
     async with asyncio.timeout(5):
-        await fit_to_engine(FakeEngine(sequences=8), settings, queue, admission, 10)
-    assert queue._slots == 3
+        await fitted.fit_to_engine(FakeEngine(sequences=8), 10)
+    assert fitted.queue._slots == 3
