@@ -419,3 +419,11 @@ async def test_many_uploads_at_once_never_store_more_than_the_limit(running: Run
     assert sum(not isinstance(one, BaseException) for one in outcomes) == 3
     kept = (running.folder / "store" / "files").glob("*/*")
     assert sum(path.stat().st_size == 3_000 for path in kept) == 3
+
+
+async def test_names_have_no_limit_on_stored_bytes(running: RunningApp, tenant: str) -> None:
+    limited = [{"pattern": "acme.*", "limits": {"stored_bytes": 5}}]
+    async with running.http(ADMIN_KEY) as admin:
+        answer = await admin.post("/admin/v1/tenants", json={"id": tenant, "model_limits": limited})
+    assert_error(answer, 400, "invalid_value")
+    assert "stored_bytes" in answer.text

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from amalgam.api.admin.kit import NO_NUL, Body, Page, Timestamp
 from amalgam.domain.audit import AuditEntry
@@ -36,8 +36,18 @@ _CacheGroup = Annotated[
 _Lifetime = Annotated[
     float | None, Field(gt=0, le=MAX_LIFETIME_S, description="seconds until it expires; null: it does not")
 ]
+
+
+def _by_name(entries: tuple[ModelLimits, ...]) -> tuple[ModelLimits, ...]:
+    if any(entry.limits.stored_bytes is not None for entry in entries):
+        raise ValueError("stored_bytes is a limit of tenants and keys; names have none")
+    return entries
+
+
 _Limited = Annotated[
-    tuple[ModelLimits, ...], Field(max_length=MAX_PATTERNS, description="limits on names of a pattern")
+    tuple[ModelLimits, ...],
+    Field(max_length=MAX_PATTERNS, description="limits on names of a pattern, but for stored_bytes"),
+    AfterValidator(_by_name),
 ]
 
 
