@@ -85,7 +85,7 @@ def explain(
 ) -> None:
     """Show which target an alias chooses for a prompt, and why, as JSON."""
     with client(url, key) as session:
-        found = answer(session.post(path_of("aliases", name) + ":explain", json={"prompt": prompt}))
+        found = answer(session.post(path_of("aliases", name) + ":explain", json={"prompt": prompt}), "model", "reason")
         CONSOLE.print_json(data=found)
 
 

@@ -38,6 +38,8 @@ VERBS: dict[str, list[str]] = {
     "aliases show": ["x"],
     "aliases rm": ["x"],
     "aliases rollback": ["x"],
+    "aliases route": ["x", "{base}/config.json"],
+    "aliases explain": ["x", "why?"],
     "ask": ["a", "why?"],
     "keys create": ["--tenant", "acme"],
     "keys ls": [],
@@ -65,6 +67,7 @@ VERBS: dict[str, list[str]] = {
 
 OTHERS = {
     "serve": "starts a server; what it refuses is in test_front_flags and test_serve_safely",
+    "engine": "starts engines; what it refuses is in tests/cluster/test_command_line",
     "worker": "has no arguments",
     "blender": "has no arguments",
     "doctor": "reports what is wrong, as its answer",
