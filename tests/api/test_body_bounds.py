@@ -114,7 +114,9 @@ async def test_the_engine_never_sees_a_refused_field(
 ) -> None:
     seen = len(running_app.engine.calls)
     async with running_app.http(API_KEY) as session:
-        error = assert_error(await session.post(path, json={"model": "tiny", field: value}), 400, "invalid_value")
+        whole = {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+        body = {"model": "tiny"} | whole | {field: value}
+        error = assert_error(await session.post(path, json=body), 400, "invalid_value")
         assert error["param"] == field
     assert len(running_app.engine.calls) == seen
 
@@ -149,7 +151,7 @@ async def test_a_field_name_is_shortened_before_it_is_repeated(admin: httpx.Asyn
     monster = "x\u0000\u202e" * 20_000
     for path in ("/v1/completions", "/admin/v1/adapters", "/admin/v1/merges", "/v1/load_lora_adapter"):
         answer = await admin.post(
-            path, json={monster: 1, "name": "a", "source": "b", "lora_name": "a", "lora_path": "b"}
+            path, json={monster: 1, "prompt": "x", "name": "a", "source": "b", "lora_name": "a", "lora_path": "b"}
         )
         if path == "/v1/completions":
             assert answer.status_code == 200

@@ -68,3 +68,7 @@ class EnginesOfAnotherModel(AmalgamError):
         super().__init__(
             f"The engines serve {names[0]!r}, which is not the model in {model}. Start both with the same base model."
         )
+
+
+class ReplicaLost(Exception):
+    """Whoever was to answer is gone, or its engine is, and the client has seen nothing."""

@@ -75,6 +75,9 @@ def test_a_model_folder_is_read(tmp_path: Path) -> None:
     assert verdicts(check_model(tmp_path))[0][0] == "error"
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
+    ((verdict, words),) = verdicts(check_model(tmp_path))
+    assert (verdict, "tokenizer" in words) == ("error", True)
+    (tmp_path / "tokenizer.json").write_text("{}")
     assert verdicts(check_model(tmp_path))[0][0] == "ok"
 
 

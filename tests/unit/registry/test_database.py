@@ -31,7 +31,7 @@ async def add_one(database: Database) -> None:
 
 class TestTransactions:
     async def test_writers_take_turns(self, database: Database, database_url: str) -> None:
-        async with Database.open(database_url) as other:
+        async with Database.open(database_url, busy_timeout_s=60, answer_timeout_s=30) as other:
             await asyncio.gather(*(add_one((database, other)[i % 2]) for i in range(24)))
         assert await revision(database) == 24
 

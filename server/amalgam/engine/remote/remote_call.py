@@ -16,6 +16,7 @@ from amalgam.engine.remote.messages import ERROR, HEAD, LEFT, PIECE, TAKEN, USAG
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady
+from amalgam.errors.remote import ReplicaLost
 from amalgam.telemetry.context import TokenCount, tokens_of_current
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,6 @@ _TAKEN_S: Final = 30.0
 """Longest wait until a replica has the request."""
 _PAUSE_S: Final = 0.2
 _DROPPED: Final = frozenset({"content-length"})
-
-
-class ReplicaLost(Exception):
-    """Whoever was to answer is gone, or its engine is, and the client has seen nothing."""
 
 
 class RemoteCall:

@@ -44,11 +44,9 @@ class ToldError(BaseModel):
         if kind is None:
             return ReportedError(self.message, code=self.code, status=self.status, param=self.param)
         # The constructors of classes take the values that explain them, which are in the message by now.
-        error = kind.__new__(kind, self.message)
-        error.message = self.message
-        error.status, error.code, error.type = self.status, self.code, self.type
-        error.param, error.retry_after_s = self.param, self.retry_after_s
-        return error
+        made = kind.__new__(kind, self.message)
+        vars(made).update(self.model_dump(exclude={"name"}))
+        return made
 
 
 def _known() -> Iterator[type[AmalgamError]]:

@@ -41,6 +41,8 @@ ASSIGNED_IN_THE_ENGINE = {
     },
     "amalgam/engine/spawned.py": {"process._secrets"},
     "amalgam/engine/cpu/loops.py": {"numba.config.THREADING_LAYER", "numba.config.NUMBA_NUM_THREADS"},
+    # Ray's own place for what its router is to do when nobody takes a request.
+    "amalgam/engine/remote/affinity_router.py": {"pending_request.routing_context.should_backoff"},
     "amalgam/engine/residency.py": {"entry.held", "entry.load_s", "entry.failed", "entry.pinned"},
 }  # fmt: skip
 """All that code in the engine assigns to beside its own ``self``."""
