@@ -199,7 +199,8 @@ async def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path: Path) 
         assert all(word in listed.stdout for word in (key_id(token), "acme.*, base, sql", "own", "active"))
         assert token not in listed.stdout
         rotated = await run("keys", "rotate", key_id(token), "--overlap-hours", 1)
-        assert (await asks(running_app, rotated.stdout.strip())).status_code == 200
+        asked = await asks(running_app, rotated.stdout.strip())
+        assert asked.status_code == 200, asked.text
         assert (await run("keys", "revoke", key_id(token))).stdout == f"{key_id(token)} is revoked\n"
         assert_error(await asks(running_app, token), 401, "invalid_api_key")
         tenants = await run("tenants", "ls")
