@@ -269,16 +269,16 @@ def test_what_the_model_cannot_do_is_said_clearly(session: httpx.Client, golden:
         answer = session.post("/v1/embeddings", json={"model": model, "input": "a"})
         judge(answer, "embeddings")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "endpoint_unsupported")
-    for path in (
-        CHAT,
-        "/v1/messages",
-        "/v1/responses",
-        "/tokenize",
-        "/detokenize",
-        "/v1/completions",
-        "/v1/embeddings",
+    messages = {"messages": [{"role": "user", "content": "a"}]}
+    for path, body in (
+        (CHAT, messages),
+        ("/v1/messages", messages | {"max_tokens": 1}),
+        ("/v1/responses", {"input": "a"}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": [1]}),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/embeddings", {"input": "a"}),
     ):
-        body = {"prompt": "a"} if path == "/v1/completions" else {}
         answer = session.post(path, json={"model": "nope"} | body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found"), path
     check_next(session, golden)
