@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, required=True, help="file that keeps what was measured")
     parser.add_argument("--items", type=int, default=40, help="held-out questions a task")
     parser.add_argument("--seeds", type=int, default=1, help="fits of each kind")
-    parser.add_argument("--budget-s", type=float, default=900)
+    parser.add_argument("--budget-s", type=float, default=300, help="longest search, seconds")
     parser.add_argument("--so-far", action="store_true", help="ask nothing, write what the file knows")
     parser.add_argument("--out", default="")
     arguments = parser.parse_args()
