@@ -1,84 +1,19 @@
 """Batches and their files, through the calls of OpenAI's own client library, on an engine without a model."""
 
 import asyncio
-import json
-import re
-from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import httpx
 import openai
 import pytest
-from openai.types import Batch
 
 from amalgam.errors.engine import EngineNotReady
 from tests.api.fake_engine import FakeEngine
+from tests.support.batches import CHAT, begun, client_of, ended, line, running, shared, tenant, written
 from tests.support.keys import key_id, make_key
-from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
+from tests.support.running_app import ADMIN_KEY, RunningApp, start_app
 
-CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-ENDED = ("completed", "failed", "cancelled", "expired")
-
-
-@pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
-    folder, engine = tmp_path_factory.mktemp("batches"), FakeEngine(prompt_tokens=7)
-    async with start_app(folder, engine, blender=True, evaluation_yield_above=1000) as running_app:
-        async with running_app.http(ADMIN_KEY) as admin:
-            for name in ("acme.sql", "acme.json", "zeta.one"):
-                assert (await push(admin, name, write_adapter(running_app.sources / name))).status_code == 201
-            target = {"targets": [{"model": "acme.sql", "weight": 1}]}
-            assert (await admin.put("/admin/v1/aliases/acme.live", json=target)).status_code == 201
-        yield running_app
-
-
-@pytest.fixture
-def running(shared: RunningApp) -> RunningApp:
-    """The application, its engine as it was at the start."""
-    engine = shared.engine
-    engine.chunk_pause_s, engine.failure, engine.current, engine.most = 0.0, None, "ready", 0
-    engine.calls.clear()
-    return shared
-
-
-@pytest.fixture
-def tenant(request: pytest.FixtureRequest) -> str:
-    """One that no other test has."""
-    return re.sub(r"[^a-z]+", "-", request.node.name.lower())[-50:].strip("-")
-
-
-def client_of(running_app: RunningApp, key: str) -> openai.AsyncOpenAI:
-    transport = httpx.ASGITransport(running_app.app, raise_app_exceptions=False)
-    http = httpx.AsyncClient(transport=transport)
-    return openai.AsyncOpenAI(api_key=key, base_url="http://localhost/v1", http_client=http, max_retries=0)
-
-
-def line(custom_id: str, model: str | None = "tiny", **changes: Any) -> dict[str, Any]:
-    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
-    return {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body} | changes
-
-
-def jsonl(lines: Iterable[Any]) -> bytes:
-    return b"".join(one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n" for one in lines)
-
-
-async def begun(client: openai.AsyncOpenAI, lines: Iterable[Any], **fields: Any) -> Batch:
-    file = await client.files.create(file=("asked.jsonl", jsonl(lines)), purpose="batch")
-    return await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h", **fields)
-
-
-async def ended(client: openai.AsyncOpenAI, batch_id: str) -> Batch:
-    async with asyncio.timeout(60):
-        while (batch := await client.batches.retrieve(batch_id)).status not in ENDED:
-            await asyncio.sleep(0.05)
-    return batch
-
-
-async def written(client: openai.AsyncOpenAI, file_id: str | None) -> list[dict[str, Any]]:
-    if file_id is None:
-        return []
-    return [json.loads(one) for one in (await client.files.content(file_id)).text.splitlines()]
+__all__ = ["running", "shared", "tenant"]
 
 
 async def test_an_adapter_an_alias_and_a_blend_are_answered_in_one_batch(running: RunningApp, tenant: str) -> None:
@@ -343,87 +278,3 @@ async def test_batch_work_waits_while_clients_are_answered(tmp_path: Path) -> No
         async for _ in answer:
             assert len(engine.calls) == asked
         assert (await ended(client, batch.id)).status == "completed"
-
-
-@pytest.mark.parametrize(
-    ("fields", "files", "param"),
-    [
-        ({}, {"file": ("a", b"{}")}, "purpose"),
-        ({"purpose": "assistants"}, {"file": ("a", b"{}")}, "purpose"),
-        ({"purpose": "batch"}, {"other": ("a", b"{}")}, "body"),
-        ({"purpose": "batch"}, {"file": ("a", b"")}, "file"),
-        ({"purpose": "batch", "expires_after[seconds]": "60"}, {"file": ("a", b"{}")}, "expires_after[anchor]"),
-        (
-            {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "60"},
-            {"file": ("a", b"{}")},
-            "expires_after[seconds]",
-        ),
-    ],
-)
-async def test_an_upload_that_is_wrong_says_where(
-    running: RunningApp, tenant: str, fields: dict[str, str], files: dict[str, Any], param: str
-) -> None:
-    async with running.http(await make_key(running, "client", tenant=tenant)) as http:
-        error = assert_error(await http.post("/v1/files", data=fields, files=files), 400, "invalid_value")
-    assert error["param"] == param
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"endpoint": "/v1/messages"},
-        {"completion_window": "1h"},
-        {"metadata": {str(n): "x" for n in range(17)}},
-        {"metadata": {"a": "x" * 513}},
-        {"output_expires_after": {"anchor": "created_at", "seconds": 5}},
-        {"input_file_id": 7},
-    ],
-)
-async def test_a_batch_that_cannot_be_is_refused(running: RunningApp, tenant: str, change: dict[str, Any]) -> None:
-    body = {"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"} | change
-    async with running.http(await make_key(running, "client", tenant=tenant)) as http:
-        assert_error(await http.post("/v1/batches", json=body), 400, "invalid_value")
-
-
-async def test_embeddings_are_refused_where_the_model_has_none(running: RunningApp, tenant: str) -> None:
-    body = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
-    async with running.http(await make_key(running, "client", tenant=tenant)) as http:
-        assert (await http.post("/v1/batches", json=body)).status_code in (400, 404, 501)
-
-
-@pytest.mark.parametrize("whose", ["tenant", "key"])
-async def test_stored_bytes_are_limited_before_they_are_kept(running: RunningApp, tenant: str, whose: str) -> None:
-    limits = {"stored_bytes": 10_000}
-    fields = {"limits": limits} if whose == "key" else {}
-    key = await make_key(running, "client", tenant=tenant, **fields)
-    if whose == "tenant":
-        async with running.http(ADMIN_KEY) as admin:
-            changed = await admin.patch(f"/admin/v1/tenants/{tenant}", json={"limits": limits})
-            assert changed.status_code == 200
-    client = client_of(running, key)
-    first = await client.files.create(file=("a", b"x" * 6_000), purpose="batch")
-    for size in (4_001, 20_000):
-        with pytest.raises(openai.RateLimitError) as refused:
-            await client.files.create(file=("b", b"x" * size), purpose="batch")
-        assert refused.value.code == "insufficient_quota"
-        assert refused.value.response.headers["x-should-retry"] == "false"
-    await client.files.create(file=("c", b"x" * 4_000), purpose="batch")
-    await client.files.delete(first.id)
-    await client.files.create(file=("d", b"x" * 5_999), purpose="batch")
-
-
-async def test_many_uploads_at_once_never_store_more_than_the_limit(running: RunningApp, tenant: str) -> None:
-    client = client_of(running, await make_key(running, "client", limits={"stored_bytes": 10_000}, tenant=tenant))
-    calls = [client.files.create(file=("a", b"x" * 3_000), purpose="batch") for _ in range(12)]
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    assert sum(not isinstance(one, BaseException) for one in outcomes) == 3
-    kept = (running.folder / "store" / "files").glob("*/*")
-    assert sum(path.stat().st_size == 3_000 for path in kept) == 3
-
-
-async def test_names_have_no_limit_on_stored_bytes(running: RunningApp, tenant: str) -> None:
-    limited = [{"pattern": "acme.*", "limits": {"stored_bytes": 5}}]
-    async with running.http(ADMIN_KEY) as admin:
-        answer = await admin.post("/admin/v1/tenants", json={"id": tenant, "model_limits": limited})
-    assert_error(answer, 400, "invalid_value")
-    assert "stored_bytes" in answer.text

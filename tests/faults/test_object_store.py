@@ -23,7 +23,7 @@ from tests.support.forwarder import Forwarder, forwarder
 from tests.support.object_store import ADDRESS, give_credentials, names_in, objects_of, s3_server
 from tests.support.postgres import Cluster, cluster
 from tests.support.replicas import Replica, fresh_database, replica
-from tests.support.running_app import assert_error, push, write_adapter
+from tests.support.running_app import ADMIN_KEY, assert_error, push, start_app, write_adapter
 
 ANSWER_S = 3.0
 
@@ -145,3 +145,20 @@ async def test_what_was_deleted_leaves_the_bucket_when_its_time_is_over(hosts: H
     assert report.objects.count(gone) >= 1
     left = {name.split("/")[1] for name in names_in(hosts.s3)}
     assert left == {stays}
+
+
+async def test_a_merge_that_a_worker_builds_lies_in_the_bucket(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_credentials(monkeypatch)
+    async with (
+        start_app(tmp_path, worker=True, store=tmp_path / "copies", bucket=ADDRESS, object_endpoint=server) as app,
+        app.http(ADMIN_KEY) as admin,
+    ):
+        for name, seed in (("a", 1), ("b", 2)):
+            assert (await push(admin, name, write_adapter(tmp_path / name, seed=seed))).status_code == 201
+        order = {"name": "c", "expression": "a + b"}
+        made = await admin.post("/admin/v1/merges?wait_s=60", json=order, timeout=90)
+        assert made.status_code in (200, 201), made.text
+        digest = app.services.catalog.snapshot.versions["c@1"].digest
+        assert f"objects/{digest}/adapter_config.json" in names_in(server)
