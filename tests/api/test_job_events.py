@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,14 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
             fields = {}
 
 
-def stream(url: str, job: Job, **headers: str) -> Any:
-    session = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {ADMIN_KEY}"} | headers, timeout=10)
-    return session.stream("GET", f"/admin/v1/jobs/{job.id}/events")
+@asynccontextmanager
+async def stream(url: str, job: Job, **headers: str) -> AsyncIterator[httpx.Response]:
+    authorized = {"Authorization": f"Bearer {ADMIN_KEY}"} | headers
+    async with (
+        httpx.AsyncClient(base_url=url, headers=authorized, timeout=10) as session,
+        session.stream("GET", f"/admin/v1/jobs/{job.id}/events") as answer,
+    ):
+        yield answer
 
 
 async def until(holds: Any) -> None:
