@@ -284,19 +284,3 @@ async def test_what_comes_behind_a_body_is_no_header(running_app: RunningApp, tr
         answers = await told(url, in_chunks("/livez", *trailers), last)
         assert answers.count(b"HTTP/1.1 ") == 2
         assert answers.rpartition(b"HTTP/1.1 ")[2].startswith(b"401"), answers
-
-
-@pytest.mark.parametrize("coding", ["gzip, chunked", "x, chunked", "GZIP ,chunked"])
-async def test_a_body_that_is_transferred_in_more_than_chunks_is_said_to_be_so(
-    running_app: RunningApp, coding: str
-) -> None:
-    """It would be read as it came, and be refused as no JSON."""
-    async with served(running_app.app) as url:
-        request = in_chunks("/v1/chat/completions").replace(b"Encoding: chunked", f"Encoding: {coding}".encode())
-        answer = await told(url, request)
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 501"), answer
-        assert answer.count(b"HTTP/1.1 ") == 1
-        assert json.loads(body)["error"]["code"] == "unsupported_transfer_coding"
-        answer = await told(url, in_chunks("/v1/chat/completions", end=CLOSE))
-        assert answer.startswith(b"HTTP/1.1 401"), "chunks alone are read"

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from amalgam.api.errors import error_response
 from amalgam.cli.connection_limits import Connection, ConnectionLimits, OpenConnections
-from amalgam.errors.http import TooManyConnections, UnsupportedTransferCoding
+from amalgam.errors.http import TooManyConnections
 
 MAX_UNREAD_BYTES: Final = 256 << 10
 """Above the reading buffer of the event loop, so that a request which fits is never met half read; the application's
@@ -116,13 +116,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.bounds.connections.busy(self)
         if self._probes_only:
             self.app = self.config.loaded_app if self.url.partition(b"?")[0] in _PROBES else _turned_away
-        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        whole = self.app
-        if codings not in ([], [b"chunked"]):
-            # The parser takes the pieces apart and leaves what is inside them as it came.
-            self.app = _coding_unknown
         super().on_headers_complete()
-        self.app = whole
         if len(self.pipeline) > MAX_PIPELINED:
             self._cut("head", b"")
             # The parser would go on through all that has come with it, which may be thousands of requests.
@@ -236,8 +230,3 @@ def bounded_http(limits: ConnectionLimits | None = None, on_cut: Cut = lambda re
 async def _turned_away(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers what is no probe while every connection is busy."""
     await error_response(TooManyConnections(), extra_headers={"connection": "close"})(scope, receive, send)
-
-
-async def _coding_unknown(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a request whose body is transferred in more than chunks (RFC 9112, section 6.1)."""
-    await error_response(UnsupportedTransferCoding(), extra_headers={"connection": "close"})(scope, receive, send)

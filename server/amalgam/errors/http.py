@@ -66,24 +66,6 @@ class UnsupportedEncoding(InvalidRequest):
         super().__init__(f"The body's Content-Encoding is not one of {known}. Send it in one of these, or as it is.")
 
 
-class UnsupportedTransferCoding(AmalgamError):
-    """A body with a ``Transfer-Encoding`` other than ``chunked``.
-
-    Next step: send it in chunks alone, and say with ``Content-Encoding`` how it is compressed.
-    """
-
-    status = 501
-    code = "unsupported_transfer_coding"
-    type = "invalid_request_error"
-    param = "Transfer-Encoding"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The only Transfer-Encoding that is read is chunked. Send a compressed body with the header "
-            "Content-Encoding in its place."
-        )
-
-
 class HeadersTooLarge(InvalidRequest):
     """More than 64 KiB of headers.
 
