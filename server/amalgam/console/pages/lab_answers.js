@@ -7,7 +7,7 @@ import { html } from "../js/html.js";
 import { Field } from "../js/parts.js";
 import Grid from "./lab_grid.js";
 
-const REST_MS = 120;
+const REST_MS = 60;
 
 /** @param {{model: string, title: string, prompt: string, tokens: number, told?: null | ((model: string, answer: string, firstMs: number) => void)}} given */
 function Column({ model, title, prompt, tokens, told = null }) {
