@@ -84,6 +84,13 @@ class FakeEngine:
         said = (residents, {"load": 0.0}, self.sequences, self.dtype)
         return EngineInfo(self.current, "tiny", 2, self.capacity, 16, 0, *said)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        return False
+
+    async def pages(self) -> Mapping[str, bytes]:
+        return {}
+
     async def start(self) -> None:
         return
 

@@ -4,9 +4,9 @@ import asyncio
 import itertools
 import json
 from argparse import Namespace
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,14 @@ class Cluster:
 
     address: str
     store: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the engines, in addition to the store's."""
 
     def deploy(self, replicas: int, generation: str = "") -> None:
         """Blocks until they answer."""
-        order = ReplicaOrder(factory=FACTORY, model="", served_names=("tiny",), generation=generation)
+        variables = {"AMALGAM_STORE": str(self.store), **self.variables}
+        names = ("tiny",)
+        order = ReplicaOrder(factory=FACTORY, model="", served_names=names, generation=generation, variables=variables)
         deploy(order, replicas, cpus=0.1, gpus=0.0, drain_s=20.0, busy=32)
 
 

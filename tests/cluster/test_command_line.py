@@ -27,15 +27,14 @@ _PROGRAM = (
 
 
 @contextmanager
-def program(log: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Runs while the block does."""
+def program(log: Path, *arguments: str, is_fake: bool = True) -> Iterator["subprocess.Popen[bytes]"]:
+    """Runs while the block does, with replicas of a fake engine unless told otherwise."""
     paths = os.pathsep.join([str(ROOT / "server"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = kept | {"PYTHONPATH": paths, "HF_TOKEN": "hf_secret"}
+    how = ("-c", _PROGRAM) if is_fake else ("-m", "amalgam")
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *arguments], stdout=output, stderr=output, env=environment
-        )
+        process = subprocess.Popen([sys.executable, *how, *arguments], stdout=output, stderr=output, env=environment)
         try:
             yield process
         finally:
@@ -43,8 +42,8 @@ def program(log: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait(60)
 
 
-def until(is_so: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + LONGEST_S
+def until(is_so: Callable[[], bool], log: Path, longest_s: float = LONGEST_S) -> None:
+    deadline = time.monotonic() + longest_s
     while not is_so():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)

@@ -5,12 +5,11 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.api.fake_engine import answer_to
-from tests.cluster.fake_replica import TOKENS
+from tests.cluster.fake_replica import TOKENS, WEIGHTS, digest_of
 from tests.cluster.fronts import LONGEST_S, Cluster, Front, Streamed, stream, traffic
 from tests.support.running_app import ADMIN_KEY, assert_error, push, write_adapter
 
@@ -65,11 +64,15 @@ async def test_an_answer_and_what_the_front_says_of_its_engines(server: Front) -
         base = await http.post("/v1/chat/completions", json=body | {"model": "tiny"})
         ready, metrics = await admin.get("/readyz"), await admin.get("/metrics")
         engine = await admin.get("/admin/v1/engine")
-    assert whole.json()["choices"] == answer_to("chat_completions", {"model": "a0@1"})["choices"]
+    weights = (server.folder / "sources" / "a0" / WEIGHTS).read_bytes()
+    assert whole.json()["choices"][0]["message"]["content"] == digest_of(weights)
     assert whole.headers["x-amalgam-adapter"] == "a0@1"
     assert base.status_code == 200
     assert ready.json() == {"status": "ready"}
     assert "amalgam_engine_ready 1.0" in metrics.text
+    built = [line for line in metrics.text.splitlines() if line.startswith('amalgam_blends_built_total{replica="')]
+    assert len(set(built)) == 2, "of each engine"
+    assert 'vllm:lora_adapter_loaded{model_name="tiny",engine="0",adapter_name="a0",level="gpu"' in metrics.text
     assert engine.json()["replicas"] == 2
     assert engine.json()["capacity"] == 32, "of both together"
 
@@ -117,6 +120,21 @@ async def test_a_replica_is_killed_under_twelve_clients(server: Front) -> None:
     assert all(one.error is not None and one.error["code"] == "engine_not_ready" for one in broken), broken
     assert 0 < len(broken) <= CLIENTS
     assert len(known & {info.replica for info in infos}) == 1
+
+
+async def test_a_replica_that_stands_still_is_replaced_and_its_requests_are_answered(server: Front) -> None:
+    victim, known = (await homes(server))["a0"], frozenset(info.replica for info in await server.infos())
+    body = {"model": "a0", "messages": [{"role": "user", "content": "x"}]}
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        async with server.http() as http:
+            asked = (http.post("/v1/chat/completions", json=body, timeout=200) for _ in range(4))
+            answers = await asyncio.gather(*asked)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    await server.until_replicas(2, without=known)
 
 
 async def test_a_third_replica_takes_its_share_and_goes_again(server: Front, cluster: Cluster) -> None:

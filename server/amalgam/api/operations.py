@@ -1,6 +1,7 @@
 """Probes, metrics and version: what orchestrators and operators ask."""
 
 import asyncio
+import time
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from amalgam import __version__
 from amalgam.api.access import ADMIN, CLIENT, METRICS, OPEN
+from amalgam.api.gateway_view import gateway_view
 from amalgam.api.state import Services, services
 from amalgam.telemetry.metrics import ServerState
 
@@ -56,9 +58,10 @@ def _add_pages(routes: APIRouter) -> None:
         state = server_state(app_services)
         base, snapshot = app_services.catalog.base.served_name, app_services.catalog.snapshot
         app_services.metrics.make_room({base, *snapshot.versions}, snapshot.aliases)
-        scrape = app_services.metrics.scrape(state)
+        scrape = app_services.metrics.scrape(state).beside(gateway_view(app_services).series(time.time()))
+        pages = await app_services.engine.pages()
         # Thousands of lines: written off the event loop, which has tokens to send meanwhile.
-        return Response(await asyncio.to_thread(scrape.text), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(scrape.text, engines=pages), media_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/version", dependencies=[Depends(CLIENT)], summary="Version of this server and of its engine")
     async def version() -> dict[str, Any]:

@@ -16,14 +16,14 @@ from amalgam.cli.front import base_folder
 from amalgam.cli.one_line import ended
 from amalgam.cli.serve import base_names
 from amalgam.engine.remote.replica import ReplicaOrder
+from amalgam.engine.remote.serve_app import FACTORY
 from amalgam.errors import AmalgamError
 from amalgam.errors.serving import FlagRefused
 from amalgam.settings import Settings, settle
-from amalgam.settings.sources import is_secret
+from amalgam.settings.sources import OBJECT_STORE_PREFIXES, is_secret
 from amalgam.store.adapter_store import AdapterStore
 
 _CONSOLE = Console(stderr=True, highlight=False)
-FACTORY = "amalgam.workers.engine_replica:open_replica"
 _INHERITED = ("VLLM_", "AMALGAM_", "HF_", "CUDA_", "OMP_", "NCCL_")
 """How the names of variables begin that replicas get from here: Ray's workers have the environment of their node."""
 
@@ -70,7 +70,7 @@ def _order(
     settle(os.environ, settings)
     inherited = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
     variables = {key: value for key, value in inherited.items() if not is_secret(key)}
-    variables["AMALGAM_STORE"] = str(settings.storage.store.absolute())
+    variables |= _store(settings)
     # Ray would set it to the CPUs that it counts for the actor.
     variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (here or 1))))
     is_folder = here is not None or model is None or Path(model).is_dir()
@@ -83,6 +83,14 @@ def _order(
         variables=variables,
         generation=generation,
     )
+
+
+def _store(settings: Settings) -> dict[str, str]:
+    """The store as every machine finds it: copies of a bucket lie in a folder of each one."""
+    bucket, folder = settings.storage.bucket, settings.storage.store
+    if bucket and Settings(store=bucket).storage.store == folder:
+        return {"AMALGAM_STORE": bucket, "AMALGAM_BUCKET": bucket}
+    return {"AMALGAM_STORE": str(folder.absolute())}
 
 
 def _refuse(flags: Sequence[str]) -> None:
@@ -113,7 +121,7 @@ def _run(
         AdapterStore.open(settings.storage.store)
         ready_token(settings.ray_token, secrets.token_hex(32))
         # One more for a replica that takes the place of another.
-        address = stack.enter_context(own_ray(port, replicas + 1, _of_ray(os.environ)))
+        address = stack.enter_context(own_ray(port, replicas + 1, _of_ray(os.environ, settings)))
     else:
         address = address_of(ray)
     join(address)
@@ -127,9 +135,10 @@ def _run(
         threading.Event().wait()
 
 
-def _of_ray(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what is secret, because every worker of Ray's has it, but what Ray itself is let in by."""
-    return {name: value for name, value in environment.items() if name.startswith("RAY_AUTH_") or not is_secret(name)}
+def _of_ray(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Without what is secret, because every worker of Ray's has it, but what Ray, and engines at the bucket, need."""
+    needed = ("RAY_AUTH_", *(OBJECT_STORE_PREFIXES if settings.storage.bucket else ()))
+    return {name: value for name, value in environment.items() if name.startswith(needed) or not is_secret(name)}
 
 
 def _end_on_signals() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from amalgam.domain.blend_plan import BlendPlan
+
 Endpoint = Literal[
     "chat_completions",
     "completions",
@@ -44,6 +46,8 @@ class LoadableVersion:
     """Validated local folder; outlives every request that may use it."""
     digest: str = ""
     """Of its files, by which an engine elsewhere finds them in the store; empty: a blend, which is in no store."""
+    plan: BlendPlan | None = None
+    """By which an engine elsewhere builds the blend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ class EngineInfo:
     """What it computes in: bfloat16, float16 or float32."""
     replicas: int = 0
     """Engines in processes of their own that are ready; 0: the only one is in this process."""
+    blend_bytes: int = 0
+    """Of blends, that each of these engines keeps at most."""
 
 
 class OwnTemplate(Protocol):
@@ -118,6 +124,10 @@ class CallProfile:
 class Engine(Protocol):
     """Token generation with adapters."""
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it finds files by digests, and builds blends, in processes of its own, with nothing lent to it."""
+
     async def start(self) -> None:
         """Begin to start, and return; `state` tells when the engine is ready. It restarts by itself when it dies."""
 
@@ -130,6 +140,9 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo:
         """A snapshot for operators."""
+
+    async def pages(self) -> Mapping[str, bytes]:
+        """Pages of metrics of engines in processes of their own, by engine; not of those that do not answer at once."""
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when requests can be served.

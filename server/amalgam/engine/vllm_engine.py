@@ -131,6 +131,15 @@ class VllmEngine:
         """The next one."""
         return next(self._blend_ids)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is in this process."""
+        return False
+
+    async def pages(self) -> Mapping[str, bytes]:
+        """None: its numbers are in this process."""
+        return {}
+
     async def start(self) -> None:
         """Begin to start, under a supervisor that restarts a dead core."""
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")

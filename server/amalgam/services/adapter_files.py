@@ -1,8 +1,11 @@
 """Opens the store that the settings name: a folder, or a bucket with a folder of copies."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from amalgam.errors.registry import ObjectStoreUnavailable
 from amalgam.registry.kept_objects import KeptObjectRegistry
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
@@ -40,15 +43,48 @@ async def open_store(
         bucket = Bucket.open(settings.storage.bucket, settings.adapters.object_endpoint)
         if prove:
             bucket.require_exclusive()
-        store = BucketStore(
-            settings.storage.store,
-            bucket,
-            announce,
-            max_bytes=settings.storage.store_copies_bytes,
-            answer_s=settings.engine.load_timeout_s,
-            checks=checks,
-        )
-        store.make_folders()
-        return store
+        return _copies(settings, settings.storage.store, bucket, announce, checks)
 
     return await asyncio.to_thread(opened)
+
+
+async def open_copies(settings: Settings, root: Path, checks: ArtifactChecks) -> AdapterStore:
+    """The store of a process that only reads: nothing is written to the bucket, and no registry is asked.
+
+    Args:
+        settings: Name the bucket, if there is one.
+        root: Folder of the store, or of the copies.
+        checks: Of the files in it.
+
+    Raises:
+        StoreUnavailable: the folder cannot be made.
+        ObjectStoreUnfit, ObjectStoreUnavailable: the bucket cannot be read.
+    """
+    if not settings.storage.bucket:
+        return await asyncio.to_thread(AdapterStore.open, root, checks=checks)
+
+    def opened() -> BucketStore:
+        bucket = Bucket.open(settings.storage.bucket, settings.adapters.object_endpoint)
+        bucket.require_readable()
+        return _copies(settings, root, bucket, _write_nothing, checks)
+
+    return await asyncio.to_thread(opened)
+
+
+def _copies(
+    settings: Settings, root: Path, bucket: Bucket, announce: Callable[[str], None], checks: ArtifactChecks | None
+) -> BucketStore:
+    store = BucketStore(
+        root,
+        bucket,
+        announce,
+        max_bytes=settings.storage.store_copies_bytes,
+        answer_s=settings.engine.load_timeout_s,
+        checks=checks,
+    )
+    store.make_folders()
+    return store
+
+
+def _write_nothing(digest: str) -> None:
+    raise ObjectStoreUnavailable(f"this process only reads, and {digest[:12]} is none of its own")

@@ -168,7 +168,7 @@ class AdapterService:
         return version
 
     async def _load(self, version: AdapterVersion) -> None:
-        await self._engine.load(loadable(version, await self._store.ready(version.digest)))
+        await self._engine.load(loadable(version, await self._store.for_engine(version.digest)))
         try:
             await self._registry.get_version(version.name, version.number)
         except NotFound:

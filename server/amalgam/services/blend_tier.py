@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from amalgam.domain.blend import blend_name
+from amalgam.domain.blend_plan import BlendPlan
 from amalgam.engine.protocol import Engine, LoadableVersion
 from amalgam.errors import AmalgamError
 from amalgam.errors.blends import BlendFailed, BlendMemoryBusy
@@ -33,7 +34,9 @@ class Build:
     """Writes the blend into its folder; its size in bytes."""
     release: Callable[[], Awaitable[None]]
     """Called once at the end, also where it never came to ``run``: lets go of the inputs."""
-    inputs: frozenset[int] = frozenset()
+    plan: Callable[[], BlendPlan]
+    """The same for an engine that builds it itself."""
+    inputs: frozenset[int]
     """Ids of the versions that it is built from."""
 
 

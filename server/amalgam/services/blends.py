@@ -10,11 +10,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Final
 
 from amalgam.domain.adapter import AdapterVersion, BaseModelSpec, VersionRef, widest
 from amalgam.domain.blend import is_blend_name
+from amalgam.domain.blend_plan import BlendPlan, PlannedInput
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.expression import ParsedExpression, is_expression, locate_expression, print_expression
 from amalgam.domain.messages import BlendInput, BlendOrder, Refusal
@@ -34,6 +36,7 @@ from amalgam.services.blend_limits import BlendsPerMinute
 from amalgam.services.blend_names import BlendNames
 from amalgam.services.blend_tier import BlendTier, Build
 from amalgam.services.blender_link import BlenderLink
+from amalgam.services.blends_elsewhere import BlendsElsewhere
 from amalgam.services.catalog import Catalog, Snapshot, Target
 from amalgam.services.usage import Usage
 from amalgam.settings import Settings
@@ -123,7 +126,7 @@ class Blends:
         catalog: Catalog,
         store: AdapterStore,
         usage: Usage,
-        tier: BlendTier,
+        tier: BlendTier | BlendsElsewhere,
         blender: BlenderLink,
         limits: BlendLimits,
         names: BlendNames,
@@ -305,12 +308,23 @@ class Blends:
             note_blend_build()
             # Counted before the first await: a deletion that starts now waits until the blend is built.
             self._usage.begin(inputs)
-            return Build(run, lambda: self._usage.end(inputs), frozenset(inputs))
+            plan = partial(self._plan, blend, reserve, client)
+            return Build(run, lambda: self._usage.end(inputs), plan, frozenset(inputs))
 
         async with self._tier.hold(blend.digest, reserve, begin, client) as version:
             self._note_asker(version.engine_name, blend.tenant)
             await self._names.remember(version.engine_name, blend.digest, blend.recipe)
             yield version
+
+    def _plan(self, blend: Blend, reserve_bytes: int, client: str) -> BlendPlan:
+        inputs = {
+            ref: PlannedInput(lora_id=version.id, digest=version.digest, base=version.base_fingerprint)
+            for ref, version in blend.versions.items()
+        }
+        return BlendPlan(
+            digest=blend.digest, recipe=blend.recipe, inputs=inputs, columns=blend.parts, client=client,
+            max_rank=self._catalog.base.max_lora_rank, reserve_bytes=reserve_bytes,
+        )  # fmt: skip
 
     async def _build(self, blend: Blend, place: LoadableVersion, max_bytes: int, client: str) -> int:
         inputs = {}
@@ -325,7 +339,7 @@ class Blends:
         began = self._clock()
         reply = await self._blender.build(order, client)
         if isinstance(reply, Refusal):
-            raise _in_expression(reply.error, blend.parts)
+            raise in_expression(reply.error, blend.parts)
         wait_s = self._clock() - began - sum(reply.seconds.values())
         self._metrics.blend_steps({"parse": blend.parse_s, "wait": wait_s, **reply.seconds})
         return reply.size_bytes
@@ -348,7 +362,7 @@ class Blends:
             self._askers.popitem(last=False)
 
 
-def _in_expression(report: ErrorReport, parts: Mapping[str, int]) -> ReportedError:
+def in_expression(report: ErrorReport, parts: Mapping[str, int]) -> ReportedError:
     """The error of the blend process, with its place in what the client wrote."""
     column = parts.get((report.param or "").rpartition(".")[2])
     place = "" if column is None else f" (Column {column} of the expression.)"

@@ -28,7 +28,7 @@ from amalgam.errors.overload import AdapterOverShare, DeadlineNotMet
 from amalgam.errors.requests import ClientLeft
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
 from amalgam.services.queue_records import Claim, KeyState, Line, Places, TenantState, Turn, Waiter, Who
-from amalgam.telemetry.context import note_adapter, tokens_of_current
+from amalgam.telemetry.context import Asker, note_adapter, note_asker, tokens_of_current
 from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
 
@@ -141,6 +141,7 @@ class FairQueue:
             self._go(who, key)
             raise
         began_s = self._clock()
+        note_asker(Asker(client, tenant, weight, sequences))
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from amalgam.errors.adapters import ArtifactDamaged
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
 from amalgam.errors.requests import ModelNotFound
 from amalgam.services.admission import Admission
+from amalgam.services.asked_names import AskedNames
 from amalgam.services.blends import Blend, Blends
 from amalgam.services.catalog import Catalog, Target
 from amalgam.services.fair_queue import FairQueue, Gone
@@ -81,6 +82,7 @@ class Inference:
         self._blends = blends
         self._queue = queue
         self.admission = admission
+        self.asked = AskedNames()
         self._loadable: dict[int, LoadableVersion] = {}
 
     @asynccontextmanager
@@ -136,11 +138,13 @@ class Inference:
             # What is named may have changed meanwhile.
             meaning = await self.found(lambda: self._drawn(asked))
         if isinstance(meaning, Blend):
-            async with (
-                self._unless_gone(meaning.versions.values(), scopes),
-                self._admit_blend(meaning, client, turn) as target,
-            ):
-                yield target
+            with self.asked.asking(self._blends.describe(meaning).engine_name) as runs:
+                async with (
+                    self._unless_gone(meaning.versions.values(), scopes),
+                    self._admit_blend(meaning, client, turn) as target,
+                ):
+                    runs()
+                    yield target
             return
         if meaning.version is None:
             async with turn(None), self._engine.hold(None):
@@ -150,10 +154,12 @@ class Inference:
         version = meaning.version
         self._usage.begin((version.id,))
         try:
-            async with self._unless_gone((version,), scopes):
-                held = await self._of(version)
-                async with turn(held), self._engine.hold(held):
-                    yield meaning
+            with self.asked.asking(model or meaning.engine_name) as runs:
+                async with self._unless_gone((version,), scopes):
+                    held = await self._of(version)
+                    async with turn(held), self._engine.hold(held):
+                        runs()
+                        yield meaning
         finally:
             await self._usage.end((version.id,))
 
@@ -270,7 +276,7 @@ class Inference:
         """
         found = self._loadable.get(version.id)
         if found is None or self._store.checks.is_damaged(version.digest) or not self._store.is_here(version.digest):
-            found = self._loadable[version.id] = loadable(version, await self._store.ready(version.digest))
+            found = self._loadable[version.id] = loadable(version, await self._store.for_engine(version.digest))
         return found
 
     async def drained(self, version_id: int) -> None:

@@ -89,7 +89,7 @@ class MergeProbes:
 
     async def _measured(self, probe: SkillProbe, version: AdapterVersion) -> dict[str, InputKept]:
         inputs = {name: self._hold(await self._input(name)) for name in probe.prompts}
-        merge = self._hold(loadable(version, await self._store.ready(version.digest)))
+        merge = self._hold(loadable(version, await self._store.for_engine(version.digest)))
         async with asyncio.timeout(self._budget_s):
             return await self._probes.kept(merge, inputs, probe.prompts, probe.max_tokens)
 
@@ -97,7 +97,7 @@ class MergeProbes:
         ref = VersionRef.parse(name)
         assert ref is not None
         version = await self._registry.get_pinned(ref.name, ref.number)
-        return loadable(version, await self._store.ready(version.digest))
+        return loadable(version, await self._store.for_engine(version.digest))
 
     def _hold(self, target: LoadableVersion) -> Hold:
         @asynccontextmanager

@@ -58,7 +58,7 @@ class Pins:
                 # Registered, and not in service yet.
                 continue
             try:
-                await self._engine.load(loadable(version, await self._store.ready(version.digest)))
+                await self._engine.load(loadable(version, await self._store.for_engine(version.digest)))
                 await self._engine.pin(version_id, pinned=True)
             except AmalgamError as error:
                 logger.warning("pin_waits version=%s reason=%s", version.ref, error)

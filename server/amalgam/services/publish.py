@@ -79,7 +79,7 @@ class Publisher:
         if self._engine.state != "ready":
             # The engine is a cache: a version registered while it starts is loaded by its first request.
             return {}
-        target = loadable(version, await self._store.ready(version.digest))
+        target = loadable(version, await self._store.for_engine(version.digest))
         began = self._clock()
         await self._engine.load(target)
         loaded = self._clock()

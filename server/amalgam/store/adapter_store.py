@@ -213,6 +213,14 @@ class AdapterStore:
         """
         return self.path(digest)
 
+    async def for_engine(self, digest: str) -> Path:
+        """`ready`, where this process's own engine reads the files.
+
+        Raises:
+            ArtifactDamaged: as `ready`.
+        """
+        return await self.ready(digest)
+
     def verify(self, digest: str) -> None:
         """Read the files of that digest and compare; see `ArtifactChecks.verify`.
 

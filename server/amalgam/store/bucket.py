@@ -96,6 +96,14 @@ class Bucket:
                 obstore.delete(self._store, name)
         raise ObjectStoreUnfit("it takes an object twice where the second writer must be refused")
 
+    def require_readable(self) -> None:
+        """Prove that this process may read there, with nothing written.
+
+        Raises:
+            ObjectStoreUnavailable: it does not answer, or refuses.
+        """
+        self.size("0" * 64)
+
     def keep(self, digest: str, folder: Path) -> bool:
         """Write the files in ``folder`` under their digest; what another writer was faster with stays.
 

@@ -43,6 +43,7 @@ class BucketStore(AdapterStore):
 
     Attributes:
         in_use: the digests of copies that must stay, such as those in the engine's memory.
+        is_read_elsewhere: whether engines in processes of their own fetch what they need, and this one needs no copy.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class BucketStore(AdapterStore):
         self._flights: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._refused_until: dict[str, float] = {}
         self.in_use: Callable[[], Collection[str]] = _nothing
+        self.is_read_elsewhere = False
 
     def publish(self, staging: Staging) -> StoredAdapter:
         """As `AdapterStore.publish`; the files are in the bucket when this returns.
@@ -129,6 +131,14 @@ class BucketStore(AdapterStore):
                 return await asyncio.to_thread(self.path, digest)
         except TimeoutError:
             raise ObjectStoreUnavailable(f"fetching takes longer than {self._answer_s:g} seconds") from None
+
+    async def for_engine(self, digest: str) -> Path:
+        """As `AdapterStore.for_engine`; of engines elsewhere, that find files by their digest, a name and no folder.
+
+        Raises:
+            ArtifactDamaged, ObjectStoreUnavailable: as `ready`.
+        """
+        return self._folder_of(digest) if self.is_read_elsewhere else await self.ready(digest)
 
     def verify(self, digest: str) -> None:
         """As `AdapterStore.verify`, of the copy if there is one, and of the bucket.

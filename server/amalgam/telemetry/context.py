@@ -26,6 +26,19 @@ class TokenCount:
         return self.prompt + self.completion
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who has a place in the batch for a request; an engine elsewhere has them take turns once more."""
+
+    client: str
+    """No key, but always the same for one."""
+    tenant: str
+    weight: float
+    """The tenant's share under contention."""
+    sequences: int
+    """How many run at once for the request."""
+
+
 @dataclass(slots=True)
 class RequestContext:
     """The request that is being answered."""
@@ -43,6 +56,8 @@ class RequestContext:
     """What the engine has done for it so far."""
     blend_builds: int = 0
     """Blends that were built for it."""
+    asker: Asker | None = None
+    """None: it needs no place in the batch, or has none yet."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("amalgam_request", default=None)
@@ -87,6 +102,13 @@ def note_blend_build() -> None:
     context = _current.get()
     if context is not None:
         context.blend_builds += 1
+
+
+def note_asker(asker: Asker) -> None:
+    """Say for whom the current request has a place in the batch; nothing outside of a request."""
+    context = _current.get()
+    if context is not None:
+        context.asker = asker
 
 
 def tokens_of_current() -> TokenCount:

@@ -356,3 +356,21 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     BUILD,
 )
 """All of them, in the order of the page."""
+
+COUNTED_BY_ENGINES: Final[tuple[MetricSpec, ...]] = (
+    ADAPTER_WAITING,
+    TURN_WAITING,
+    TURN_WAIT,
+    ADAPTER_LOAD,
+    LOAD_FAILURES,
+    EVICTIONS,
+    BLENDS,
+    BLEND_BYTES,
+    BLENDS_BUILT,
+    BLEND_FAILURES,
+    BLEND_EVICTIONS,
+    BLEND_BUILD,
+    BLEND_STEP,
+    NOT_FINITE,
+)
+"""What an engine in a process of its own counts, in place of the servers in front of it."""

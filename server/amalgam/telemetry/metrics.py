@@ -1,4 +1,4 @@
-"""All metrics of one server: counted here, declared in `metric_table`, rendered with vLLM's own on one page.
+"""All metrics of one server: counted here, declared in `metric_table`, rendered with vLLM's own by `page`.
 
 Everything but `Scrape.text` belongs to the event loop's thread.
 """
@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
-
 from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.context import RequestContext
 from amalgam.telemetry.metric_table import METRICS, MetricSpec
+from amalgam.telemetry.page import Scrape
 from amalgam.telemetry.request_watch import GENERATING, RequestWatch
-from amalgam.telemetry.series import Distribution, Frozen, Values, exposition
+from amalgam.telemetry.series import Distribution, Values
 
 MAX_ADAPTER_LABELS: Final = 512
 """Versions with numbers of their own; further ones are counted together as ``other``."""
@@ -354,12 +353,17 @@ class Metrics:
         """A background loop has run for a while."""
         self._values[table.LOOP_UP].put(1.0, (name,))
 
-    def scrape(self, state: ServerState) -> "Scrape":
+    def scrape(self, state: ServerState) -> Scrape:
         """A copy of everything as it is now, with ``state``; `Scrape.text` renders it, in any thread."""
         self._note(state)
         return Scrape(
             [*(v.frozen() for v in self._values.values()), *(d.frozen() for d in self._distributions.values())]
         )
+
+    def engine_page(self, specs: Sequence[MetricSpec]) -> Scrape:
+        """A copy of the families of ``specs`` as they are now."""
+        known: Mapping[MetricSpec, Values | Distribution] = {**self._values, **self._distributions}
+        return Scrape([known[spec].frozen() for spec in specs])
 
     def _note(self, state: ServerState) -> None:
         numbers: dict[MetricSpec, float] = {
@@ -387,14 +391,3 @@ class Metrics:
         self._values[table.JOBS].clear()
         for labels, count in (state.live_jobs or {}).items():
             self._values[table.JOBS].put(float(count), labels)
-
-
-class Scrape:
-    """One page, not yet written."""
-
-    def __init__(self, series: Sequence[Frozen]) -> None:
-        self._series = series
-
-    def text(self, others: CollectorRegistry = REGISTRY) -> bytes:
-        """Prometheus' text format: ours, then the process's default registry, where vLLM's are."""
-        return exposition(self._series) + generate_latest(others)

@@ -14,6 +14,7 @@ from amalgam.services.blend_names import BlendNames
 from amalgam.services.blend_tier import BlendTier
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.blends import BlendLimits, Blends
+from amalgam.services.blends_elsewhere import BlendsElsewhere
 from amalgam.services.child_environment import template_environment
 from amalgam.services.engine_line import EngineLine
 from amalgam.services.fair_queue import FairQueue
@@ -44,19 +45,14 @@ class Blending:
     async def open(cls, parts: Parts, kept: Storage, usage: Usage) -> "Blending":
         """The process runs only where blends are served."""
         settings, stack, metrics = parts.settings, parts.stack, parts.metrics
-        folders = await asyncio.to_thread(BlendFolders.open, settings.blends.blend_dir or default_root(kept.store.root))
-        stack.push_async_callback(asyncio.to_thread, folders.close)
-        budget = await asyncio.to_thread(folders.budget, settings.blends.blend_bytes)
-        if budget < (wanted := settings.blends.blend_bytes):
-            logger.warning("blend_memory_reduced bytes=%d wanted=%d reason=half of what is free", budget, wanted)
+        tier = await _memory(parts, kept)
         environment = parts.child(kept.base.max_lora_rank, None) | {"AMALGAM_BASE_MODEL": parts.args.model}
         command, timeout_s = parts.start.blender_command, settings.blends.blend_timeout_s
         blender = BlenderLink(command, environment, timeout_s, parts.loops, metrics)
-        if settings.blends.inline_blends:
+        if settings.blends.inline_blends and not parts.engine.is_elsewhere:
             # Its imports are as long as the engine's and would compete with it for the same cores.
             await blender.start(after=parts.engine_ready())
             stack.push_async_callback(blender.stop)
-        tier = BlendTier(folders, parts.engine, budget, settings.engine.load_timeout_s, metrics=metrics)
         stack.push_async_callback(tier.close)
         limits = BlendLimits.of(settings)
         dtype = lambda: parts.engine.info().dtype  # noqa: E731  (asked each time: it is known once the engine is there)
@@ -64,6 +60,19 @@ class Blending:
         stack.push_async_callback(names.close)
         served = (kept.catalog, kept.store, usage, tier, blender, limits, names)
         return cls(blender, Blends(*served, metrics=metrics, engine_dtype=dtype), names)
+
+
+async def _memory(parts: Parts, kept: Storage) -> BlendTier | BlendsElsewhere:
+    """For blends of this process's engine; engines elsewhere have their own."""
+    settings, wanted = parts.settings, parts.settings.blends.blend_bytes
+    if parts.engine.is_elsewhere:
+        return BlendsElsewhere(parts.engine, parts.engine.info().blend_bytes)
+    folders = await asyncio.to_thread(BlendFolders.open, settings.blends.blend_dir or default_root(kept.store.root))
+    parts.stack.push_async_callback(asyncio.to_thread, folders.close)
+    budget = await asyncio.to_thread(folders.budget, wanted)
+    if budget < wanted:
+        logger.warning("blend_memory_reduced bytes=%d wanted=%d reason=half of what is free", budget, wanted)
+    return BlendTier(folders, parts.engine, budget, settings.engine.load_timeout_s, metrics=parts.metrics)
 
 
 @dataclass(frozen=True, slots=True)

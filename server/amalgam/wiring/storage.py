@@ -61,6 +61,7 @@ class Storage:
         file_clock = await asyncio.to_thread(FileClock, settings.storage.store)
         if isinstance(store, BucketStore):
             store.in_use = partial(_digests_in_memory, parts.engine, catalog)
+            store.is_read_elsewhere = parts.engine.is_elsewhere
         return cls(base, store, database, registry, jobs, catalog, profiles, file_clock, objects)
 
 

@@ -5,6 +5,7 @@ Ray starts it, and `amalgam.engine.remote.replica` calls `open_replica` in it.
 
 import asyncio
 import logging
+import math
 import os
 import sys
 from argparse import Namespace
@@ -19,29 +20,33 @@ from amalgam.domain.adapter import BaseModelSpec
 from amalgam.engine.cpu.fork_server import ForkServer, predicted_environment
 from amalgam.engine.cpu.moe import adapts_experts
 from amalgam.engine.environment import prepare_environment
-from amalgam.engine.protocol import Endpoint, OwnTemplate
+from amalgam.engine.protocol import Endpoint, EngineInfo, OwnTemplate
 from amalgam.engine.remote.messages import ServedFacts
 from amalgam.engine.remote.replica import ReplicaOrder, ReplicaParts
 from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.child_environment import template_environment
+from amalgam.services.fair_queue import FairQueue, Places
 from amalgam.services.profiles import LinkedTemplate
 from amalgam.services.template_link import TemplateLink
 from amalgam.settings import Settings
-from amalgam.store.adapter_store import OBJECTS, AdapterStore
-from amalgam.store.artifact_checks import ArtifactChecks
 from amalgam.store.base_model import base_spec
 from amalgam.store.checkpoint_tensors import is_quantised
 from amalgam.store.hub import local_model
 from amalgam.store.page_cache import checked_read_ahead
 from amalgam.store.proof_adapter import proof_adapter
 from amalgam.telemetry.logs import VLLM_JSON_CONFIG, configure_logging
+from amalgam.telemetry.metric_table import COUNTED_BY_ENGINES
 from amalgam.telemetry.metrics import Metrics
 from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S
+from amalgam.workers.engine_blends import EngineBlends
+from amalgam.workers.engine_files import EngineFiles
 
 logger = logging.getLogger(__name__)
 
+SEQUENCES: Final = 128
+"""In a full batch, where vLLM does not say."""
 _TEMPLATES: Final = (sys.executable, "-m", "amalgam.workers.template_process")
 
 
@@ -49,7 +54,8 @@ async def open_replica(order: ReplicaOrder) -> ReplicaParts:
     """The engine of this process, once it has answered a first token.
 
     Raises:
-        EngineStartFailed, BaseModelUnreadable, StoreUnavailable: what keeps it from starting.
+        EngineStartFailed, BaseModelUnreadable, StoreUnavailable, ObjectStoreUnfit, ObjectStoreUnavailable: what keeps
+            it from starting.
     """
     settings = Settings()
     configure_logging(settings.logs.log_format)
@@ -62,32 +68,28 @@ async def open_replica(order: ReplicaOrder) -> ReplicaParts:
     args = await asyncio.to_thread(_arguments, settings, order, model)
     base = await asyncio.to_thread(base_spec, Path(model), args.served_model_name[0], args.max_lora_rank)
     async with AsyncExitStack() as stack:
+        files = await stack.enter_async_context(EngineFiles.open(settings))
         app, metrics = Starlette(), Metrics()
-        checks = ArtifactChecks(settings.storage.store / OBJECTS)
-        store = await asyncio.to_thread(AdapterStore.open, settings.storage.store, checks=checks)
         loops = BackgroundLoops(metrics)
         stack.push_async_callback(loops.stop)
         limit_s = settings.adapters.template_timeout_s
         templates = TemplateLink(_TEMPLATES, template_environment(os.environ), limit_s, loops, metrics)
         await templates.start()
         stack.push_async_callback(templates.stop)
-        engine = VllmEngine(
-            args,
-            app.state,
-            settings.engine.load_timeout_s,
-            settings.engine.engine_hang_s,
-            metrics=metrics,
-            prepare=checked_read_ahead(checks),
-            fork_server=fork_server,
-            proof=partial(proof_adapter, Path(model)),
-        )
+        engine = _engine(settings, args, app, files, metrics, fork_server)
         await engine.start()
         stack.push_async_callback(engine.stop, settings.http.drain_timeout_s)
+        files.follow(engine.info)
         await engine.wait_ready(ENGINE_START_TIMEOUT_S)
-        facts = _facts(args, base, engine)
+        opening = EngineBlends.open(settings, model, args.max_lora_rank, engine, files, loops, metrics)
+        blends = await stack.enter_async_context(opening)
+        facts = _facts(args, base, engine, blends.budget_bytes)
         kept = stack.pop_all()
     template_of = partial(_template, templates)
-    return ReplicaParts(engine, app, facts, store.path, template_of, kept.aclose)
+    queue = _queue(settings, engine.info(), metrics)
+    return ReplicaParts(
+        engine, app, facts, files.folder, blends, queue, template_of, partial(_page, metrics), kept.aclose
+    )
 
 
 def _arguments(settings: Settings, order: ReplicaOrder, model: str) -> Namespace:
@@ -101,7 +103,35 @@ def _arguments(settings: Settings, order: ReplicaOrder, model: str) -> Namespace
     return args
 
 
-def _facts(args: Namespace, base: BaseModelSpec, engine: VllmEngine) -> ServedFacts:
+def _engine(
+    settings: Settings, args: Namespace, app: Starlette, files: EngineFiles, metrics: Metrics,
+    fork_server: ForkServer | None,
+) -> VllmEngine:  # fmt: skip
+    return VllmEngine(
+        args,
+        app.state,
+        settings.engine.load_timeout_s,
+        settings.engine.engine_hang_s,
+        metrics=metrics,
+        prepare=checked_read_ahead(files.store.checks),
+        fork_server=fork_server,
+        proof=partial(proof_adapter, Path(args.model)),
+    )
+
+
+def _queue(settings: Settings, info: EngineInfo, metrics: Metrics) -> FairQueue:
+    """Shares for keys are kept by the servers, which know how many there are."""
+    batch, given = info.sequences or SEQUENCES, settings.queue
+    slots = info.slots if given.fair_queue else math.inf
+    quantum, places = -(-batch // info.slots), Places.of(batch, keys=1)
+    return FairQueue(slots, quantum, given.fair_queue_wait_s, metrics=metrics, places=places)
+
+
+def _page(metrics: Metrics) -> bytes:
+    return metrics.engine_page(COUNTED_BY_ENGINES).text()
+
+
+def _facts(args: Namespace, base: BaseModelSpec, engine: VllmEngine, blend_bytes: int) -> ServedFacts:
     endpoints = tuple(one for one in get_args(Endpoint) if engine.supports(one))
     return ServedFacts(
         names=tuple(args.served_model_name),
@@ -112,6 +142,7 @@ def _facts(args: Namespace, base: BaseModelSpec, engine: VllmEngine) -> ServedFa
         adapts_towers=bool(getattr(args, "enable_tower_connector_lora", False)),
         reads_media=not getattr(args, "language_model_only", False),
         endpoints=endpoints,
+        blend_bytes=blend_bytes,
     )
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from amalgam.domain.blend_plan import BlendPlan
+from amalgam.domain.expression import parse_expression
 from amalgam.engine.protocol import FIRST_BLEND_ID, LoadableVersion
 from amalgam.errors.blends import BlendFailed, BlendMemoryBusy, BlendUnavailable
 from amalgam.services.blend_tier import BlendTier, Build
@@ -13,6 +15,7 @@ from amalgam.telemetry.metrics import Metrics
 from tests.api.fake_engine import FakeEngine
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+PLAN = BlendPlan(digest=A, recipe=parse_expression("x@1 + y@1"), inputs={}, max_rank=8, reserve_bytes=100)
 
 
 class Harness:
@@ -49,7 +52,7 @@ class Harness:
         async def release() -> None:
             self.released += 1
 
-        return Build(run, release, self.inputs)
+        return Build(run, release, lambda: PLAN, self.inputs)
 
     def hold(self, digest: str, client: str = "") -> AbstractAsyncContextManager[LoadableVersion]:
         return self.tier.hold(digest, 100, self.begin, client)

@@ -69,6 +69,18 @@ def deploy(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, drai
         EngineStartFailed: a replica ended before it answered, and again when it was started once more.
     """
     from ray import serve
+
+    bound = engines(order, replicas, cpus=cpus, gpus=gpus, drain_s=drain_s, busy=busy)
+    serve.start(proxy_location="Disabled")
+    try:
+        serve.run(bound, name=APPLICATION, route_prefix=None)
+    except RuntimeError as error:
+        raise EngineStartFailed(_last_line(str(error))) from None
+
+
+def engines(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, drain_s: float, busy: int) -> Any:
+    """What Ray Serve is to run: see `deploy`."""
+    from ray import serve
     from ray.serve.config import RequestRouterConfig
 
     router = RequestRouterConfig(
@@ -77,7 +89,7 @@ def deploy(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, drai
         request_routing_stats_period_s=1.0,
         request_routing_stats_timeout_s=5.0,
     )
-    engine = serve.deployment(
+    deployment = serve.deployment(
         EngineReplica,
         name=DEPLOYMENT,
         num_replicas=replicas,
@@ -90,11 +102,7 @@ def deploy(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, drai
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=2,
     )
-    serve.start(proxy_location="Disabled")
-    try:
-        serve.run(engine.bind(order.model_dump_json()), name=APPLICATION, route_prefix=None)
-    except RuntimeError as error:
-        raise EngineStartFailed(_last_line(str(error))) from None
+    return deployment.bind(order.model_dump_json())
 
 
 def engine_handle(address: str) -> Any:

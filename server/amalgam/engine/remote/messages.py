@@ -5,13 +5,14 @@ An answer is a line of frames. The first byte of a frame says what it is.
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from amalgam.domain.blend_plan import BlendPlan
 from amalgam.engine.protocol import CallProfile, Endpoint, EngineInfo, LoadableVersion
-from amalgam.telemetry.context import TokenCount
+from amalgam.telemetry.context import Asker, TokenCount
 
 TAKEN: Final = b"T"
 """The replica has the request."""
@@ -40,14 +41,13 @@ class ToldVersion(_Message):
     lora_id: int
     digest: str = ""
     """Of its files in the store; empty: a blend."""
-    folder: str = ""
+    plan: BlendPlan | None = None
     """Of a blend."""
 
     @classmethod
     def of(cls, version: LoadableVersion) -> "ToldVersion":
         """What stands for ``version``: its digest, because a replica may have the store elsewhere."""
-        folder = "" if version.digest else str(version.folder)
-        return cls(engine_name=version.engine_name, lora_id=version.lora_id, digest=version.digest, folder=folder)
+        return cls(engine_name=version.engine_name, lora_id=version.lora_id, digest=version.digest, plan=version.plan)
 
 
 class ToldProfile(_Message):
@@ -77,16 +77,19 @@ class CallOrder:
     headers: tuple[tuple[str, str], ...]
     """Of the client's, what vLLM's handlers are shown."""
     request_id: str
+    asker: Asker | None = None
+    """Who waits for a place in the batch; None: it needs none."""
 
     def written(self) -> bytes:
         """As `read` takes it. The body may have half a surrogate pair in a text, which JSON's escapes can say."""
         said = {
             "endpoint": self.endpoint,
             "body": self.body,
-            "version": None if self.version is None else self.version.model_dump(),
+            "version": None if self.version is None else self.version.model_dump(mode="json", exclude_unset=True),
             "profile": None if self.profile is None else self.profile.model_dump(),
             "headers": self.headers,
             "request_id": self.request_id,
+            "asker": None if self.asker is None else asdict(self.asker),
         }
         return json.dumps(said, separators=(",", ":")).encode()
 
@@ -101,6 +104,7 @@ class CallOrder:
             profile=None if said["profile"] is None else ToldProfile.model_validate(said["profile"]),
             headers=tuple((str(name), str(value)) for name, value in said["headers"]),
             request_id=said["request_id"],
+            asker=None if said["asker"] is None else Asker(**said["asker"]),
         )
 
 
@@ -133,6 +137,8 @@ class ServedFacts(_Message):
     reads_media: bool
     endpoints: tuple[Endpoint, ...]
     """That can be answered."""
+    blend_bytes: int = 0
+    """Of blends, that each engine keeps at most; 0: it builds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +151,9 @@ class ReplicaInfo:
 
 
 class UnloadOrder(_Message):
-    """A version, or a blend, that is to leave the memory of every replica."""
+    """A version that is to leave the memory of every replica, with the blends of it."""
 
     lora_id: int
-    folder: str = ""
-    """Of a blend."""
 
 
 class PinOrder(_Message):
@@ -168,6 +172,17 @@ def read_piece(frame: bytes) -> tuple[TokenCount, bytes]:
     """What stands in a frame of `piece`."""
     counts = TokenCount(*_COUNTS.unpack_from(frame, 1))
     return counts, frame[1 + _COUNTS.size :]
+
+
+def page(replica: str, text: bytes) -> bytes:
+    """A replica's page of metrics."""
+    return replica.encode() + b"\n" + text
+
+
+def read_page(written: bytes) -> tuple[str, bytes]:
+    """Replica and text of a `page`."""
+    name, _, text = written.partition(b"\n")
+    return name.decode(), text
 
 
 Kind = Literal[b"T", b"H", b"P", b"U", b"E", b"L"]

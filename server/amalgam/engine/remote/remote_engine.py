@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, Final
@@ -29,6 +29,7 @@ from amalgam.engine.remote.messages import (
     ToldVersion,
     UnloadOrder,
     kind_of,
+    read_page,
 )
 from amalgam.engine.remote.remote_call import ATTEMPTS, RemoteCall
 from amalgam.engine.remote.replica import INFO
@@ -41,6 +42,7 @@ from amalgam.telemetry.context import current, note_adapter
 logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.5
+_PAGE_S: Final = 0.8
 _ANSWER_S: Final = 5.0
 """A replica that says nothing of itself for so long counts as absent."""
 
@@ -59,8 +61,6 @@ class RemoteEngine:
         self._facts = facts
         self._lost = lost
         self._held: dict[str, tuple[LoadableVersion, int]] = {}
-        self._blends: dict[int, str] = {}
-        """Folders of blends that replicas may have, by the number that this front gave them."""
         self._blend_ids = count(FIRST_BLEND_ID)
         self._infos: tuple[ReplicaInfo, ...] = ()
         self._state: EngineState = "starting"
@@ -68,6 +68,11 @@ class RemoteEngine:
         self._follower: asyncio.Task[None] | None = None
 
     # ---- life
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is."""
+        return True
 
     async def start(self) -> None:
         """Begin to look at the replicas."""
@@ -116,12 +121,23 @@ class RemoteEngine:
         said = await self._handle.broadcast("info").results_async(timeout_s=_ANSWER_S, return_exceptions=True)
         return tuple(INFO.validate_json(one) for one in said if isinstance(one, bytes))
 
+    async def pages(self) -> Mapping[str, bytes]:
+        """What each replica counts; a scrape waits for them no longer than `_PAGE_S`."""
+        try:
+            said = await self._handle.broadcast("page").results_async(timeout_s=_PAGE_S, return_exceptions=True)
+        except Exception as error:
+            # Whatever it was: a page without the engines' numbers is of use.
+            logger.warning("replica_pages_unknown reason=%s", type(error).__name__)
+            return {}
+        return dict(read_page(one) for one in said if isinstance(one, bytes))
+
     def info(self) -> EngineInfo:
         """All replicas as one engine: places are added up, and a version is resident where one of them has it."""
         engines = [info.engine for info in self._infos]
         ready = [engine for engine in engines if engine.state == "ready"]
         first = next(iter(ready or engines), None)
-        residents = {one.lora_id: one for engine in engines for one in engine.residents}
+        # By name: each replica numbers its blends by itself.
+        residents = {one.engine_name: one for engine in engines for one in engine.residents}
         return EngineInfo(
             state=self._state,
             served_name=self._facts.names[0],
@@ -134,6 +150,7 @@ class RemoteEngine:
             sequences=sum(engine.sequences for engine in ready),
             dtype="bfloat16" if first is None else first.dtype,
             replicas=len(ready),
+            blend_bytes=self._facts.blend_bytes,
         )
 
     # ---- versions
@@ -147,8 +164,6 @@ class RemoteEngine:
             return
         name = version.engine_name
         note_adapter(name)
-        if not version.digest:
-            self._blends[version.lora_id] = str(version.folder)
         self._held[name] = (version, self._held.get(name, (version, 0))[1] + 1)
         try:
             yield
@@ -197,11 +212,10 @@ class RemoteEngine:
         raise EngineNotReady("restarting")
 
     async def unload(self, lora_id: int) -> bool:
-        """Have every replica let go of it."""
-        order = UnloadOrder(lora_id=lora_id, folder=self._blends.pop(lora_id, ""))
-        if lora_id >= FIRST_BLEND_ID and not order.folder:
+        """Have every replica let go of it; of blends they do so by themselves."""
+        if lora_id >= FIRST_BLEND_ID:
             return False
-        return await self._broadcast("unload", order.model_dump_json().encode())
+        return await self._broadcast("unload", UnloadOrder(lora_id=lora_id).model_dump_json().encode())
 
     def new_blend_id(self) -> int:
         """The number by which this front knows a blend; each replica gives it one of its own."""
@@ -238,6 +252,7 @@ class RemoteEngine:
             None if profile is None else ToldProfile.of(profile),
             _shown(raw_request),
             "" if context is None else context.request_id,
+            None if context is None else context.asker,
         ).written()
         key = None if version is None else version.engine_name
 

@@ -1,4 +1,4 @@
-"""An engine as an actor of Ray Serve: it takes orders from fronts, finds files by digest, and numbers blends itself.
+"""An engine as an actor of Ray Serve: it takes orders from fronts, finds files by digest, and builds blends itself.
 
 Ray imports this module in the actor's process and calls the class by its methods' names.
 """
@@ -7,15 +7,17 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from amalgam.domain.blend_plan import BlendPlan
 from amalgam.engine.protocol import CallProfile, Engine, LoadableVersion, OwnTemplate
 from amalgam.engine.remote.messages import (
     ERROR,
@@ -26,13 +28,18 @@ from amalgam.engine.remote.messages import (
     ToldProfile,
     ToldVersion,
     UnloadOrder,
+    page,
 )
 from amalgam.engine.remote.replica_call import ReplicaCall
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady
+from amalgam.telemetry.context import Asker
 
 logger = logging.getLogger(__name__)
+
+Gone = Callable[[], Awaitable[object]]
+"""Returns when a client has left."""
 
 INFO: TypeAdapter[ReplicaInfo] = TypeAdapter(ReplicaInfo)
 
@@ -66,12 +73,42 @@ class ReplicaParts:
     app: Any
     """In whose state vLLM's handlers are."""
     facts: ServedFacts
-    folder_of: Callable[[str], Path]
-    """The folder of a digest in the store; blocks, and may raise ArtifactDamaged."""
+    folder_of: Callable[[int, str], Awaitable[Path]]
+    """Where the files of a version's digest lie; may raise ArtifactDamaged and ObjectStoreUnavailable."""
+    blends: "ReplicaBlends"
+    queue: "ReplicaQueue"
     template_of: Callable[[str, str], OwnTemplate]
     """A version's own chat template, by the version's name and the template's text."""
+    page: Callable[[], bytes]
+    """What is counted here, in Prometheus' text format; called in a thread."""
     close: Callable[[], Awaitable[None]]
     """Ends the engine and what is beside it."""
+
+
+class ReplicaBlends(Protocol):
+    """What builds blends for the engine, and keeps them."""
+
+    def hold(self, plan: BlendPlan) -> AbstractAsyncContextManager[LoadableVersion]:
+        """The blend that ``plan`` describes, while the block runs; built first where it is not there."""
+
+    def retire(self, versions: Set[int]) -> None:
+        """Let go of the blends of deleted versions."""
+
+
+class ReplicaQueue(Protocol):
+    """Whose request is next in the engine's batch."""
+
+    def turn(
+        self,
+        version: LoadableVersion | None,
+        gone: Gone | None = None,
+        client: str = "",
+        sequences: int = 1,
+        within_s: float | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
+    ) -> AbstractAsyncContextManager[None]:
+        """The block runs in a place of the batch, and in a turn of the version's adapter."""
 
 
 class EngineReplica:
@@ -84,9 +121,6 @@ class EngineReplica:
         make: Callable[[ReplicaOrder], Awaitable[ReplicaParts]] = getattr(import_module(module), function)
         self._parts = await make(asked)
         self._name = _own_name()
-        self._blend_ids: dict[str, int] = {}
-        """By folder: two fronts that number blends by themselves would give one id to two of them."""
-        self._blends = _Names()
         logger.info("replica_ready replica=%s pid=%d", self._name, os.getpid())
 
     async def __del__(self) -> None:
@@ -107,16 +141,14 @@ class EngineReplica:
         """State, slots and residents."""
         return INFO.dump_json(ReplicaInfo(self._name, self._parts.engine.info(), self._parts.facts))
 
+    async def page(self) -> bytes:
+        """What is counted here."""
+        return page(self._name, await asyncio.to_thread(self._parts.page))
+
     async def call(self, written: bytes) -> AsyncIterator[bytes]:
         """Answer one request, in frames."""
-        try:
-            order = CallOrder.read(written)
-            version = await self._loadable(order.version)
-        except AmalgamError as error:
-            yield ERROR + ToldError.of(error).model_dump_json().encode()
-            return
-        parts = self._parts
-        hold = lambda: self._held(version)  # noqa: E731  (each call has a version of its own)
+        order, parts = CallOrder.read(written), self._parts
+        hold = partial(self._held, order.version, order.asker)
         frames = ReplicaCall(parts.engine, parts.app, order, hold, self._profile(order.profile)).frames()
         try:
             async for frame in frames:
@@ -135,12 +167,8 @@ class EngineReplica:
     async def unload(self, written: bytes) -> bool:
         """Wait until nobody holds the version, then free its memory."""
         order = UnloadOrder.model_validate_json(written)
-        lora_id = order.lora_id if not order.folder else self._blend_ids.get(order.folder)
-        if lora_id is None:
-            return False
-        found = await self._parts.engine.unload(lora_id)
-        self._blend_ids.pop(order.folder, None)
-        return found
+        self._parts.blends.retire({order.lora_id})
+        return await self._parts.engine.unload(order.lora_id)
 
     async def pin(self, written: bytes) -> bool:
         """Exempt a resident version from eviction, or end that."""
@@ -156,10 +184,9 @@ class EngineReplica:
         return json.dumps(sorted(found)).encode()
 
     async def _load(self, written: bytes, *, is_probed: bool) -> None:
-        version = await self._loadable(ToldVersion.model_validate_json(written))
-        assert version is not None
-        async with self._held(version):
+        async with self._held(ToldVersion.model_validate_json(written)) as version:
             if is_probed:
+                assert version is not None
                 await self._parts.engine.probe(version)
 
     async def _told(self, work: Awaitable[None]) -> bytes:
@@ -169,58 +196,36 @@ class EngineReplica:
             return ToldError.of(error).model_dump_json().encode()
         return b""
 
-    async def _loadable(self, told: ToldVersion | None) -> LoadableVersion | None:
-        """The version with its folder here; a blend with the id that it has here."""
-        if told is None:
-            return None
-        if told.digest:
-            folder = await asyncio.to_thread(self._parts.folder_of, told.digest)
-            return LoadableVersion(told.engine_name, told.lora_id, folder, told.digest)
-        lora_id = self._blend_ids.get(told.folder)
-        if lora_id is None:
-            lora_id = self._blend_ids[told.folder] = self._parts.engine.new_blend_id()
-        return LoadableVersion(told.engine_name, lora_id, Path(told.folder))
-
     @asynccontextmanager
-    async def _held(self, version: LoadableVersion | None) -> AsyncIterator[None]:
-        """As `Engine.hold`. Two fronts may have a blend of one name each: here a name is one folder at a time."""
-        engine = self._parts.engine
-        if version is None or version.digest:
-            async with engine.hold(version):
-                yield
-            return
-        async with self._blends.turn(version, engine.unload):
-            hold = engine.hold(version)
-            await hold.__aenter__()
-        try:
-            yield
-        finally:
-            await hold.__aexit__(None, None, None)
+    async def _held(
+        self, told: ToldVersion | None, asker: Asker | None = None, gone: Gone | None = None
+    ) -> AsyncIterator[LoadableVersion | None]:
+        """What ``told`` means here, in the engine's memory: files are found by digest, and blends built from a plan.
+
+        Requests of several fronts take turns here, after those of each had theirs at the front.
+
+        The engine numbers blends itself, and one recipe is one blend of it, whichever fronts ask: two fronts that count
+        by themselves would give one number to two sets of weights.
+        """
+        parts = self._parts
+        async with AsyncExitStack() as stack:
+            version: LoadableVersion | None = None
+            if told is not None and told.plan is not None:
+                version = await stack.enter_async_context(parts.blends.hold(told.plan))
+            elif told is not None:
+                folder = await parts.folder_of(told.lora_id, told.digest)
+                version = LoadableVersion(told.engine_name, told.lora_id, folder, told.digest)
+            if asker is not None:
+                who = (asker.client, asker.sequences, None, asker.tenant, asker.weight)
+                await stack.enter_async_context(parts.queue.turn(version, gone, *who))
+            await stack.enter_async_context(parts.engine.hold(version))
+            yield version
 
     def _profile(self, told: ToldProfile | None) -> CallProfile | None:
         if told is None:
             return None
         own = None if told.template is None else self._parts.template_of(told.template_model, told.template)
         return CallProfile(own, told.unsaid)
-
-
-class _Names:
-    """Which blend each name is. vLLM's handlers find adapters by name alone."""
-
-    def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-
-    @asynccontextmanager
-    async def turn(self, version: LoadableVersion, unload: Callable[[int], Awaitable[bool]]) -> AsyncIterator[None]:
-        """The name is ``version``'s from here on; in the block nobody else can take it."""
-        lock = self._locks.setdefault(version.engine_name, asyncio.Lock())
-        async with lock:
-            other = self._ids.get(version.engine_name)
-            if other is not None and other != version.lora_id:
-                await unload(other)
-            self._ids[version.engine_name] = version.lora_id
-            yield
 
 
 def _own_name() -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Message
 
-from amalgam.engine.protocol import CallProfile, Engine
+from amalgam.engine.protocol import CallProfile, Engine, LoadableVersion
 from amalgam.engine.remote.messages import ERROR, HEAD, LEFT, TAKEN, USAGE, CallOrder, Head, ToldUsage, piece
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.engine.token_usage import usage_left_on
@@ -32,7 +32,7 @@ class ReplicaCall:
         engine: what answers.
         app: of which vLLM's handlers take their state.
         order: the request.
-        hold: keeps its version resident.
+        hold: waits for its turn, and keeps its version resident; told how to hear that the client has left.
         profile: how the version wants to be asked.
     """
 
@@ -41,7 +41,7 @@ class ReplicaCall:
         engine: Engine,
         app: Any,
         order: CallOrder,
-        hold: Callable[[], AbstractAsyncContextManager[None]],
+        hold: Callable[..., AbstractAsyncContextManager[LoadableVersion | None]],
         profile: CallProfile | None,
     ) -> None:
         self._engine = engine
@@ -78,8 +78,8 @@ class ReplicaCall:
     async def _run(self) -> None:
         enter(self._context)
         try:
-            async with self._hold():
-                await self._answer()
+            async with self._hold(gone=self._gone.wait) as version:
+                await self._answer(version)
         except AmalgamError as error:
             await self._put(ERROR + ToldError.of(error).model_dump_json().encode())
         except Exception:
@@ -87,10 +87,12 @@ class ReplicaCall:
             await self._put(ERROR + ToldError.of(InternalError()).model_dump_json().encode())
         await self._put(None)
 
-    async def _answer(self) -> None:
+    async def _answer(self, version: LoadableVersion | None) -> None:
         order, request = self._order, Request(self._scope, self._receive)
+        # Of two blends whose short names are the same, one has a longer name here.
+        body = order.body if version is None else {**order.body, "model": version.engine_name}
         extra = () if self._profile is None else (self._profile,)
-        response = await self._engine.call(order.endpoint, order.body, request, *extra)
+        response = await self._engine.call(order.endpoint, body, request, *extra)
         if response is None:
             await self._put(LEFT)
             return

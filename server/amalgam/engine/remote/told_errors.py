@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from amalgam.errors import AmalgamError, adapters, engine, profiles, requests
+from amalgam.errors import AmalgamError, adapters, blends, engine, overload, profiles, registry, requests
 from amalgam.errors.reported import ReportedError
 
-_MODULES = (adapters, engine, profiles, requests)
+_MODULES = (adapters, blends, engine, overload, profiles, registry, requests)
 """Whose classes an engine raises."""
 
 

@@ -4,17 +4,22 @@ from pathlib import Path
 
 import pytest
 
+from amalgam.domain.blend_plan import BlendPlan, PlannedInput
+from amalgam.domain.expression import parse_expression
 from amalgam.engine.protocol import CallProfile, LoadableVersion
 from amalgam.engine.remote.messages import CallOrder, ToldProfile, ToldVersion, kind_of, piece, read_piece
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged
+from amalgam.errors.blends import BlendMemoryBusy
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, EngineRefused, NonFiniteOutput, SlotsBusy
 from amalgam.errors.merging import NoInputs
 from amalgam.errors.profiles import ChatTemplateFailed
+from amalgam.errors.registry import ObjectStoreUnavailable
 from amalgam.errors.reported import ReportedError
 from amalgam.errors.requests import EndpointUnsupported
-from amalgam.telemetry.context import TokenCount
+from amalgam.merge.methods import complete
+from amalgam.telemetry.context import Asker, TokenCount
 
 
 def test_an_order_comes_back_with_half_a_surrogate_pair_and_a_large_number() -> None:
@@ -25,11 +30,23 @@ def test_an_order_comes_back_with_half_a_surrogate_pair_and_a_large_number() -> 
     assert CallOrder.read(order.written()) == order
 
 
-def test_a_version_is_told_by_its_digest_and_a_blend_by_its_folder() -> None:
+def test_a_version_is_told_by_its_digest_and_a_blend_by_its_plan() -> None:
     version = ToldVersion.of(LoadableVersion("a@1", 7, Path("/store/objects/ab/abc"), "abc"))
-    assert (version.digest, version.folder) == ("abc", "")
-    blend = ToldVersion.of(LoadableVersion("blend@1", 1 << 30, Path("/dev/shm/blend")))
-    assert (blend.digest, blend.folder) == ("", "/dev/shm/blend")
+    assert (version.digest, version.plan) == ("abc", None)
+    recipe = complete(parse_expression("ties(a@1, b@1; density=0.5)"))
+    inputs = {
+        "a@1": PlannedInput(lora_id=1, digest="abc", base="x"),
+        "b@1": PlannedInput(lora_id=2, digest="d", base="x"),
+    }
+    plan = BlendPlan(digest=recipe.digest(), recipe=recipe, inputs=inputs, max_rank=8, reserve_bytes=100, client="c")
+    blend = ToldVersion.of(LoadableVersion("blend@1", 1 << 30, Path(), plan=plan))
+    asker = Asker("c", "acme", 2.0, 3)
+    order = CallOrder("chat_completions", {"model": "blend@1"}, blend, None, (), "req-1", asker)
+    told = CallOrder.read(order.written())
+    assert told.version is not None
+    assert told.version.plan is not None
+    assert told.version.plan.recipe.digest() == plan.digest
+    assert told == order
 
 
 def test_a_piece_carries_the_tokens_so_far() -> None:
@@ -49,6 +66,8 @@ def test_a_piece_carries_the_tokens_so_far() -> None:
         EndpointUnsupported("embeddings"),
         ChatTemplateFailed("a@1", "it loops"),
         ArtifactDamaged("abc"),
+        ObjectStoreUnavailable("it is away"),
+        BlendMemoryBusy(5),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -9,19 +9,30 @@ from typing import Any
 
 import pytest
 
+from amalgam.domain.blend import blend_name
+from amalgam.domain.blend_plan import BlendPlan, PlannedInput
+from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.expression import parse_expression
+from amalgam.domain.messages import BlendOrder, Refusal
 from amalgam.engine.protocol import EngineState, LoadableVersion
 from amalgam.engine.remote import replica as replica_module
 from amalgam.engine.remote.affinity import read_key
 from amalgam.engine.remote.remote_engine import RemoteEngine
 from amalgam.engine.remote.replica import EngineReplica, ReplicaOrder
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady
+from amalgam.errors.reported import ReportedError
+from amalgam.merge.methods import complete
 from amalgam.services import engine_line
 from amalgam.services.engine_line import EngineLine
 from amalgam.settings import Settings
+from amalgam.store.artifact_checks import content_digest
 from amalgam.telemetry.metrics import Metrics
 from tests.api.fake_engine import FakeEngine
 from tests.cluster.fake_replica import REFUSED
+from tests.support.running_app import write_adapter
 
+DIGESTS: dict[str, str] = {}
+"""Of the files of versions in the store."""
 FACTORY = "tests.cluster.fake_replica:open_fake"
 
 
@@ -87,6 +98,19 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the replicas, with the files of whatever `version` names."""
+    monkeypatch.setenv("AMALGAM_STORE", str(tmp_path))
+    for seed, name in enumerate(("a@1", "b@1", REFUSED)):
+        made = write_adapter(tmp_path / "made" / str(seed), seed=seed)
+        DIGESTS[name] = content_digest(made)[0]
+        folder = tmp_path / "objects" / DIGESTS[name][:2] / DIGESTS[name]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(folder)
+    return tmp_path
+
+
 @pytest.fixture
 async def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
     return Handle([await made(monkeypatch, "r0"), await made(monkeypatch, "r1")])
@@ -110,7 +134,20 @@ def inner(one: EngineReplica | None) -> FakeEngine:
 
 
 def version(name: str, number: int) -> LoadableVersion:
-    return LoadableVersion(name, number, Path("/store") / name, name)
+    return LoadableVersion(name, number, Path("/not/here"), DIGESTS[name])
+
+
+def plan(expression: str, client: str = "one") -> BlendPlan:
+    """Of a blend of ``a`` and ``b``."""
+    recipe = complete(parse_expression(expression))
+    inputs = {name: PlannedInput(lora_id=one, digest=DIGESTS[name], base="x") for one, name in ((1, "a@1"), (2, "b@1"))}
+    return BlendPlan(
+        digest=recipe.digest(), recipe=recipe, inputs=inputs, max_rank=8, reserve_bytes=4096, client=client
+    )
+
+
+def blend(engine: RemoteEngine, asked: BlendPlan) -> LoadableVersion:
+    return LoadableVersion(blend_name(asked.digest), engine.new_blend_id(), Path(), plan=asked)
 
 
 async def test_all_replicas_are_one_engine(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,23 +190,46 @@ async def test_an_adapter_that_is_refused_is_refused_in_the_same_words(
         assert handle.keys == ["0|refused@1"], "no other replica is asked"
 
 
-async def test_blends_of_two_fronts_with_one_name_and_number_are_two_in_a_replica(
+async def test_one_recipe_is_one_blend_whichever_front_asks_and_another_is_another_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = await made(monkeypatch, "r0")
     engine, handle = inner(one), Handle([one])
     async with running(handle, monkeypatch) as first, running(handle, monkeypatch) as second:
-        ours = LoadableVersion("blend@1", first.new_blend_id(), Path("/shm/first/1"))
-        theirs = LoadableVersion("blend@1", second.new_blend_id(), Path("/shm/second/1"))
-        assert ours.lora_id == theirs.lora_id
-        async with first.hold(ours), second.hold(theirs):
-            await first.load(ours)
-            await second.load(theirs)
-            assert engine.loaded == ["blend@1", "blend@1"]
-            assert engine.freed == ["blend@1"], "of two with one name one at a time"
-        assert not await first.unload(ours.lora_id)
-        assert await second.unload(theirs.lora_id)
-        assert not engine.residency.residents()
+        ours, theirs = plan("0.5*a@1 + 0.5*b@1"), plan("0.1*a@1 + 0.5*b@1", "other")
+        assert first.new_blend_id() == second.new_blend_id(), "each front counts by itself"
+        await first.load(blend(first, ours))
+        await second.load(blend(second, ours))
+        assert engine.loaded == [blend_name(ours.digest)]
+        await second.load(blend(second, theirs))
+        residents = engine.residency.residents()
+        assert [resident.engine_name for resident in residents] == [blend_name(one.digest) for one in (ours, theirs)]
+        assert len({resident.lora_id for resident in residents}) == 2, "the engine numbers them"
+
+
+async def test_blends_of_a_version_leave_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await made(monkeypatch, "r0")
+    engine = inner(one)
+    async with running(Handle([one]), monkeypatch) as front:
+        await front.load(blend(front, plan("0.5*a@1 + 0.5*b@1")))
+        await front.load(version("b@1", 2))
+        await front.unload(2)
+        await until(lambda: not engine.residency.residents())
+
+
+async def test_what_a_blend_is_refused_for_is_told_in_the_words_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await made(monkeypatch, "r0")
+    refusal = Refusal(id=1, error=ErrorReport(code="bases_differ", status=400, message="No.", param="inputs.b@1"))
+
+    async def refuse(order: BlendOrder, client: str = "") -> Refusal:
+        return refusal
+
+    monkeypatch.setattr(one._parts.blends._blender, "build", refuse)  # type: ignore[attr-defined]
+    asked = plan("0.5*a@1 + 0.5*b@1").model_copy(update={"columns": {"b@1": 9}})
+    async with running(Handle([one]), monkeypatch) as front:
+        with pytest.raises(ReportedError, match=r"No\. \(Column 9 of the expression\.\)") as raised:
+            await front.load(blend(front, asked))
+    assert (raised.value.code, raised.value.status, raised.value.param) == ("bases_differ", 400, "model")
 
 
 def line(slots: int) -> EngineLine:
