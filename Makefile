@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test test-slow test-models test-clients test-cluster lint types contracts site check constraints docs docs-serve setup setup-dev clean help
+.PHONY: serve cluster ray test test-slow test-models test-clients test-cluster lint types contracts site check constraints docs docs-serve setup setup-dev clean help
 # Says of mkdocs that it has a successor, on every run.
 export NO_MKDOCS_2_WARNING := 1
 
 help:
 	@echo "make serve [GPU=1] [ARGS='...']  install what is missing and start the server on 127.0.0.1:8000"
+	@echo "make cluster                     PostgreSQL, an S3 server, engines on Ray and two servers, on this machine"
 	@echo "make test                        install what is missing and run the tests that need no GPU and share one engine"
 	@echo "make test-slow                   install what is missing and run the tests that start engines of their own"
 	@echo "make test-clients                install what is missing and run the suites of more Python clients"
@@ -22,6 +23,13 @@ help:
 
 serve: setup
 	@exec $(BIN)/amalgam serve $(ARGS)
+
+# Everything on loopback, in a temporary folder; Ctrl-C ends it.
+cluster: setup-dev ray
+	@exec $(BIN)/python deploy/cluster.py $(ARGS)
+
+ray:
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-$(ENGINE).txt -c deploy/constraints-ray.txt -e ".[ray]"
 
 test: setup-dev
 	@deploy/test_services.sh deploy/run_tests.sh $(BIN)/python $(ARGS)
@@ -35,8 +43,7 @@ test-clients: setup-dev
 	@AMALGAM_TEST_PYTHON_CLIENTS=1 $(BIN)/python -m pytest -m clients tests/e2e $(ARGS)
 
 # Apart from `make test`, because it installs Ray, and starts one with replicas.
-test-cluster: setup-dev
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-$(ENGINE).txt -c deploy/constraints-ray.txt -e ".[ray]"
+test-cluster: setup-dev ray
 	@$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 test-models: setup-dev

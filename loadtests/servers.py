@@ -89,6 +89,12 @@ def start_amalgam(store: Path, flags: list[str], *, sources: Path, port: int, **
     return _start("amalgam", command, environment, port, "/readyz")
 
 
+def start_front(store: Path, engines: str, *, port: int) -> Server:
+    """`amalgam serve --engine` on the demo model; returns when it is ready."""
+    command = [sys.executable, "-m", "amalgam", "serve", "--engine", engines, "--port", str(port)]
+    return _start("front", command, engine_environment(AMALGAM_STORE=str(store)), port, "/readyz")
+
+
 def dtype_flags() -> list[str]:
     """The type that `amalgam serve` computes in on this machine, for a server beside it.
 

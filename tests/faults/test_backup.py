@@ -34,7 +34,7 @@ async def test_what_was_saved_is_served_from_another_database_and_another_bucket
                 made = await push(before.admin, name, write_adapter(tmp_path / name, seed=seed))
                 assert made.status_code == 201, made.text
             await before.admin.put("/admin/v1/aliases/best", json={"targets": [{"model": "json@1", "weight": 1}]})
-            saved, programs = tmp_path / "saved.dump", postgres.programs
+            saved, programs = tmp_path / "saved.dump", (postgres.programs / "initdb").resolve().parent
             with saved.open("wb") as file:
                 subprocess.run([programs / "pg_dump", "-Fc", f"{address}/{first}"], stdout=file, check=True)
             # Written after the database was saved: files without rows, which a sweep removes.
