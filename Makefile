@@ -39,7 +39,10 @@ test-cluster: setup-dev
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-$(ENGINE).txt -c deploy/constraints-ray.txt -e ".[ray]"
 	@$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
+# Apart from `make test`, because it installs what models that see and hear need, and starts a server for each model.
 test-models: setup-dev
+	@$(BIN)/python -m amalgam.cli.install_torchvision
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-models.txt av num2words
 	@AMALGAM_TEST_MODELS=1 $(BIN)/python -m pytest tests/models $(ARGS)
 
 check: lint types contracts site
