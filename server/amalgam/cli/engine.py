@@ -87,7 +87,7 @@ def _order(
 
 def _refuse(flags: Sequence[str]) -> None:
     """Raise FlagRefused for what has no effect on an engine: there is no HTTP here."""
-    from amalgam.cli.front_flags import OURS, SETTINGS, given_flags, refuse_without_effect
+    from amalgam.cli.vllm_flags import OURS, SETTINGS, given_flags, refuse_without_effect
     from amalgam.engine.vllm_arguments import serve_parser
 
     if not flags:
@@ -128,7 +128,7 @@ def _run(
 
 
 def _of_ray(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what is secret, because every worker of Ray's has it, but what Ray itself is let in by."""
+    """Leave out what is secret, because every worker of Ray's has it, but what Ray itself is let in by."""
     return {name: value for name, value in environment.items() if name.startswith("RAY_AUTH_") or not is_secret(name)}
 
 

@@ -35,7 +35,7 @@ from amalgam.services.blend_names import BlendNames
 from amalgam.services.blend_tier import BlendTier, Build
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.catalog import Catalog, Snapshot, Target
-from amalgam.services.usage import Usage
+from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_blend_build
@@ -122,7 +122,7 @@ class Blends:
         self,
         catalog: Catalog,
         store: AdapterStore,
-        usage: Usage,
+        usage: VersionsInUse,
         tier: BlendTier,
         blender: BlenderLink,
         limits: BlendLimits,

@@ -79,7 +79,7 @@ class CallOrder:
     request_id: str
 
     def written(self) -> bytes:
-        """As `read` takes it. The body may have half a surrogate pair in a text, which JSON's escapes can say."""
+        """Write it as `read` takes it. The body may have half a surrogate pair in a text, which JSON can escape."""
         said = {
             "endpoint": self.endpoint,
             "body": self.body,

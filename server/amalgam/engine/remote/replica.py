@@ -148,7 +148,7 @@ class EngineReplica:
         return await self._parts.engine.pin(order.lora_id, pinned=order.pinned)
 
     async def untaken(self, written: bytes) -> bytes:
-        """As `Engine.untaken`: a list of names, or what is wrong."""
+        """Answers as `Engine.untaken`: a list of names, or what is wrong."""
         try:
             found = await self._parts.engine.untaken(json.loads(written))
         except AmalgamError as error:
@@ -183,7 +183,7 @@ class EngineReplica:
 
     @asynccontextmanager
     async def _held(self, version: LoadableVersion | None) -> AsyncIterator[None]:
-        """As `Engine.hold`. Two fronts may have a blend of one name each: here a name is one folder at a time."""
+        """Holds as `Engine.hold`. Two fronts may have a blend of one name each: here a name is one folder at a time."""
         engine = self._parts.engine
         if version is None or version.digest:
             async with engine.hold(version):
