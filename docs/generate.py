@@ -118,26 +118,37 @@ def class_rows(module: str) -> list[CodeRow]:
     return rows
 
 
-def error_sections() -> dict[str, list[CodeRow]]:
-    """Heading -> rows, a section for each module of errors."""
+@dataclass(frozen=True)
+class CodeSection:
+    """The codes of one module of errors."""
+
+    heading: str
+    module: str
+    """Below ``errors/``."""
+    rows: list[CodeRow]
+
+    def __str__(self) -> str:
+        """The section of the page, in Markdown."""
+        head = "| code | status | means | next step |\n|---|---|---|---|"
+        return f"## {self.heading}\n\nIn `errors/{self.module}.py`.\n\n{head}\n" + "\n".join(map(str, self.rows))
+
+
+def error_sections() -> list[CodeSection]:
+    """A section for each module of errors that declares codes."""
     names = [module.name for module in pkgutil.iter_modules(amalgam.errors.__path__)]
-    sections = {"General": class_rows("amalgam.errors")}
+    sections = [CodeSection("General", "__init__", class_rows("amalgam.errors"))]
     for name in names:
         text = inspect.getdoc(importlib.import_module(f"amalgam.errors.{name}")) or name
         heading = text.partition("\n")[0].removesuffix(".").removeprefix("Errors of ").replace("``", "`")
-        sections[heading[0].upper() + heading[1:]] = class_rows(f"amalgam.errors.{name}")
-    sections["Findings of a check"] = [row_of(spec) for spec in FINDINGS]
-    sections["Jobs that end without a version"] = [row_of(spec) for spec in JOB_CODES]
-    return {heading: rows for heading, rows in sections.items() if rows}
+        sections.append(CodeSection(heading[0].upper() + heading[1:], name, class_rows(f"amalgam.errors.{name}")))
+    sections.append(CodeSection("Findings of a check", "code_table", [row_of(spec) for spec in FINDINGS]))
+    sections.append(CodeSection("Jobs that end without a version", "code_table", [row_of(spec) for spec in JOB_CODES]))
+    return [section for section in sections if section.rows]
 
 
 def errors_table() -> str:
     """A table for each module of errors."""
-    parts = []
-    for heading, rows in error_sections().items():
-        head = "| code | status | means | next step |\n|---|---|---|---|"
-        parts.append(f"## {heading}\n\n{head}\n" + "\n".join(map(str, rows)))
-    return "\n\n".join(parts)
+    return "\n\n".join(map(str, error_sections()))
 
 
 # --- settings, metrics, methods

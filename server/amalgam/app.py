@@ -97,7 +97,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    """In the order in which they are matched: what is asked most comes first."""
+    """Add the routes in the order in which they are matched: what is asked most comes first."""
     app.include_router(openai.router(utc_now().timestamp()))
     for module in (
         *(stored_files, batches),
@@ -111,7 +111,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> None:
-    """From the inside out: what comes last sees a request first."""
+    """Add the middleware from the inside out: what comes last sees a request first."""
     app.add_middleware(IdempotencyKeys)
     app.add_middleware(
         BodyLimit,

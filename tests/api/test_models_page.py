@@ -2,47 +2,46 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import openai
 import pytest
 
-from amalgam.domain.adapter import Adapter, AdapterVersion
-from amalgam.domain.version import CatalogRows
-from amalgam.services.catalog import Snapshot
-from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, start_app
+from amalgam.registry.tables import adapters, registry_state, versions
+from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
 COUNT = 3000
 NAMES = sorted(f"adapter-{index}" for index in range(COUNT))
 
 
-def rows() -> CatalogRows:
+async def register_all(running_app: RunningApp) -> None:
+    """Write the rows of so many adapters at once; their files nobody asks for."""
     created = datetime(2030, 1, 31, tzinfo=UTC)
-    versions = tuple(
-        AdapterVersion(
-            id=index + 1, name=name, number=1, digest="0" * 64, rank=2, size_bytes=1, module_count=1,
-            base_fingerprint="", source="upload", created_at=created,
-        )
-        for index, name in enumerate(NAMES)
-    )  # fmt: skip
-    adapters = tuple(Adapter(name=v.name, default_version=1, created_at=created, versions=(v,)) for v in versions)
-    without = Adapter(name="aaa-no-default", default_version=None, created_at=created)
-    return CatalogRows(revision=10**9, adapters=(without, *adapters), versions=versions)
+    named = [{"name": name, "description": "", "next_version": 2, "created_at": created} for name in NAMES]
+    rows = [row | {"default_version": 1} for row in named]
+    rows.append(named[0] | {"name": "aaa-no-default", "default_version": None})
+    version = {
+        "digest": "0" * 64,
+        "rank": 2,
+        "size_bytes": 1,
+        "module_count": 1,
+        "base_fingerprint": "",
+        "warnings": [],
+    }
+    version |= {"number": 1, "source": "upload", "proved": True, "created_at": created}
+    async with (await running_app.stored()).database.write() as connection:
+        await connection.execute(adapters.insert(), rows)
+        await connection.execute(versions.insert(), [{"name": name} | version for name in NAMES])
+        await connection.execute(registry_state.update().values(revision=registry_state.c.revision + 1))
 
 
 @pytest.fixture(scope="module")
 async def crowd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApp]:
     async with start_app(tmp_path_factory.mktemp("crowd")) as opened:
-        refresh = opened.services.catalog.refresh
-        opened.services.catalog.refresh = _never  # type: ignore[method-assign]
-        opened.services.catalog._snapshot = Snapshot.of(rows())
+        await register_all(opened)
+        await opened.services.catalog.refresh()
         yield opened
-        opened.services.catalog.refresh = refresh  # type: ignore[method-assign]
-
-
-async def _never() -> None:
-    return
 
 
 @pytest.mark.parametrize("limit", [1, 7, 999, 1000, 3000, 3001, 10_000])
@@ -73,10 +72,8 @@ async def test_who_knows_of_no_pages_gets_them_all(crowd: RunningApp) -> None:
     assert page["data"][0]["parent"] is None
 
 
-async def test_a_kept_page_ends_with_what_it_shows(crowd: RunningApp) -> None:
-    catalog = crowd.services.catalog
-    kept = catalog.snapshot
-    async with crowd.http(API_KEY) as session:
+async def test_a_kept_page_ends_with_what_it_shows(crowd: RunningApp, tmp_path: Path) -> None:
+    async with crowd.http(API_KEY) as session, crowd.http(ADMIN_KEY) as admin:
 
         async def text(**params: str) -> str:
             return (await session.get("/v1/models", params=params)).text
@@ -84,12 +81,9 @@ async def test_a_kept_page_ends_with_what_it_shows(crowd: RunningApp) -> None:
         whole, after = await text(), await text(after=NAMES[7])
         assert await text() == whole, "another page came between"
         assert [card["id"] for card in json.loads(after)["data"]] == NAMES[8:]
-        try:
-            moved = dict(kept.defaults) | {"zz-new": kept.defaults[NAMES[0]]}
-            catalog._snapshot = replace(kept, defaults=moved)
-            assert [card["id"] for card in json.loads(await text())["data"]] == ["tiny", *NAMES, "zz-new"]
-        finally:
-            catalog._snapshot = kept
+        assert (await push(admin, "zz-new", write_adapter(tmp_path / "new"))).status_code == 201
+        assert [card["id"] for card in json.loads(await text())["data"]] == ["tiny", *NAMES, "zz-new"]
+        assert (await admin.delete("/admin/v1/adapters/zz-new")).status_code == 200
         assert await text() == whole
 
 

@@ -124,7 +124,7 @@ class World:
         async with self.database.read() as connection:
             pairs = (await connection.execute(sa.select(versions.c.name, versions.c.number))).all()
             assert len(pairs) == len(set(pairs))
-            if self.database._engine.dialect.name == "sqlite":
+            if not self.database.is_shared:
                 assert (await connection.exec_driver_sql("PRAGMA integrity_check")).scalar_one() == "ok"
 
 

@@ -19,7 +19,16 @@ import amalgam.app
 from amalgam.api.state import Services
 from amalgam.cli.connection_limits import LISTEN_QUEUE, ConnectionLimits
 from amalgam.cli.http_protocol import bounded_http
+from amalgam.domain.clock import new_id
+from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.database import Database
+from amalgam.registry.evaluations import EvaluationRegistry
+from amalgam.registry.fit_jobs import FitJobRegistry
+from amalgam.registry.jobs import JobRegistry
+from amalgam.registry.kept_objects import KeptObjectRegistry
+from amalgam.services.adapter_files import open_store
 from amalgam.settings import Settings
+from amalgam.store.adapter_store import AdapterStore
 from amalgam.wiring.parts import Start
 from tests.adapter_factory import ATTENTION_MODULES, encode_safetensors, module_widths, write_lora
 from tests.api.fake_engine import FakeEngine
@@ -52,6 +61,32 @@ def write_adapter(folder: Path, *, seed: int = 0, rank: int = 2, **changes: Any)
     return write_lora(folder, layers=_LAYERS, rank=rank, seed=seed, **(_SHAPE | changes))
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The registry and the store of an application, as another process has them that works on the same ones."""
+
+    database: Database
+    versions: AdapterRegistry
+    jobs: JobRegistry
+    evaluations: EvaluationRegistry
+    fits: FitJobRegistry
+    files: AdapterStore
+
+    @classmethod
+    async def open(cls, settings: Settings, stack: AsyncExitStack) -> "Stored":
+        """Open what ``settings`` name, until ``stack`` ends."""
+        database = await stack.enter_async_context(Database.open(settings.storage.registry_url))
+        objects = KeptObjectRegistry(database, database.clock) if settings.storage.bucket else None
+        return cls(
+            database,
+            AdapterRegistry(database, database.clock),
+            JobRegistry(database, database.clock, new_id),
+            EvaluationRegistry(database, database.clock, new_id),
+            FitJobRegistry(database, database.clock),
+            await open_store(settings, objects),
+        )
+
+
 @dataclass
 class RunningApp:
     """A running application and how to reach it."""
@@ -60,6 +95,15 @@ class RunningApp:
     engine: FakeEngine
     folder: Path
     settings: Settings
+    stack: AsyncExitStack
+    """Ends before the application does."""
+    _stored: Stored | None = None
+
+    async def stored(self) -> Stored:
+        """What lies below the application, opened a second time."""
+        if self._stored is None:
+            self._stored = await Stored.open(self.settings, self.stack)
+        return self._stored
 
     @property
     def services(self) -> Services:
@@ -124,7 +168,8 @@ async def start_app(
         )
         app = amalgam.app.create_app(settings, args, start, engine_factory=lambda state: engine)
         await stack.enter_async_context(running(app))
-        yield RunningApp(app, engine, folder, settings)
+        beside = await stack.enter_async_context(AsyncExitStack())
+        yield RunningApp(app, engine, folder, settings, beside)
 
 
 def _command(asked: bool | Sequence[str], real: Sequence[str]) -> Sequence[str]:

@@ -16,7 +16,7 @@ import typer
 
 import amalgam.errors
 from amalgam.__main__ import app as cli
-from amalgam.cli import front_flags
+from amalgam.cli import vllm_flags
 from amalgam.errors.code_table import ALSO_FINDINGS, FINDINGS, JOB_CODES
 from amalgam.merge.methods import METHODS
 from amalgam.settings import setting_fields, variable
@@ -290,7 +290,7 @@ def test_flags_of_the_command_line_that_the_pages_name_exist() -> None:
 
     ours = set(walk(typer.main.get_command(cli)))
     # Those behind `--` are vLLM's, those of curl and docker are theirs, and so are those of the benchmarks.
-    others = {f"--{name.replace('_', '-')}" for name in front_flags.known()}
+    others = {f"--{name.replace('_', '-')}" for name in vllm_flags.known()}
     others |= {
         "--tensor-parallel-size",
         "--gpu-memory-utilization",

@@ -124,7 +124,7 @@ def matched_route(scope: Scope) -> MatchedRoute:
 
 
 def _match(scope: Scope) -> MatchedRoute:
-    """As Starlette's router chooses: the first that matches in full, else the first that differs in the method."""
+    """Choose as Starlette's router does: the first that matches in full, else the first that differs in the method."""
     if has_control_characters(scope["path"]):
         return MatchedRoute("", _NO_ROUTE)
     partial: BaseRoute | None = None

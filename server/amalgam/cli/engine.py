@@ -95,7 +95,7 @@ def _store(settings: Settings) -> dict[str, str]:
 
 def _refuse(flags: Sequence[str]) -> None:
     """Raise FlagRefused for what has no effect on an engine: there is no HTTP here."""
-    from amalgam.cli.front_flags import OURS, SETTINGS, given_flags, refuse_without_effect
+    from amalgam.cli.vllm_flags import OURS, SETTINGS, given_flags, refuse_without_effect
     from amalgam.engine.vllm_arguments import serve_parser
 
     if not flags:
@@ -136,7 +136,7 @@ def _run(
 
 
 def _of_ray(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """Without what is secret, because every worker of Ray's has it, but what Ray, and engines at the bucket, need."""
+    """Leave out what is secret, because every worker of Ray's has it, but what Ray, and engines at the bucket, need."""
     needed = ("RAY_AUTH_", *(OBJECT_STORE_PREFIXES if settings.storage.bucket else ()))
     return {name: value for name, value in environment.items() if name.startswith(needed) or not is_secret(name)}
 

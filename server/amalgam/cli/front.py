@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from amalgam.cli.front_environment import unheeded
 from amalgam.cli.serve import CommandLine, listen, serve_until_stopped
 from amalgam.cli.tls import tls_context
+from amalgam.cli.vllm_environment import unheeded
 from amalgam.engine.protocol import Engine
 from amalgam.errors.remote import EnginesOfAnotherModel
 from amalgam.errors.serving import FlagRefused

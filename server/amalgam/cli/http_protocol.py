@@ -36,7 +36,7 @@ Cut = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """Of the connections of one server."""
+    """The bounds on the connections of one server."""
 
     limits: ConnectionLimits
     connections: OpenConnections
@@ -104,7 +104,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._incoming = self.loop.call_later(self.bounds.limits.stall_s, self._look_at_body)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the head. What comes behind a body is left out: whoever read the head, such as a proxy, did not see it."""
+        """Take a header of the head. What comes behind a body is left out: whoever read the head did not see it."""
         if not self._in_body:
             super().on_header(name, value)
 
@@ -190,7 +190,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._cut("body", b"" if self.cycle.response_started else _TOO_SLOW)
 
     def _watch_reader(self) -> None:
-        """From now on, where the peer is to take what is there before anything else is written."""
+        """Watch from now on, where the peer is to take what is there before anything else is written."""
         if self._outgoing is not None:
             self._outgoing.cancel()
             self._outgoing = None

@@ -99,7 +99,7 @@ class HttpServer(uvicorn.Server):
             self._acceptors = [asyncio.create_task(acceptor.accept(listener)) for listener in listeners]
 
     def _new_protocol(self) -> BoundedHttp:
-        """As uvicorn makes them."""
+        """A protocol as uvicorn makes them."""
         return self._protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -82,7 +82,7 @@ class OneLineGroup(TyperGroup):
 
 
 def _write_what_can_be_written() -> None:
-    """Where the terminal's letters are few, others become question marks; an answer is no fault of who asks."""
+    """Write, where the terminal's letters are few, question marks for the others; an answer is no fault of who asks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -235,7 +235,7 @@ def size_bytes(text: str) -> int:
 
 
 def require_writable(folder: Path) -> None:
-    """Before hours of merging: whether the result's folder is there or can be made, and written; makes nothing.
+    """Refuse before hours of merging a result whose folder cannot be made, or not be written; makes nothing.
 
     Raises:
         FieldRefused: it cannot.
@@ -251,7 +251,7 @@ def require_writable(folder: Path) -> None:
 
 
 def progress_bar() -> Progress:
-    """On standard error, gone when it is done."""
+    """A bar on standard error, gone when it is done."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=ERRORS, transient=True)
 

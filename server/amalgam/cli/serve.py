@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from amalgam.cli.front_environment import unheeded
-from amalgam.cli.front_flags import given_flags, left_to_vllm, lora_sources, refuse_without_effect, settled
 from amalgam.cli.one_line import ended
 from amalgam.cli.tls import tls_context
+from amalgam.cli.vllm_environment import unheeded
+from amalgam.cli.vllm_flags import given_flags, left_to_vllm, lora_sources, refuse_without_effect, settled
 from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import BaseModelUnreadable

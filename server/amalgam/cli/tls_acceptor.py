@@ -33,7 +33,7 @@ class _Handshake:
 
 
 class TlsAcceptor:
-    """Of the listeners of one server.
+    """Accepts for the listeners of one server.
 
     Args:
         context: with certificate and key.
@@ -58,7 +58,7 @@ class TlsAcceptor:
         self._protocol = protocol
 
     async def accept(self, listener: socket.socket) -> None:
-        """Until it is cancelled."""
+        """Accept until this is cancelled."""
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         while True:

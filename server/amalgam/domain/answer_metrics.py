@@ -106,7 +106,7 @@ def _read(text: str) -> Any:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Without recursion: a model may nest as deep as it likes."""
+    """Compare without recursion: a model may nest as deep as it likes."""
     pairs = [(one, other)]
     while pairs:
         a, b = pairs.pop()

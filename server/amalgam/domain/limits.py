@@ -55,7 +55,7 @@ class Measure(StrEnum):
 
     @property
     def words(self) -> str:
-        """As errors say it."""
+        """The words that errors have for it."""
         return self.value.replace("_", " ")
 
 
@@ -97,7 +97,7 @@ class Payer:
 
     @property
     def key_id(self) -> str:
-        """Of the key; empty without one."""
+        """The id of the key; empty without one."""
         return "" if self.key is None else self.key.id
 
 

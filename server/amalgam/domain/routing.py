@@ -98,7 +98,7 @@ class Route:
         return Route(self.model if covers(self.model) else hidden, self.reason, scores)
 
     def header(self) -> str:
-        """As JSON in ASCII; of many scores the highest, so that it stays below `_HEADER_BYTES`."""
+        """The route as JSON in ASCII; of many scores the highest, so that it stays below `_HEADER_BYTES`."""
         for count in range(len(self.scores), -1, -1):
             scores = {name: round(score, 3) for name, score in self.scores[:count]}
             text = json.dumps({"model": self.model, "reason": self.reason, "scores": scores}, separators=(",", ":"))

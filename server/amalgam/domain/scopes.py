@@ -48,7 +48,7 @@ class Scopes(BaseModel):
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
-        """Of names, and of versions; None where there is no such pattern."""
+        """The patterns of names, and those of versions; None where there is no such pattern."""
         names = tuple(sorted({one for one in self.models if "@" not in one and one != BASE}))
         return _compiled(names), _compiled(tuple(sorted({one for one in self.models if "@" in one})))
 

@@ -42,7 +42,7 @@ def watch_answers(client: Any, on_found: Callable[[frozenset[str | None]], None]
 
 
 def quick_count(_original: Any) -> Any:
-    """For `count_nans_per_row`, on CPU: 1 for a row that has any NaN, instead of their number.
+    """Stands in for `count_nans_per_row`, on CPU: 1 for a row that has any NaN, instead of their number.
 
     A sum that is NaN says as much as the count, in a tenth of its time: for 16 rows of 49152 entries 0.03 ms instead of
     0.44 ms on two cores, of a step of some 50 ms. Infinities of both signs are found as well.

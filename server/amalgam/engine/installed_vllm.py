@@ -22,7 +22,7 @@ def versions() -> str:
 
 
 def served(architectures: Sequence[str]) -> str:
-    """In JSON: the kind of device, whether vLLM has a class for one of them, if it takes LoRA, and at which ends.
+    """Say in JSON the kind of device, whether vLLM has a class for one of them, if it takes LoRA, and at which ends.
 
     The last entry is the device's memory in bytes.
     """

@@ -133,7 +133,7 @@ async def _noted(work: Any) -> Any:
 
 
 def _without_developers(template: str, conversation: Any) -> Any:
-    """As vLLM does for a template that knows no such role."""
+    """Make them messages of the system, as vLLM does for a template that knows no such role."""
     roles = {message["role"] for message in conversation}
     if "developer" not in roles or _detect_developer_role_support(template):
         return conversation

@@ -26,11 +26,11 @@ class _Unwritten(list[Any]):
         self._tensors: list[Any] = []
 
     def put_by(self, tensors: Any) -> None:
-        """More of the prompt, after what was put by before."""
+        """Put by more of the prompt, after what was put by before."""
         self._tensors.append(tensors)
 
     def write(self) -> None:
-        """As vLLM would have done; blocks."""
+        """Write it as vLLM would have done; blocks."""
         # The processor's own list may be another one by now: a stream begins an empty one.
         writer = replace(self._processor, prompt_logprobs=self)
         while self._tensors:
@@ -38,7 +38,7 @@ class _Unwritten(list[Any]):
 
 
 class PromptLogprobs:
-    """Of the requests of one client of the engine."""
+    """What is put by for the requests of one client of the engine."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt log-probs")

@@ -79,7 +79,7 @@ class SpawnedProcess(SpawnProcess):
                 process._secrets = None
 
     def run(self) -> None:
-        """As ever, but for the tokens."""
+        """Run as ever, but for the tokens."""
         if self._loads:
             forget_when_loaded()
             adopt_spawned_workers()
@@ -101,7 +101,7 @@ def adopt_spawned_workers() -> None:
 
 
 def forget_when_loaded() -> None:
-    """In a core or a worker that is about to begin: give the tokens up as soon as the model is loaded.
+    """Give the tokens up, in a core or a worker that is about to begin, as soon as the model is loaded.
 
     That is before anything is compiled, for which more processes are started.
     """

@@ -26,7 +26,7 @@ Proof = Callable[[], AbstractContextManager[Path | None]]
 
 
 def no_proof() -> AbstractContextManager[None]:
-    """Of an engine that is tried with the base model alone."""
+    """No proof, for an engine that is tried with the base model alone."""
     return nullcontext()
 
 

@@ -63,7 +63,7 @@ def start_reason(error: BaseException, cause: str | None = None) -> str:
 
 
 def _shortened(text: str) -> str:
-    """As many whole sentences as there is room for; vLLM lists everything that it knows where one name is wrong."""
+    """Keep as many whole sentences as there is room for; vLLM lists all that it knows where one name is wrong."""
     if len(text) <= _LONGEST:
         return text
     whole = text[: text.rfind(". ", 0, _LONGEST) + 1]

@@ -36,7 +36,7 @@ class VllmAdapters:
         self._untaken: frozenset[str] | None = None
 
     def begin(self, client: Any, lost: asyncio.Event, preloads: PreloadLink | None) -> None:
-        """From now on speak to a new core.
+        """Speak to a new core from now on.
 
         Args:
             client: vLLM's, of that core.

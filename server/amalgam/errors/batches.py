@@ -1,4 +1,4 @@
-"""Errors of stored files and of batches, which are files of requests that are answered in time.
+"""Errors of stored files and batches, which are files of requests that are answered in time.
 
 - files: FileNotFound, FileInUse, TooManyFiles, FileTooLarge
 - asking: TooManyBatches, BatchNotFound, BatchStateConflict

@@ -1,4 +1,4 @@
-"""Errors of evaluations and of sweeps, which are evaluations of many blends.
+"""Errors of evaluations and sweeps, which are evaluations of many blends.
 
 - asking: InvalidPattern, MetricNotApplicable, EvaluationTooLarge, TooManyEvaluations, InvalidSweep
 - the row: EvaluationNotFound, EvaluationStateConflict, EvaluationsDiffer, TargetNotEvaluated

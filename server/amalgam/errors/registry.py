@@ -1,4 +1,4 @@
-"""Errors of the registry's database and of the store's disk."""
+"""Errors of the registry's database and the store's disk."""
 
 from amalgam.errors import AmalgamError, Unavailable
 

@@ -29,7 +29,7 @@ add up within threads; along the other one every sum goes through exchanges betw
 
 @triton.jit
 def _rotations(own, other, product, first):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Of columns with their partners: how near to each other they point, and the cosines and sines that part them.
+    """Tell of columns with their partners how near to each other they point, and the cosines and sines that part them.
 
     Squared lengths, scalar products, and whether a column is the first of its pair, all [NP]; x·cosine - y·sine is the
     new column.

@@ -120,7 +120,7 @@ def bracket_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
     M, K, R, begin, rank, bound, inverse_density, capacity,  # noqa: ANN001
     RP: tl.constexpr, BF16: tl.constexpr, DROP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Of one input of n modules, count |x| > highs and append lows <= |x| <= highs to found; cursors count them.
+    """For one input of n modules, count |x| > highs and append lows <= |x| <= highs to found; cursors count them.
 
     B [n, M, R], A [n, R, K], of which columns and rows begin .. begin + rank - 1 are the input's and ids[0] its id;
     tensors, lows, highs, above and cursors [n], found [n, capacity].

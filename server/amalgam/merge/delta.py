@@ -143,7 +143,7 @@ class DeltaMerge:
         return [replace(part, low=low, high=high) for part, (low, high) in zip(inputs, edges, strict=True)]
 
     def selection(self, entries: int) -> tuple[TileRule, tuple[int, ...]] | None:
-        """After which rule, and the how many largest magnitude is the lower edge of what stays, and the upper one.
+        """The rule, and the how many largest magnitude is the lower edge of what stays, and the upper one.
 
         None where magnitudes do not decide, or where one threshold holds for the whole adapter.
         """
@@ -159,7 +159,7 @@ class DeltaMerge:
     def _selected(
         self, inputs: list[TileInput], shape: tuple[int, int], buffer: Tensor | None
     ) -> tuple[list[TileInput], Callable[[slice], Tensor] | None]:
-        """For SCE: weights times the share of energy, and which positions of a block are selected."""
+        """What SCE needs: weights times the share of energy, and which positions of a block are selected."""
         if not isinstance(self.parameters, SceParameters):
             return inputs, None
 

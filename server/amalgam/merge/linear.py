@@ -33,7 +33,7 @@ def merge(stack: Stack, spec: MethodSpec, parameters: Parameters, *, energy: flo
 
 
 def _cancels(stack: Stack, weights: Tensor) -> Tensor:
-    """In which modules the inputs cancel, [n]: factors side by side would be rounded at the inputs' size."""
+    """Tell in which modules the inputs cancel, [n]: factors side by side would be rounded at the inputs' size."""
     gram = stack.gram_delta
     apart = (weights.square() * torch.diagonal(gram, dim1=1, dim2=2)).sum(dim=1)
     together = torch.einsum("ni,nij,nj->n", weights, gram, weights).clamp_min(0)

@@ -209,7 +209,7 @@ _CRUMBS_PAPER: Final = "arXiv:2312.06795"
 
 _ROWS: Final = (
     MethodSpec("task_arithmetic", "Σ w·Δ", Consensus.SUM, _LINEAR, paper="arXiv:2212.04089"),
-    MethodSpec("linear", "Σ w·Δ with weights divided by their sum", Consensus.NORMALIZED_SUM, _LINEAR[:4] + _LINEAR[4:],
+    MethodSpec("linear", "Σ w·Δ with weights divided by their sum", Consensus.NORMALIZED_SUM, _LINEAR,
                paper="arXiv:2203.05482"),
     MethodSpec("cat", "Σ w·Δ at the lossless rank, factors side by side", Consensus.SUM, _EXACT),
     MethodSpec("svd", "Σ w·Δ truncated to the best approximation of a rank", Consensus.SUM, _EXACT),

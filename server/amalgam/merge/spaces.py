@@ -1,4 +1,4 @@
-"""From a method and a space to the function that merges a stack: the only place that knows all spaces."""
+"""Goes from a method and a space to the function that merges a stack: the only place that knows all spaces."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

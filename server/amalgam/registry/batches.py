@@ -205,7 +205,7 @@ class BatchRegistry:
         return {("batch", "queued"): found.get(True, 0), ("batch", "running"): found.get(False, 0)}
 
     async def live_ids(self) -> Collection[str]:
-        """Of those that have not ended."""
+        """The ids of those that have not ended."""
         query = sa.select(batches.c.id).where(batches.c.status.in_(LIVE))
         async with self._database.read(statement_s=LONG_S) as connection:
             return frozenset((await connection.execute(query)).scalars())

@@ -111,7 +111,7 @@ class FileRegistry:
             return (await connection.execute(over)).rowcount
 
     async def ids(self) -> Collection[str]:
-        """Of all."""
+        """The ids of all."""
         async with self._database.read(statement_s=LONG_S) as connection:
             return frozenset((await connection.execute(sa.select(files.c.id))).scalars())
 

@@ -77,7 +77,7 @@ def _in_words(codes: _Codes) -> _Flags:
 
 
 def _word_hashes(codes: _Codes) -> _Codes:
-    """Of words and of signs, and of two that follow each other.
+    """The hashes of words and of signs, and of two that follow each other.
 
     A word's hash is a polynomial in `_FACTOR`: the difference of two sums over the text, taken back to its place.
     """
@@ -101,7 +101,7 @@ def _powers(factor: int, count: int) -> _Codes:
 
 
 def _letter_hashes(codes: _Codes) -> _Codes:
-    """Of every group of letters, blanks among them; a text too short for a group has none of that length."""
+    """The hashes of every group of letters, blanks among them; a text too short for a group has none of that length."""
     found = []
     for length in _LETTERS:
         if len(codes) < length:
@@ -114,7 +114,7 @@ def _letter_hashes(codes: _Codes) -> _Codes:
 
 
 def _mixed(hashes: _Codes) -> _Codes:
-    """With every bit depending on all others."""
+    """The number with every bit depending on all others."""
     spread = (hashes ^ hashes >> np.uint32(15)) * _SPREAD
     spread = (spread ^ spread >> np.uint32(13)) * np.uint32(0x85EBCA6B)
     return spread ^ spread >> np.uint32(16)

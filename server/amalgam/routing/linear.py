@@ -39,14 +39,14 @@ class LinearModel:
     offsets: npt.NDArray[np.float32]
 
     def scores(self, said: Said) -> Scores:
-        """Of each candidate, 0 to 1; they are no probabilities."""
+        """The score of each candidate, 0 to 1; they are no probabilities."""
         values = vector(said.last, said.earlier)
         places = np.flatnonzero(values)
         row = _weighed(values[None, places], self.rarity[places])
         return as_scores((row @ self.weights[places])[0] + self.offsets)
 
     def to_bytes(self) -> bytes:
-        """For the registry; `from_bytes` reads it."""
+        """The bytes for the registry; `from_bytes` reads them."""
         table = np.concatenate([self.rarity[:, None], self.weights], axis=1)
         last = np.concatenate([np.zeros(1, np.float32), self.offsets])[None]
         return bytes(np.concatenate([table, last]).astype(_STORED).tobytes())
@@ -92,7 +92,7 @@ def fit(texts: Sequence[str], labels: Sequence[int], candidates: int) -> Fit:
 
 
 def as_scores(values: npt.NDArray[np.float32] | Scores) -> Scores:
-    """From about -1 to 1 to what is from 0 to 1."""
+    """Bring what is from about -1 to 1 to what is from 0 to 1."""
     found: Scores = np.clip((values.astype(np.float64) + 1) / 2, 0.0, 1.0)
     return found
 

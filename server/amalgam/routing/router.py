@@ -30,7 +30,7 @@ class FittedRouter:
 
     @classmethod
     def of(cls, router: Router, numbers: RouterNumbers) -> "FittedRouter":
-        """From what the registry keeps."""
+        """Make it of what the registry keeps."""
         return cls(router, LinearModel.from_bytes(numbers.weights))
 
     def route(self, said: Said) -> Route:

@@ -56,7 +56,7 @@ class RequestBounds:
 
 @dataclass(slots=True, eq=False)
 class _Count:
-    """Of a key or a tenant with requests in progress."""
+    """The count of a key or a tenant with requests in progress."""
 
     drain: DrainRate
     count: int = 0

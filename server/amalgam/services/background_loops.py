@@ -65,12 +65,12 @@ class BackgroundLoops:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every loop that runs or is to run, in order of their start."""
+        """The names of the loops that run or are to run, in order of their start."""
         return tuple(entry.name for entry in self._entries.values() if not entry.is_task)
 
     @property
     def down(self) -> tuple[str, ...]:
-        """Of the loops that failed and have not run for a while since."""
+        """The names of the loops that failed and have not run for a while since."""
         return tuple(entry.name for entry in self._entries.values() if entry.is_down and not entry.is_task)
 
     def start(self, name: str, loop: Loop) -> "asyncio.Task[None]":

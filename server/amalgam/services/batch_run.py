@@ -157,7 +157,7 @@ class BatchRunner:
                 raise
 
     async def _worked(self, batch: Batch, answers: BatchAnswers) -> None:
-        """Until every line has an answer, the batch is cancelled, or its time is over; then write its files."""
+        """Work until every line has an answer, the batch is cancelled, or its time is over; then write its files."""
         work = asyncio.create_task(self._work(batch, answers))
         try:
             while not work.done() and not self._is_over(batch):

@@ -95,7 +95,7 @@ class BlendTier:
 
     @property
     def used_bytes(self) -> int:
-        """Of all blends, with what is set aside."""
+        """The bytes of all blends, with what is set aside."""
         return sum(entry.size_bytes for entry in self._entries.values())
 
     def has(self, digest: str) -> bool:
@@ -220,7 +220,7 @@ class BlendTier:
         return is_alone or stuck == 0 or stuck + needed_bytes <= self.budget_bytes // 2
 
     def _victim(self, entry: _Entry, needed_bytes: int) -> tuple[str, _Entry] | None:
-        """Of the key with the most, counting what is to come, the blend that was not used for longest; None: wait."""
+        """The blend not used for longest, of the key with the most, what is to come counted; None: wait."""
         if not self._in_share(entry, needed_bytes):
             return None
         sizes = Counter({entry.owner: needed_bytes})

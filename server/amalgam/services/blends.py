@@ -38,7 +38,7 @@ from amalgam.services.blend_tier import BlendTier, Build
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.blends_elsewhere import BlendsElsewhere
 from amalgam.services.catalog import Catalog, Snapshot, Target
-from amalgam.services.usage import Usage
+from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_blend_build
@@ -125,7 +125,7 @@ class Blends:
         self,
         catalog: Catalog,
         store: AdapterStore,
-        usage: Usage,
+        usage: VersionsInUse,
         tier: BlendTier | BlendsElsewhere,
         blender: BlenderLink,
         limits: BlendLimits,

@@ -32,7 +32,7 @@ def child_environment(
 
 
 def template_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Of the template process: what Python needs to find its modules, and the zone that dates are in.
+    """The environment of the template process: what Python needs to find its modules, and the zone that dates are in.
 
     Args:
         environment: of this process.

@@ -40,7 +40,7 @@ class EngineLine:
         keys.on_change(self._fit)
 
     async def fit_to_engine(self, engine: Engine, timeout_s: float) -> None:
-        """Where the engine chose the size of its batch by itself, it is known once the engine is there.
+        """Fit the line to the size of the batch once the engine is there, which may have chosen it by itself.
 
         Of several engines all places count, and are counted again whenever one comes or goes.
         """

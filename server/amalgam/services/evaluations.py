@@ -65,7 +65,7 @@ class EvaluationService:
         self._metrics = metrics
 
     async def find(self, model: str, scopes: Scopes = EVERYTHING, tenant: str = BUILT_IN_TENANT) -> EvaluationTarget:
-        """As `pin`, with what another replica registered a moment ago."""
+        """Pin as `pin` does, with what another replica registered a moment ago."""
         return await self._inference.found(lambda: self.pin(model, scopes, tenant), must_ask=True)
 
     def pin(self, model: str, scopes: Scopes = EVERYTHING, tenant: str = BUILT_IN_TENANT) -> EvaluationTarget:

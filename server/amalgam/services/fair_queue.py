@@ -187,7 +187,7 @@ class FairQueue:
         return running == 0 or running + more < self._places.per_key
 
     def _may_begin(self, claim: Claim, key: KeyState) -> bool:
-        """Where nobody waits: nothing but counting."""
+        """Whether it may begin where nobody waits: nothing but counting."""
         has_slot = claim.adapter == BASE or claim.adapter in self._turns or len(self._turns) < self._slots
         return has_slot and self._has_place(key, claim.sequences)
 

@@ -23,7 +23,7 @@ from amalgam.services.asked_names import AskedNames
 from amalgam.services.blends import Blend, Blends
 from amalgam.services.catalog import Catalog, Target
 from amalgam.services.fair_queue import FairQueue, Gone
-from amalgam.services.usage import Usage
+from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_alias
 
@@ -69,7 +69,7 @@ class Inference:
         engine: Engine,
         store: AdapterStore,
         uniform: Uniform,
-        usage: Usage,
+        usage: VersionsInUse,
         blends: Blends,
         queue: FairQueue,
         admission: Admission,
@@ -126,7 +126,7 @@ class Inference:
         """
 
         def turn(version: LoadableVersion | None) -> AbstractAsyncContextManager[None]:
-            """Before the version is made resident: what waits for its turn takes no place of others."""
+            """Wait before the version is made resident: what waits for its turn takes no place of others."""
             if not generates:
                 return nullcontext()
             return self._queue.turn(version, gone, client, sequences, within_s, tenant, weight)

@@ -81,7 +81,7 @@ class KeyDirectory:
 
     @property
     def revision(self) -> int:
-        """Of what is known here; -1 before the first `refresh`."""
+        """The revision of what is known here; -1 before the first `refresh`."""
         return self._known.revision
 
     def find(self, token: str) -> KnownKey | None:

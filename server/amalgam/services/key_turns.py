@@ -53,7 +53,7 @@ class KeyTurns:
             del self._lines[client]
 
     def _pass_on(self) -> None:
-        """To the first in the next line; that line goes behind the others."""
+        """Pass the turn on to the first in the next line; that line goes behind the others."""
         if not self._lines:
             self._taken = False
             return

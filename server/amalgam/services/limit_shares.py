@@ -63,7 +63,7 @@ class Share:
         return slot
 
     def give_back(self, slot: int, units: int, now_s: float) -> None:
-        """Of what was used by ``slot``, so much was not needed; below zero: so much more was."""
+        """Take back so much of what was used by ``slot``; below zero: so much more was needed."""
         if units < 0:
             # Nobody was asked about these: they come out of what others could have had, and of what is free here first.
             self._count(slot if slot in self._used else self._slot(now_s), -units)

@@ -113,7 +113,7 @@ class Reservation:
     _is_settled: bool = False
 
     def spent(self, tokens: int) -> None:
-        """So many tokens were used, as far as is known."""
+        """Note that so many tokens were used, as far as is known."""
         self._spent = tokens
 
     def settle(self) -> None:
@@ -264,7 +264,7 @@ class Limiter:
                 return
 
     def _refusal(self, missing: Sequence[Need], now_s: float) -> AmalgamError:
-        """Of what is used up, and not of what was only short here; of a budget first, which no waiting helps."""
+        """The refusal of what is used up, not of what was short only here; a budget first, which no waiting helps."""
         spent = [(share, units) for share, units in missing if share.left(now_s) < units] or missing
         share, units = min(spent, key=lambda need: not need[0].bucket.measure.is_budget)
         bucket, left = share.bucket, share.left(now_s)

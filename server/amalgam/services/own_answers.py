@@ -13,7 +13,7 @@ from amalgam.services.skill_probes import Hold, OwnAnswer, SkillProbes
 
 @dataclass(slots=True)
 class _Known:
-    """Of one sweep."""
+    """What is known of one sweep."""
 
     sweep_id: str = ""
     adapters: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From stored bytes to an answering name: load, probe with one token, then move the pointer. In that order."""
+"""Brings stored bytes to an answering name: load, probe with one token, then move the pointer. In that order."""
 
 import asyncio
 import logging

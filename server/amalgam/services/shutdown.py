@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Shutdown:
-    """Of one server; in the event loop's thread.
+    """The end of one server; in the event loop's thread.
 
     Args:
         limit_s: what runs at the begin may go on for so long, seconds.

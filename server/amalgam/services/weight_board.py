@@ -49,7 +49,7 @@ class Board:
         return counted and target not in self.refused
 
     def kept(self, target: int) -> tuple[float, ...]:
-        """Of each input the share of its own adapter's grade; as if what is not measured yet were the best possible."""
+        """The share of its own adapter's grade that each input has; what is not measured yet counts as the best."""
         found = [1.0] * self._plan.first_candidate
         for task, measure in self._plan.tasks.items():
             own = self._sums[measure.adapter, task] / max(1, self._counts[measure.adapter, task])

@@ -49,6 +49,6 @@ class WorkThreads:
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """As `asyncio.to_thread`, with the request's context for what is logged, in ``pool``."""
+    """Run as `asyncio.to_thread` does, with the request's context for what is logged, in ``pool``."""
     context = copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, lambda: context.run(work, *args, **kwargs))

@@ -49,7 +49,7 @@ class WorkerReports:
         self._ended.discard(name)
 
     def expect(self) -> None:
-        """From now on `wait` returns for what is reported after this call."""
+        """Have `wait` return for what is reported after this call."""
         self._is_new.clear()
 
     async def wait(self, timeout_s: float) -> None:

@@ -41,7 +41,7 @@ class AdapterArchive:
 
     @property
     def size_bytes(self) -> int:
-        """Of the whole tar."""
+        """The size of the whole tar."""
         return len(_END) + sum(len(header) + size + _padding(size) for header, _, size in self._files)
 
     def chunks(self) -> Iterator[bytes]:

@@ -37,7 +37,7 @@ class SampledRms:
         self._known: dict[str, float | None] = {}
 
     def __call__(self, module: str) -> float | None:
-        """Of the entries of ``module``'s weight; None where it has none, or other entries than floats.
+        """The norm of the entries of ``module``'s weight; None where it has none, or other entries than floats.
 
         Raises:
             OSError: the file cannot be read.

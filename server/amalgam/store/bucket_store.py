@@ -84,7 +84,7 @@ class BucketStore(AdapterStore):
         self.is_read_elsewhere = False
 
     def publish(self, staging: Staging) -> StoredAdapter:
-        """As `AdapterStore.publish`; the files are in the bucket when this returns.
+        """Publishes as `AdapterStore.publish`; the files are in the bucket when this returns.
 
         Raises:
             ObjectStoreUnavailable: the bucket does not answer, or files of the digest are just being removed.
@@ -103,7 +103,7 @@ class BucketStore(AdapterStore):
         return self._folder_of(digest).is_dir() and not self.checks.is_damaged(digest)
 
     def path(self, digest: str) -> Path:
-        """As `AdapterStore.path`; a copy is fetched where there is none, or a damaged one.
+        """Answers as `AdapterStore.path`; a copy is fetched where there is none, or a damaged one.
 
         Raises:
             ArtifactDamaged: the bucket has lost it, or has other bytes.
@@ -119,7 +119,7 @@ class BucketStore(AdapterStore):
         return folder
 
     async def ready(self, digest: str) -> Path:
-        """As `AdapterStore.ready`; where a copy is fetched, others go on meanwhile.
+        """Answers as `AdapterStore.ready`; where a copy is fetched, others go on meanwhile.
 
         Raises:
             ObjectStoreUnavailable: the bucket does not answer, or not in time; the fetch goes on for the next.
@@ -141,7 +141,7 @@ class BucketStore(AdapterStore):
         return self._folder_of(digest) if self.is_read_elsewhere else await self.ready(digest)
 
     def verify(self, digest: str) -> None:
-        """As `AdapterStore.verify`, of the copy if there is one, and of the bucket.
+        """Verifies as `AdapterStore.verify` the copy, if there is one, and the bucket.
 
         Raises:
             ArtifactDamaged: files are missing, or not the bytes that were published.

@@ -56,7 +56,7 @@ class NewTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Of its values."""
+        """The bytes of its values."""
         return prod(self.base.span.shape) * DTYPE_BITS[self.dtype] // 8
 
 
@@ -149,7 +149,7 @@ class _Target:
 
 
 def _targets(linear: Mapping[str, LinearModule], modules: Mapping[str, ModuleHeader]) -> dict[str, _Target]:
-    """By the tensor's stored name."""
+    """The targets by the tensor's stored name."""
     found: dict[str, _Target] = {}
     for name in modules:
         module = linear[name]

@@ -24,7 +24,7 @@ class StoredTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Of its values."""
+        """The bytes of its values."""
         return self.span.end - self.span.start
 
 

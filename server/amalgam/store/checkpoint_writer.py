@@ -54,7 +54,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Digests:
-    """Of one tensor."""
+    """The digests of one tensor."""
 
     base: str
     new: str

@@ -63,7 +63,7 @@ def _ratio(
     scale: float,
     bound: DeltaBound,
 ) -> float:
-    """Of the change to the weight: no smaller than it is, and exact where the cheap estimate is out of bounds."""
+    """The change over the weight: no smaller than it is, and exact where the cheap estimate is out of bounds."""
     down, up = spans
     shape = (up.shape[0], down.shape[1])
     # No norm exceeds the largest entry times the root of the number of entries.

@@ -59,7 +59,7 @@ class Cut:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the factor."""
+        """The shape of the factor."""
         rows, columns = self.span.shape
         rows, columns = (rows, columns // self.experts) if self.by_columns else (rows // self.experts, columns)
         if self.is_turned:

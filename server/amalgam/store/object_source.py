@@ -48,7 +48,7 @@ class Prefix:
 
     @classmethod
     def parse(cls, text: str) -> "Prefix":
-        """As the settings take it, such as ``s3://models/adapters``."""
+        """Parse it as the settings have it, such as ``s3://models/adapters``."""
         scheme, _, location = text.partition("://")
         [known] = [known for known in SCHEMES if known == scheme]
         return cls(known, tuple(location.removesuffix("/").split("/")))

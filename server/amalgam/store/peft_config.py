@@ -57,7 +57,7 @@ class LoraRules:
 
     @property
     def pattern_entries(self) -> int:
-        """In both tables, used or not: the engine compares each with every module."""
+        """The entries of both tables, used or not: the engine compares each with every module."""
         return sum(1 for table in (self.rank_pattern, self.alpha_pattern) for _ in table.values())
 
 

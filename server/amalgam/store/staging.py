@@ -77,7 +77,7 @@ class Staging:
         return written
 
     def _keep_profile(self, name: str, stream: Iterator[bytes]) -> None:
-        """In memory, as far as it is of a size that is read."""
+        """Keep it in memory, as far as it is of a size that is read."""
         kept = bytearray()
         for chunk in stream:
             kept += chunk

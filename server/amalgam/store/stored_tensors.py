@@ -117,5 +117,5 @@ def _several(adapters: list[str]) -> Finding:
 
 
 def size_bytes(spans: Mapping[str, TensorSpan]) -> int:
-    """Of the values of all tensors."""
+    """The bytes of the values of all tensors."""
     return sum(span.end - span.start for span in spans.values())

@@ -45,12 +45,12 @@ class AdapterTensors:
 
     @property
     def header(self) -> AdapterHeader:
-        """As given on opening."""
+        """What was given on opening."""
         return self._header
 
     @property
     def digest(self) -> str:
-        """As given on opening."""
+        """What was given on opening."""
         return self._digest
 
     def factors(self, module: str) -> tuple[Tensor, Tensor]:

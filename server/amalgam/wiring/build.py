@@ -12,7 +12,7 @@ from amalgam.services.demo_adapters import register_missing
 from amalgam.services.evaluation_calls import Ask
 from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.lora_modules import register_modules
-from amalgam.services.usage import Usage
+from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.wiring.access import Access
 from amalgam.wiring.answering import Answering, Blending, open_profiles
 from amalgam.wiring.batching import Batching
@@ -76,7 +76,7 @@ async def _open_storage(parts: Parts) -> Storage:
 
 async def _answering(parts: Parts, kept: Storage, access: Access) -> tuple[Blending, Answering]:
     """What is in use is counted by both."""
-    usage = Usage()
+    usage = VersionsInUse()
     blending = await Blending.open(parts, kept, usage)
     return blending, Answering.open(parts, kept, blending.blends, usage, access.directory)
 

@@ -28,7 +28,7 @@ EngineFactory = Callable[[Any], Engine]
 
 
 def _ignore(*_: object) -> None:
-    """For what a caller does not want to hear."""
+    """Do nothing with what a caller does not want to hear."""
 
 
 @dataclass(frozen=True, slots=True)

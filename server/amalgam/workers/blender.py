@@ -72,7 +72,7 @@ class _Sink:
             write_adapter(self.folder, tensors, config, lineage)
 
     def size_bytes(self) -> int:
-        """Of all files."""
+        """The bytes of all files."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
 

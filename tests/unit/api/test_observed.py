@@ -23,6 +23,7 @@ from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.logs import JsonLines
 from amalgam.telemetry.metric_table import METRICS
 from amalgam.telemetry.metrics import Metrics, ServerState
+from tests.support.waiting import until
 
 CHAT = "/v1/chat/completions"
 SECRET = "ak_one_two-three"
@@ -150,8 +151,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream(app: ASGIApp, metr
 
 async def test_a_cancelled_request_is_counted_too(app: ASGIApp, metrics: Metrics) -> None:
     task = asyncio.create_task(ask(app, "hangs"))
-    await asyncio.sleep(0.05)
-    assert counted(metrics, "amalgam_requests_running") == {("chat_completions",): 1}
+    await until(lambda: counted(metrics, "amalgam_requests_running") == {("chat_completions",): 1})
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert counted(metrics, "amalgam_requests_total") == {("chat_completions", "sql@1", "499"): 1}

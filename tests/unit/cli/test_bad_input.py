@@ -66,7 +66,7 @@ VERBS: dict[str, list[str]] = {
 """Arguments that are right, where there is a server."""
 
 OTHERS = {
-    "serve": "starts a server; what it refuses is in test_front_flags and test_serve_safely",
+    "serve": "starts a server; what it refuses is in test_vllm_flags and test_serve_safely",
     "engine": "starts engines; what it refuses is in tests/cluster/test_command_line",
     "worker": "has no arguments",
     "blender": "has no arguments",

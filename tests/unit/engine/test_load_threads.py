@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from amalgam.engine.load_threads import LoadThreads
+from amalgam.engine.load_threads import MOST, LoadThreads
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.errors.adapters import ArtifactDamaged
 from amalgam.errors.engine import EngineLoadFailed
+from tests.support.waiting import until
 
 PLACES = 3
 
@@ -29,15 +30,23 @@ def gate() -> Iterator[threading.Event]:
 
 
 async def test_loads_that_hang_hold_up_neither_another_load_nor_other_work(gate: threading.Event) -> None:
-    threads = LoadThreads(lambda folder: gate.wait(60) if folder.name == "far" else None, PLACES)  # type: ignore[arg-type]
+    begun: list[Path] = []
+
+    def hang(folder: Path) -> None:
+        if folder.name != "near":
+            begun.append(folder)
+            gate.wait(60)
+
+    threads = LoadThreads(hang, PLACES)
     hanging = [asyncio.create_task(threads.prepare(version(number, "far"))) for number in range(1, PLACES)]
-    await asyncio.sleep(0.05)
+    await until(lambda: len(begun) == PLACES - 1)
     async with asyncio.timeout(10):
         await threads.prepare(version(PLACES))
         # Every place hangs from now on, more of them than the loop has threads of its own.
-        many = LoadThreads(lambda _: gate.wait(60), 64)  # type: ignore[arg-type]
-        hanging += [asyncio.create_task(many.prepare(version(number))) for number in range(64)]
-        await asyncio.sleep(0.05)
+        begun.clear()
+        many = LoadThreads(hang, MOST)
+        hanging += [asyncio.create_task(many.prepare(version(number, "far"))) for number in range(MOST)]
+        await until(lambda: len(begun) == MOST)
         assert await asyncio.to_thread(lambda: 1) == 1
     gate.set()
     await asyncio.gather(*hanging)

@@ -8,6 +8,7 @@ import pytest
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.residency import Residency
 from amalgam.errors.engine import EngineLoadFailed, EngineNotReady, SlotsBusy, StillLoading
+from tests.support.waiting import until
 
 
 def version(number: int) -> LoadableVersion:
@@ -21,11 +22,15 @@ class Table:
         self.inside: set[int] = set()
         self.loads: list[int] = []
         self.refuse: set[int] = set()
-        self.peak = 0
+        self.peak = self.begun = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._delay_s = delay_s
 
     async def load(self, target: LoadableVersion) -> None:
+        self.begun += 1
         await asyncio.sleep(self._delay_s)
+        await self.gate.wait()
         if target.lora_id in self.refuse:
             raise EngineLoadFailed(target.engine_name)
         self.loads.append(target.lora_id)
@@ -134,18 +139,19 @@ async def test_a_refused_load_reaches_every_waiter_and_leaves_nothing() -> None:
 
 
 async def test_a_caller_that_leaves_during_the_load_does_not_take_it_from_the_others() -> None:
-    table = Table(delay_s=0.05)
+    table = Table()
+    table.gate.clear()
     kept = residency(table)
 
     async def use() -> None:
         async with kept.hold(version(1)):
             assert 1 in table.inside
 
-    first = asyncio.create_task(use())
-    await asyncio.sleep(0.01)
-    second = asyncio.create_task(use())
-    await asyncio.sleep(0.01)
+    first, second = asyncio.create_task(use()), asyncio.create_task(use())
+    await until(lambda: table.begun and kept.held == 2)
     first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    table.gate.set()
     await second
     assert table.loads == [1]
     assert kept.held == 0
@@ -161,7 +167,7 @@ async def test_unload_waits_for_the_last_holder() -> None:
             await leave.wait()
 
     holder = asyncio.create_task(use())
-    await asyncio.sleep(0.01)
+    await until(lambda: kept.held)
     unloading = asyncio.create_task(kept.unload(1))
     await asyncio.sleep(0.01)
     assert table.inside == {1}

@@ -38,7 +38,7 @@ async def test_the_steps_make_the_tables_of_the_code(database: Database) -> None
 
 async def test_ids_of_versions_are_never_given_again(database: Database) -> None:
     """SQLite needs to be told so in the table itself, which comparing columns does not see."""
-    if database._engine.dialect.name != "sqlite":
+    if database.is_shared:
         pytest.skip("a matter of SQLite alone")
     async with database.read() as connection:
         query = "SELECT sql FROM sqlite_master WHERE name = 'versions'"

@@ -10,6 +10,7 @@ from amalgam.errors.overload import KeyOverShare, ServerFull, TenantOverShare
 from amalgam.services.admission import Admission, RequestBounds
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
 from amalgam.telemetry.metrics import Metrics, ServerState
+from tests.support.memory import objects_within
 
 
 class Harness:
@@ -72,8 +73,21 @@ def test_counts_return_to_zero_whatever_happens_inside() -> None:
     with pytest.raises(RuntimeError), harness.admission.enter("a"):
         raise RuntimeError
     assert harness.admission.count == 0
-    assert not harness.admission._keys
     assert "amalgam_requests_admitted 0" in harness.page()
+
+
+def test_nothing_is_kept_of_keys_and_tenants_that_left() -> None:
+    harness = Harness(total=2, per_key=2)
+    for _ in range(100):
+        # As many ends as are remembered of the rate.
+        harness.enter("first")
+        harness.leave()
+    before = objects_within(harness.admission)
+    for number in range(200):
+        harness.enter(f"key-{number}", f"tenant-{number}")
+        harness.leave()
+    # A key and its tenant are a handful of objects each.
+    assert objects_within(harness.admission) < before + 200
 
 
 def test_retry_after_is_the_measured_rate_and_the_refused_do_not_all_come_back_at_once() -> None:
@@ -205,5 +219,3 @@ def test_whoever_comes_and_goes_is_let_in_exactly_where_every_bound_allows_it(
     for stack in harness.inside:
         stack.close()
     assert harness.admission.count == 0
-    assert not harness.admission._keys
-    assert not harness.admission._tenants

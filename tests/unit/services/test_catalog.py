@@ -219,10 +219,13 @@ async def test_an_older_change_does_not_win() -> None:
     registry = Registry(ROWS)
     catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
     await catalog.refresh()
-    older = await registry.load_change(set())
+    older, newest = await registry.load_change(set()), registry.load_change
 
     async def overtaken(known: Set[int]) -> CatalogChange:
-        catalog._snapshot = Snapshot.of(MOVED)
+        # Another refresh begins later and is through before this one has its answer.
+        registry.load_change = newest  # type: ignore[method-assign]
+        await catalog.refresh()
+        assert catalog.snapshot == Snapshot.of(MOVED)
         return older
 
     registry.rows = MOVED
@@ -254,10 +257,14 @@ async def test_a_registry_that_is_silent_for_a_while_is_followed_again() -> None
     assert catalog.snapshot.revision == ROWS.revision
 
 
-async def test_names_follow_the_snapshot(catalog: Catalog) -> None:
+async def test_names_follow_the_snapshot() -> None:
+    registry = Registry(ROWS)
+    catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
+    await catalog.refresh()
     assert catalog.names.ordered == ["canary", "gone", "json", "plain", "prod", "sql"]
     assert catalog.names is catalog.names, "sorted once"
-    catalog._snapshot = Snapshot.of(MOVED)
+    registry.rows = MOVED
+    await catalog.refresh()
     assert catalog.names.ordered == ["hidden", "new", "prod", "sql"]
     with pytest.raises(ModelNotFound, match="hidden@1"):
         catalog.resolve("hidden@3")

@@ -21,10 +21,11 @@ from amalgam.services.admission import Admission, RequestBounds
 from amalgam.services.catalog import Catalog
 from amalgam.services.fair_queue import FairQueue
 from amalgam.services.inference import Inference
-from amalgam.services.usage import Usage
+from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.store.artifact_checks import ArtifactChecks
 from amalgam.telemetry.context import RequestContext, enter
 from tests.api.fake_engine import FakeEngine
+from tests.support.waiting import until
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
 
@@ -92,7 +93,7 @@ class Serving:
             self.engine,
             self.store,  # type: ignore[arg-type]
             lambda: 0.5,
-            Usage(),
+            VersionsInUse(),
             no_blends,
             queue,
             Admission(RequestBounds(sys.maxsize, sys.maxsize, sys.maxsize)),
@@ -169,10 +170,10 @@ async def test_drained_waits_for_the_last_of_several_and_wakes() -> None:
             await release[index].wait()
 
     tasks = [asyncio.create_task(request(index)) for index in range(2)]
-    await asyncio.sleep(0.01)
+    await until(lambda: served.inference.running == 2)
     waiting = asyncio.create_task(served.inference.drained(1))
     release[0].set()
-    await asyncio.sleep(0.01)
+    await tasks[0]
     assert not waiting.done()
     release[1].set()
     await asyncio.wait_for(waiting, 0.5)
@@ -194,8 +195,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_for_a_place_is_counted
     served = await serving(capacity=1, load_timeout_s=10)
     async with served.inference.admit("a"):
         task = asyncio.create_task(served.inference.admit("b").__aenter__())
-        await asyncio.sleep(0.01)
-        assert served.inference.running == 2
+        await until(lambda: served.inference.running == 2)
         assert not await drained(served, 2)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -249,11 +249,12 @@ async def test_the_disk_is_asked_once_a_version_and_again_after_it_was_drained()
 
 
 async def test_a_request_waits_for_its_turn_before_it_takes_a_place_and_counts_from_the_first() -> None:
-    served = await serving(queue=FairQueue(slots=1, quantum=4, wait_s=10))
+    queue = FairQueue(slots=1, quantum=4, wait_s=10)
+    served = await serving(queue=queue)
     async with AsyncExitStack() as first:
         await first.enter_async_context(served.inference.admit("a"))
         waits = asyncio.create_task(served.inference.admit("b").__aenter__())
-        await asyncio.sleep(0.01)
+        await until(lambda: queue.waiting)
         assert served.engine.loaded == ["a@1"]
         assert not await drained(served, 2)
         async with served.inference.admit("b", generates=False), served.inference.admit("base"):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from amalgam.services.key_turns import KeyTurns
+from tests.support.memory import objects_within
 
 
 async def settled() -> None:
@@ -34,6 +35,14 @@ class Harness:
         self.ends[-1].set()
         await settled()
 
+    async def assert_as_new(self) -> None:
+        """Nobody has the turn, and nothing is kept of those who had it, or waited."""
+        last = await self.ask("last")
+        assert self.begun[-1] == "last"
+        await self.end()
+        await last
+        assert objects_within(self.turns) == objects_within(KeyTurns())
+
 
 async def test_a_light_key_waits_for_one_of_a_heavy_key_and_not_for_all() -> None:
     harness = Harness()
@@ -45,8 +54,7 @@ async def test_a_light_key_waits_for_one_of_a_heavy_key_and_not_for_all() -> Non
     for _ in range(7):
         await harness.end()
     await asyncio.gather(*tasks)
-    assert not harness.turns._lines
-    assert not harness.turns._taken
+    await harness.assert_as_new()
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -66,8 +74,7 @@ async def test_who_gives_up_leaves_nothing_behind(late: bool) -> None:
     assert harness.begun[-1] == "b"
     await harness.end()
     await asyncio.gather(first, third)
-    assert not harness.turns._lines
-    assert not harness.turns._taken
+    await harness.assert_as_new()
 
 
 async def test_the_wait_has_a_limit() -> None:
@@ -75,7 +82,6 @@ async def test_the_wait_has_a_limit() -> None:
     first, second = await harness.ask("a"), await harness.ask("b", wait_s=0.01)
     with pytest.raises(TimeoutError):
         await second
-    assert not harness.turns._lines
     await harness.end()
     await first
-    assert not harness.turns._taken
+    await harness.assert_as_new()

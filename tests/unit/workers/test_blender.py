@@ -3,6 +3,7 @@
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from amalgam.merge.build import BuildOptions, build_adapter
 from amalgam.merge.methods import complete
 from amalgam.merge.run import RunOptions
 from amalgam.store.peft_folder import read_peft_folder
-from amalgam.store.tensor_files import FolderSink, open_tensors, write_adapter
-from amalgam.workers.blender import Blender, serve_orders, warm_up
+from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors, write_adapter
+from amalgam.workers.blender import Blender, RememberedTensors, serve_orders, warm_up
+from tests.support.memory import objects_within
 from tests.support.running_app import write_adapter as write_input
 
 RUN = RunOptions(diagnostics=False)
@@ -96,21 +98,35 @@ def test_refusals_are_replies_and_leave_nothing(
 
 
 def test_inputs_are_opened_once_and_forgotten_when_their_files_are_gone(
-    inputs: dict[str, Path], tmp_path: Path
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened: list[Path] = []
+
+    def counted(folder: Path, *more: Any, **named: Any) -> AdapterTensors:
+        opened.append(folder)
+        return open_tensors(folder, *more, **named)
+
+    monkeypatch.setattr("amalgam.workers.blender.open_tensors", counted)
     blender = Blender(RUN, DeltaBound())
     for number in range(3):
         built(blender, order(inputs, "sql@1 + json@1", tmp_path / str(number)))
-    assert len(blender._inputs) == 2
-    kept = blender._inputs[f"{'sql@1':0<64}"]
-    name = next(iter(kept.header.modules))
-    assert kept.factors(name)[0] is kept.factors(name)[0]
+    assert sorted(opened) == sorted(inputs.values())
+    kept = objects_within(blender)
     shutil.rmtree(inputs["json@1"])
     built(blender, order(inputs, "2*sql@1", tmp_path / "four"))
-    assert len(blender._inputs) == 1
+    assert objects_within(blender) < kept
+    assert len(opened) == 2
     error = refused(blender.answer(order(inputs, "sql@1 + json@1", tmp_path / "five")))
     assert error is not None
     assert error.code == "artifact_damaged"
+
+
+def test_the_tensors_of_an_input_are_mapped_once(inputs: dict[str, Path]) -> None:
+    folder = inputs["sql@1"]
+    header = read_peft_folder(folder, None).require(())
+    kept = RememberedTensors(open_tensors(folder, header, digest="0" * 64), folder)
+    name = next(iter(header.modules))
+    assert kept.factors(name)[0] is kept.factors(name)[0]
 
 
 def test_a_fault_is_a_reply_and_the_next_order_is_built(inputs: dict[str, Path], tmp_path: Path) -> None:

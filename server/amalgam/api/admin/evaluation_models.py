@@ -40,7 +40,7 @@ class ItemBody(Body):
     )
 
     def item(self) -> EvaluationItem:
-        """As the domain has it. Raises ValueError unless there is one question."""
+        """The item as the domain has it. Raises ValueError unless there is one question."""
         return EvaluationItem.model_validate(self.model_dump())
 
 

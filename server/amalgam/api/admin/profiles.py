@@ -26,7 +26,7 @@ class ProfileBody(ServingProfile):
 
 
 class SwitchBody(Body):
-    """On or off."""
+    """Whether a profile is on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"active": True}]})
 

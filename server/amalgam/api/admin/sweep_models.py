@@ -90,12 +90,12 @@ class SearchBody(Body):
         return self
 
     def recipe(self, adapters: Iterable[str]) -> Recipe:
-        """Of a search for weights: where it begins."""
+        """The recipe at which a search for weights begins."""
         inputs = tuple(RecipeInput(adapter=name) for name in dict.fromkeys(adapters))
         return Recipe(method=self.methods[0], space=next(iter(self.spaces), None), inputs=inputs, seed=self.seed)
 
     def search(self) -> Search:
-        """As the service has it."""
+        """The search as the service has it."""
         assert self.kind != "weights", "see WeightOrder"
         weights: dict[str, Axis] = dict(self.weights)
         return Search(

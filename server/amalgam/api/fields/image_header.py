@@ -103,7 +103,7 @@ def _webp(data: bytes) -> tuple[int, int]:
 
 
 def _gif(data: bytes) -> tuple[int, int]:
-    """Of the screen, or of the first picture where that reaches beyond it."""
+    """The size of the screen, or of the first picture where that reaches beyond it."""
     width, height = _number(data, 6, 8, "little"), _number(data, 8, 10, "little")
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while data[at] == _GIF_EXTENSION:

@@ -109,7 +109,7 @@ def _repetition(expression: str, at: int) -> tuple[int | None, int] | None:
 
 
 def _class_end(expression: str, at: int) -> int:
-    """Behind the bracket that ends the class whose first character is at ``at``."""
+    """The place behind the bracket that ends the class whose first character is at ``at``."""
     if expression.startswith("^", at):
         at += 1
     if expression.startswith("]", at):

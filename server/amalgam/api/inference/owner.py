@@ -17,6 +17,6 @@ def owner_of(request: Request) -> Owner:
 
 
 def limits_of(request: Request) -> tuple[StorageLimit, ...]:
-    """On stored bytes."""
+    """The limits on stored bytes."""
     payer = payer_of(services(request), request)
     return () if payer is None else storage_limits(payer)

@@ -36,7 +36,7 @@ def rate_headers(endpoint: Endpoint, views: Mapping[Measure, LimitView], now: da
 
 
 def duration(seconds: float) -> str:
-    """As ``6m0s``: whole seconds, rounded up."""
+    """Write seconds as ``6m0s``: whole ones, rounded up."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -112,7 +112,7 @@ class _Admission:
         return found
 
     async def enter(self, body: Mapping[str, Any], sequences: int) -> Spending:
-        """By what the prompt can be at most, and where that is more than is left, by what it is."""
+        """Reserve by what the prompt can be at most, and where that is more than is left, by what it is."""
         room = self.limits.token_room
         if room is None or self.endpoint not in ANSWER_FIELDS:
             return self._spending(body, await self.services.limits.reserve(self.limits, 0))

@@ -46,7 +46,7 @@ class TokenCost:
     answer: int | None
 
     def total(self, answer: int | None = None) -> int:
-        """Of the whole request, where each answer has at most ``answer``; None: what the request says."""
+        """The tokens of the whole request, where each answer has at most ``answer``; None: what the request says."""
         each = self.answer if answer is None else answer
         return self.prompt + self.sequences * (each or 0)
 

@@ -50,7 +50,7 @@ def _gzip(raw: bytes, most: int) -> bytes:
 
 
 def _deflate(raw: bytes, most: int) -> bytes:
-    """With zlib's header, as the standard has it, or without, as some clients send it."""
+    """Unpack with zlib's header, as the standard has it, or without, as some clients send it."""
     try:
         return _inflated(raw, most, zlib.MAX_WBITS)
     except zlib.error:

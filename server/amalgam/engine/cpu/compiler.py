@@ -50,6 +50,6 @@ def _kept(function: _Function, **options: Any) -> _Function:
 
 
 def inner(function: _Function) -> _Function:
-    """For use in compiled code only."""
+    """A function for use in compiled code only."""
     kept: _Function = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
     return kept

@@ -169,7 +169,7 @@ class ModuleFactors:
         return self._arrays
 
     def _start_over(self) -> None:
-        """With the largest rank there is now; nothing is copied yet."""
+        """Make it anew with the largest rank there is now; nothing is copied yet."""
         self._ranks = [[self._source.rank(part, slot) for part in range(self._parts)] for slot in range(self._slots)]
         self._copied = self._nothing()
         self._blocks[:, :, :2] = 0
@@ -180,7 +180,7 @@ class ModuleFactors:
         return [[0] * self._parts for _ in range(self._slots)]
 
     def _make_room(self, rank: int) -> None:
-        """For adapters of so large a rank; what is copied stays."""
+        """Make room for adapters of so large a rank; what is copied stays."""
         down, up = (_zeros((self._slots, rank, width), self._kept) for width in (self._in, self.width))
         scales = np.ones((self._slots, rank), np.float32)
         for slot, used in enumerate(map(sum, self._copied)):

@@ -95,7 +95,7 @@ class Layouts:
 
 
 def layout_of(header: bytes, naming: Naming) -> Layout | None:
-    """Of a checked safetensors header; None where it holds more than pairs of factors of modules in ``naming``.
+    """The layout by a checked safetensors header; None where it has more than pairs of factors of ``naming``.
 
     Also None for types other than bfloat16, float16 and float32, for experts, whose rules are others, and for tensors
     that do not begin at a multiple of their entries' size.

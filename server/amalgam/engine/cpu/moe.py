@@ -20,7 +20,7 @@ def adapts_experts() -> bool:
 
 
 def beginning_without_experts(original: Any) -> Any:
-    """For `CpuPlatform.register_triton_kernel_overrides`, which a worker calls once, before it builds a model.
+    """Stands in for `CpuPlatform.register_triton_kernel_overrides`, which a worker calls before it builds a model.
 
     A process that has no worker imports nothing for it.
     """
@@ -35,7 +35,7 @@ def beginning_without_experts(original: Any) -> Any:
 
 
 def without_lora(original: Any) -> Any:
-    """For `FusedMoEConfig`."""
+    """Stands in for `FusedMoEConfig`."""
 
     @functools.wraps(original, updated=())
     def config(**fields: Any) -> Any:
@@ -45,7 +45,7 @@ def without_lora(original: Any) -> Any:
 
 
 def having_no_experts(original: Any) -> Any:
-    """For `is_moe_model`, by which LoRA's manager prepares for adapters of experts."""
+    """Stands in for `is_moe_model`, by which LoRA's manager prepares for adapters of experts."""
 
     @functools.wraps(original)
     def is_moe_model(_model: Any) -> bool:
@@ -55,7 +55,7 @@ def having_no_experts(original: Any) -> Any:
 
 
 def but_experts(original: Any) -> Any:
-    """For `is_supported_lora_module`."""
+    """Stands in for `is_supported_lora_module`."""
     from vllm.model_executor.layers.fused_moe import MoERunner
 
     @functools.wraps(original)
@@ -66,7 +66,7 @@ def but_experts(original: Any) -> Any:
 
 
 def but_their_names(original: Any) -> Any:
-    """For `get_supported_lora_modules`: without the experts and what routes to them.
+    """Stands in for `get_supported_lora_modules`: without the experts and what routes to them.
 
     An adapter of these that came this far is an error then, and not left unread.
     """

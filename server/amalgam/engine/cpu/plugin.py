@@ -50,7 +50,7 @@ def is_tested(version: str, release: str = TESTED_VLLM) -> bool:
 
 
 def naming_our_wrapper(_original: Any) -> Any:
-    """For `CpuPlatform.get_punica_wrapper`, which is asked when LoRA layers are about to be built.
+    """Stands in for `CpuPlatform.get_punica_wrapper`, which is asked when LoRA layers are about to be built.
 
     That is also when the layers themselves are to take adapters in our way.
     """

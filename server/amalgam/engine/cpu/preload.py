@@ -136,7 +136,7 @@ def _answer(connection: socket.socket, preloads: Preloads) -> None:
 
 
 class PreloadLink:
-    """To a worker that listens.
+    """The line to a worker that listens.
 
     Args:
         where: the socket's address.

@@ -84,7 +84,7 @@ def _rows(tensor: Tensor) -> Rows:
 
 
 def _add_tall_(y: Tensor, x: Tensor, factors: ModuleFactors, run: Run, scale: float) -> None:
-    """In units for bfloat16, which sum in float32 and round what they return.
+    """Multiply in units for bfloat16, which sum in float32 and round what they return.
 
     What lies between A and B goes on as two bfloat16 numbers, itself and what its rounding left: 16 bits of it.
     """

@@ -27,7 +27,7 @@ class StoredBits(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return self.bits.shape
 
 
@@ -47,12 +47,12 @@ class StoredPair(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """As a tensor's."""
+        """The device, as a tensor has it."""
         return torch.device("cpu")
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor, scale: float) -> "StoredPair":
-        """Of two matrices of any type that float32 holds."""
+        """Make it of two matrices of any type that float32 holds."""
         return cls(_bits(a), _bits(b), scale)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def _bits(tensor: Tensor) -> StoredBits:
 
 
 def _halves(stored: StoredBits) -> Halves:
-    """As bfloat16: the stored bits, or rounded."""
+    """The factors as bfloat16: the stored bits, or rounded."""
     if stored.bits.dtype == np.uint16:
         return stored.bits
     return bits_of(_values(stored).bfloat16())
@@ -194,7 +194,7 @@ class _StackedSource(FactorSource):
 
 
 class TorchSource(_StackedSource):
-    """Of any type."""
+    """A source of factors of any type."""
 
     def __init__(self, a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...]) -> None:
         super().__init__(a_stacked, b_stacked)
@@ -214,7 +214,7 @@ class TorchSource(_StackedSource):
 
 
 class CompiledSource(_StackedSource):
-    """Of float32, into float32, all contiguous; a call takes a tenth of the operations in torch."""
+    """A source of float32, into float32, all contiguous; a call takes a tenth of the operations in torch."""
 
     def __init__(self, a_stacked: tuple[Tensor, ...], b_stacked: tuple[Tensor, ...]) -> None:
         super().__init__(a_stacked, b_stacked)
@@ -273,7 +273,7 @@ class StoredSource:
         up[slot, first:stop, column:end].copy_(b_wide.T)
 
     def copy_half(self, part: int, slot: int, block: Indices, down: Factors, up: Factors) -> float:
-        """As `copy`, but of what is stored: bit for bit of a slot that `is_half`, else rounded to bfloat16.
+        """Copies as `copy` does, but what is stored: bit for bit of a slot that `is_half`, else rounded to bfloat16.
 
         Returns: what the product of the two is still to be multiplied by.
         """

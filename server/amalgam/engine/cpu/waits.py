@@ -34,7 +34,7 @@ def install() -> None:
 
 
 def asleep(original: Any) -> Any:
-    """For `SpinCondition.wait`; a reader that hears nothing for long waits at vLLM's socket, as ever.
+    """Stands in for `SpinCondition.wait`; a reader that hears nothing for long waits at vLLM's socket, as ever.
 
     At once it cannot: the socket's notices may be lost, and are looked after every five seconds.
     """

@@ -35,7 +35,7 @@ def read_key(given: str) -> tuple[int, str]:
 
 
 class Shares:
-    """Of what arrives, the share of each adapter of late.
+    """The share that each adapter had of late in what arrives.
 
     Args:
         clock: monotonic seconds.

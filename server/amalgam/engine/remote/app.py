@@ -183,7 +183,7 @@ def ready_token(token_file: Path, new_token: str) -> None:
 
 
 def _last_line(text: str) -> str:
-    """Of a trace what was raised."""
+    """What was raised, of a trace."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1][:300] if lines else "Ray Serve does not say why"
 

@@ -81,7 +81,7 @@ class CallOrder:
     """Who waits for a place in the batch; None: it needs none."""
 
     def written(self) -> bytes:
-        """As `read` takes it. The body may have half a surrogate pair in a text, which JSON's escapes can say."""
+        """Write it as `read` takes it. The body may have half a surrogate pair in a text, which JSON can escape."""
         said = {
             "endpoint": self.endpoint,
             "body": self.body,

@@ -53,7 +53,7 @@ def own_ray(port: int, cpus: float, environment: Mapping[str, str]) -> Iterator[
 
 
 def _command(port: int, cpus: float, folder: str) -> list[str]:
-    """Without the agents that the raylet would end over where they are slow to start."""
+    """The command without the agents that the raylet would end over where they are slow to start."""
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *("--node-ip-address", LOOPBACK, "--port", str(port)),

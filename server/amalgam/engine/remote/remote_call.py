@@ -163,7 +163,7 @@ class RemoteCall:
                 self._cancel()
 
     def _event(self, error: AmalgamError) -> bytes:
-        """As vLLM tells a late error, which the API brings into its own shape."""
+        """An event as vLLM tells a late error, which the API brings into its own shape."""
         told = {"message": error.message, "type": error.type, "param": error.param, "code": error.status}
         if self._endpoint == "messages":
             content = json.dumps({"type": "error", "error": told})

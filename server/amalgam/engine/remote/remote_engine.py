@@ -222,7 +222,7 @@ class RemoteEngine:
         return next(self._blend_ids)
 
     async def pin(self, lora_id: int, *, pinned: bool) -> bool:
-        """Where it is resident."""
+        """Pin it where it is resident."""
         return await self._broadcast("pin", PinOrder(lora_id=lora_id, pinned=pinned).model_dump_json().encode())
 
     async def _broadcast(self, method: str, order: bytes) -> bool:

@@ -176,7 +176,7 @@ class EngineReplica:
         return await self._parts.engine.pin(order.lora_id, pinned=order.pinned)
 
     async def untaken(self, written: bytes) -> bytes:
-        """As `Engine.untaken`: a list of names, or what is wrong."""
+        """Answers as `Engine.untaken`: a list of names, or what is wrong."""
         try:
             found = await self._parts.engine.untaken(json.loads(written))
         except AmalgamError as error:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from amalgam.cli import front_flags, serve
-from amalgam.cli.front_flags import ALWAYS, HANDED_ON, OURS, REFUSED, SETTINGS
+from amalgam.cli import serve, vllm_flags
+from amalgam.cli.serve import CommandLine, listen
+from amalgam.cli.vllm_flags import ALWAYS, OURS, READ_BY_VLLM, REFUSED, SETTINGS
 from amalgam.errors import AmalgamError
 from amalgam.errors.requests import UnsafeBinding
 from amalgam.errors.serving import FlagRefused, LoraModuleUnusable
@@ -23,7 +24,7 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def read(model: str, *flags: str, **settings: object) -> serve.CommandLine:
+def read(model: str, *flags: str, **settings: object) -> CommandLine:
     return serve.command_line(Settings(**settings), model, "base", list(flags), is_demo=False)
 
 
@@ -40,10 +41,10 @@ def front_arguments() -> set[str]:
 
 def test_every_argument_of_vllms_front_end_has_one_place() -> None:
     """A release with a new argument fails here, so that somebody decides what becomes of it."""
-    tables = [HANDED_ON, set(SETTINGS), OURS, ALWAYS, set(REFUSED)]
+    tables = [READ_BY_VLLM, set(SETTINGS), OURS, ALWAYS, set(REFUSED)]
     assert sum(map(len, tables)) == len(set().union(*tables)), "an argument has two places"
     of_the_engine = {"model", "reasoning_parser_plugin", "enable_lora"}
-    assert set(front_flags.known()) - of_the_engine == front_arguments()
+    assert set(vllm_flags.known()) - of_the_engine == front_arguments()
 
 
 def test_settings_that_flags_set_exist() -> None:
@@ -153,7 +154,7 @@ def test_more_names_of_the_base_model_are_refused(model: str) -> None:
 def test_an_address_that_a_flag_gives_needs_keys_as_any_other(model: str) -> None:
     line = read(model, "--host", "0.0.0.0", "--port", "0", "--api-key", "ak_flag")
     with pytest.raises(UnsafeBinding):
-        serve.listen(line.settings)
+        listen(line.settings)
     line = read(model, "--host", "0.0.0.0", "--port", "0", "--api-key", "ak_flag", admin_key="ak_root")
     assert line.settings.http.host == "0.0.0.0"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amalgam.api.auth import KeyRing
-from amalgam.cli.front_environment import WITHOUT_EFFECT, unheeded
+from amalgam.cli.vllm_environment import WITHOUT_EFFECT, unheeded
 from amalgam.settings import Settings, settle
 
 HEEDED = {

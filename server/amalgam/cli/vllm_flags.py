@@ -15,7 +15,7 @@ from amalgam.errors.serving import FlagRefused, LoraModuleUnusable
 from amalgam.errors.settings import SettingRefused
 from amalgam.settings import Settings
 
-HANDED_ON: Final = frozenset({
+READ_BY_VLLM: Final = frozenset({
     "anthropic_disabled_thinking_effort", "chat_template", "chat_template_content_format", "cohere_format", "config",
     "default_chat_template_kwargs", "enable_auto_tool_choice", "enable_force_include_usage", "enable_log_deltas",
     "enable_log_outputs", "enable_per_request_metrics", "enable_prompt_tokens_details",
@@ -168,7 +168,7 @@ def left_to_vllm(args: Namespace) -> Namespace:
 
 def known() -> Iterable[str]:
     """Every argument with a place in one of the tables."""
-    return HANDED_ON | SETTINGS.keys() | OURS | ALWAYS | REFUSED.keys()
+    return READ_BY_VLLM | SETTINGS.keys() | OURS | ALWAYS | REFUSED.keys()
 
 
 def _spelled(name: str) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 
-class Usage:
+class VersionsInUse:
     """Counts users of versions, by the version's id."""
 
     def __init__(self) -> None:
