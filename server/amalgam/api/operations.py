@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from amalgam import __version__
 from amalgam.api.access import ADMIN, CLIENT, METRICS, OPEN
 from amalgam.api.state import Services, services
-from amalgam.telemetry.metrics import ServerState
+from amalgam.telemetry.server_state import ServerState
 
 _RETRY: Final = {"Retry-After": "1"}
 STALE_S: Final = 5.0
