@@ -1,16 +1,18 @@
-"""What tenants and keys add to a request in the front: finding the key, and judging the name that is asked for.
+"""What tenants, keys and limits add to a request in the front, one by one and in all, against the mark of 60 us.
 
-A key of the environment is the other side, which is found as before there were tenants. No model runs; every number is
-processor time, the median of batches.
+A key of the environment, a request that nobody limits and one that nobody writes down are the other sides: what there
+was before there were tenants. No model and no database is asked; every number is processor time, the median of batches.
 
     python loadtests/access_cost.py [--keys 10000] [--out access_cost]      # half a minute
 """
 
 import argparse
+import asyncio
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +30,9 @@ from amalgam.domain.scopes import EVERYTHING, Scopes  # noqa: E402
 from amalgam.domain.tenant import AccessRows, Key, Role, Tenant, secret_digest  # noqa: E402
 from amalgam.services.key_directory import KeyDirectory, _Known  # noqa: E402
 from amalgam.settings import Settings  # noqa: E402
+from loadtests.limited_request import LimitedRequest  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
+from loadtests.request_checks import small_chat  # noqa: E402
 
 BATCHES: Final = 25
 CALLS: Final = 2000
@@ -70,7 +74,46 @@ def scope_of(token: str) -> dict[str, Any]:
     return {"type": "http", "path": "/v1/chat/completions", "headers": headers, "client": ("127.0.0.1", 1)}
 
 
+def counted_us(*, is_limited: bool) -> tuple[list[float], list[float]]:
+    """As `sides_us`, of a request that is reserved for, settled and written down, and of one that is not."""
+    request = LimitedRequest(small_chat(), is_limited=is_limited)
+
+    async def calls(work: Callable[[], Awaitable[None]]) -> None:
+        for _ in range(CALLS):
+            await work()
+
+    samples: tuple[list[float], list[float]] = ([], [])
+    with asyncio.Runner() as runner:
+        runner.run(calls(request.once))
+        for _ in range(BATCHES):
+            for work, found in zip((request.once, request.uncounted), samples, strict=True):
+                began = time.process_time()
+                runner.run(calls(work))
+                found.append((time.process_time() - began) / CALLS * 1e6)
+    return samples
+
+
+def added_row(case: str, parts: Sequence[Row]) -> Row:
+    """What all ``parts`` add, batch by batch, beside the mark; a part that is cheaper than before makes up for none."""
+    differences = [[max(0.0, one - other) for one, other in zip(part.ours, part.theirs, strict=True)] for part in parts]
+    added = [sum(batch) for batch in zip(*differences, strict=True)]
+    within = "yes" if statistics.median(added) <= MARK_US else "NO"
+    return Row(case, "us", added, [MARK_US], {"target": "≤ 1", "within the mark": within})
+
+
 def measure(count: int) -> list[Row]:
+    """The parts of what is added, and their sums without limits and under six of them."""
+    who, *others, name = access_rows(count)
+    free = Row("reserved and written down, no limits", "us", *counted_us(is_limited=False))
+    limited = Row("reserved and written down, six limits", "us", *counted_us(is_limited=True))
+    return [
+        *(who, *others, name, free, limited),
+        added_row("added in all, no limits; beside the mark", (who, name, free)),
+        added_row("added in all, six limits; beside the mark", (who, name, limited)),
+    ]
+
+
+def access_rows(count: int) -> list[Row]:
     """Who asks, by a key of the registry and of the environment; a name by patterns, and with everything in scope."""
     narrow = Scopes(models=(*(f"team{number}.*" for number in range(16)), "acme.*", "base"))
     directory, token = directory_of(count, narrow)
@@ -98,8 +141,8 @@ def main() -> None:
     parser.add_argument("--out", default="")
     given = parser.parse_args()
     notes = {"keys": given.keys, "mark_us": MARK_US, "batch": f"{CALLS} calls; processor time"}
-    title = "What tenants and keys add to a request in the front"
-    theirs = "a key of the environment alone; everything in scope"
+    title = "What tenants, keys and limits add to a request in the front"
+    theirs = "a key of the environment; everything in scope; nobody counts; the mark"
     write_report(title, measure(given.keys), rounds=BATCHES, out=given.out, notes=notes, theirs=theirs)
 
 

@@ -72,10 +72,18 @@ class LimitedRequest:
 
     async def once(self) -> None:
         """A request that is answered at once."""
-        scope = dict(self._scope)
-        context = RequestContext("req", adapter="sql@1")
-        enter(context)
-        watch = RequestWatch("chat_completions", context, time.monotonic)
+        scope, context, watch = self._begun()
         with await begin_spending(self._services, "chat_completions", Request(scope), self._body, 1):
             context.tokens.prompt, context.tokens.completion = 50, 100
         charge(scope, watch, None, 200)
+
+    async def uncounted(self) -> None:
+        """The same where nobody reserves and nobody writes down."""
+        _, context, _ = self._begun()
+        context.tokens.prompt, context.tokens.completion = 50, 100
+
+    def _begun(self) -> tuple[dict[str, Any], RequestContext, RequestWatch]:
+        scope = dict(self._scope)
+        context = RequestContext("req", adapter="sql@1")
+        enter(context)
+        return scope, context, RequestWatch("chat_completions", context, time.monotonic)

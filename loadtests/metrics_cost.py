@@ -19,8 +19,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from amalgam.api.transport.observed import Observed  # noqa: E402
 from amalgam.telemetry import metric_table as table  # noqa: E402
 from amalgam.telemetry.context import RequestContext  # noqa: E402
-from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, Metrics, ServerState, TokenUsage  # noqa: E402
+from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, Metrics, TokenUsage  # noqa: E402
 from amalgam.telemetry.series import Distribution  # noqa: E402
+from amalgam.telemetry.server_state import ServerState  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
 
 PATH = "/v1/chat/completions"

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -67,10 +68,16 @@ class Seen:
 
 
 class Peers:
-    """Connections that are kept, so that a request is one write and one read."""
+    """Connections that are kept, so that a request is one write and one read.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: of the server.
+        requests: what is sent, in turn.
+    """
+
+    def __init__(self, url: str, requests: Sequence[bytes] = (REQUEST,)) -> None:
         self._port = urlsplit(url).port
+        self._requests = cycle(requests)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, seen: Seen) -> None:
@@ -78,7 +85,7 @@ class Peers:
         reader, writer = self._kept() or await asyncio.open_connection("127.0.0.1", self._port)
         began = time.perf_counter()
         try:
-            writer.write(REQUEST)
+            writer.write(next(self._requests))
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
             await reader.readexactly(length)
@@ -159,7 +166,7 @@ async def at_capacity(phase: Phase, peers: Peers, bare: Peers, extra_per_s: floa
 
     clients = {asyncio.create_task(client()) for _ in range(PLACES)}
     await paced(extra_per_s, lambda: bare.ask(phase.elsewhere), phase)
-    await _cancel(clients)
+    await cancel_all(clients)
     return phase.seen
 
 
@@ -176,7 +183,7 @@ async def over_capacity(phase: Phase, peers: Peers, server: Server, per_s: float
 
     looking = asyncio.create_task(look())
     await paced(per_s, lambda: phase.ask(peers), phase)
-    await _cancel({looking})
+    await cancel_all({looking})
     return phase.seen
 
 
@@ -191,10 +198,11 @@ async def paced(per_s: float, send: Callable[[], Coroutine[None, None, None]], p
             task.add_done_callback(running.discard)
             sent += 1
         await asyncio.sleep(PAUSE_S)
-    await _cancel(running)
+    await cancel_all(running)
 
 
-async def _cancel(tasks: "set[asyncio.Task[None]]") -> None:
+async def cancel_all(tasks: "set[asyncio.Task[None]]") -> None:
+    """End them; an error of one that had ended by itself is raised."""
     for task in (left := list(tasks)):
         task.cancel()
     for result in await asyncio.gather(*left, return_exceptions=True):

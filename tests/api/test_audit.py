@@ -147,6 +147,7 @@ async def _rest_of_keys(admin: httpx.AsyncClient, does: Any) -> None:
     made = await admin.post("/admin/v1/keys", json={"tenant": "acme"})
     key = made.json()["id"]
     await does("key.create", key, made)
+    await does("key.change", key, await admin.patch(f"/admin/v1/keys/{key}", json={"name": "other"}))
     await does("key.rotate", key, await admin.post(f"/admin/v1/keys/{key}:rotate"))
     revoked = await does("key.revoke", key, await admin.post(f"/admin/v1/keys/{key}:revoke"))
     assert revoked["before"] != revoked["after"]

@@ -59,6 +59,7 @@ async def test_every_dialect_is_limited_and_told_of_it(limited: RunningApp, path
         refused = await http.post(path, json=body)
     error = assert_error(refused, 429, "rate_limit_exceeded")
     assert "tokens_per_minute" in error["message"]
+    assert (error["type"], refused.json().get("type", "error")) == ("rate_limit_error", "error")
     assert 1 <= int(refused.headers["retry-after"]) <= 70
     assert "x-should-retry" not in refused.headers
     for response, left in ((answer, 29), (refused, 29)):
@@ -83,6 +84,34 @@ async def test_a_budget_that_is_spent_is_not_to_be_asked_again(limited: RunningA
     assert refused.json()["error"]["type"] == "insufficient_quota"
     assert refused.headers["x-should-retry"] == "false"
     assert "retry-after" not in refused.headers
+
+
+async def test_in_anthropics_dialect_refusals_are_of_its_shape_and_types(limited: RunningApp) -> None:
+    """Its client tells errors by `type`, and knows no others; `code` and `param` stay beside it."""
+    path, body = ROUTES[-1]
+    budget = await make_key(limited, limits={"tokens_per_day": 40, "requests_per_minute": 9})
+    small = await make_key(limited, limits={"tokens_per_minute": 25})
+    async with limited.http(budget) as spender, limited.http(small) as asker, limited.http("ak_nobody") as stranger:
+        assert (await spender.post(path, json=body)).status_code == 200
+        refusals = [
+            (await spender.post(path, json=body), 429, "insufficient_quota", "rate_limit_error"),
+            (await asker.post(path, json=body), 400, "request_exceeds_limit", "invalid_request_error"),
+            (await asker.post(path, json=body | {"max_tokens": -1}), 400, "invalid_value", "invalid_request_error"),
+            (await asker.post(path, json=body | {"model": "none"}), 404, "model_not_found", "not_found_error"),
+            (await stranger.post(path, json=body), 401, "invalid_api_key", "authentication_error"),
+            (await stranger.post(f"{path}/count_tokens", json=body), 401, "invalid_api_key", "authentication_error"),
+        ]
+    for answer, status, code, kind in refusals:
+        error = assert_error(answer, status, code)
+        told = answer.json()
+        assert (told["type"], error["type"], told["request_id"]) == ("error", kind, answer.headers["x-request-id"])
+    spent, large = refusals[0][0], refusals[1][0]
+    assert spent.headers["x-should-retry"] == "false"
+    assert spent.headers["anthropic-ratelimit-requests-remaining"] == "8"
+    datetime.strptime(spent.headers["anthropic-ratelimit-requests-reset"], "%Y-%m-%dT%H:%M:%SZ")
+    assert large.headers["anthropic-ratelimit-tokens-limit"] == "25"
+    assert "retry-after" not in large.headers
+    assert not [name for name in spent.headers if name.startswith("x-ratelimit-")]
 
 
 @pytest.mark.parametrize("change", [{"max_tokens": 200}, {"n": 5, "max_tokens": 20}])
@@ -208,4 +237,5 @@ async def test_metrics_count_refusals_by_kind(limited: RunningApp) -> None:
         page = (await admin.get("/metrics")).text
     assert 'amalgam_requests_refused_total{reason="rate_limit"} 1.0' in page
     assert 'amalgam_requests_refused_total{reason="limit_exceeded"} 1.0' in page
+    assert 'amalgam_tenant_requests_refused_total{tenant="acme",reason="rate_limit"} 1.0' in page
     assert 'amalgam_tenant_tokens_total{tenant="acme",kind="completion"} 20.0' in page

@@ -24,7 +24,8 @@ ADMINISTERED = {
     "POST /admin/v1/adapters/{name}:pin", "POST /admin/v1/adapters/{name}:unpin",
     "POST /admin/v1/exports", "POST /v1/load_lora_adapter", "GET /openapi.json",
     "POST /admin/v1/tenants", "PATCH /admin/v1/tenants/{tenant_id}", "DELETE /admin/v1/tenants/{tenant_id}",
-    "POST /admin/v1/keys", "POST /admin/v1/keys/{key_id}:rotate", "POST /admin/v1/keys/{key_id}:revoke",
+    "POST /admin/v1/keys", "PATCH /admin/v1/keys/{key_id}",
+    "POST /admin/v1/keys/{key_id}:rotate", "POST /admin/v1/keys/{key_id}:revoke",
 }  # fmt: skip
 """What the operator alone may do, whatever a key's scopes are."""
 

@@ -21,7 +21,7 @@ SCRAPE_S = 1
 INSTALLED = shutil.which("prometheus") is not None and shutil.which("promtool") is not None
 MISSING = "prometheus and promtool are not installed (Debian: apt-get install prometheus)"
 
-_METRIC = re.compile(r"\b(?:amalgam_|vllm:|process_|adapter:amalgam_)[a-z0-9_:]*[a-z0-9]\b")
+_METRIC = re.compile(r"\b(?:amalgam_|vllm:|process_|(?:adapter|tenant):amalgam_)[a-z0-9_:]*[a-z0-9]\b")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def dashboard_queries() -> list[tuple[str, str]]:
         if variable["type"] == "query":
             metric, label = re.fullmatch(r"label_values\((\S+), (\S+)\)", variable["query"]).groups()  # type: ignore[union-attr]
             found.append((f"variable {variable['name']}", f"count by ({label}) ({metric})"))
-    values = {"$__rate_interval": "1m", "$instance": ".*", "$adapter": ".*", "$alias": ".*"}
+    values = {"$__rate_interval": "1m", "$instance": ".*", "$adapter": ".*", "$alias": ".*", "$tenant": ".*"}
     return [(title, re.sub(r"\$\w+", lambda match: values[match[0]], expression)) for title, expression in found]
 
 

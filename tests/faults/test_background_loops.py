@@ -24,6 +24,7 @@ from amalgam.registry.files import FileRegistry
 from amalgam.registry.fit_jobs import FitJobRegistry
 from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.jobs import JobRegistry
+from amalgam.registry.stored_bytes import StoredBytesRegistry
 from amalgam.services import background_loops
 from amalgam.services.catalog import Catalog
 from amalgam.services.child_process import ChildProcess
@@ -44,6 +45,7 @@ COLLABORATORS: dict[str, tuple[type, str]] = {
     "files": (FileRegistry, "forget_expired"),
     "fits": (FitJobRegistry, "waiting"),
     "live_jobs": (JobRegistry, "count_live"),
+    "stored_bytes": (StoredBytesRegistry, "totals"),
     "loop_watch": (Distribution, "observe"),
     "catalog": (Catalog, "refresh"),
     "pins": (Pins, "agree"),

@@ -6,7 +6,7 @@ a disagreement about the path, ends in a refusal. A route without a marker is se
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +16,12 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.domain.tenant import BUILT_IN_TENANT, KeyEnd, Role
 from amalgam.errors import AmalgamError
 from amalgam.errors.http import ForeignOrigin, KeyNotSufficient
 from amalgam.errors.requests import InvalidApiKey
-from amalgam.errors.tenants import KeyExpired, TenantSuspended
+from amalgam.errors.tenants import KeyExpired, KeySuspended, TenantSuspended
 
 CALLER: Final = "amalgam.caller"
 """Where the middleware leaves the `Caller` in the scope."""
@@ -52,6 +53,11 @@ class Caller:
     scopes: Scopes = EVERYTHING
     ended: KeyEnd | None = None
 
+    @property
+    def stored_by(self) -> StoredBy:
+        """Whose bytes count what the caller stores."""
+        return StoredBy(self.tenant_id, self.key_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -76,12 +82,17 @@ class Access:
         if self.roles is None or self.roles & caller.roles:
             return None
         if caller.ended is not None:
-            return KeyExpired() if caller.ended == "expired" else TenantSuspended()
+            return _ENDED[caller.ended]()
         if caller.is_foreign:
             return ForeignOrigin()
         return KeyNotSufficient(self.plane) if caller.client else InvalidApiKey(self.plane)
 
 
+_ENDED: Final[Mapping[KeyEnd, type[KeyExpired | KeySuspended | TenantSuspended]]] = {
+    "expired": KeyExpired,
+    "key_suspended": KeySuspended,
+    "suspended": TenantSuspended,
+}
 OPEN: Final = Access("open", None)
 CLIENT: Final = Access("client", frozenset({Role.CLIENT, Role.PUBLISHER, Role.ADMIN}))
 METRICS: Final = Access("metrics", frozenset({Role.METRICS, Role.ADMIN}))

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from amalgam.api.access import caller_of
+from amalgam.api.anthropic_errors import anthropic_body, speaks_anthropic
 from amalgam.api.inference.rate_headers import RATE_HEADERS
 from amalgam.api.transport.cross_origin import PERMISSION
 from amalgam.domain.adapter import NAME_PATTERN
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 _MAX_PLACE: Final = 128
 _MAX_REASON: Final = 400
 _MAX_MESSAGE: Final = 1000
-_ANTHROPIC: Final = "/v1/messages"
 _PRIVATE: Final = re.compile(r"(?<![\w:/])(?:/[\w.@+~-]+){2,}/?(?::\d+)?|\b0x[0-9a-fA-F]{6,}\b")
 """Absolute paths, with the line that stands behind one, and addresses in memory."""
 
@@ -125,9 +125,8 @@ def error_response(
         headers["x-request-id"] = request_id
     scopes = EVERYTHING if request is None else caller_of(request).scopes
     body = error_body(error, request_id, scopes)
-    if request is not None and request.scope["path"].startswith(_ANTHROPIC):
-        # The mark by which Anthropic's dialect tells an error from a message.
-        body = {"type": "error", **body}
+    if request is not None and speaks_anthropic(request.scope["path"]):
+        body = anthropic_body(error, body)
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 

@@ -12,7 +12,7 @@ from amalgam import __version__
 from amalgam.api.access import ADMIN, CLIENT, METRICS, OPEN
 from amalgam.api.gateway_view import gateway_view
 from amalgam.api.state import Services, services
-from amalgam.telemetry.metrics import ServerState
+from amalgam.telemetry.server_state import ServerState
 
 _RETRY: Final = {"Retry-After": "1"}
 STALE_S: Final = 5.0

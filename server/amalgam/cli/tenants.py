@@ -1,4 +1,4 @@
-"""`amalgam tenants`: list, create, change and delete tenants of a running server."""
+"""`amalgam tenants`: list, create, change, limit and delete tenants of a running server."""
 
 from typing import Annotated, Any
 
@@ -21,10 +21,11 @@ CacheGroup = Annotated[
 @app.command("ls")
 def list_tenants(url: Url = DEFAULT_URL, key: Key = None) -> None:
     """List tenants."""
-    table = Table(whole("id"), "name", "state", "weight", "limits")
+    table = Table(whole("id"), "name", "state", "weight", "limits", "stored")
     with client(url, key) as session:
         for one in every_page(session, path_of("tenants")):
-            table.add_row(one["id"], one["name"], one["state"], f"{one['weight']:g}", _limits(one))
+            stored = limit_options.told_bytes(one["stored"])
+            table.add_row(one["id"], one["name"], one["state"], f"{one['weight']:g}", _limits(one), stored)
     print_table(table)
 
 
@@ -41,12 +42,13 @@ def create(
     tokens_per_month: limit_options.TokensPerMonth = None,
     concurrent_requests: limit_options.ConcurrentRequests = None,
     blends_per_minute: limit_options.BlendsPerMinute = None,
+    stored_bytes: limit_options.StoredBytes = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Create a tenant."""
     limits = limit_options.given(context)
-    body = {"id": tenant} | _fields(name, weight, cache_group) | limits
+    body = {"id": tenant} | _fields(name, weight, cache_group) | ({"limits": limits} if limits else {})
     with client(url, key) as session:
         _print(answer(session.post(path_of("tenants"), json=body)))
 
@@ -65,6 +67,8 @@ def update(
     tokens_per_month: limit_options.TokensPerMonth = None,
     concurrent_requests: limit_options.ConcurrentRequests = None,
     blends_per_minute: limit_options.BlendsPerMinute = None,
+    stored_bytes: limit_options.StoredBytes = None,
+    no_limit: limit_options.NoLimit = None,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
@@ -72,10 +76,35 @@ def update(
     limits = limit_options.given(context)
     body = _fields(name, weight, cache_group) | ({} if state is None else {"state": state})
     with client(url, key) as session:
-        if limits:
+        if limits or no_limit:
             held = answer(session.get(path_of("tenants", tenant)), "limits")["limits"]
-            body["limits"] = held | limits["limits"]
+            body["limits"] = limit_options.changed(held, limits, no_limit)
         _print(answer(session.patch(path_of("tenants", tenant), json=body)))
+
+
+@app.command()
+def limit(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="id")],
+    pattern: Annotated[str, typer.Argument(help="of names: a name, a pattern as acme.*, or base")],
+    requests_per_minute: limit_options.RequestsPerMinute = None,
+    tokens_per_minute: limit_options.TokensPerMinute = None,
+    tokens_per_day: limit_options.TokensPerDay = None,
+    tokens_per_month: limit_options.TokensPerMonth = None,
+    concurrent_requests: limit_options.ConcurrentRequests = None,
+    blends_per_minute: limit_options.BlendsPerMinute = None,
+    no_limit: limit_options.NoLimit = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Limit what a tenant asks of names of a pattern; a pattern without any limit left is forgotten."""
+    limits = limit_options.given(context)
+    with client(url, key) as session:
+        held = answer(session.get(path_of("tenants", tenant)), "model_limits")["model_limits"]
+        entries = {entry["pattern"]: entry["limits"] for entry in held}
+        entries[pattern] = limit_options.changed(entries.get(pattern, {}), limits, no_limit)
+        kept = [{"pattern": name, "limits": its} for name, its in entries.items() if limit_options.told(its) != "none"]
+        _print(answer(session.patch(path_of("tenants", tenant), json={"model_limits": kept})))
 
 
 @app.command()
@@ -92,8 +121,9 @@ def _fields(name: str | None, weight: float | None, cache_group: str | None) -> 
 
 
 def _limits(tenant: dict[str, Any]) -> str:
-    held = {name: value for name, value in tenant["limits"].items() if value is not None}
-    return ", ".join(f"{name} {value}" for name, value in held.items()) or "none"
+    found = limit_options.told(tenant["limits"])
+    by_name = [f"{entry['pattern']}: {limit_options.told(entry['limits'])}" for entry in tenant["model_limits"]]
+    return "; ".join([found, *by_name])
 
 
 def _print(tenant: dict[str, Any]) -> None:

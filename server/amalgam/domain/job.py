@@ -24,6 +24,7 @@ from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.fit import FitRecord
 from amalgam.domain.skill_probe import SkillProbe
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.errors.jobs import JobStateConflict
 
 JobState = Literal["queued", "running", "built", "publishing", "published", "failed", "cancelled"]
@@ -122,6 +123,10 @@ class JobRequest:
     """What the result is asked before it is published."""
     fit: FitRecord | None = None
     """The search for its weights, which has to end first."""
+    stored_by: StoredBy | None = None
+    """Whose bytes the result counts as; None: the server's own."""
+    output_bytes: int = 0
+    """About as many as the result will have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from amalgam.domain.scopes import Scopes
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.domain.tenant import BUILT_IN_TENANT
 
 FilePurpose = Literal["batch", "batch_output"]
@@ -38,6 +39,11 @@ class Owner:
     client: str = ""
     scopes: str = ""
     sees_all: bool = True
+
+    @property
+    def stored_by(self) -> StoredBy:
+        """Whose bytes their files count as."""
+        return StoredBy(self.tenant, self.key_id)
 
 
 class StoredFile(BaseModel):

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from amalgam.domain.scopes import MAX_PATTERNS, NamePattern, Scopes
+from amalgam.domain.scopes import MAX_PATTERNS, BlendScope, NamePattern, Scopes
+from amalgam.errors.tenants import ScopesUnfit
 
 BUILT_IN_TENANT: Final = "default"
 """Whose keys those of the environment are; always there, and never deleted."""
@@ -20,9 +21,9 @@ KEY_ID_DIGITS: Final = 16
 """Hex digits in the id of a key; keys of the environment have ids of another form."""
 SECRET_BYTES: Final = 32
 TenantState = Literal["active", "suspended", "deleted"]
-KeyState = Literal["active", "revoked"]
-KeyEnd = Literal["expired", "suspended"]
-"""Why a key that is known opens nothing: its time is over, or its tenant is suspended."""
+KeyState = Literal["active", "suspended", "revoked"]
+KeyEnd = Literal["expired", "key_suspended", "suspended"]
+"""Why a key that is known opens nothing: its time is over, it is suspended, or its tenant is."""
 MAX_LIMIT: Final = 1 << 53
 """What every reader of JSON takes for the number it is."""
 _Count = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
@@ -54,7 +55,7 @@ class Limits(BaseModel):
     tokens_per_day: _Count | None = None
     tokens_per_month: _Count | None = None
     blends_per_minute: _Count | None = None
-    stored_bytes: _Count | None = Field(default=None, description="of stored files; bytes")
+    stored_bytes: _Count | None = Field(default=None, description="of adapters and stored files; bytes")
 
 
 NO_LIMITS: Final = Limits()
@@ -147,6 +148,42 @@ class TenantChange(BaseModel):
     def fields(self) -> dict[str, Any]:
         """What was set, as it is stored. A ``cache_group`` that was set to None is taken away."""
         return self.model_dump(mode="json", include=self.model_fields_set)
+
+
+class KeyChange(BaseModel):
+    """What of a key is to be another; what is not set stays. Its tenant, role and secret are what they are.
+
+    Attributes:
+        expires_in_s: seconds from now until it expires; set to None: it does not.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str | None = None
+    state: Literal["active", "suspended"] | None = None
+    models: tuple[NamePattern, ...] | None = None
+    blends: BlendScope | None = None
+    limits: Limits | None = None
+    expires_in_s: float | None = None
+
+    @property
+    def moves_end(self) -> bool:
+        """Whether the key is to expire at another time than it would."""
+        return "expires_in_s" in self.model_fields_set
+
+    def applied(self, key: Key) -> Key:
+        """``key`` as it is to be, but for its end. Raises ScopesUnfit."""
+        scopes = Scopes(models=self.models or key.scopes.models, blends=self.blends or key.scopes.blends)
+        require_fitting(key.role, scopes)
+        given = {"name": self.name, "state": self.state, "limits": self.limits}
+        changed = {field: value for field, value in given.items() if value is not None}
+        return key.model_copy(update={"scopes": scopes} | changed)
+
+
+def require_fitting(role: Role, scopes: Scopes) -> None:
+    """Nothing where a key of that role may have those scopes. Raises ScopesUnfit."""
+    if role in (Role.ADMIN, Role.METRICS) and not scopes.is_everything:
+        raise ScopesUnfit(role)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from amalgam.domain.adapter import Adapter, AdapterVersion, VersionSource
 from amalgam.domain.alias import Alias
+from amalgam.domain.stored_bytes import StoredBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class VersionDraft:
     """bfloat16 | float16 | float32: what its factors are stored in."""
     request_key: str | None = None
     """Of the request that makes it, where its caller gave it a key: made once, however often it is sent."""
+    stored_by: StoredBy | None = None
+    """Whose bytes it counts as; None: the server's own, which no limit holds for."""
 
 
 @dataclass(frozen=True, slots=True)

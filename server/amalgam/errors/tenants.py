@@ -88,18 +88,33 @@ class KeyExpired(AmalgamError):
         super().__init__("This key has expired. Send the key that it was rotated to, or ask for another one.")
 
 
-class KeyNotLive(Conflict):
-    """A key was to be rotated that has ended, or that was rotated before.
+class KeySuspended(AmalgamError):
+    """The key is suspended: it opens nothing until it is active again.
 
-    Next step: rotate its successor, or create a key.
+    Next step: ask the operator; ``PATCH /admin/v1/keys/{id}`` with ``"state": "active"`` ends it.
+    """
+
+    status = 403
+    code = "key_suspended"
+    type = "invalid_request_error"
+
+    def __init__(self) -> None:
+        super().__init__("This key is suspended. Ask who runs this server.")
+
+
+class KeyNotLive(Conflict):
+    """A key was to be rotated or changed that has ended or is not active, or whose end its rotation has set.
+
+    Next step: take its successor, make it active, or create a key.
     """
 
     code = "key_not_live"
     param = "key"
 
     def __init__(self, key_id: str, successor: str | None) -> None:
-        why = "has ended" if successor is None else f"was rotated to {successor!r} before"
-        super().__init__(f"The key {key_id!r} {why}. Rotate its successor, or create a key.")
+        why = "has ended, or is not active" if successor is None else f"was rotated to {successor!r} before"
+        step = "Make it active, or create a key" if successor is None else "Take its successor, or create a key"
+        super().__init__(f"The key {key_id!r} {why}. {step}.")
 
 
 class ScopesUnfit(InvalidRequest):

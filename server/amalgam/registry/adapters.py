@@ -10,11 +10,13 @@ from amalgam.domain.adapter import Adapter, AdapterVersion, VersionRef
 from amalgam.domain.clock import Clock
 from amalgam.domain.job import LIVE_STATES
 from amalgam.domain.lineage import KnownVersion
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.domain.version import AdapterPage, CatalogChange, CatalogRows, CreatedVersion, VersionDraft
 from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFound
 from amalgam.registry.alias_rows import live_aliases, refuse_targeted
 from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.pins import read_pins
+from amalgam.registry.stored_bytes import require_storage
 from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, pins, versions
 from amalgam.registry.version_rows import (
     adapter_of,
@@ -57,6 +59,7 @@ class AdapterRegistry:
 
         Raises:
             NameTaken: ``if_absent``, and the name has other versions; or an alias has the name.
+            StorageSpent: it does not fit into a limit of whose bytes it counts as.
         """
         async with self._database.write() as connection:
             begun = await _made_by_request(connection, draft)
@@ -79,6 +82,11 @@ class AdapterRegistry:
                 this = idempotency_keys.c.key == draft.request_key
                 await connection.execute(idempotency_keys.update().where(this).values(version_id=version.id))
         return CreatedVersion(version, created=True)
+
+    async def require_storage(self, who: StoredBy, needed: int) -> None:
+        """Nothing where ``needed`` bytes more fit now. Raises StorageSpent."""
+        async with self._database.read() as connection:
+            await require_storage(connection, who, needed)
 
     async def get_adapter(self, name: str) -> Adapter:
         """A live adapter with its live versions.

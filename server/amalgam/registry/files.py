@@ -1,6 +1,6 @@
 """The registry of stored files: whose they are, how large, and until when they are kept. The store has their bytes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -13,7 +13,7 @@ from amalgam.domain.clock import Clock
 from amalgam.domain.stored_file import MAX_FILES, FileDraft, FilePage, FilePurpose, Owner, StoredFile
 from amalgam.errors.batches import FileInUse, FileNotFound, TooManyFiles
 from amalgam.registry.database import LONG_S, Database
-from amalgam.registry.stored_bytes import StorageLimit, require_storage
+from amalgam.registry.stored_bytes import require_storage
 from amalgam.registry.tables import batches, files
 
 _FIELDS: Final = [files.c[name] for name in StoredFile.model_fields]
@@ -43,25 +43,24 @@ class FileRegistry:
         self._database = database
         self._clock = clock
 
-    async def create(self, owner: Owner, draft: FileDraft, limits: Sequence[StorageLimit] = ()) -> StoredFile:
+    async def create(self, owner: Owner, draft: FileDraft) -> StoredFile:
         """Write the row of a file whose bytes are stored.
 
         Raises:
             TooManyFiles: the tenant has `MAX_FILES`.
-            StorageSpent: the file does not fit into one of ``limits``.
+            StorageSpent: the file does not fit into a limit of the tenant or the key.
         """
         async with self._database.write() as connection:
             count = sa.select(sa.func.count()).where(files.c.tenant == owner.tenant)
             if (await connection.execute(count)).scalar_one() >= MAX_FILES:
                 raise TooManyFiles(MAX_FILES)
-            await require_storage(connection, limits, draft.bytes)
+            await require_storage(connection, owner.stored_by, draft.bytes)
             return await insert_file(connection, owner, draft, self._clock)
 
-    async def require_storage(self, limits: Sequence[StorageLimit], needed: int) -> None:
-        """Nothing where ``needed`` bytes more fit into all of ``limits`` now. Raises StorageSpent."""
-        if limits:
-            async with self._database.read() as connection:
-                await require_storage(connection, limits, needed)
+    async def require_storage(self, owner: Owner, needed: int) -> None:
+        """Nothing where ``needed`` bytes more fit now. Raises StorageSpent."""
+        async with self._database.read() as connection:
+            await require_storage(connection, owner.stored_by, needed)
 
     async def get(self, owner: Owner, file_id: str) -> StoredFile:
         """One that has not expired. Raises FileNotFound."""

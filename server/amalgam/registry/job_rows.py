@@ -10,6 +10,7 @@ from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.job import Job, JobRequest, JobState, check_transition
 from amalgam.domain.skill_probe import SkillProbe
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.errors.jobs import JobNotFound, LeaseLost
 from amalgam.registry.tables import adapters, jobs, versions
 from amalgam.registry.version_rows import move_default, remove_version, version_of
@@ -40,6 +41,12 @@ async def read_job(connection: AsyncConnection, job_id: str) -> Job:
     if row is None:
         raise JobNotFound(job_id)
     return job_of(row)
+
+
+async def read_stored_by(connection: AsyncConnection, job_id: str) -> StoredBy:
+    """Whose bytes the result of a job that is there counts as."""
+    row = (await connection.execute(sa.select(jobs.c.tenant, jobs.c.key_id).where(jobs.c.id == job_id))).one()
+    return StoredBy(*row)
 
 
 async def find_job(connection: AsyncConnection, *conditions: "sa.ColumnElement[bool]") -> Job | None:

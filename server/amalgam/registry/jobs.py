@@ -1,6 +1,7 @@
 """The registry of jobs: who builds what, under which lease, and what came of it."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,9 +25,11 @@ from amalgam.registry.job_rows import (
     made_before,
     probe_row,
     read_job,
+    read_stored_by,
     select_jobs,
     version_of_job,
 )
+from amalgam.registry.stored_bytes import require_storage, stored_by_columns
 from amalgam.registry.tables import jobs
 from amalgam.registry.version_rows import insert_version, mark_proved, move_default
 
@@ -47,6 +50,7 @@ class JobRegistry:
 
         Raises:
             NameTaken: an alias has the name, or a live job of the same recipe asks something else.
+            StorageSpent: the result would not fit into a limit of whose it will be.
         """
         async with self._database.write() as connection:
             await refuse_alias_name(connection, request.name)
@@ -61,8 +65,16 @@ class JobRegistry:
             version = await made_before(connection, request)
             if version is not None:
                 return Submission(None, version, created=False)
+            if request.stored_by is not None:
+                await require_storage(connection, request.stored_by, request.output_bytes)
             job = await self._insert(connection, request)
         return Submission(job, None, created=True)
+
+    async def require_storage(self, request: JobRequest) -> None:
+        """Nothing where the result would fit now. Raises StorageSpent."""
+        if request.stored_by is not None:
+            async with self._database.read() as connection:
+                await require_storage(connection, request.stored_by, request.output_bytes)
 
     async def submit_export(self, request: JobRequest) -> Submission:
         """Queue the export, unless the same one is under way. Its name is a folder's, not an adapter's.
@@ -98,6 +110,7 @@ class JobRegistry:
             "waits_for": None if request.fit is None else request.fit.sweep,
             "created_at": now,
             "updated_at": now,
+            **stored_by_columns(request.stored_by),
         }
         await connection.execute(jobs.insert().values(**row))
         return await read_job(connection, str(row["id"]))
@@ -204,12 +217,14 @@ class JobRegistry:
 
         Raises:
             JobNotFound, LeaseLost: as `heartbeat`; nothing was written.
+            StorageSpent: the result does not fit into a limit of whose it is; nothing was written.
         """
         async with self._database.write() as connection:
             now = self._clock()
             job = await leased_job(connection, job_id, token, now, "running")
             check_transition(job.id, job.state, "built")
-            version = await insert_version(connection, draft, now=now, set_default=False, proved=False)
+            whose = replace(draft, stored_by=await read_stored_by(connection, job_id))
+            version = await insert_version(connection, whose, now=now, set_default=False, proved=False)
             await change_job(
                 connection,
                 job_id,

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.clock import Clock
-from amalgam.domain.tenant import Key, KeyPage
+from amalgam.domain.tenant import Key, KeyChange, KeyPage
 from amalgam.errors.tenants import KeyNotFound, KeyNotLive
 from amalgam.registry.database import Database
 from amalgam.registry.tables import keys
@@ -67,6 +67,26 @@ class KeyRegistry:
             ends = {"successor": new.id, "expires_at": until if old.expires_at is None else min(old.expires_at, until)}
             await connection.execute(keys.update().where(keys.c.id == key_id).values(**ends))
             return await _key(connection, key_id), new
+
+    async def update(self, key_id: str, change: KeyChange) -> Key:
+        """Change a key; it is in force for the next request.
+
+        Raises:
+            KeyNotFound: there is none.
+            KeyNotLive: it was revoked; or it was rotated, and is to end at another time.
+            ScopesUnfit: its role cannot have such scopes.
+        """
+        async with self._database.write() as connection:
+            await bump_access(connection)
+            old = await _key(connection, key_id)
+            if old.state == "revoked" or (change.moves_end and old.successor is not None):
+                raise KeyNotLive(key_id, old.successor)
+            fields = _row(change.applied(old))
+            if change.moves_end:
+                ends_in_s = change.expires_in_s
+                fields["expires_at"] = None if ends_in_s is None else self._clock() + timedelta(seconds=ends_in_s)
+            await connection.execute(keys.update().where(keys.c.id == key_id).values(**fields))
+            return await _key(connection, key_id)
 
     async def revoke(self, key_id: str) -> Key:
         """End a key at once; one that has ended already is left as it is. Raises KeyNotFound."""

@@ -1,6 +1,5 @@
 """The tables, in types that SQLite and PostgreSQL share. A change comes with a migration; a test compares the two."""
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -8,26 +7,7 @@ from sqlalchemy.dialects.postgresql import VARCHAR
 
 from amalgam.domain.job import LIVE_STATES
 from amalgam.domain.usage import COUNTS
-
-
-class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """An aware datetime. SQLite keeps no zone, so values go in as UTC and come out marked as such."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """Write it in UTC."""
-        if value is not None and value.tzinfo is None:
-            raise ValueError("a datetime without a zone means another moment on another machine")
-        return value if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """Read it in UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
+from amalgam.registry.column_types import UtcDateTime
 
 # Pages go by name, so the order must be the same whatever the database's locale.
 _NAME: Final = sa.String(128).with_variant(VARCHAR(128, collation="C"), "postgresql")
@@ -35,6 +15,13 @@ _DIGEST: Final = sa.String(64)
 _VERSION: Final = sa.String(160).with_variant(VARCHAR(160, collation="C"), "postgresql")
 _BUCKET: Final = sa.String(320).with_variant(VARCHAR(320, collation="C"), "postgresql")
 _JSON: Final = sa.JSON(none_as_null=True)
+
+
+def _stored_by() -> tuple[sa.Column[Any], sa.Column[Any]]:
+    """Whose it is, and whose bytes it counts as; the server's own is the built-in tenant's."""
+    tenant = sa.Column("tenant", _NAME, nullable=False, server_default="default")
+    return tenant, sa.Column("key_id", sa.String(64), nullable=False, server_default="")
+
 
 METADATA: Final = sa.MetaData(
     naming_convention={
@@ -88,7 +75,9 @@ versions: Final = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
     sa.Column("dtype", sa.String(16)),
+    *_stored_by(),
     sa.UniqueConstraint("name", "number"),
+    sa.Index(None, "tenant"),
     sa.Index(None, "name", "recipe_digest"),
     # Without it SQLite would give the id of a removed last row to the next one.
     sqlite_autoincrement=True,
@@ -151,6 +140,7 @@ jobs: Final = sa.Table(
     sa.Column("probe", _JSON),
     sa.Column("fit", _JSON),
     sa.Column("waits_for", sa.String(64), index=True),
+    *_stored_by(),
     sa.Index(None, "state", "created_at"),
 )
 
@@ -215,15 +205,11 @@ evaluations: Final = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("label", sa.String(128), nullable=False),
-    sa.Column("targets", _JSON, nullable=False),
-    sa.Column("items", _JSON, nullable=False),
+    *(sa.Column(name, _JSON, nullable=False) for name in ("targets", "items", "tasks", "metrics")),
     sa.Column("items_digest", _DIGEST, nullable=False),
-    sa.Column("tasks", _JSON, nullable=False),
-    sa.Column("metrics", _JSON, nullable=False),
     sa.Column("max_tokens", sa.Integer, nullable=False),
     sa.Column("search", _JSON),
-    sa.Column("tenant", _NAME, nullable=False, server_default="default"),
-    sa.Column("key_id", sa.String(64), nullable=False, server_default=""),
+    *_stored_by(),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("done", sa.Integer, nullable=False),
     sa.Column("total", sa.Integer, nullable=False),
@@ -377,13 +363,10 @@ batches: Final = sa.Table(
     sa.Column("lease_expires_at", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
-    sa.Column("in_progress_at", UtcDateTime),
-    sa.Column("finalizing_at", UtcDateTime),
-    sa.Column("completed_at", UtcDateTime),
-    sa.Column("failed_at", UtcDateTime),
-    sa.Column("expired_at", UtcDateTime),
-    sa.Column("cancelling_at", UtcDateTime),
-    sa.Column("cancelled_at", UtcDateTime),
+    *(
+        sa.Column(f"{step}_at", UtcDateTime)
+        for step in ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+    ),
     sa.Index(None, "tenant", "created_at"),
     sa.Index(None, "status", "created_at"),
     comment="holder: the server that answers, under a lease; runs: how often one has begun; attempts: those that "

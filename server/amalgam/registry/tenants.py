@@ -27,7 +27,7 @@ class TenantRegistry:
 
     async def load(self) -> AccessRows:
         """Tenants that were not deleted, and their keys that were not revoked."""
-        live_keys = sa.select(keys).where(keys.c.state == "active").order_by(keys.c.id)
+        live_keys = sa.select(keys).where(keys.c.state != "revoked").order_by(keys.c.id)
         async with self._database.read(statement_s=LONG_S) as connection:
             revision = await read_access_revision(connection)
             found = (await connection.execute(_live().order_by(tenants.c.id))).mappings().all()

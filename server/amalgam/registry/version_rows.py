@@ -14,6 +14,7 @@ from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
 from amalgam.registry.alias_rows import refuse_alias_name
 from amalgam.registry.notices import announce
+from amalgam.registry.stored_bytes import require_storage, stored_by_columns
 from amalgam.registry.tables import adapters, pins, registry_state, versions
 
 
@@ -95,9 +96,12 @@ async def insert_version(
 
     Raises:
         NameTaken: the adapter would be new, and an alias has its name.
+        StorageSpent: its bytes do not fit into a limit of whose they are.
     """
     query = sa.select(adapters).where(adapters.c.name == draft.name)
     adapter = (await connection.execute(query)).mappings().one_or_none()
+    if draft.stored_by is not None:
+        await require_storage(connection, draft.stored_by, draft.size_bytes)
     number = adapter["next_version"] if adapter is not None else 1
     fields: dict[str, Any] = {"next_version": number + 1}
     if adapter is None or adapter["deleted_at"] is not None:
@@ -124,6 +128,7 @@ async def insert_version(
         "proved": proved,
         "dtype": draft.dtype,
         "created_at": now,
+        **stored_by_columns(draft.stored_by),
     }
     written = await connection.execute(versions.insert().values(**row).returning(versions))
     await bump_revision(connection)

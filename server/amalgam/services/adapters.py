@@ -18,6 +18,7 @@ from amalgam.engine.protocol import Engine
 from amalgam.errors import AmalgamError, NotFound
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved, NameTaken
 from amalgam.errors.aliases import AliasTargetInUse
+from amalgam.errors.limits import StorageSpent
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.pins import PinRegistry
 from amalgam.services.background_loops import BackgroundLoops
@@ -96,6 +97,7 @@ class AdapterService:
         Raises:
             InvalidName, NameReserved, NameTaken: the name.
             InvalidAdapter: with every finding.
+            StorageSpent: it does not fit into a limit of whose it will be.
             UploadTooLarge, StoreUnavailable, EngineLoadFailed, SlotsBusy.
         """
         self._check_name(new.name)
@@ -314,6 +316,7 @@ class AdapterService:
         if self._profiles is not None:
             said += await self._profiles.judge(profile, is_wanted=new.use_profile)
         await self._threads.upload(make_canonical, staging, found)
+        await self._require_storage(new, staging)
         stored = await self._threads.upload(self._store.publish, staging)
         draft = VersionDraft(
             name=new.name,
@@ -326,8 +329,21 @@ class AdapterService:
             warnings=tuple(finding.message for finding in (*found.findings, *staging.findings, *said)),
             dtype=header.dtype,
             request_key=new.request_key,
+            stored_by=new.stored_by,
         )
         return await self._unbroken(self._enter(new, draft, profile))
+
+    async def _require_storage(self, new: NewVersion, staging: Staging) -> None:
+        """Before files are kept, which only a sweep would remove; what would be no new version takes nothing."""
+        if new.stored_by is None:
+            return
+        try:
+            await self._registry.require_storage(new.stored_by, await self._threads.upload(staging.size_bytes))
+        except StorageSpent:
+            digest = await self._threads.upload(self._store.digest, staging)
+            version = self._catalog.snapshot.defaults.get(new.name)
+            if version is None or version.digest != digest:
+                raise
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """What ``work`` comes to, which goes on where the client leaves: from its row on nothing is left half done."""

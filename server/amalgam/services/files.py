@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from amalgam.domain.clock import Clock
@@ -10,7 +10,6 @@ from amalgam.domain.stored_file import FileDraft, FilePage, Owner, StoredFile
 from amalgam.errors import AmalgamError
 from amalgam.registry.batches import BatchRegistry
 from amalgam.registry.files import FileList, FileRegistry
-from amalgam.registry.stored_bytes import StorageLimit
 from amalgam.store.batch_answers import BatchRuns
 from amalgam.store.file_store import FileStore
 
@@ -38,13 +37,11 @@ class FileService:
         self.max_bytes = max_bytes
         self._new_id = new_id
 
-    async def require_storage(self, limits: Sequence[StorageLimit], needed: int) -> None:
+    async def require_storage(self, owner: Owner, needed: int) -> None:
         """Nothing where ``needed`` bytes more fit. Raises StorageSpent."""
-        await self._registry.require_storage(limits, needed)
+        await self._registry.require_storage(owner, needed)
 
-    async def upload(
-        self, owner: Owner, filename: str, chunks: Iterable[bytes], kept_s: int, limits: Sequence[StorageLimit] = ()
-    ) -> StoredFile:
+    async def upload(self, owner: Owner, filename: str, chunks: Iterable[bytes], kept_s: int) -> StoredFile:
         """Store a file for a batch.
 
         Args:
@@ -52,7 +49,6 @@ class FileService:
             filename: for people.
             chunks: of its bytes; read on a thread.
             kept_s: for so many seconds.
-            limits: on stored bytes.
 
         Raises:
             FileTooLarge, StorageSpent, TooManyFiles, StoreUnavailable, RegistryUnavailable: nothing was stored.
@@ -61,7 +57,7 @@ class FileService:
         size = await asyncio.to_thread(self._store.keep, file_id, chunks, max_bytes=self.max_bytes)
         draft = FileDraft(file_id, "batch", filename, size, kept_s)
         try:
-            return await self._registry.create(owner, draft, limits)
+            return await self._registry.create(owner, draft)
         except BaseException:
             await asyncio.to_thread(self._store.remove, file_id)
             raise

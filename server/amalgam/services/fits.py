@@ -13,6 +13,7 @@ from amalgam.domain.recipe import Recipe
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.search import SweepPlan
 from amalgam.domain.skill_probe import MAX_PROMPTS, ProbeOrder
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import EvaluationNotFound, EvaluationStateConflict, InvalidSweep
@@ -98,6 +99,8 @@ class FitService:
         digest = fit_digest(request.recipe_digest, record)
         if (live := await self._waiting.find_live(order.name, digest)) is not None:
             return MergeAnswer(None, live)
+        # Before anything is measured for it.
+        await self._jobs.require_storage(request)
         sweep = await self._search(order, recipe, items, await self._metrics(order))
         named = record.model_copy(update={"sweep": sweep.id})
         return await self._queue(replace(request, recipe_digest=digest, fit=named), sweep)
@@ -110,7 +113,12 @@ class FitService:
         )
         try:
             request = await self._merges.request(
-                order.name, order.recipe, set_default=order.set_default, scopes=order.scopes, probe=probe
+                order.name,
+                order.recipe,
+                set_default=order.set_default,
+                scopes=order.scopes,
+                probe=probe,
+                stored_by=StoredBy(order.tenant, order.key_id),
             )
             pinned = await self._merges.pinned_probe(order.recipe, ProbeOrder(fit.prompts, fit.max_tokens, None))
         except ProbeRefused as error:

@@ -51,7 +51,8 @@ class _Known:
     def asking(self) -> frozenset[tuple[str, str]]:
         """Tenant and id of every key that may ask for inference."""
         asking = (Role.CLIENT, Role.PUBLISHER, Role.ADMIN)
-        return frozenset((key.tenant, key.id) for key in self.keys.values() if key.role in asking)
+        live = (key for key in self.keys.values() if key.state == "active")
+        return frozenset((key.tenant, key.id) for key in live if key.role in asking)
 
 
 class KeyDirectory:
@@ -95,6 +96,8 @@ class KeyDirectory:
         now, tenant = self._clock(), known.tenants[key.tenant]
         if key.expires_at is not None and key.expires_at <= now:
             return KnownKey(key, tenant, "expired")
+        if key.state != "active":
+            return KnownKey(key, tenant, "key_suspended")
         if tenant.state != "active":
             return KnownKey(key, tenant, "suspended")
         self._used[key.id] = now

@@ -36,6 +36,8 @@ class Share:
     others: int = 0
     told_s: float = float("-inf")
     _free_slot: int = 0
+    _usable_s: float = FRESH_S
+    """For so long from its begin, what the exchange that is under way gives may be used."""
     _used: dict[int, int] = field(default_factory=dict)
     """By second; of what is no rate, all by second 0."""
     _used_total: int = 0
@@ -139,10 +141,21 @@ class Share:
         is_empty = not self.wants_word() and self._used_total == 0
         return is_empty and now_s > self.told_s + _IDLE_S
 
-    def ask(self, now_s: float, *, is_last: bool = False) -> SliceAsk:
-        """What to tell and to ask. What is not wanted any more is given back with it; with the last one, all."""
+    def ask(self, now_s: float, *, late_s: float = 0.0, is_last: bool = False) -> SliceAsk:
+        """What to tell and to ask. What is not wanted any more is given back with it; with the last one, all.
+
+        Args:
+            now_s: by the shared clock.
+            late_s: so much later than usual the answer is expected: what is given counts by a second that is later by
+                as much, and may be used for as much longer. Requests at a time are held by a lease, which nothing
+                makes longer.
+            is_last: whether nothing is asked for.
+        """
         self._forget(now_s)
-        slot = self._slot(now_s)
+        if self.bucket.measure is Measure.CONCURRENT:
+            late_s = 0.0
+        self._usable_s = FRESH_S + late_s
+        slot = self._slot(now_s + late_s)
         busy = 0 if is_last else self.waiting + self._recent
         wanted = min(busy + self.bucket.limit // _HEADROOM, self.bucket.limit) if busy else 0
         keep = min(self.free, wanted) if now_s < self.free_until_s else 0
@@ -163,7 +176,7 @@ class Share:
     def given(self, ask: SliceAsk, piece: Slice, asked_s: float) -> None:
         """What came of ``ask``, which was made at ``asked_s``."""
         self.free += piece.granted
-        self.free_until_s = asked_s + FRESH_S
+        self.free_until_s = asked_s + self._usable_s
         self._free_slot = ask.slot
         self.others, self.told_s = piece.others, asked_s
         if piece.granted < ask.want:
@@ -209,11 +222,12 @@ class Shares:
         for share in self._shares.values():
             share.shift(seconds)
 
-    def asks(self, now_s: float, *, is_last: bool = False) -> list[tuple[Share, SliceAsk]]:
-        """What there is to tell and to ask now; shares that nobody uses are forgotten."""
+    def asks(self, now_s: float, *, late_s: float = 0.0, is_last: bool = False) -> list[tuple[Share, SliceAsk]]:
+        """What there is to tell and to ask now, see `Share.ask`; shares that nobody uses are forgotten."""
         for idle in [name for name, share in self._shares.items() if share.is_idle(now_s)]:
             del self._shares[idle]
-        return [(share, share.ask(now_s, is_last=is_last)) for share in self._shares.values() if share.wants_word()]
+        talking = [share for share in self._shares.values() if share.wants_word()]
+        return [(share, share.ask(now_s, late_s=late_s, is_last=is_last)) for share in talking]
 
     def __len__(self) -> int:
         return len(self._shares)

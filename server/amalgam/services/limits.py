@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from amalgam.domain.clock import Clock
-from amalgam.domain.limits import SKEW_S, Measure, Payer, Slice, SliceAsk, buckets_of, patterns_met
+from amalgam.domain.limits import FRESH_S, SKEW_S, Measure, Payer, Slice, SliceAsk, buckets_of, patterns_met
 from amalgam.errors import AmalgamError
 from amalgam.errors.limits import BudgetSpent, RateLimited, RequestExceedsLimit
+from amalgam.errors.registry import RegistryUnavailable
 from amalgam.services.limit_shares import Need, Share, Shares, short
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ _ASKED_AGAIN_S: Final = 0.2
 """A limit that was found used up is not asked about again for so long."""
 _ROUNDS: Final = 4
 """So often a request asks, where others take what it was given before it can."""
+_LATEST_S: Final = 6.0
+"""An exchange that takes longer than this and `FRESH_S` gives nothing that can be used."""
 _REMEMBERED: Final = 4096
 _SWEEP_S: Final = 300.0
 
@@ -160,6 +163,8 @@ class Limiter:
         self._shares = Shares()
         self._ahead_s: float | None = None
         """How far the shared clock is ahead of this process'; None before it was asked."""
+        self._late_s = 0.0
+        """How long the last exchange took, where that was long: what the next one gives has to be usable after it."""
         self._is_closing = False
         self._exchanging: asyncio.Task[None] | None = None
         self._found: dict[tuple[str, str, tuple[int, ...]], tuple[Payer, int, RequestLimits | None]] = {}
@@ -264,8 +269,10 @@ class Limiter:
                 return
 
     def _refusal(self, missing: Sequence[Need], now_s: float) -> AmalgamError:
-        """The refusal of what is used up, not of what was short only here; a budget first, which no waiting helps."""
-        spent = [(share, units) for share, units in missing if share.left(now_s) < units] or missing
+        """Of what is used up, of a budget first, which no waiting helps; where nothing is, of the database."""
+        spent = [(share, units) for share, units in missing if share.left(now_s) < units]
+        if not spent:
+            return RegistryUnavailable("it takes too long to give out what is left of a limit")
         share, units = min(spent, key=lambda need: not need[0].bucket.measure.is_budget)
         bucket, left = share.bucket, share.left(now_s)
         said = (bucket.owner, bucket.measure.value, bucket.limit, left, units)
@@ -291,13 +298,16 @@ class Limiter:
             reached_s, _ = await self._slices.exchange(self._front, None, ())
             self._ahead_s = reached_s - self._clock()
         asked_s = self._now()
-        asks = self._shares.asks(asked_s, is_last=self._is_closing)
+        began_s = self._clock()
+        asks = self._shares.asks(asked_s, late_s=self._late_s, is_last=self._is_closing)
         try:
             reached_s, slices = await self._slices.exchange(self._front, asked_s, [ask for _, ask in asks])
         except BaseException:
             for share, ask in asks:
                 share.unheard(ask)
             raise
+        took_s = self._clock() - began_s
+        self._late_s = min(took_s, _LATEST_S) if took_s > FRESH_S / 2 else 0.0
         for (share, ask), piece in zip(asks, slices, strict=True):
             share.given(ask, piece, asked_s)
         behind_s = max(0.0, reached_s - asked_s)

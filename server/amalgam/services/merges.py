@@ -13,6 +13,7 @@ from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobRequest
 from amalgam.domain.recipe import Recipe, RecipeInput
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.skill_probe import ProbeOrder, SkillProbe
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged, InvalidName, NameReserved
 from amalgam.errors.jobs import JobStateConflict
@@ -132,6 +133,7 @@ class MergeService:
         set_default: bool,
         scopes: Scopes = EVERYTHING,
         probe: ProbeOrder | None = None,
+        stored_by: StoredBy | None = None,
     ) -> MergeAnswer:
         """Queue the merge, or answer with the live version or job of the same recipe under this name.
 
@@ -140,11 +142,14 @@ class MergeService:
             recipe: With names of this server.
             set_default: Whether the name means the result at once.
             probe: What the result is asked before it is published.
+            stored_by: Whose bytes the result counts as; None: the server's own.
 
         Raises:
-            As `request`.
+            StorageSpent: the result would not fit into a limit of whose it will be. Besides, as `request`.
         """
-        request = await self.request(name, recipe, set_default=set_default, scopes=scopes, probe=probe)
+        request = await self.request(
+            name, recipe, set_default=set_default, scopes=scopes, probe=probe, stored_by=stored_by
+        )
         submission = await self._jobs.submit(request)
         if submission.created:
             self._worker.wake()
@@ -158,6 +163,7 @@ class MergeService:
         set_default: bool,
         scopes: Scopes = EVERYTHING,
         probe: ProbeOrder | None = None,
+        stored_by: StoredBy | None = None,
     ) -> JobRequest:
         """What `submit` would queue.
 
@@ -182,6 +188,8 @@ class MergeService:
             set_default=set_default,
             input_digests=tuple(version.digest for version in versions),
             probe=asked,
+            stored_by=stored_by,
+            output_bytes=plan.output_bytes,
         )
 
     def wake_worker(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.errors.findings import Finding
 
 
@@ -19,6 +20,8 @@ class NewVersion:
     """Of the request, where it has an idempotency key."""
     use_profile: bool = False
     """Whether requests get what the folder's files say of prompts and sampling; else it is only kept."""
+    stored_by: StoredBy | None = None
+    """Whose bytes it counts as; None: the server's own."""
 
 
 @dataclass(frozen=True, slots=True)

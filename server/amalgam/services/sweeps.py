@@ -24,6 +24,7 @@ from amalgam.domain.search import (
     standing,
     winner,
 )
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.domain.tenant import BUILT_IN_TENANT
 from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import (
@@ -187,7 +188,14 @@ class SweepService:
         return SweepReport(evaluation, plan, cells, standings, chosen, best)
 
     async def promote(
-        self, sweep_id: str, name: str, target: str | None, *, set_default: bool, scopes: Scopes = EVERYTHING
+        self,
+        sweep_id: str,
+        name: str,
+        target: str | None,
+        *,
+        set_default: bool,
+        scopes: Scopes = EVERYTHING,
+        stored_by: StoredBy | None = None,
     ) -> MergeAnswer:
         """Make a candidate an adapter: an ordinary merge job of its recipe, on the versions that were measured.
 
@@ -197,6 +205,7 @@ class SweepService:
             target: candidate, by place or expression; None: the best one.
             set_default: whether the name means the result at once.
             scopes: what the recipe may name.
+            stored_by: whose bytes the adapter counts as; None: the server's own.
 
         Raises:
             EvaluationNotFound, TargetNotEvaluated.
@@ -214,7 +223,7 @@ class SweepService:
         if index < report.plan.first_candidate:
             raise TargetNotEvaluated(str(target), [t.model for t in evaluation.targets[report.plan.first_candidate :]])
         recipe = _as_merge(evaluation.targets[index].pinned)
-        return await self._merges.submit(name, recipe, set_default=set_default, scopes=scopes)
+        return await self._merges.submit(name, recipe, set_default=set_default, scopes=scopes, stored_by=stored_by)
 
 
 def _as_merge(pinned: str) -> Recipe:

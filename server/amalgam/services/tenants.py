@@ -1,22 +1,25 @@
 """The life of tenants and their keys. A change is in force, here, when its call returns; elsewhere within a period."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from amalgam.domain.clock import Clock
 from amalgam.domain.scopes import Scopes
+from amalgam.domain.stored_bytes import StoredBytes
 from amalgam.domain.tenant import (
     Key,
+    KeyChange,
     KeyPage,
     Limits,
     Role,
     Tenant,
     TenantChange,
     TenantPage,
+    require_fitting,
     secret_digest,
 )
-from amalgam.errors.tenants import ScopesUnfit
 from amalgam.registry.keys import KeyRegistry
+from amalgam.registry.stored_bytes import StoredBytesRegistry
 from amalgam.registry.tenants import TenantRegistry
 from amalgam.services.key_directory import KeyDirectory
 
@@ -60,6 +63,7 @@ class TenantService:
         clock: the database's.
         new_id: gives an id of a key.
         new_secret: gives a secret of 256 random bits, in letters that a header carries.
+        stored: how many bytes there are of whom.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class TenantService:
         clock: Clock,
         new_id: Callable[[], str],
         new_secret: Callable[[], str],
+        stored: StoredBytesRegistry,
     ) -> None:
         self._tenants = tenants
         self._keys = keys
@@ -77,6 +82,7 @@ class TenantService:
         self._clock = clock
         self._new_id = new_id
         self._new_secret = new_secret
+        self._stored = stored
 
     async def create(self, tenant_id: str, given: TenantChange) -> Tenant:
         """A new tenant, with what of it is given. Raises TenantExists."""
@@ -113,8 +119,7 @@ class TenantService:
             TenantNotFound: there is no such tenant.
             ScopesUnfit: an administrator's key cannot be narrowed.
         """
-        if asked.role in (Role.ADMIN, Role.METRICS) and not asked.scopes.is_everything:
-            raise ScopesUnfit(asked.role)
+        require_fitting(asked.role, asked.scopes)
         draft, token = self._drawn(asked)
         key = await self._keys.create(draft, lifetime_s=asked.lifetime_s)
         await self._directory.refresh()
@@ -132,6 +137,12 @@ class TenantService:
         await self._directory.refresh()
         return Rotation(ending, IssuedKey(new, token))
 
+    async def update_key(self, key_id: str, change: KeyChange) -> Key:
+        """Change a key: here at once, at other servers within a period. Raises as `KeyRegistry.update`."""
+        key = await self._keys.update(key_id, change)
+        await self._directory.refresh()
+        return key
+
     async def revoke(self, key_id: str) -> Key:
         """End a key: here at once, at other servers within a period. Raises KeyNotFound."""
         key = await self._keys.revoke(key_id)
@@ -145,6 +156,14 @@ class TenantService:
     async def list_keys(self, tenant: str | None, limit: int, cursor: str | None) -> KeyPage:
         """A page of keys, in order of id; of one tenant, or of all."""
         return await self._keys.list(tenant, limit=limit, cursor=cursor)
+
+    async def stored_of_tenants(self, tenants: Collection[Tenant]) -> Mapping[str, StoredBytes]:
+        """How many bytes each has stored, by id."""
+        return await self._stored.of_tenants([tenant.id for tenant in tenants])
+
+    async def stored_of_keys(self, keys: Collection[Key]) -> Mapping[str, StoredBytes]:
+        """How many bytes each has stored, by id, with the keys that it was rotated from and to."""
+        return await self._stored.of_keys(keys)
 
     def _drawn(self, asked: NewKey) -> tuple[Key, str]:
         """A draft and the key that it will be."""

@@ -13,7 +13,7 @@ from amalgam.errors.adapters import UploadTooLarge
 from amalgam.errors.findings import Finding
 from amalgam.errors.registry import StoreUnavailable
 from amalgam.store.disk import disk_errors
-from amalgam.store.file_rules import MAGIC_BYTES, MAX_TEXT_BYTES, is_taken, is_weights, refusal, shown
+from amalgam.store.file_rules import CONTENT_FILES, MAGIC_BYTES, MAX_TEXT_BYTES, is_taken, is_weights, refusal, shown
 from amalgam.store.profile_files import MAX_PROFILE_FILE_BYTES, PROFILE_FILES
 
 _LONGEST_FILE_NAME: Final = 255
@@ -49,6 +49,12 @@ class Staging:
     def findings(self) -> tuple[Finding, ...]:
         """What was refused so far; judge them together with those of `read_peft_folder`."""
         return tuple(self._findings)
+
+    def size_bytes(self) -> int:
+        """Of the files that would be stored; blocks."""
+        with disk_errors():
+            found = (self.folder / name for name in CONTENT_FILES)
+            return sum(path.stat().st_size for path in found if path.is_file())
 
     def receive(self, name: str, chunks: Iterable[bytes]) -> int:
         """Write one file as it streams in; blocks.

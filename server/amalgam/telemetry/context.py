@@ -44,6 +44,8 @@ class RequestContext:
     """The request that is being answered."""
 
     request_id: str
+    tenant: str | None = None
+    """Whose key asks; None before it is known, and where no client asks."""
     adapter: str | None = None
     """Exact version (``sql@3``) or the base model's served name; None before it is known."""
     alias: str | None = None
@@ -74,6 +76,13 @@ def enter(context: RequestContext) -> None:
 def current() -> RequestContext | None:
     """The request that this task works for."""
     return _current.get()
+
+
+def note_tenant(tenant: str) -> None:
+    """Say whose key asks; nothing outside of a request."""
+    context = _current.get()
+    if context is not None:
+        context.tenant = tenant
 
 
 def note_adapter(engine_name: str) -> None:

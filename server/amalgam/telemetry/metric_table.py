@@ -132,6 +132,21 @@ TENANT_TOKENS: Final = _counter(
     "tenant",
     "kind",
 )
+TENANT_REFUSED: Final = _counter(
+    "amalgam_tenant_requests_refused_total",
+    "Inference requests refused for load or for limits, by tenant and reason; other beyond 256 tenants",
+    "tenant",
+    "reason",
+)
+TENANT_STORED: Final = _gauge(
+    "amalgam_tenant_stored_bytes",
+    "Bytes that a tenant has stored, by kind: adapters, files; looked at every five minutes; other beyond 256 tenants",
+    "tenant",
+    "kind",
+)
+TENANT_STORED_LIMIT: Final = _gauge(
+    "amalgam_tenant_stored_bytes_limit", "Bytes that a tenant may store, where a limit says so", "tenant"
+)
 HTTP_REQUESTS: Final = _counter(
     "amalgam_http_requests_total",
     "Requests other than inference that ended, by method, route template and HTTP status",
@@ -309,6 +324,9 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     ALIAS_SECONDS,
     TENANT_REQUESTS,
     TENANT_TOKENS,
+    TENANT_REFUSED,
+    TENANT_STORED,
+    TENANT_STORED_LIMIT,
     HTTP_REQUESTS,
     CONNECTIONS_CUT,
     LOOP_LATE,

@@ -4,17 +4,18 @@ Everything but `Scrape.text` belongs to the event loop's thread.
 """
 
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from amalgam.telemetry import metric_table as table
-from amalgam.telemetry.context import RequestContext
+from amalgam.telemetry.context import RequestContext, current
 from amalgam.telemetry.metric_table import METRICS, MetricSpec
 from amalgam.telemetry.page import Scrape
 from amalgam.telemetry.request_watch import GENERATING, RequestWatch
 from amalgam.telemetry.series import Distribution, Values
+from amalgam.telemetry.server_state import ServerState
 
 MAX_ADAPTER_LABELS: Final = 512
 """Versions with numbers of their own; further ones are counted together as ``other``."""
@@ -36,33 +37,6 @@ _BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
 _BLEND_NAME_LENGTH: Final = len("blend@") + 12
 """At least; the name of a version of an adapter called blend is shorter."""
 _STEPS: Final = frozenset({"read", "merge", "write", "register", "probe", "export", "sync", "measure", "kept"})
-
-
-@dataclass(frozen=True, slots=True)
-class ServerState:
-    """What is true at the moment of a scrape."""
-
-    engine_ready: bool = False
-    engine_restarts: int = 0
-    engine_start_s: Mapping[str, float] = field(default_factory=dict)
-    artifacts_damaged: int = 0
-    registered: int = 0
-    resident: int = 0
-    pinned: int = 0
-    held: int = 0
-    """Versions that a request uses."""
-    capacity: int = 0
-    slots: int = 0
-    revision: int = 0
-    worker_alive: bool = False
-    worker_restarts: int = 0
-    blender_alive: bool = False
-    blender_restarts: int = 0
-    registry_up: bool = False
-    registry_notices: bool = False
-    """Whether the registry answered the last look for jobs."""
-    live_jobs: Mapping[tuple[str, str], int] | None = None
-    """Unfinished jobs by kind and state, as the registry said last; None before it said anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +135,28 @@ class Metrics:
 
     def tenant_used(self, tenant: str, code: int, prompt: int, completion: int) -> None:
         """A request of a tenant ended, and the engine worked on so many tokens for it."""
-        if tenant not in self._tenants:
-            if len(self._tenants) >= MAX_TENANT_LABELS:
-                tenant = OTHER
-            self._tenants.add(tenant)
+        tenant = self._tenant_label(tenant)
         self._values[table.TENANT_REQUESTS].add((tenant, str(code)))
         for kind, tokens in (("prompt", prompt), ("completion", completion)):
             self._values[table.TENANT_TOKENS].add((tenant, kind), tokens)
+
+    def tenants_stored(self, rows: Iterable[tuple[str, int, int]], limits: Mapping[str, int]) -> None:
+        """What tenants have stored now: bytes of adapters and of files of each, and what each may store."""
+        for spec in (table.TENANT_STORED, table.TENANT_STORED_LIMIT):
+            self._values[spec].clear()
+        for tenant, adapters, files in rows:
+            label = self._tenant_label(tenant)
+            for kind, size in (("adapters", adapters), ("files", files)):
+                self._values[table.TENANT_STORED].add((label, kind), size)
+            if label != OTHER and tenant in limits:
+                self._values[table.TENANT_STORED_LIMIT].put(float(limits[tenant]), (label,))
+
+    def _tenant_label(self, tenant: str) -> str:
+        if tenant not in self._tenants:
+            if len(self._tenants) >= MAX_TENANT_LABELS:
+                return OTHER
+            self._tenants.add(tenant)
+        return tenant
 
     def evaluation_call(self, kind: str, *, refused: bool) -> None:
         """An evaluation, or a sweep, asked an item of a target."""
@@ -284,6 +273,9 @@ class Metrics:
             reason: one of `REFUSALS`.
         """
         self._values[table.REFUSED].add((reason,))
+        context = current()
+        if context is not None and context.tenant is not None:
+            self._values[table.TENANT_REFUSED].add((self._tenant_label(context.tenant), reason))
 
     def connection_cut(self, reason: str) -> None:
         """A connection was ended: ``head``, ``body``, ``answer``, ``idle`` or ``busy``."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from amalgam.domain.clock import new_key_id, new_key_secret
 from amalgam.registry.audit import AuditRegistry
 from amalgam.registry.keys import KeyRegistry
+from amalgam.registry.stored_bytes import StoredBytesRegistry
 from amalgam.registry.tenants import TenantRegistry
 from amalgam.services.audit import AuditService
 from amalgam.services.key_directory import KeyDirectory
@@ -29,5 +30,6 @@ class Access:
         directory = KeyDirectory(tenants, keys, clock)
         await directory.refresh()
         parts.stack.push_async_callback(directory.close)
-        service = TenantService(tenants, keys, directory, clock, new_key_id, new_key_secret)
+        stored = StoredBytesRegistry(database)
+        service = TenantService(tenants, keys, directory, clock, new_key_id, new_key_secret, stored)
         return cls(directory, service, AuditService(AuditRegistry(database, clock)))

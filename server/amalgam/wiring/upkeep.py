@@ -6,6 +6,7 @@ from functools import partial
 from amalgam.domain.clock import new_id
 from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.registry.notices import Notices
+from amalgam.registry.stored_bytes import StoredBytesRegistry
 from amalgam.services.adapters import PROOF_S
 from amalgam.services.background_loops import Loop, end
 from amalgam.services.blend_names import BlendNames
@@ -14,6 +15,7 @@ from amalgam.services.key_directory import KeyDirectory
 from amalgam.services.live_jobs import LiveJobs
 from amalgam.services.pins import Pins
 from amalgam.services.retention import Retention
+from amalgam.services.stored_numbers import StoredNumbers
 from amalgam.telemetry.loop_watch import watch_loop
 from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
@@ -59,6 +61,7 @@ class Upkeep:
             ("files", batching.retention.sweep_loop),
             ("fits", measuring.fits.loop),
             ("live_jobs", live_jobs.look_loop),
+            ("stored_bytes", StoredNumbers(StoredBytesRegistry(kept.database), keys, metrics).look_loop),
             ("loop_watch", partial(watch_loop, metrics)),
             ("catalog", partial(kept.catalog.follow_loop, metrics.registry_read)),
             ("pins", Pins(kept.catalog, parts.engine, kept.store).follow_loop),

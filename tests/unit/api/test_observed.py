@@ -22,7 +22,8 @@ from amalgam.api.transport.observed import Observed
 from amalgam.telemetry.context import note_adapter
 from amalgam.telemetry.logs import JsonLines
 from amalgam.telemetry.metric_table import METRICS
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.server_state import ServerState
 from tests.support.waiting import until
 
 CHAT = "/v1/chat/completions"

@@ -16,7 +16,8 @@ from amalgam.engine.cpu.preload import EXTENSION
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.errors.adapters import ArtifactDamaged
 from amalgam.errors.engine import BaseNotFinite, EngineLoadFailed, EngineNotReady, NonFiniteOutput
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.server_state import ServerState
 from tests.unit.engine.fake_core import (
     VERSIONS,
     Core,

@@ -7,11 +7,9 @@ import pytest
 from amalgam.domain.batch import MAX_ATTEMPTS, MAX_LIVE, WINDOW_S, BatchDraft, Tally
 from amalgam.domain.stored_file import FileDraft, Owner
 from amalgam.errors.batches import BatchNotFound, BatchStopped, FileInUse, FileNotFound, TooManyBatches
-from amalgam.errors.limits import StorageSpent
 from amalgam.registry.batches import BatchRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.files import FileList, FileRegistry
-from amalgam.registry.stored_bytes import StorageLimit
 from tests.registry_fixtures import FakeClock
 
 ACME, ZETA = Owner("acme", "k1", "k1", "a", sees_all=False), Owner("zeta", "k2", "k2", "a", sees_all=False)
@@ -167,15 +165,3 @@ async def test_batches_are_forgotten_after_their_end_alone(rows: Rows) -> None:
     with pytest.raises(BatchNotFound):
         await rows.batches.get(ACME, "batch_0001")
     await rows.batches.get(ACME, "batch_0002")
-
-
-async def test_limits_on_stored_bytes_count_their_own_alone(rows: Rows) -> None:
-    tenant, key = StorageLimit("tenant", 10, "acme"), StorageLimit("key", 6, "acme", "k1")
-    await rows.files.create(ZETA, FileDraft("file-z", "batch", "z", 100), (StorageLimit("zeta", 100, "zeta"),))
-    await rows.files.create(ACME, FileDraft("file-a", "batch", "a", 6), (tenant, key))
-    with pytest.raises(StorageSpent, match="key may store 6"):
-        await rows.files.create(ACME, FileDraft("file-b", "batch", "b", 1), (tenant, key))
-    other = Owner("acme", "k3", "k3", "a")
-    with pytest.raises(StorageSpent, match="tenant may store 10"):
-        await rows.files.create(other, FileDraft("file-c", "batch", "c", 5), (tenant,))
-    await rows.files.create(other, FileDraft("file-d", "batch", "d", 4), (tenant,))

@@ -8,7 +8,8 @@ from pathlib import Path
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.services.fair_queue import PATIENCE_S, TURN_S, FairQueue, Places
 from amalgam.telemetry.context import RequestContext, TokenCount, enter, tokens_of_current
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.server_state import ServerState
 
 LONG_S = TURN_S + PATIENCE_S
 BASE = "-"

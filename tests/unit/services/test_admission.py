@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from amalgam.errors.overload import KeyOverShare, ServerFull, TenantOverShare
 from amalgam.services.admission import Admission, RequestBounds
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.server_state import ServerState
 from tests.support.memory import objects_within
 
 

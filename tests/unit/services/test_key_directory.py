@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from amalgam.domain.scopes import EVERYTHING
-from amalgam.domain.tenant import Key, Limits, Role, TenantChange
+from amalgam.domain.tenant import Key, KeyChange, Limits, Role, TenantChange
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.database import Database, sqlite_url
 from amalgam.registry.keys import KeyRegistry
+from amalgam.registry.stored_bytes import StoredBytesRegistry
 from amalgam.registry.tenants import TenantRegistry
 from amalgam.services.key_directory import KeyDirectory
 from amalgam.services.tenants import NewKey, TenantService
@@ -33,6 +34,7 @@ class Server:
             clock,
             lambda: f"{next(numbers):016x}",
             lambda: f"s_{next(numbers)}",
+            StoredBytesRegistry(database),
         )
 
     async def issue(self, lifetime_s: float | None = None) -> tuple[Key, str]:
@@ -106,6 +108,20 @@ async def test_a_revoked_key_opens_nothing_anywhere_within_a_look(servers: Any) 
         while first.directory.find(token) is not None:
             await asyncio.sleep(0.01)
     follower.cancel()
+
+
+async def test_a_suspended_key_is_known_as_that_and_counts_among_nobody_who_asks(servers: Any) -> None:
+    first, second, _ = servers
+    key, token = await first.issue()
+    assert ("acme", key.id) in first.directory.asking()
+    await first.service.update_key(key.id, KeyChange(state="suspended"))
+    await second.directory.refresh()
+    for server in (first, second):
+        assert server.directory.find(token).ended == "key_suspended"
+        assert ("acme", key.id) not in server.directory.asking()
+    await second.service.update_key(key.id, KeyChange(state="active"))
+    await first.directory.refresh()
+    assert first.directory.find(token).ended is None
 
 
 async def test_a_suspended_tenants_keys_open_nothing_until_it_is_active(servers: Any) -> None:

@@ -131,12 +131,12 @@ class LimitMachine(RuleBasedStateMachine):
         if self.fronts[front].in_flight is None:
             self.exchange(self.fronts[front])
 
-    @rule(front=FRONTS)
-    def start_telling(self, front: int) -> None:
-        """Others go on while an exchange is under way."""
+    @rule(front=FRONTS, late_s=st.sampled_from((0.0, 0.0, 3.0, 6.0)))
+    def start_telling(self, front: int, late_s: float) -> None:
+        """Others go on while an exchange is under way, which may be expected to take long."""
         chosen = self.fronts[front]
         if chosen.in_flight is None:
-            chosen.in_flight = (chosen.shares.asks(self.now_s), self.now_s)
+            chosen.in_flight = (chosen.shares.asks(self.now_s, late_s=late_s), self.now_s)
 
     @rule(front=FRONTS)
     def end_telling(self, front: int) -> None:

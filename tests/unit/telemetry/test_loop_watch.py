@@ -3,7 +3,8 @@ from itertools import count
 
 from amalgam.telemetry.loop_watch import watch_loop
 from amalgam.telemetry.metric_table import LOOP_BUSY, LOOP_LATE, MetricSpec
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.server_state import ServerState
 
 
 async def test_each_step_counts_by_how_much_it_was_late_and_how_long_the_loop_worked() -> None:

@@ -7,8 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.context import RequestContext
 from amalgam.telemetry.metric_table import METRICS
-from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, MAX_ALIAS_PAIRS, Metrics, ServerState, TokenUsage
+from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, MAX_ALIAS_PAIRS, Metrics, TokenUsage
 from amalgam.telemetry.request_watch import SAME_STEP_S, RequestWatch
+from amalgam.telemetry.server_state import ServerState
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from amalgam.telemetry.context import RequestContext
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
+from amalgam.telemetry.server_state import ServerState
 
 COUNTING = {
     "evaluation_call": (("sweep",), {"refused": False}),
@@ -15,6 +16,7 @@ COUNTING = {
     "fields_ignored": (("chat_completions", ["x"]), {}),
     "end_http": (("GET", "/x", 200), {}),
     "tenant_used": (("acme", 200, 1, 1), {}),
+    "tenants_stored": (([("acme", 1, 1)], {"acme": 5}), {}),
     "adapter_loaded": ((1.0,), {}),
     "answer_not_finite": (("sql@1",), {}),
     "adapter_evicted": ((), {}),

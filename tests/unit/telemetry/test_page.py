@@ -4,7 +4,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from amalgam.telemetry.metric_table import ADAPTER_LOAD, BLENDS_BUILT, COUNTED_BY_ENGINES
-from amalgam.telemetry.metrics import Metrics, ServerState
+from amalgam.telemetry.metrics import Metrics
+from amalgam.telemetry.server_state import ServerState
 
 
 def engine_page(load_s: float) -> bytes:

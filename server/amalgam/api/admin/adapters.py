@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from amalgam.api.access import caller_of
 from amalgam.api.admin.adapter_models import (
     AdapterPageView,
     AdapterView,
@@ -101,7 +102,7 @@ def _add_writing(routes: APIRouter) -> None:
         adapters = services(request).adapters
         if is_multipart(request):
             async with upload_form(request) as form:
-                new = new_version(form, request_key(request))
+                new = new_version(form, request_key(request), caller_of(request).stored_by)
                 require_new_name(request, new.name)
                 await about(request, new.name)
                 version, created = await adapters.upload(new, uploaded_files(form))
@@ -110,7 +111,7 @@ def _add_writing(routes: APIRouter) -> None:
             body = await _source(request, RegisterBody)
             await about(request, body.name)
             asked = (body.description, body.set_default, body.if_absent)
-            new = NewVersion(body.name, *asked, request_key(request), use_profile=body.use_profile)
+            new = NewVersion(body.name, *asked, request_key(request), body.use_profile, caller_of(request).stored_by)
             version, created = await adapters.take_source(new, body.source)
         return JSONResponse(VersionView.of(version).model_dump(), status_code=201 if created else 200)
 

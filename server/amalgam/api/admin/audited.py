@@ -75,6 +75,7 @@ AUDITED: Final[Mapping[tuple[str, str], Audited]] = {
     ("PATCH", "/admin/v1/tenants/{tenant_id}"): Audited("tenant.change", "tenant", "{tenant_id}"),
     ("DELETE", "/admin/v1/tenants/{tenant_id}"): Audited("tenant.delete", "tenant", "{tenant_id}"),
     ("POST", "/admin/v1/keys"): Audited("key.create", "key"),
+    ("PATCH", "/admin/v1/keys/{key_id}"): Audited("key.change", "key", "{key_id}"),
     ("POST", "/admin/v1/keys/{key_id}:rotate"): Audited("key.rotate", "key", "{key_id}"),
     ("POST", "/admin/v1/keys/{key_id}:revoke"): Audited("key.revoke", "key", "{key_id}"),
 }

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import PlainTextResponse
 
+from amalgam.api.access import caller_of
 from amalgam.api.admin.audited import about
 from amalgam.api.admin.idempotency import request_key
 from amalgam.api.admin.in_scope import scopes_of
@@ -87,7 +88,12 @@ def _add_load(routes: APIRouter) -> None:
         if body.is_3d_lora_weight:
             raise FieldRefused("is_3d_lora_weight", "must be false; LoRA on three-dimensional weights is not served")
         await about(request, body.lora_name)
-        new = NewVersion(body.lora_name, if_absent=not body.load_inplace, request_key=request_key(request))
+        new = NewVersion(
+            body.lora_name,
+            if_absent=not body.load_inplace,
+            request_key=request_key(request),
+            stored_by=caller_of(request).stored_by,
+        )
         try:
             _, created = await services(request).adapters.take_source(new, source_of(body.lora_path))
         except NameTaken:

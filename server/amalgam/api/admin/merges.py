@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from amalgam.api.access import caller_of
 from amalgam.api.admin.in_scope import covered_page, require_new_name, scopes_of, shows_job
 from amalgam.api.admin.job_answers import MERGED, WaitForVersion, merge_response, note_job
 from amalgam.api.admin.job_events import DESCRIBED, events_response
@@ -44,7 +45,12 @@ def _add_merges(routes: APIRouter) -> None:
             answer = await services(request).fits.submit(await fitted_merge(request, body, body.fit, probe))
         else:
             answer = await merges.submit(
-                body.name, body.described(), set_default=body.set_default, scopes=scopes, probe=probe
+                body.name,
+                body.described(),
+                set_default=body.set_default,
+                scopes=scopes,
+                probe=probe,
+                stored_by=caller_of(request).stored_by,
             )
         note_job(request, answer.job)
         return await merge_response(request, answer, wait_s)

@@ -101,7 +101,13 @@ def _add_promotion(routes: APIRouter) -> None:
     )
     async def promote(request: Request, sweep_id: _Id, body: PromoteBody, wait_s: WaitForVersion = 0.0) -> JSONResponse:
         require_new_name(request, body.name)
-        sweeps, scopes = services(request).sweeps, scopes_of(request)
-        answer = await sweeps.promote(sweep_id, body.name, body.candidate, set_default=body.set_default, scopes=scopes)
+        answer = await services(request).sweeps.promote(
+            sweep_id,
+            body.name,
+            body.candidate,
+            set_default=body.set_default,
+            scopes=scopes_of(request),
+            stored_by=caller_of(request).stored_by,
+        )
         note_job(request, answer.job)
         return await merge_response(request, answer, wait_s)

@@ -7,9 +7,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from amalgam.api.admin.kit import NO_NUL, Body, Page, Timestamp
 from amalgam.domain.audit import AuditEntry
 from amalgam.domain.scopes import MAX_PATTERNS, BlendScope, NamePattern, Scopes
+from amalgam.domain.stored_bytes import StoredBytes
 from amalgam.domain.tenant import (
     TENANT_PATTERN,
     Key,
+    KeyChange,
     KeyState,
     Limits,
     ModelLimits,
@@ -22,6 +24,7 @@ from amalgam.services.tenants import IssuedKey, NewKey, Rotation
 
 MAX_LIFETIME_S: Final = 100 * 365 * 86_400
 MAX_OVERLAP_S: Final = 90 * 86_400
+_NOTHING: Final = StoredBytes()
 _Label = Annotated[str, Field(max_length=256, pattern=NO_NUL, description="for people")]
 _Weight = Annotated[
     float, Field(gt=0, le=1000, allow_inf_nan=False, description="share under contention, beside those of others")
@@ -81,6 +84,18 @@ class TenantPatchBody(Body):
     cache_group: _CacheGroup = None
 
 
+class StoredView(BaseModel):
+    """How many bytes are stored, as limits on stored bytes count them."""
+
+    adapters: int = Field(description="of live versions, each whole", examples=[9_961_472])
+    files: int = Field(description="uploaded, and written by batches", examples=[0])
+
+    @classmethod
+    def of(cls, stored: StoredBytes) -> "StoredView":
+        """The view of ``stored``."""
+        return cls(adapters=stored.adapters, files=stored.files)
+
+
 class TenantView(BaseModel):
     """A tenant as the API shows it."""
 
@@ -91,13 +106,14 @@ class TenantView(BaseModel):
     limits: Limits
     model_limits: tuple[ModelLimits, ...]
     cache_group: str | None = Field(examples=[None])
+    stored: StoredView
     created_at: Timestamp
     updated_at: Timestamp
 
     @classmethod
-    def of(cls, tenant: Tenant) -> "TenantView":
-        """The view of ``tenant``."""
-        return cls.model_validate(tenant.model_dump())
+    def of(cls, tenant: Tenant, stored: StoredBytes) -> "TenantView":
+        """The view of ``tenant``, which has ``stored`` so much."""
+        return cls.model_validate(tenant.model_dump() | {"stored": StoredView.of(stored)})
 
 
 class TenantPageView(Page[TenantView]):
@@ -132,6 +148,32 @@ class KeyBody(Body):
         return NewKey(self.tenant, self.role, self.name, scopes, self.limits, self.expires_in_s)
 
 
+class KeyPatchBody(Body):
+    """What of a key is to be another; what is left out stays."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"state": "suspended"}, {"models": ["acme.*"]}]}
+    )
+
+    name: _Label | None = None
+    state: Literal["active", "suspended"] | None = Field(
+        default=None, description="suspended: it opens nothing until it is active again"
+    )
+    models: tuple[NamePattern, ...] | None = Field(
+        default=None, min_length=1, max_length=MAX_PATTERNS, description="names that it may ask for, by pattern"
+    )
+    blends: BlendScope | None = None
+    limits: Limits | None = Field(default=None, description="all of them; those left out are none")
+    expires_in_s: _Lifetime = Field(default=None, description="seconds from now until it expires; null: it does not")
+
+    def change(self) -> KeyChange:
+        """What is to be changed. Only the end may be taken away; null of the others is the same as leaving them out."""
+        asked = {name: getattr(self, name) for name in self.model_fields_set}
+        return KeyChange(
+            **{name: value for name, value in asked.items() if value is not None or name == "expires_in_s"}
+        )
+
+
 class RotateBody(Body):
     """How a key gives way to its successor."""
 
@@ -156,13 +198,15 @@ class KeyView(BaseModel):
     expires_at: Timestamp | None = Field(examples=[None])
     last_used_at: Timestamp | None = Field(description="within a minute", examples=[None])
     successor: str | None = Field(description="id of the key that it was rotated to", examples=[None])
+    stored: StoredView = Field(description="by the key, and by those that it was rotated from or to")
     created_at: Timestamp
 
     @classmethod
-    def of(cls, key: Key) -> "KeyView":
-        """The view of ``key``."""
+    def of(cls, key: Key, stored: StoredBytes) -> "KeyView":
+        """The view of ``key``, which has ``stored`` so much."""
         shown = key.model_dump(exclude={"secret_digest", "scopes"})
-        return cls.model_validate(shown | {"prefix": key.prefix} | key.scopes.model_dump())
+        more = {"prefix": key.prefix, "stored": StoredView.of(stored)}
+        return cls.model_validate(shown | more | key.scopes.model_dump())
 
 
 class KeyPageView(Page[KeyView]):
@@ -179,9 +223,9 @@ class IssuedKeyView(KeyView):
     )
 
     @classmethod
-    def issued(cls, issued: IssuedKey, *, has_secret: bool = True) -> "IssuedKeyView":
+    def issued(cls, issued: IssuedKey, stored: StoredBytes = _NOTHING, *, has_secret: bool = True) -> "IssuedKeyView":
         """The view of ``issued``, with its secret or without."""
-        return cls(key=issued.token if has_secret else None, **KeyView.of(issued.key).model_dump())
+        return cls(key=issued.token if has_secret else None, **KeyView.of(issued.key, stored).model_dump())
 
 
 class RotatedView(BaseModel):
@@ -191,9 +235,10 @@ class RotatedView(BaseModel):
     new: IssuedKeyView
 
     @classmethod
-    def of(cls, rotation: Rotation, *, has_secret: bool = True) -> "RotatedView":
-        """The view of ``rotation``, with the successor's secret or without."""
-        return cls(old=KeyView.of(rotation.old), new=IssuedKeyView.issued(rotation.new, has_secret=has_secret))
+    def of(cls, rotation: Rotation, stored: StoredBytes, *, has_secret: bool = True) -> "RotatedView":
+        """The view of ``rotation``, with the successor's secret or without; both have ``stored`` the same."""
+        new = IssuedKeyView.issued(rotation.new, stored, has_secret=has_secret)
+        return cls(old=KeyView.of(rotation.old, stored), new=new)
 
 
 class AuditEntryView(BaseModel):

@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from amalgam.api.state import services
+from amalgam.domain.stored_bytes import StoredBy
 from amalgam.errors.requests import FieldRefused
 from amalgam.services.new_versions import NewVersion, UploadedFile
 from amalgam.store.disk import disk_errors
@@ -117,12 +118,13 @@ def _chunks(part: UploadFile) -> Iterator[bytes]:
         yield chunk
 
 
-def new_version(form: FormData, request_key: str | None) -> NewVersion:
+def new_version(form: FormData, request_key: str | None, stored_by: StoredBy) -> NewVersion:
     """What the form asks for in addition to its files.
 
     Args:
         form: of the request.
         request_key: the idempotency key that the request holds, if any.
+        stored_by: whose bytes the version counts as.
 
     Raises:
         FieldRefused: it has no name, or a flag is neither.
@@ -137,6 +139,7 @@ def new_version(form: FormData, request_key: str | None) -> NewVersion:
         if_absent=_flag(form, "if_absent", default=False),
         request_key=request_key,
         use_profile=_flag(form, "use_profile", default=False),
+        stored_by=stored_by,
     )
 
 

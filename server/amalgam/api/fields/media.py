@@ -83,8 +83,7 @@ def check_media(body: Mapping[str, Any], bounds: MediaBounds) -> int:
     """
     items = pixels = size_bytes = 0
     for name in ("messages", "input", "system"):
-        given = body.get(name)
-        for part in _media_parts(given) if isinstance(given, list) else ():
+        for part in _media_parts(body.get(name)):
             items += 1
             if items > bounds.items:
                 raise MediaTooLarge(name, f"it has more than {bounds.items} pictures and sounds", "Send fewer")
@@ -98,17 +97,15 @@ def check_media(body: Mapping[str, Any], bounds: MediaBounds) -> int:
     return size_bytes
 
 
-def _media_parts(entries: list[Any]) -> Iterator[Mapping[str, Any]]:
+def _media_parts(value: Any) -> Iterator[Mapping[str, Any]]:
     """Parts of media in messages, in what they hold, and in what those hold."""
-    for entry in entries:
+    for entry in value if isinstance(value, list) else ():
         if not isinstance(entry, dict):
             continue
         if isinstance(kind := entry.get("type"), str) and kind in MEDIA_PARTS:
             yield entry
         for holder in _HOLDERS:
-            # Nearly all hold a text: a walk into nothing would cost more than the rest of the check.
-            if isinstance(held := entry.get(holder), list):
-                yield from _media_parts(held)
+            yield from _media_parts(entry.get(holder))
 
 
 def _checked(name: str, part: Mapping[str, Any], bounds: MediaBounds) -> bytes:

@@ -12,19 +12,9 @@ from typing import Any, Final
 _WORDS: Final[Mapping[str, str]] = {"auto": "auto", "none": "none", "any": "required", "required": "required"}
 """Choices of tools in one word, in any dialect, and what a chat calls them."""
 
-_ROLE_AND_TEXT: Final = frozenset({"role", "content"})
-
 
 def plain_message(message: Any) -> Any:
     """One message of a chat; what the checks refuse comes back as it is."""
-    if (
-        isinstance(message, dict)
-        and message.keys() == _ROLE_AND_TEXT
-        and isinstance(message["content"], str)
-        and isinstance(message["role"], str)
-    ):
-        # As nearly all are.
-        return message
     if not isinstance(message, Mapping):
         return message
     if any(value is None for value in message.values()):

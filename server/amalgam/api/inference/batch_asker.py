@@ -28,7 +28,7 @@ from amalgam.errors.batches import BatchKeyEnded, InvalidBatchLine
 from amalgam.errors.engine import EngineNotReady
 from amalgam.errors.http import InternalError
 from amalgam.errors.requests import FieldRefused
-from amalgam.errors.tenants import TenantSuspended
+from amalgam.errors.tenants import KeySuspended, TenantSuspended
 from amalgam.services.batch_lines import BatchLine, LineAnswer
 from amalgam.telemetry.context import RequestContext, enter
 from amalgam.telemetry.metrics import TokenUsage
@@ -93,10 +93,11 @@ class BatchAsker:
     async def ask(self, batch: Batch, line: BatchLine) -> LineAnswer:
         """The answer, or the refusal that stays one."""
         caller, tenant = self._caller(batch)
+        key = self._built().keys.key(caller.key_id)
         if tenant is not None and tenant.state != "active":
-            suspended = TenantSuspended()
-            suspended.retry_after_s = _SUSPENDED_S
-            raise suspended
+            raise _waiting(TenantSuspended())
+        if key is not None and key.state != "active":
+            raise _waiting(KeySuspended())
         engine = self._built().engine
         if engine.state != "ready":
             raise EngineNotReady(engine.state)
@@ -187,6 +188,12 @@ def _received(body: bytes, gone: asyncio.Event) -> Callable[[], Any]:
         return {"type": "http.disconnect"}
 
     return receive
+
+
+def _waiting(suspended: KeySuspended | TenantSuspended) -> KeySuspended | TenantSuspended:
+    """The same error, after which the line is asked again."""
+    suspended.retry_after_s = _SUSPENDED_S
+    return suspended
 
 
 def _body(response: Response) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from amalgam.errors.requests import ModelNotFound
 from amalgam.routing.request_text import said_in
 from amalgam.services.cache_salts import cache_owner
 from amalgam.services.catalog import Target
-from amalgam.telemetry.context import note_adapter, note_route
+from amalgam.telemetry.context import note_adapter, note_route, note_tenant
 from amalgam.telemetry.metrics import OTHER
 from amalgam.telemetry.request_watch import CLIENT_GONE
 
@@ -76,6 +76,7 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
         is_counted: whether it counts among the requests that may be in progress; else somebody else bounds them.
     """
     app_services, caller = services(request), caller_of(request)
+    note_tenant(caller.tenant_id)
     clock = asyncio.get_running_loop().time
     deadline = Deadline.of(request.headers, clock())
     async with AsyncExitStack() as admitted, AsyncExitStack() as held:

@@ -14,7 +14,7 @@ from amalgam.api.admin.kit import ID_PATTERN
 from amalgam.api.admin.upload_form import SpoolingParser, is_multipart
 from amalgam.api.errors import ERRORS
 from amalgam.api.inference.batch_models import MAX_KEPT_S, MIN_KEPT_S, FileDeletedView, FileListView, FileView, Seconds
-from amalgam.api.inference.owner import limits_of, owner_of
+from amalgam.api.inference.owner import owner_of
 from amalgam.api.state import services
 from amalgam.domain.stored_file import KEPT_S, FilePurpose
 from amalgam.errors.requests import FieldRefused
@@ -63,16 +63,16 @@ def router() -> APIRouter:
     async def upload(request: Request) -> FileView:
         if not is_multipart(request):
             raise FieldRefused("file", "must come in a form, as multipart/form-data")
-        files, limits = services(request).files, limits_of(request)
+        files, owner = services(request).files, owner_of(request)
         declared = int(request.headers.get("content-length", "0"))
         # Before it is read: what does not fit is not waited for.
-        await files.require_storage(limits, max(0, declared - _FORM_BYTES))
+        await files.require_storage(owner, max(0, declared - _FORM_BYTES))
         parser = SpoolingParser(request, services(request).adapters.spool)
         try:
             form = await parser.form()
             part, kept_s = _read(form)
             name = (part.filename or "file")[:_LONGEST_NAME]
-            stored = await files.upload(owner_of(request), name, _chunks(part), kept_s, limits)
+            stored = await files.upload(owner, name, _chunks(part), kept_s)
         finally:
             parser.close()
         return FileView.of(stored)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import Message, Send
 
 from amalgam.api.access import caller_of
+from amalgam.api.anthropic_errors import anthropic_type
 from amalgam.api.errors import error_body, error_response
 from amalgam.api.state import services
 from amalgam.errors import AmalgamError
@@ -71,6 +72,6 @@ def _event(error: AmalgamError, piece: bytes, request: Request) -> bytes:
     """The same error as an event of the dialect that the stream speaks."""
     content: dict[str, Any] = error_body(error, request.scope.get("amalgam.request_id"), caller_of(request).scopes)
     if piece.startswith(_ANTHROPIC_ERROR):
-        content = {"type": "error", "error": {"type": error.type, "message": content["error"]["message"]}}
+        content = {"type": "error", "error": {"type": anthropic_type(error), "message": content["error"]["message"]}}
         return _ANTHROPIC_ERROR + json.dumps(content).encode() + b"\n\n"
     return _DATA + json.dumps(content).encode() + b"\n\n"

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from amalgam.api.anthropic_errors import anthropic_type, speaks_anthropic
 from amalgam.api.errors import error_body, error_response
 from amalgam.errors.shutdown import ServerStopping
 from amalgam.services.shutdown import Shutdown
@@ -100,8 +101,8 @@ class _Answer:
 def cut_event(path: str, error: ServerStopping, request_id: str | None) -> bytes:
     """An event that tells of ``error``, as clients of the endpoint at ``path`` expect it in a stream."""
     body = error_body(error, request_id)
-    if path.startswith("/v1/messages"):
-        told: dict[str, Any] = {"type": "error", "error": {"type": error.type, "message": error.message}}
+    if speaks_anthropic(path):
+        told: dict[str, Any] = {"type": "error", "error": {"type": anthropic_type(error), "message": error.message}}
     elif path.startswith("/v1/responses"):
         told = {"type": "error", "code": error.code, "message": error.message, "param": None}
     else:

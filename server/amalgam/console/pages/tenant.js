@@ -57,7 +57,8 @@ export default function Tenant({ id }) {
     <dl class="figures">
       <div class="figure"><dt>id</dt><dd>${tenant.id}</dd></div><div class="figure"><dt>weight</dt><dd>${tenant.weight}</dd></div>
       <div class="figure"><dt>today</dt><dd><${Left} limit=${tenant.limits.tokens_per_day} used=${sum(used.value?.tokens_per_day)} words="tokens" /></dd></div>
-      <div class="figure"><dt>this month</dt><dd><${Left} limit=${tenant.limits.tokens_per_month} used=${sum(used.value?.tokens_per_month)} words="tokens" /></dd></div></dl>
+      <div class="figure"><dt>this month</dt><dd><${Left} limit=${tenant.limits.tokens_per_month} used=${sum(used.value?.tokens_per_month)} words="tokens" /></dd></div>
+      <div class="figure"><dt>stored</dt><dd><${Left} limit=${tenant.limits.stored_bytes} used=${tenant.stored.adapters + tenant.stored.files} words="bytes" /></dd></div></dl>
     <p>Limits: ${told(tenant.limits)}.
       ${tenant.model_limits.map((one) => html` On <code key=${one.pattern}>${one.pattern}</code>: ${told(one.limits)}.`)}
       ${" "}Days and months are those of UTC; limits by the minute fill up as time goes by.</p>

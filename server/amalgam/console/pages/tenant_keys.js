@@ -24,10 +24,12 @@ function Budgets({ shown, used }) {
   return set.map(([limit, words]) => html`<${Left} key=${limit} limit=${shown.limits[limit]} used=${used?.[limit]?.get(shown.id) ?? 0} words=${words} />`);
 }
 
-function Row({ shown, rotate, revoke }) {
-  if (shown.state !== "active" || !allowed.value?.administers) return "";
-  return html`<div class="row"><${Action} label="rotate" needs="administers" does=${rotate}
-      sure=${`Put a successor beside ${shown.prefix}? Both open for a day, then the old one ends.`} />
+function Row({ shown, rotate, suspend, revoke }) {
+  if (shown.state === "revoked" || !allowed.value?.administers) return "";
+  const active = shown.state === "active";
+  return html`<div class="row">${active && html`<${Action} label="rotate" needs="administers" does=${rotate}
+      sure=${`Put a successor beside ${shown.prefix}? Both open for a day, then the old one ends.`} />`}
+    <${Action} label=${active ? "suspend" : "make active"} needs="administers" does=${suspend} />
     <${Action} label="revoke" needs="administers" kind="danger" does=${revoke} sure=${`End ${shown.prefix} at once?`} /></div>`;
 }
 
@@ -40,6 +42,12 @@ export default function Keys({ tenant, used }) {
   async function rotate(id) {
     const { new: successor } = await send("POST", `/admin/v1/keys/${id}:rotate`, { overlap_s: OVERLAP_S });
     setIssued(successor);
+    await list.again();
+  }
+  async function suspend(shown) {
+    const state = shown.state === "active" ? "suspended" : "active";
+    await send("PATCH", `/admin/v1/keys/${shown.id}`, { state });
+    notify(`${shown.prefix} is ${state}`);
     await list.again();
   }
   async function revoke(shown) {
@@ -57,7 +65,7 @@ export default function Keys({ tenant, used }) {
     html`<div>${told(shown.limits)}</div><${Budgets} shown=${shown} used=${used} />`,
     html`<span class="word">${shown.state}</span>${shown.successor && html` <small>followed by ak_${shown.successor}</small>`}`,
     shown.expires_at ? when(shown.expires_at) : "never", shown.last_used_at ? when(shown.last_used_at) : "not yet",
-    html`<${Row} shown=${shown} rotate=${() => rotate(shown.id)} revoke=${() => revoke(shown)} />`]);
+    html`<${Row} shown=${shown} rotate=${() => rotate(shown.id)} suspend=${() => suspend(shown)} revoke=${() => revoke(shown)} />`]);
   return html`<h2>Keys</h2>
     ${issued && html`<${Issued} issued=${issued} close=${() => setIssued(null)} />`}
     ${allowed.value?.administers && html`<${NewKey} tenant=${tenant} made=${made} />`}

@@ -32,8 +32,8 @@ function List() {
   return html`<h1>Tenants</h1>
     <p>A tenant is whoever is served, counted and limited as one: a customer, a team. Its keys are on its page.</p>
     ${allowed.value?.administers && html`<${Create} />`}<${Refusal} error=${list.error} />
-    ${list.value && html`<${Table} caption="Tenants" head=${["id", "name", "state", "weight", "limits", "made"]} rows=${list.value.data.map((one) => [
-      html`<a href=${linkTo("tenants", one.id)}>${one.id}</a>`, one.name, one.state, one.weight, told(one.limits), when(one.created_at)])} />`}
+    ${list.value && html`<${Table} caption="Tenants" head=${["id", "name", "state", "weight", "limits", "stored bytes", "made"]} rows=${list.value.data.map((one) => [
+      html`<a href=${linkTo("tenants", one.id)}>${one.id}</a>`, one.name, one.state, one.weight, told(one.limits), (one.stored.adapters + one.stored.files).toLocaleString(), when(one.created_at)])} />`}
     <p class="row">${(cursors.length > 1 || next) && html`
       <button type="button" disabled=${cursors.length < 2} onClick=${() => setCursors(cursors.slice(0, -1))}>Before</button>
       <button type="button" disabled=${!next} onClick=${() => setCursors([...cursors, next])}>Next</button>`}
