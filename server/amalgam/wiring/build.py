@@ -17,6 +17,7 @@ from amalgam.wiring.access import Access
 from amalgam.wiring.answering import Answering, Blending, open_profiles
 from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
+from amalgam.wiring.learning import Learning
 from amalgam.wiring.making import Making, Measuring, skill_probes
 from amalgam.wiring.parts import Parts
 from amalgam.wiring.storage import Storage
@@ -32,14 +33,17 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     making = await _started(parts, kept, Making.open(parts, kept, answering, profiles, probes))
     asked = (ask, probes, InnerCharges(access.directory, charging.limits, charging.usage, answering.inference))
     measuring = Measuring.open(parts, kept, answering.inference, making.merges, *asked)
-    upkeep = Upkeep.begin(parts, kept, making, measuring, batching, blending.names, access.directory, charging)
+    aliases = _aliases(kept, answering)
+    learning = Learning.open(parts, kept, answering.inference, aliases, access.audit, charging.usage, ask)
+    looping = (blending.names, access.directory, charging, learning)
+    upkeep = Upkeep.begin(parts, kept, making, measuring, batching, *looping)
     return Services(
         settings=parts.settings,
         engine=parts.engine,
         catalog=kept.catalog,
         inference=answering.inference,
         adapters=making.adapters,
-        aliases=_aliases(kept, answering),
+        aliases=aliases,
         merges=making.merges,
         profiles=profiles,
         metrics=parts.metrics,
@@ -64,6 +68,11 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
         audit=access.audit,
         files=batching.files,
         batches=batching.batches,
+        answers=learning.book,
+        feedback=learning.feedback,
+        experiment_counts=learning.counts,
+        experiments=learning.experiments,
+        shadows=learning.shadows,
     )
 
 

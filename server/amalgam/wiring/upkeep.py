@@ -17,6 +17,7 @@ from amalgam.services.retention import Retention
 from amalgam.telemetry.loop_watch import watch_loop
 from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
+from amalgam.wiring.learning import Learning
 from amalgam.wiring.making import Making, Measuring
 from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, Parts
 from amalgam.wiring.storage import Storage
@@ -41,6 +42,7 @@ class Upkeep:
         names: BlendNames,
         keys: KeyDirectory,
         charging: Charging,
+        learning: Learning,
     ) -> "Upkeep":
         """Begin the loops, and announce the server once it is ready."""
         clock, metrics = kept.database.clock, parts.metrics
@@ -67,6 +69,9 @@ class Upkeep:
             ("keys_used", keys.used_loop),
             ("limits", charging.limits.loop),
             ("usage", charging.usage.loop),
+            ("answers", learning.book.loop),
+            ("experiments", learning.experiments.loop),
+            ("shadows", learning.shadows.loop),
         ]
         if notices is not None:
             loops.append(("notices", partial(notices.listen_loop, kept.catalog.told)))

@@ -103,6 +103,7 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
                 )
             )
         _note_target(target)
+        app_services.shadows.copy(endpoint, body)
         body, profile = app_services.profiles.applied(endpoint, {**body, "model": target.engine_name}, caller.client)
         bounded = app_services.bodies.bounded(endpoint, body)
         asked = app_services.salts.salted(endpoint, bounded, _cache_owner(app_services, caller))
