@@ -7,10 +7,21 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from amalgam.__main__ import app as cli
 from tests.api.fake_engine import FakeEngine
 from tests.support.keys import make_key
-from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, push, start_app, write_adapter
+from tests.support.running_app import (
+    ADMIN_KEY,
+    API_KEY,
+    RunningApp,
+    assert_error,
+    push,
+    served,
+    start_app,
+    write_adapter,
+)
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 PATH = "/admin/v1/aliases"
@@ -321,3 +332,34 @@ async def test_numbers_are_on_the_page_of_metrics_while_it_runs(
     assert 'alias="measured",adapter="sql@1"} ' not in "\n".join(
         line for line in (await admin.get("/metrics")).text.splitlines() if line.startswith("amalgam_experiment_")
     )
+
+
+async def test_a_terminal_starts_shows_lists_and_stops(
+    running_app: RunningApp, admin: httpx.AsyncClient, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    await admin.put(f"{PATH}/typed", json={"targets": [{"model": "sql@1"}, {"model": "sql@2"}]})
+    (tmp_path / "asked.json").write_text('{"metric": "score", "errors": {"most_above": 0.1}}')
+    (tmp_path / "broken.json").write_text("{")
+    async with served(running_app.app) as url:
+        reach = {"AMALGAM_URL": url, "AMALGAM_ADMIN_KEY": ADMIN_KEY}
+
+        async def amalgam(*arguments: str) -> tuple[int, str]:
+            done = await asyncio.to_thread(lambda: CliRunner().invoke(cli, ["experiments", *arguments], env=reach))
+            return done.exit_code, done.output
+
+        code, text = await amalgam("start", "typed", "--metric", "thumb", "--shadow", "sql@3")
+        assert code == 0, text
+        assert text.startswith("typed running\n")
+        assert "control" in text
+        assert "shadow" in text
+        await judged(client, "typed", 2, "sql@1")
+        assert "thumb" in (await amalgam("outcomes", "typed"))[1]
+        assert "running" in (await amalgam("ls"))[1]
+        code, text = await amalgam("stop", "typed")
+        assert (code, text.startswith("typed stopped: stopped\n")) == (0, True)
+        code, text = await amalgam("start", "typed", "--file", str(tmp_path / "asked.json"))
+        assert code == 0, text
+        assert (await shown(admin, "typed"))["errors"] == {"most_above": 0.1, "slow_ms": None}
+        assert (await amalgam("show", "typed"))[0] == 0
+        code, text = await amalgam("start", "typed", "--file", str(tmp_path / "broken.json"))
+        assert (code, "is no JSON" in text) == (1, True)
