@@ -79,7 +79,7 @@ def asked(**given: object) -> ExperimentSpec:
 
 GUARDS: Final = {"metric": None, "errors": Guard(most_above=0.02), "latency": LatencyGuard(most_above=0.05, slow_ms=1)}
 GOES_ON: Final = frozenset({"goes_on"})
-NOT_PROMOTED: Final = frozenset({"no_difference", "undecided", "worse"})
+NOT_PROMOTED: Final = frozenset({"not_better", "undecided", "worse"})
 BETTER: Final = frozenset({"better"})
 
 CASES: Final = (
@@ -89,7 +89,7 @@ CASES: Final = (
         "better, 90 → 95 %, half the requests", (yes(0.9), yes(0.95)), BETTER, 0.5, asked(minimum_effect=0.02), 50_000
     ),
     Case("better, scores, 0.60 → 0.70", (graded(0.6), graded(0.7)), BETTER, 0.5, asked(), 50_000),
-    Case("worse, 70 → 60 %", (yes(0.7), yes(0.6)), frozenset({"worse", "no_difference"}), 0.5, asked(), 50_000),
+    Case("worse, 70 → 60 %", (yes(0.7), yes(0.6)), frozenset({"worse", "not_better"}), 0.5, asked(), 50_000),
     Case("no difference, 65 %", (yes(0.65), yes(0.65)), NOT_PROMOTED, 0.5, asked(most_outcomes=10_000), 10_000),
     Case("no difference, 5 %", (yes(0.05), yes(0.05)), NOT_PROMOTED, 0.5, asked(most_outcomes=10_000), 10_000),
     Case("no difference, scores, 0.65", (graded(0.65),) * 2, NOT_PROMOTED, 0.5, asked(most_outcomes=10_000), 10_000),

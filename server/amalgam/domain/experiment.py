@@ -19,7 +19,7 @@ Assignment = Literal["request", "user", "key"]
 """What always meets the same target: nothing, so that each request draws anew; a ``user``; or a key."""
 ExperimentState = Literal["running", "ended", "stopped"]
 Verdict = Literal[
-    "better", "worse", "no_difference", "undecided", "guard_errors", "guard_latency", "stopped", "replaced"
+    "better", "worse", "not_better", "undecided", "guard_errors", "guard_latency", "stopped", "replaced"
 ]
 """Why an experiment ended: a candidate is better than the control; all are worse, or not better by as much as matters;
 there were as many outcomes as it may have; a guard spoke; somebody stopped it; or somebody changed the alias."""
@@ -220,7 +220,7 @@ def _decided(experiment: Experiment) -> Ending | None:
         return Ending(verdict="better", winner=best, changes_alias=spec.promote)
     if all(_is_no_better(experiment, name) for name in experiment.candidates):
         are_worse = all(_is_worse(experiment, name) for name in experiment.candidates)
-        verdict: Verdict = "worse" if are_worse else "no_difference"
+        verdict: Verdict = "worse" if are_worse else "not_better"
         return Ending(verdict=verdict, winner=spec.control, changes_alias=spec.promote)
     seen = sum(experiment.of(name).outcomes for name in experiment.targets)
     if spec.most_outcomes is not None and seen >= spec.most_outcomes:

@@ -139,7 +139,7 @@ ANSWERS_DROPPED: Final = _counter(
 EXPERIMENTS: Final = _gauge("amalgam_experiments", "Experiments that run, as the registry said last")
 EXPERIMENTS_ENDED: Final = _counter(
     "amalgam_experiments_ended_total",
-    "Experiments that this server ended, by verdict: better, worse, no_difference, undecided, guard_errors, "
+    "Experiments that this server ended, by verdict: better, worse, not_better, undecided, guard_errors, "
     "guard_latency, stopped",
     "verdict",
 )

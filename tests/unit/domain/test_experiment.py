@@ -51,7 +51,7 @@ def test_the_better_one_wins_and_the_worse_one_does_not() -> None:
 
 def test_a_difference_that_does_not_matter_ends_it_for_the_control() -> None:
     many = TargetCounts(outcomes=20_000, total=13_000.0)
-    assert verdict(seen({"a": many, "b": many}, minimum_effect=0.05)) == ("no_difference", "a")
+    assert verdict(seen({"a": many, "b": many}, minimum_effect=0.05)) == ("not_better", "a")
     assert judge(seen({"a": many, "b": many}, minimum_effect=0.005)) is None
 
 
