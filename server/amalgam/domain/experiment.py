@@ -18,9 +18,7 @@ MOST_OUTCOMES: Final = 1_000_000
 Assignment = Literal["request", "user", "key"]
 """What always meets the same target: nothing, so that each request draws anew; a ``user``; or a key."""
 ExperimentState = Literal["running", "ended", "stopped"]
-Verdict = Literal[
-    "better", "worse", "not_better", "undecided", "guard_errors", "guard_latency", "stopped", "replaced"
-]
+Verdict = Literal["better", "worse", "not_better", "undecided", "guard_errors", "guard_latency", "stopped", "replaced"]
 """Why an experiment ended: a candidate is better than the control; all are worse, or not better by as much as matters;
 there were as many outcomes as it may have; a guard spoke; somebody stopped it; or somebody changed the alias."""
 

@@ -12,8 +12,8 @@ MAX_ID_LENGTH: Final = 128
 """Characters of the id of an answer."""
 MAX_NAMES: Final = 16
 """Different names that one answer may be judged under."""
-MAX_OUTCOME_NAMES: Final = 64
-"""Names of outcomes that are shown of one alias."""
+MAX_SUMS: Final = 1000
+"""Sums that are shown of one alias, those of the most feedback: clients make the names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.clock import Clock
-from amalgam.domain.feedback import MAX_NAMES, Answer, Feedback, OutcomeSum
+from amalgam.domain.feedback import MAX_NAMES, MAX_SUMS, Answer, Feedback, OutcomeSum
 from amalgam.errors.learning import FeedbackDiffers, TooMuchFeedback
 from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import answers, experiment_outcomes, experiments, feedback
@@ -82,13 +82,15 @@ class FeedbackRegistry:
             return said, True
 
     async def sums(self, alias: str) -> Sequence[OutcomeSum]:
-        """What was said about an alias' answers, by target, version and name."""
+        """What was said about an alias' answers, by target, version and name; `MAX_SUMS` at most."""
         by = [feedback.c.target, feedback.c.version, feedback.c.name]
         sums = [sa.func.count().label("count"), sa.func.sum(feedback.c.value).label("total")]
-        query = sa.select(*by, *sums).where(feedback.c.alias == alias).group_by(*by).order_by(*by)
+        query = sa.select(*by, *sums).where(feedback.c.alias == alias).group_by(*by)
+        query = query.order_by(sums[0].desc(), *by).limit(MAX_SUMS)
         async with self._database.read(statement_s=LONG_S) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [OutcomeSum(**row) for row in rows]
+        found = [OutcomeSum(**row) for row in rows]
+        return sorted(found, key=lambda one: (one.target, one.version, one.name))
 
     async def remove_before(self, answered: datetime, said: datetime) -> int:
         """Forget answers of before ``answered``, and feedback of before ``said`` that no running experiment counts.

@@ -1,5 +1,6 @@
 """Experiments on aliases, and what clients say of an alias' answers, on the admin plane."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
@@ -28,8 +29,9 @@ def _shown(request: Request) -> Callable[[str], str]:
     return lambda model: model if catalog.covers(model, scopes) else HIDDEN
 
 
-def _view(request: Request, experiment: Experiment) -> ExperimentView:
-    return ExperimentView.of(experiment, _shown(request))
+async def _view(request: Request, experiment: Experiment) -> ExperimentView:
+    """Intervals are searched for, a few milliseconds for each candidate: not on the event loop."""
+    return await asyncio.to_thread(ExperimentView.of, experiment, _shown(request))
 
 
 def router() -> APIRouter:
@@ -46,17 +48,17 @@ def _add_writing(routes: APIRouter) -> None:
         begun = await services(request).experiments.start(
             name, body.spec(), expected=body.revision, scopes=scopes_of(request)
         )
-        return _view(request, begun)
+        return await _view(request, begun)
 
     @routes.delete(_PATH, dependencies=PUBLISHES, summary="Stop an experiment; the alias stays as it is")
     async def stop(request: Request, name: _Name) -> ExperimentView:
-        return _view(request, await services(request).experiments.stop(name))
+        return await _view(request, await services(request).experiments.stop(name))
 
 
 def _add_reading(routes: APIRouter) -> None:
     @routes.get(_PATH, dependencies=READS, summary="The experiment of an alias, or its last one")
     async def show(request: Request, name: _Name) -> ExperimentView:
-        return _view(request, await services(request).experiments.newest(name))
+        return await _view(request, await services(request).experiments.newest(name))
 
     @routes.get("/experiments", dependencies=READS, summary="The newest experiment of each alias")
     async def list_experiments(
@@ -72,10 +74,11 @@ def _add_reading(routes: APIRouter) -> None:
             cursor = page[limit - 1].alias
         shown = found[:limit]
         next_cursor = shown[-1].alias if len(found) > limit else None
-        return ExperimentPageView.of(shown, lambda one: _view(request, one), next_cursor)
+        views = [await _view(request, one) for one in shown]
+        return ExperimentPageView(data=tuple(views), next_cursor=next_cursor)
 
     @routes.get("/aliases/{name}/outcomes", dependencies=READS, summary="What clients say of an alias' answers")
     async def outcomes(request: Request, name: _Name) -> OutcomesView:
         await services(request).aliases.get(name)
-        sums = await services(request).feedback.sums(name)
-        return OutcomesView(data=tuple(OutcomeView.of(one, _shown(request)) for one in sums))
+        sums, shown = await services(request).feedback.sums(name), _shown(request)
+        return await asyncio.to_thread(lambda: OutcomesView(data=tuple(OutcomeView.of(one, shown) for one in sums)))
