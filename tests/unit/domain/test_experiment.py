@@ -70,7 +70,7 @@ def test_of_several_candidates_the_best_wins_and_all_must_lose_before_the_contro
 
 def test_several_candidates_share_the_risk() -> None:
     """Ten candidates need more to be seen of each."""
-    barely = {"a": TargetCounts(outcomes=60, total=20.0), "b": TargetCounts(outcomes=60, total=41.0)}
+    barely = {"a": TargetCounts(outcomes=60, total=20.0), "b": TargetCounts(outcomes=60, total=42.0)}
     assert verdict(seen(barely)) == ("better", "b")
     assert judge(seen(barely, tuple("bcdefghijk"))) is None
 
