@@ -113,7 +113,7 @@ def test_a_look_after_every_outcome_is_seldom_wrong() -> None:
         for _ in range(400):
             side = draws.randrange(2)
             sides[side] = sides[side].plus(Sample(1, float(draws.random() < 0.5)))
-            if is_above(*sides, 0.0, RISK) or is_below(*sides, 0.0, RISK):
+            if is_above(sides[0], sides[1], 0.0, RISK) or is_below(sides[0], sides[1], 0.0, RISK):
                 wrong += 1
                 break
     assert wrong <= 300 * RISK
