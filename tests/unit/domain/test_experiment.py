@@ -87,7 +87,11 @@ def requests(failed: int = 0, slow: int = 0) -> TargetCounts:
 
 
 def test_guards_take_out_what_is_worse_by_more_than_they_allow() -> None:
-    guards = {"metric": None, "errors": Guard(most_above=0.1), "latency": LatencyGuard(most_above=0.1, slow_ms=9)}
+    guards: dict[str, Any] = {
+        "metric": None,
+        "errors": Guard(most_above=0.1),
+        "latency": LatencyGuard(most_above=0.1, slow_ms=9),
+    }
     assert judge(seen({"a": requests(2), "b": requests(10)}, **guards)) is None
     found = judge(seen({"a": requests(2), "b": requests(90), "c": requests(3)}, ("b", "c"), **guards))
     assert found == Ending(verdict="guard_errors", removed=("b",), changes_alias=True)

@@ -23,9 +23,9 @@ async def examples_of(request: Request, by: SignalBody) -> Mapping[str, tuple[st
     found = {name: list(texts) for name, texts in by.examples.items()}
     for name, source in by.evaluations.items():
         await require_evaluation(request, source.evaluation)
-        evaluation = await services(request).evaluations.get(source.evaluation)
+        items = await services(request).evaluations.items(source.evaluation)
         given = found.setdefault(name, [])
-        questions = questions_of(item for item in evaluation.items if source.task in (None, item.task))
+        questions = questions_of(item for item in items if source.task in (None, item.task))
         if not questions:
             reason = "has no question that says something; name another evaluation, or another task of it"
             raise FieldRefused(f"router.by.evaluations.{name[:128]}", reason)
