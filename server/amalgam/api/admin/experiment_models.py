@@ -71,7 +71,11 @@ class ExperimentBody(Body):
         default=0.02, gt=0, lt=1, allow_inf_nan=False, description="a smaller difference of the means does not matter"
     )
     risk: float = Field(
-        default=RISK, gt=0, le=0.5, allow_inf_nan=False, description="of ever ending wrongly, however often one looks"
+        default=RISK,
+        ge=1e-6,
+        le=0.5,
+        allow_inf_nan=False,
+        description="of ever ending wrongly, however often one looks",
     )
     most_outcomes: int | None = Field(
         default=None, ge=1, le=MOST_OUTCOMES, strict=True, description="of all targets; then it ends undecided"
