@@ -12,6 +12,7 @@ from amalgam.services.demo_adapters import register_missing
 from amalgam.services.evaluation_calls import Ask
 from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.lora_modules import register_modules
+from amalgam.services.profiles import ProfileService
 from amalgam.services.usage import Usage
 from amalgam.wiring.access import Access
 from amalgam.wiring.answering import Answering, Blending, open_profiles
@@ -33,17 +34,37 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     making = await _started(parts, kept, Making.open(parts, kept, answering, profiles, probes))
     asked = (ask, probes, InnerCharges(access.directory, charging.limits, charging.usage, answering.inference))
     measuring = Measuring.open(parts, kept, answering.inference, making.merges, *asked)
-    aliases = _aliases(kept, answering)
-    learning = Learning.open(parts, kept, answering.inference, aliases, access.audit, charging.usage, ask)
+    given = (answering.inference, _aliases(kept, answering), access.audit, charging.usage, ask)
+    learning = Learning.open(parts, kept, *given)
     looping = (blending.names, access.directory, charging, learning)
     upkeep = Upkeep.begin(parts, kept, making, measuring, batching, *looping)
+    served, made = (blending, answering, profiles), (making, measuring, upkeep, learning)
+    return _services(parts, kept, salts, access, charging, batching, *served, *made)
+
+
+def _services(
+    parts: Parts,
+    kept: Storage,
+    salts: CacheSalts,
+    access: Access,
+    charging: Charging,
+    batching: Batching,
+    blending: Blending,
+    answering: Answering,
+    profiles: ProfileService,
+    making: Making,
+    measuring: Measuring,
+    upkeep: Upkeep,
+    learning: Learning,
+) -> Services:
+    """What routes may call, of all that is open."""
     return Services(
         settings=parts.settings,
         engine=parts.engine,
         catalog=kept.catalog,
         inference=answering.inference,
         adapters=making.adapters,
-        aliases=aliases,
+        aliases=learning.aliases,
         merges=making.merges,
         profiles=profiles,
         metrics=parts.metrics,

@@ -26,6 +26,7 @@ from amalgam.wiring.storage import Storage
 class Learning:
     """What is learned from answers."""
 
+    aliases: AliasService
     book: AnswerBook
     feedback: FeedbackService
     counts: ExperimentCounts
@@ -83,4 +84,4 @@ class Learning:
         )
         parts.stack.push_async_callback(counts.close)
         parts.stack.push_async_callback(book.close)
-        return cls(book, FeedbackService(rows, book, metrics), counts, experiments, shadows)
+        return cls(aliases, book, FeedbackService(rows, book, metrics), counts, experiments, shadows)
