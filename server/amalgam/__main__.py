@@ -12,6 +12,7 @@ from amalgam.cli import (
     demo,
     doctor,
     engine,
+    experiments,
     export,
     jobs,
     keys,
@@ -42,6 +43,7 @@ app.command()(ask.ask)
 app.command()(usage.usage)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(aliases.app, name="aliases")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(merge.app, name="merge")
 app.add_typer(merges.app, name="merges")
 app.add_typer(jobs.app, name="jobs")

@@ -87,6 +87,7 @@ async def test_one_entry_for_each_change_and_none_for_what_changes_nothing(
     for model in ("one", "two"):
         body = {"targets": [{"model": model, "weight": 1}]}
         await does("alias.set", "name", await admin.put("/admin/v1/aliases/name", json=body))
+    await _experiment(admin, does)
     await does("alias.rollback", "name", await admin.post("/admin/v1/aliases/name:rollback"))
     gone = await does("alias.delete", "name", await admin.delete("/admin/v1/aliases/name"))
     assert (gone["after"], len(gone["before"])) == (None, 64)
@@ -107,6 +108,16 @@ async def test_one_entry_for_each_change_and_none_for_what_changes_nothing(
     await does("version.delete", "one", await admin.delete(f"{one}/versions/2"))
     await does("adapter.delete", "one", await admin.delete(one))
     assert {verb for verb, _ in done} == {spec.verb for spec in AUDITED.values()}
+
+
+async def _experiment(admin: httpx.AsyncClient, does: Any) -> None:
+    path = "/admin/v1/aliases/tried"
+    targets = {"targets": [{"model": "one", "weight": 1}, {"model": "two", "weight": 1}]}
+    await does("alias.set", "tried", await admin.put(path, json=targets))
+    begun = await does("experiment.start", "tried", await admin.put(f"{path}/experiment", json={"metric": "thumb"}))
+    assert begun["before"] != begun["after"]
+    await does("experiment.stop", "tried", await admin.delete(f"{path}/experiment"))
+    await does("alias.delete", "tried", await admin.delete(path))
 
 
 async def _load(admin: httpx.AsyncClient, folder: Path) -> httpx.Response:

@@ -25,7 +25,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", 
 CLIENT_PATHS = {
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/embeddings", "/v1/models", "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content",
-    "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel",
+    "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel", "/v1/feedback",
     "/v1/models/{model:path}", "/tokenize", "/detokenize", "/version",
 }  # fmt: skip
 

@@ -194,6 +194,51 @@ async def test_its_choices_are_counted(running_app: RunningApp, client: httpx.As
     assert await count() == before + 1
 
 
+async def evaluation(admin: httpx.AsyncClient, *texts: str) -> str:
+    """Questions of the tasks ``sql`` and ``json`` in turn."""
+    items = [
+        {"task": ("sql", "json")[place % 2], "messages": chat(text), "reference": "x"}
+        for place, text in enumerate(texts)
+    ]
+    body = {"targets": ["tiny"], "metrics": ["exact_match"], "items": items}
+    answer = await admin.post("/admin/v1/evaluations", json=body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+async def test_questions_of_an_evaluation_are_examples(admin: httpx.AsyncClient, client: httpx.AsyncClient) -> None:
+    given = await evaluation(admin, *(text for pair in zip(SQL, JSON, strict=True) for text in pair))
+    by = {"evaluations": {"sql@1": {"evaluation": given, "task": "sql"}, "json": {"evaluation": given, "task": "json"}}}
+    made = (await put(admin, "evaluated", by=by)).json()["router"]
+    assert made["examples"] == [6, 6]
+    await put(admin, "written-out")
+    for text in (ASKED_SQL, ASKED_JSON, NEITHER):
+        routes = [
+            await routed(client, "/v1/completions", model=name, prompt=text) for name in ("evaluated", "written-out")
+        ]
+        assert routes[0] == routes[1], "the same examples make the same router"
+    both = await put(
+        admin,
+        "evaluated",
+        by={"examples": {"sql@1": SQL[:2], "json": JSON}} | {"evaluations": {"sql@1": by["evaluations"]["sql@1"]}},
+    )
+    assert both.json()["router"]["examples"] == [6, 6], "none counts twice"
+
+
+async def test_evaluations_that_give_no_examples_are_refused(admin: httpx.AsyncClient) -> None:
+    given = await evaluation(admin, *SQL)
+
+    async def asked(**source: Any) -> httpx.Response:
+        by = {"examples": {"json": JSON}, "evaluations": {"sql@1": source}}
+        return await admin.put(f"{PATH}/refused", json={"router": ROUTER | {"by": by}})
+
+    error = assert_error(await asked(evaluation=given, task="none"), 400, "invalid_value")
+    assert error["param"] == "router.by.evaluations.sql@1"
+    assert_error(await asked(evaluation="eval-none"), 404, "evaluation_not_found")
+    error = assert_error(await admin.put(f"{PATH}/refused", json={"router": ROUTER | {"by": {}}}), 400, "invalid_value")
+    assert error["param"] == "router.by.examples"
+
+
 async def test_the_command_line_takes_a_file(running_app: RunningApp, admin: httpx.AsyncClient, tmp_path: Path) -> None:
     (tmp_path / "router.json").write_text(json.dumps(ROUTER))
     (tmp_path / "broken.json").write_text("{")

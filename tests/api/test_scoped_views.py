@@ -90,6 +90,9 @@ async def test_lists_are_whole_but_for_what_is_foreign(two: TwoTenants, kind: st
             }[listing]
             assert set(seen) == expected, listing
         exports = (await session.get("/admin/v1/exports")).json()["data"]
+        experiments = (await session.get("/admin/v1/experiments")).json()["data"]
+        assert [one["alias"] for one in experiments] == ["acme.weighted"]
+        assert [one["model"] for one in experiments[0]["targets"]] == ["acme.sql", *["(not in scope)"] * 3]
         assert [export["name"] for export in exports] == ["acme.whole"]
         assert [tenant["id"] for tenant in (await session.get("/admin/v1/tenants")).json()["data"]] == [OWN]
 
@@ -159,6 +162,7 @@ NAMING = (
 )  # fmt: skip
 BODIES: dict[str, Any] = {
     "/admin/v1/aliases/{name}": {"targets": [{"model": "acme.sql", "weight": 1}]},
+    "/admin/v1/aliases/{name}/experiment": {"metric": "thumb", "shadows": ["zeta-one"]},
     "/admin/v1/adapters/{name}": {"description": "mine"},
     "/admin/v1/adapters/{name}/versions/{number}/profile": {"system_prompt": "x", "active": True},
 }

@@ -116,6 +116,9 @@ async def _aliases(admin: httpx.AsyncClient) -> None:
     ):
         body = {"targets": [{"model": target, "weight": 1} for target in targets]}
         assert (await admin.put(f"/admin/v1/aliases/{name}", json=body)).status_code == 201
+    # By user, so that who names one draws as before.
+    experiment = {"metric": "thumb", "assignment": "user", "shadows": ["zeta.acme.x"]}
+    assert (await admin.put("/admin/v1/aliases/acme.weighted/experiment", json=experiment)).status_code == 200
     for target in ("zeta-two", "acme.json"):
         body = {"targets": [{"model": target, "weight": 1}]}
         assert (await admin.put("/admin/v1/aliases/acme.live", json=body)).status_code == 200

@@ -10,6 +10,7 @@ from amalgam.engine.protocol import Engine
 from amalgam.registry.notices import Notices
 from amalgam.services.adapters import AdapterService
 from amalgam.services.aliases import AliasService
+from amalgam.services.answer_book import AnswerBook
 from amalgam.services.audit import AuditService
 from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.batches import BatchService
@@ -17,7 +18,10 @@ from amalgam.services.blender_link import BlenderLink
 from amalgam.services.cache_salts import CacheSalts
 from amalgam.services.catalog import Catalog
 from amalgam.services.evaluations import EvaluationService
+from amalgam.services.experiment_counts import ExperimentCounts
+from amalgam.services.experiments import ExperimentService
 from amalgam.services.exports import ExportService
+from amalgam.services.feedback import FeedbackService
 from amalgam.services.files import FileService
 from amalgam.services.fits import FitService
 from amalgam.services.idempotency import Idempotency
@@ -29,6 +33,7 @@ from amalgam.services.live_jobs import LiveJobs
 from amalgam.services.merge_trials import MergeTrials
 from amalgam.services.merges import MergeService
 from amalgam.services.profiles import ProfileService
+from amalgam.services.shadows import Shadows
 from amalgam.services.sweeps import SweepService
 from amalgam.services.tenants import TenantService
 from amalgam.services.usage_ledger import UsageLedger
@@ -72,6 +77,11 @@ class Services:
     audit: AuditService
     files: FileService
     batches: BatchService
+    answers: AnswerBook
+    feedback: FeedbackService
+    experiment_counts: ExperimentCounts
+    experiments: ExperimentService
+    shadows: Shadows
 
 
 def services(request: Request) -> Services:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.adapter import VersionRef
+from amalgam.domain.experiment import Carried
 from amalgam.domain.expression import is_expression, parse_expression
 from amalgam.domain.routing import Router
 
@@ -22,7 +23,8 @@ MAX_CHANGES_KEPT: Final = 1000
 
 Uniform = Callable[[], float]
 """Gives a number in [0, 1), each time another."""
-AliasAction = Literal["set", "rollback", "delete"]
+AliasAction = Literal["set", "rollback", "delete", "experiment"]
+"""``experiment``: the end of the experiment that it carried changed it."""
 _FRACTION_BITS: Final = 53
 """As many as a float holds exactly."""
 
@@ -49,6 +51,8 @@ class Alias(BaseModel):
     targets: tuple[AliasTarget, ...] = Field(min_length=1, max_length=MAX_TARGETS)
     router: Router | None = None
     """What chooses among the targets by what a request says; None: their weights do."""
+    experiment: Carried | None = None
+    """The experiment that it carries, while it runs."""
     created_at: datetime
     updated_at: datetime
 
@@ -56,6 +60,24 @@ class Alias(BaseModel):
     def total_weight(self) -> int:
         """The sum of all weights."""
         return sum(target.weight for target in self.targets)
+
+    def sticky(self, user: str | None, key: str) -> str | None:
+        """What always means the same target: who asks, unless an experiment assigns otherwise; None: nothing.
+
+        Args:
+            user: who asks, as the request says.
+            key: stable word for the key; empty without one.
+        """
+        if self.experiment is None or self.experiment.assignment == "user":
+            return user or None
+        return (key or None) if self.experiment.assignment == "key" else None
+
+    def unit(self, tenant: str, user: str | None, key: str) -> str | None:
+        """A digest of what `sticky` says for a tenant: its outcomes are one of the experiment."""
+        sticky = self.sticky(user, key)
+        if sticky is None:
+            return None
+        return hashlib.blake2b(f"{tenant}\0{sticky}".encode(), digest_size=16).hexdigest()
 
     @property
     def meaning(self) -> str:

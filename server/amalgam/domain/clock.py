@@ -44,6 +44,11 @@ def new_key_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def new_experiment_id() -> str:
+    """The same for experiments."""
+    return f"exp-{uuid.uuid4().hex[:24]}"
+
+
 def new_file_id() -> str:
     """The same for stored files."""
     return f"file-{uuid.uuid4().hex}"

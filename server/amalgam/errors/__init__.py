@@ -18,6 +18,7 @@ Every class builds its own message from the values that explain it and ends with
     ├── errors.overload     more than the server can do: a key's share, the whole server, a deadline
     ├── errors.limits       beyond a limit of a key or its tenant: rates, budgets, one request alone
     ├── errors.blends       expressions in the ``model`` field: limits, the blend process
+    ├── errors.learning     feedback of clients, and experiments on aliases
     ├── errors.evaluations  evaluations and sweeps
     ├── errors.batches      stored files, and batches of requests
     ├── errors.jobs         jobs and their leases

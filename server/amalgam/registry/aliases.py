@@ -29,6 +29,7 @@ from amalgam.registry.alias_rows import (
     write_change,
 )
 from amalgam.registry.database import Database
+from amalgam.registry.experiments import replace_experiment
 from amalgam.registry.routers import forget_numbers, keep_numbers
 from amalgam.registry.tables import alias_changes, aliases
 from amalgam.registry.version_rows import bump_revision
@@ -142,7 +143,8 @@ class AliasRegistry:
             now = self._clock()
             alias = await live_alias(connection, name)
             _check(name, await find_row(connection, name), expected)
-            fields = {"revision": alias.revision + 1, "updated_at": now, "deleted_at": now}
+            await replace_experiment(connection, alias, self._clock)
+            fields = {"revision": alias.revision + 1, "updated_at": now, "deleted_at": now, "experiment": None}
             await connection.execute(aliases.update().where(aliases.c.name == name).values(**fields))
             gone = AliasChange(revision=alias.revision + 1, action="delete", targets=(), restores=None, created_at=now)
             await write_change(connection, name, gone)
@@ -211,6 +213,7 @@ class AliasRegistry:
             updated_at=now,
         )
         fields: dict[str, Any] = alias.model_dump() | {"uses": [[use.name, use.number] for use in uses]}
+        await replace_experiment(connection, None if row is None or is_new else alias_of(row), self._clock)
         if row is None:
             await connection.execute(aliases.insert().values(**fields))
         else:

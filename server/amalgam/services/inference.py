@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from amalgam.domain.adapter import AdapterVersion
-from amalgam.domain.alias import Uniform
+from amalgam.domain.alias import Alias, Uniform
 from amalgam.domain.blend import is_blend_name
 from amalgam.domain.in_scope import HIDDEN
 from amalgam.domain.routing import Said
@@ -25,7 +25,7 @@ from amalgam.services.catalog import Catalog, Target
 from amalgam.services.fair_queue import FairQueue, Gone
 from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.store.adapter_store import AdapterStore
-from amalgam.telemetry.context import note_alias
+from amalgam.telemetry.context import note_alias, note_target
 
 T = TypeVar("T")
 SAYS_NOTHING: Final = Said()
@@ -39,9 +39,20 @@ class Asked:
 
     model: str | None
     user: str | None
+    client: str
     said: Callable[[], Said]
     scopes: Scopes
     tenant: str
+
+
+def _note_target(alias: Alias, drawn: str, asked: Asked) -> None:
+    """Say what answers, for who counts what an experiment sees."""
+    experiment = alias.experiment
+    if experiment is None:
+        note_target(drawn, None, None, None)
+    else:
+        unit = alias.unit(asked.tenant, asked.user, asked.client)
+        note_target(drawn, experiment.id, experiment.slow_ms, unit)
 
 
 def loadable(version: AdapterVersion, folder: Path) -> LoadableVersion:
@@ -131,7 +142,7 @@ class Inference:
                 return nullcontext()
             return self._queue.turn(version, gone, client, sequences, within_s, tenant, weight)
 
-        asked = Asked(model, user, said, scopes, tenant)
+        asked = Asked(model, user, client, said, scopes, tenant)
         meaning = await self.found(lambda: self._drawn(asked))
         if before_build is not None and isinstance(meaning, Blend) and not self._blends.has(meaning):
             await before_build()
@@ -248,11 +259,12 @@ class Inference:
         note_alias(alias.name)
         route = None if alias.router is None else self._catalog.route(alias, asked.said())
         if route is None:
-            drawn = self._catalog.draw(alias, asked.user, self._uniform, scopes)
+            drawn = self._catalog.draw(alias, alias.sticky(asked.user, asked.client), self._uniform, scopes)
         else:
             drawn = route.model
             self._catalog.require_served(alias, drawn, scopes)
             route = route.shown(lambda name: covers(name, scopes), HIDDEN)
+        _note_target(alias, drawn, asked)
         meaning = self._meaning(drawn, EVERYTHING, asked.tenant if covers(drawn, scopes) else None)
         is_known = scopes.has_every_name or covers(self._name_of(meaning), scopes)
         return replace(meaning, shown=meaning.shown if is_known else alias.name, route=route)

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     blends: groups.BlendsSettings = Field(default_factory=groups.BlendsSettings)
     exports: groups.ExportsSettings = Field(default_factory=groups.ExportsSettings)
     evaluations: groups.EvaluationsSettings = Field(default_factory=groups.EvaluationsSettings)
+    learning: groups.LearningSettings = Field(default_factory=groups.LearningSettings)
     batches: groups.BatchesSettings = Field(default_factory=groups.BatchesSettings)
     logs: groups.LogsSettings = Field(default_factory=groups.LogsSettings)
 

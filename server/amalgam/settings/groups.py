@@ -347,6 +347,26 @@ class EvaluationsSettings(_Group):
     )
 
 
+class LearningSettings(_Group):
+    """Feedback, experiments and shadows."""
+
+    answers_keep_hours: int = Field(
+        72, ge=0, le=8760, description="hours that clients may judge an answer; 0: no answers are kept, and none judged"
+    )
+    answers_of: Literal["aliases", "all"] = Field(
+        "aliases", description="whose answers may be judged: those to requests that named an alias, or all"
+    )
+    feedback_keep_days: int = Field(
+        90, ge=1, le=36_500, description="days that feedback is kept; a running experiment keeps what it counts"
+    )
+    shadow_concurrency: int = Field(
+        2, ge=1, le=64, description="copies of requests that are asked of shadows at a time"
+    )
+    shadow_waiting: int = Field(
+        64, ge=1, le=10_000, description="copies that wait for spare capacity; further ones are dropped and counted"
+    )
+
+
 class BatchesSettings(_Group):
     """Files that keys store, and batches of requests."""
 

@@ -50,6 +50,14 @@ class RequestContext:
     """Exact version (``sql@3``) or the base model's served name; None before it is known."""
     alias: str | None = None
     """The alias that the request named, if it did."""
+    target: str | None = None
+    """What the alias was drawn to mean, as it names it."""
+    experiment: str | None = None
+    """The experiment that the alias carried."""
+    slow_ms: int | None = None
+    """A longer answer is slow to that experiment, milliseconds."""
+    unit: str | None = None
+    """Digest of what always meets the same target; None where each request draws anew."""
     route: str | None = None
     """Why the alias' router chose as it did, if it has one."""
     trace_id: str | None = None
@@ -97,6 +105,13 @@ def note_alias(name: str) -> None:
     context = _current.get()
     if context is not None:
         context.alias = name
+
+
+def note_target(target: str, experiment: str | None, slow_ms: int | None, unit: str | None) -> None:
+    """Say what an alias means for the current request, and what for; nothing outside of a request."""
+    context = _current.get()
+    if context is not None:
+        context.target, context.experiment, context.slow_ms, context.unit = target, experiment, slow_ms, unit
 
 
 def note_route(reason: str) -> None:

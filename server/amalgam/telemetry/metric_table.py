@@ -147,6 +147,34 @@ TENANT_STORED: Final = _gauge(
 TENANT_STORED_LIMIT: Final = _gauge(
     "amalgam_tenant_stored_bytes_limit", "Bytes that a tenant may store, where a limit says so", "tenant"
 )
+FEEDBACK: Final = _counter("amalgam_feedback_total", "Feedback that clients gave, by result: taken, repeated", "result")
+ANSWERS_DROPPED: Final = _counter(
+    "amalgam_answers_dropped_total", "Answers that cannot be judged, because more ended than could be written"
+)
+EXPERIMENTS: Final = _gauge("amalgam_experiments", "Experiments that run, as the registry said last")
+EXPERIMENTS_ENDED: Final = _counter(
+    "amalgam_experiments_ended_total",
+    "Experiments that this server ended, by verdict: better, worse, not_better, undecided, guard_errors, "
+    "guard_latency, stopped",
+    "verdict",
+)
+EXPERIMENT_OUTCOMES: Final = _gauge(
+    "amalgam_experiment_outcomes",
+    "Feedback that counts in a running experiment, by alias and target",
+    "alias",
+    "adapter",
+)
+EXPERIMENT_MEAN: Final = _gauge(
+    "amalgam_experiment_mean", "Mean of that feedback, 0 to 1, by alias and target", "alias", "adapter"
+)
+EXPERIMENT_ERRORS: Final = _gauge(
+    "amalgam_experiment_errors", "Requests that the server did not answer in a running experiment", "alias", "adapter"
+)
+SHADOWS: Final = _counter(
+    "amalgam_shadow_requests_total",
+    "Copies of requests for shadows, by result: answered, failed, dropped (too many wait for spare capacity)",
+    "result",
+)
 HTTP_REQUESTS: Final = _counter(
     "amalgam_http_requests_total",
     "Requests other than inference that ended, by method, route template and HTTP status",
@@ -327,6 +355,14 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     TENANT_REFUSED,
     TENANT_STORED,
     TENANT_STORED_LIMIT,
+    FEEDBACK,
+    ANSWERS_DROPPED,
+    EXPERIMENTS,
+    EXPERIMENTS_ENDED,
+    EXPERIMENT_OUTCOMES,
+    EXPERIMENT_MEAN,
+    EXPERIMENT_ERRORS,
+    SHADOWS,
     HTTP_REQUESTS,
     CONNECTIONS_CUT,
     LOOP_LATE,

@@ -51,6 +51,7 @@ class RequestWatch:
         "context",
         "endpoint",
         "finished",
+        "first_part",
         "first_s",
         "gap_counts",
         "gap_sum_s",
@@ -78,6 +79,8 @@ class RequestWatch:
         """Engine steps seen in a stream: its tokens, where there is one choice."""
         self.gap_counts: list[int] | None = None
         self.gap_sum_s = 0.0
+        self.first_part = b""
+        """The first part that was not empty, where the id of the answer stands."""
         self.last_part = b""
         """The last part that was not empty, where the usage stands."""
 
@@ -87,6 +90,8 @@ class RequestWatch:
             self.finished = True
         if not body:
             return
+        if not self.first_part:
+            self.first_part = body
         self.last_part = body
         if body.startswith(_ERROR_STARTS):
             self.broken = True

@@ -12,11 +12,13 @@ from amalgam.services.demo_adapters import register_missing
 from amalgam.services.evaluation_calls import Ask
 from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.lora_modules import register_modules
+from amalgam.services.profiles import ProfileService
 from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.wiring.access import Access
 from amalgam.wiring.answering import Answering, Blending, open_profiles
 from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
+from amalgam.wiring.learning import Learning
 from amalgam.wiring.making import Making, Measuring, skill_probes
 from amalgam.wiring.parts import Parts
 from amalgam.wiring.storage import Storage
@@ -32,14 +34,37 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     making = await _started(parts, kept, Making.open(parts, kept, answering, profiles, probes))
     asked = (ask, probes, InnerCharges(access.directory, charging.limits, charging.usage, answering.inference))
     measuring = Measuring.open(parts, kept, answering.inference, making.merges, *asked)
-    upkeep = Upkeep.begin(parts, kept, making, measuring, batching, blending.names, access.directory, charging)
+    given = (answering.inference, _aliases(kept, answering), access.audit, charging.usage, ask)
+    learning = Learning.open(parts, kept, *given)
+    looping = (blending.names, access.directory, charging, learning)
+    upkeep = Upkeep.begin(parts, kept, making, measuring, batching, *looping)
+    served, made = (blending, answering, profiles), (making, measuring, upkeep, learning)
+    return _services(parts, kept, salts, access, charging, batching, *served, *made)
+
+
+def _services(
+    parts: Parts,
+    kept: Storage,
+    salts: CacheSalts,
+    access: Access,
+    charging: Charging,
+    batching: Batching,
+    blending: Blending,
+    answering: Answering,
+    profiles: ProfileService,
+    making: Making,
+    measuring: Measuring,
+    upkeep: Upkeep,
+    learning: Learning,
+) -> Services:
+    """What routes may call, of all that is open."""
     return Services(
         settings=parts.settings,
         engine=parts.engine,
         catalog=kept.catalog,
         inference=answering.inference,
         adapters=making.adapters,
-        aliases=_aliases(kept, answering),
+        aliases=learning.aliases,
         merges=making.merges,
         profiles=profiles,
         metrics=parts.metrics,
@@ -64,6 +89,11 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
         audit=access.audit,
         files=batching.files,
         batches=batching.batches,
+        answers=learning.book,
+        feedback=learning.feedback,
+        experiment_counts=learning.counts,
+        experiments=learning.experiments,
+        shadows=learning.shadows,
     )
 
 

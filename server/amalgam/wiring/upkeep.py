@@ -19,6 +19,7 @@ from amalgam.services.stored_numbers import StoredNumbers
 from amalgam.telemetry.loop_watch import watch_loop
 from amalgam.wiring.batching import Batching
 from amalgam.wiring.charging import Charging
+from amalgam.wiring.learning import Learning
 from amalgam.wiring.making import Making, Measuring
 from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, Parts
 from amalgam.wiring.storage import Storage
@@ -43,6 +44,7 @@ class Upkeep:
         names: BlendNames,
         keys: KeyDirectory,
         charging: Charging,
+        learning: Learning,
     ) -> "Upkeep":
         """Begin the loops, and announce the server once it is ready."""
         clock, metrics = kept.database.clock, parts.metrics
@@ -70,6 +72,9 @@ class Upkeep:
             ("keys_used", keys.used_loop),
             ("limits", charging.limits.loop),
             ("usage", charging.usage.loop),
+            ("answers", learning.book.loop),
+            ("experiments", learning.experiments.loop),
+            ("shadows", learning.shadows.loop),
         ]
         if notices is not None:
             loops.append(("notices", partial(notices.listen_loop, kept.catalog.told)))

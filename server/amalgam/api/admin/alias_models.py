@@ -77,6 +77,7 @@ class AliasView(BaseModel):
     revision: int = Field(description="grows with every change; also the header ETag", examples=[7])
     targets: tuple[TargetView, ...]
     router: RouterView | None = Field(description="what chooses among the targets by content; null: their weights do")
+    experiment: str | None = Field(description="id of the experiment that it carries, while it runs", examples=[None])
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -92,6 +93,7 @@ class AliasView(BaseModel):
                 for t in alias.targets
             ),
             router=None if alias.router is None else RouterView.of(alias.router),
+            experiment=None if alias.experiment is None else alias.experiment.id,
             created_at=alias.created_at,
             updated_at=alias.updated_at,
         )

@@ -21,6 +21,7 @@ from amalgam.api.admin.alias_models import (
 )
 from amalgam.api.admin.in_scope import covered_page, scopes_of, shown_alias
 from amalgam.api.admin.kit import PUBLISHES, READS, WHOLE_NAME, LongLimit, NameCursor, Search, admin_router
+from amalgam.api.admin.router_examples import examples_of
 from amalgam.api.admin.router_models import ExplainBody, ExplanationView
 from amalgam.api.state import services
 from amalgam.domain.alias import Alias, AliasTarget
@@ -85,7 +86,7 @@ def router() -> APIRouter:
 async def _put(request: Request, name: str, body: AliasBody, expected: int | None) -> tuple[Alias, bool]:
     found, scopes = services(request), scopes_of(request)
     if body.router is not None:
-        spec = body.router.spec(found.catalog.base.served_name)
+        spec = body.router.spec(found.catalog.base.served_name, await examples_of(request, body.router.by))
         return await found.aliases.put_router(name, spec, expected=expected, scopes=scopes)
     targets = [AliasTarget(model=target.model, weight=target.weight) for target in body.targets or ()]
     return await found.aliases.put(name, targets, expected=expected, scopes=scopes)

@@ -58,6 +58,8 @@ AUDITED: Final[Mapping[tuple[str, str], Audited]] = {
     ("PUT", "/admin/v1/aliases/{name}"): Audited("alias.set", "alias", "{name}"),
     ("POST", "/admin/v1/aliases/{name}:rollback"): Audited("alias.rollback", "alias", "{name}"),
     ("DELETE", "/admin/v1/aliases/{name}"): Audited("alias.delete", "alias", "{name}"),
+    ("PUT", "/admin/v1/aliases/{name}/experiment"): Audited("experiment.start", "alias", "{name}"),
+    ("DELETE", "/admin/v1/aliases/{name}/experiment"): Audited("experiment.stop", "alias", "{name}"),
     ("POST", "/admin/v1/merges"): Audited("merge.submit", "job"),
     ("POST", "/admin/v1/jobs/{job_id}:cancel"): Audited("job.cancel", "job", "{job_id}"),
     ("POST", "/admin/v1/exports"): Audited("export.submit", "job"),

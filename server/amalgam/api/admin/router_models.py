@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from amalgam.api.admin.kit import NO_NUL, Body
+from amalgam.api.admin.kit import ID_PATTERN, NO_NUL, Body
 from amalgam.domain.alias import MAX_TARGET_LENGTH
 from amalgam.domain.routing import (
     LEAST_EXAMPLES,
@@ -26,14 +26,29 @@ _MAX_TURNS = 256
 _MAX_PROMPT = 100_000
 
 
+class EvaluationBody(Body):
+    """An evaluation whose questions are examples."""
+
+    evaluation: str = Field(pattern=ID_PATTERN, description="its id", examples=["eval-8f14e45fceea4e6f"])
+    task: str | None = Field(
+        default=None, min_length=1, max_length=64, description="items of this task alone", examples=["sql"]
+    )
+
+
 class SignalBody(Body):
-    """What a choice is made by."""
+    """What a choice is made by: examples, written out or from evaluations."""
 
     examples: Mapping[TargetName, _Texts] = Field(
-        min_length=1,
+        default={},
         max_length=MAX_CANDIDATES + 1,
         description=f"texts by candidate, {LEAST_EXAMPLES} or more of each; of otherwise, texts for none",
         examples=[{"sql": ["How many users are there?", "List every order", "Which city has most users?"]}],
+    )
+    evaluations: Mapping[TargetName, EvaluationBody] = Field(
+        default={},
+        max_length=MAX_CANDIDATES + 1,
+        description="evaluations by candidate, whose questions are added to its examples",
+        examples=[{"sql": {"evaluation": "eval-8f14e45fceea4e6f", "task": "sql"}}],
     )
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="least score; without it, found from the examples", examples=[0.2]
@@ -60,12 +75,12 @@ class RouterBody(Body):
     by: SignalBody
     blend: bool = Field(default=False, description="whether two close scores give a blend of both", examples=[False])
 
-    def spec(self, base: str) -> RouterSpec:
-        """What is asked for; ``base`` is the base model's name."""
+    def spec(self, base: str, examples: Mapping[str, tuple[str, ...]]) -> RouterSpec:
+        """What is asked for; ``base`` is the base model's name, ``examples`` those of the body and of evaluations."""
         return RouterSpec(
             candidates=self.candidates,
             otherwise=self.otherwise or base,
-            examples=self.by.examples,
+            examples=examples,
             threshold=self.by.threshold,
             margin=self.by.margin,
             blend=self.blend,

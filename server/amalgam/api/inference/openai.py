@@ -103,7 +103,7 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
                     weight=spending.weight,
                 )
             )
-        _note_target(target)
+        _note_target(target, app_services, endpoint, body)
         body, profile = app_services.profiles.applied(endpoint, {**body, "model": target.engine_name}, caller.client)
         bounded = app_services.bodies.bounded(endpoint, body)
         asked = app_services.salts.salted(endpoint, bounded, _cache_owner(app_services, caller))
@@ -118,8 +118,9 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
         return response
 
 
-def _note_target(target: Target) -> None:
-    """Say what answers the current request, for logs and numbers."""
+def _note_target(target: Target, app_services: Services, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+    """Say what answers the current request, for logs and numbers, and give its shadows a copy."""
+    app_services.shadows.copy(endpoint, body)
     note_adapter(target.engine_name)
     if target.route is not None:
         note_route(target.route.reason)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from amalgam.api.access import matched_route
 from amalgam.api.inference.charging import charge
+from amalgam.api.inference.learning import remember
 from amalgam.engine.token_usage import usage_in_answer, usage_left_on
 from amalgam.telemetry.context import RequestContext, enter
 from amalgam.telemetry.logs import FIELDS
@@ -81,6 +82,7 @@ class Observed:
         else:
             self._metrics.end(watch, code, seconds, usage)
         charge(scope, watch, usage, code)
+        remember(scope, watch, code, seconds)
         if self._access_log:
             _log(watch, method, watch.endpoint or _route(scope), code, seconds, usage)
 
