@@ -30,7 +30,7 @@ from amalgam.api.admin import engine as engine_routes
 from amalgam.api.admin.idempotency import IdempotencyKeys
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
-from amalgam.api.inference import batches, openai, stored_files
+from amalgam.api.inference import batches, openai, own_key, stored_files
 from amalgam.api.inference.batch_asker import BatchAsker
 from amalgam.api.inference.inner_request import inner_ask
 from amalgam.api.transport.cross_origin import CrossOrigin
@@ -100,7 +100,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     """In the order in which they are matched: what is asked most comes first."""
     app.include_router(openai.router(utc_now().timestamp()))
     for module in (
-        *(stored_files, batches),
+        *(own_key, stored_files, batches),
         *(lora_compat, adapters, aliases, merges, lineage, exports, engine_routes),
         *(profiles, evaluations, sweeps, tenants, audit, organization_usage, usage, operations),
     ):

@@ -16,7 +16,8 @@ from tests.support.running_app import API_KEY, write_adapter
 expect.set_options(timeout=PATIENCE_MS)
 PAGES = (
     *("overview", "adapters", "adapters/sql", "lab?recipe=sql%20%2B%200.5*json"),
-    *("playground", "aliases", "evaluations", "jobs", "batches", "tenants", "tenants/acme", "usage"),
+    *("playground", "aliases", "aliases/support", "evaluations", "jobs", "batches", "tenants", "tenants/acme", "usage"),
+    "key",
 )
 MOST_BYTES = 500_000
 
@@ -103,7 +104,7 @@ async def test_the_sliders_and_the_text_are_two_ways_to_say_a_merge(console: Con
     await expect(recipe).to_have_value("sql + 0.5*json")
     await recipe.fill("ties(sql, 0.8*code; density=0.3)")
     await expect(page.get_by_label("weight of code", exact=True)).to_have_value("0.8")
-    await expect(page.get_by_label("density")).to_have_value("0.3")
+    await expect(page.get_by_role("spinbutton", name="density")).to_have_value("0.3")
     await recipe.fill("sql + 0.5*json")
     await page.get_by_role("button", name="normalise").click()
     await expect(recipe).to_have_value("0.667*sql + 0.333*json")
@@ -127,7 +128,18 @@ async def test_a_blend_answers_is_saved_and_is_a_job(console: Console) -> None:
     await expect(page.get_by_role("link", name="mixed@1")).to_be_visible()
     await page.goto(f"{console.url}/console/#/adapters/mixed")
     await page.get_by_role("button", name="lineage").click()
-    await expect(page.get_by_label("Lineage of mixed@1")).to_contain_text("1.5 × json@1")
+    lineage = page.get_by_label("Lineage of mixed@1")
+    await expect(lineage).to_contain_text("1.5 × json@1")
+    drawn = await lineage.locator(".node").evaluate_all(
+        "nodes => nodes.map((node) => [node.querySelector('strong').textContent, node.offsetLeft])"
+    )
+    assert sorted(drawn)[:2] == [["json@1", drawn[1][1]], ["mixed@1", drawn[0][1]]]
+    assert await lineage.locator(".edge path").count() == 2
+    await lineage.get_by_role("button", name="json@1").click()
+    await expect(page.get_by_label("Chosen version")).to_contain_text("not merged here")
+    await lineage.get_by_role("button", name="mixed@1").click()
+    await lineage.get_by_role("button", name="build it again and compare").click()
+    await expect(page.get_by_role("status").get_by_text("came out as the same bytes")).to_be_visible()
     await page.context.close()
 
 

@@ -12,6 +12,7 @@ import Plan from "./lab_plan.js";
 import Save from "./lab_save.js";
 
 const KEPT = 50;
+const STEP = 0.05;
 const TRIED = "amalgam.tried";
 const EMPTY = { method: "task_arithmetic", inputs: [], parameters: {} };
 
@@ -23,10 +24,15 @@ function Parameter({ name, schema, value, set }) {
   const choices = schema.enum ?? schema.anyOf?.find((one) => one.enum)?.enum;
   const hint = `${schema.description ?? ""}${schema.default === undefined || schema.default === null ? "" : ` (${schema.default})`}`;
   const change = (event) => set(event.target.value);
-  return html`<${Field} label=${name} hint=${hint}>${choices
-    ? html`<select value=${value} onChange=${change}><option value="">default</option>${choices.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>`
-    : html`<input type=${schema.type === "boolean" ? "text" : "number"} step="any" min=${schema.minimum ?? schema.exclusiveMinimum}
-        max=${schema.maximum} value=${value} onChange=${change} />`}<//>`;
+  if (choices) return html`<${Field} label=${name} hint=${hint}><select value=${value} onChange=${change}><option value="">default</option>
+    ${choices.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select><//>`;
+  const [least, most] = [schema.minimum ?? schema.exclusiveMinimum, schema.maximum ?? schema.exclusiveMaximum];
+  const number = html`<input type=${schema.type === "boolean" ? "text" : "number"} step="any" min=${least} max=${most} value=${value} onChange=${change} />`;
+  if (schema.type !== "number" || least === undefined || most === undefined) return html`<${Field} label=${name} hint=${hint}>${number}<//>`;
+  // Between its bounds, which themselves are allowed only where the schema says so.
+  const low = schema.minimum ?? least + STEP;
+  return html`<div class="row"><${Field} label=${name} hint=${hint}>${number}<//>
+    <input type="range" aria-label=${`${name}, as a slider`} min=${low} max=${schema.maximum ?? most - STEP} step=${STEP} value=${value === "" ? schema.default ?? low : value} onInput=${change} /></div>`;
 }
 
 function Method({ methods, lab, change }) {
@@ -92,7 +98,7 @@ export default function Lab() {
       <${Method} methods=${methods.value.data} lab=${lab} change=${change} />
     </div>
     <${Recipe} text=${text} change=${change} />
-    <${Answers} lab=${lab} text=${text} answered=${answered} />
+    <${Answers} lab=${lab} text=${text} answered=${answered} change=${change} />
     <${Save} text=${text} lab=${lab} />
     <${Plan} text=${text} />
     <h2>Tried</h2>

@@ -86,6 +86,7 @@ export default function Plan({ text }) {
     ${overall.inputs && html`<${Table} caption="Inputs" head=${["input", "norm", "retention"]}
       rows=${overall.inputs.map((input, at) => [input, fixed(overall.norms?.[at]), fixed(overall.retention?.[at])])} />`}
     ${forecast && plan.recipe.inputs.length > 1 && html`<div class="maps">
+      <${HeatMap} title="Energy kept" low=${0} high=${1} modules=${forecast.modules.filter((one) => one.result)} value=${(one) => one.result.energy_kept} />
       <${HeatMap} title="Cosine of the inputs" low=${-1} high=${1} modules=${forecast.modules} value=${(one) => pairs(one.given.cosine)} />
       <${HeatMap} title="Entries of opposite signs" low=${0} high=${1} modules=${forecast.modules} value=${(one) => pairs(one.given.sign_conflict)} /></div>`}</section>`;
 }
