@@ -39,7 +39,11 @@ async def test_keys_of_the_environment_are_told_too_and_others_are_nobody(runnin
     client = await own(running_app, API_KEY)
     assert (client["role"], client["tenant"], client["id"][:4]) == ("client", "default", "env-")
     metrics = await make_key(running_app, "metrics")
-    async with running_app.http() as nobody, running_app.http("ak_nobody") as stranger, running_app.http(metrics) as scraper:
+    async with (
+        running_app.http() as nobody,
+        running_app.http("ak_nobody") as stranger,
+        running_app.http(metrics) as scraper,
+    ):
         assert_error(await nobody.get("/v1/me"), 401, "invalid_api_key")
         assert_error(await stranger.get("/v1/me"), 401, "invalid_api_key")
         assert (await scraper.get("/v1/me")).status_code == 403
@@ -58,7 +62,9 @@ async def test_what_is_left_of_every_limit_is_told(tmp_path: Path) -> None:
             {"pattern": "secret*", "limits": {"tokens_per_minute": 80}},
         ]
         await make_tenant(limited, "acme", limits={"tokens_per_month": 1000}, model_limits=by_name)
-        key = await make_key(limited, "client", "base", "acme.*", limits={"requests_per_minute": 5, "tokens_per_day": 200})
+        key = await make_key(
+            limited, "client", "base", "acme.*", limits={"requests_per_minute": 5, "tokens_per_day": 200}
+        )
         assert {one["measure"]: one["left"] for one in (await own(limited, key))["limits"]} == {
             "tokens_per_month": 1000, "requests_per_minute": 5, "tokens_per_day": 200, "tokens_per_minute": 70,
         }  # fmt: skip

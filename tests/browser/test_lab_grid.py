@@ -6,9 +6,7 @@ from tests.browser.chromium import PATIENCE_MS
 from tests.browser.conftest import Console
 
 expect.set_options(timeout=PATIENCE_MS)
-ITEMS = "\n".join(
-    f'{{"task": "sql", "prompt": "sql {number}", "reference": "right"}}' for number in range(4)
-)
+ITEMS = "\n".join(f'{{"task": "sql", "prompt": "sql {number}", "reference": "right"}}' for number in range(4))
 
 
 async def test_the_grid_is_filled_scored_and_its_best_cell_taken(console: Console) -> None:

@@ -389,7 +389,9 @@ async def test_how_limits_stand_counts_what_other_front_ends_used(
     await spend(two, payer, 70)
 
 
-async def test_how_limits_stand_is_not_known_while_the_database_is_away(limiter: Limiter, slices: SlicesInMemory) -> None:
+async def test_how_limits_stand_is_not_known_while_the_database_is_away(
+    limiter: Limiter, slices: SlicesInMemory
+) -> None:
     assert await limiter.standings(Payer(tenant(), key())) == []
     slices.is_down = True
     with pytest.raises(RegistryUnavailable):

@@ -43,7 +43,9 @@ class EngineView(BaseModel):
     max_rank: int = Field(examples=[32])
     restarts: int = Field(examples=[0])
     residents: tuple[ResidentView, ...]
-    queue: tuple[QueueView, ...] = Field(description="by adapter, the longest wait first; what is not asked is not there")
+    queue: tuple[QueueView, ...] = Field(
+        description="by adapter, the longest wait first; what is not asked is not there"
+    )
     startup_s: dict[str, float] = Field(examples=[{"import": 9.1, "load": 14.0, "handlers": 2.2}])
     base_fingerprint: str
     worker_alive: bool

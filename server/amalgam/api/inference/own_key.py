@@ -27,7 +27,8 @@ class LimitLeftView(BaseModel):
     limit: int = Field(examples=[100_000])
     left: int = Field(description="of it now, at all servers together", examples=[82_400])
     full_in_s: float | None = Field(
-        description="of a rate: seconds until all of it may be used again, if nothing is used meanwhile", examples=[None]
+        description="of a rate: seconds until all of it may be used again, if nothing is used meanwhile",
+        examples=[None],
     )
     ends_at: Timestamp | None = Field(
         description="of a budget: when it begins anew", examples=["2030-02-01T00:00:00+00:00"]

@@ -3,21 +3,18 @@
 import { useEffect, useState } from "../vendor/hooks.js";
 import { get } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Field, Refusal, Table, useLoaded } from "../js/parts.js";
+import { Field, Refusal, useLoaded } from "../js/parts.js";
 import { read, written } from "../js/recipe.js";
 import { place, query } from "../js/state.js";
 import Answers from "./lab_answers.js";
 import Inputs from "./lab_inputs.js";
+import Log, { useTried } from "./lab_log.js";
 import Plan from "./lab_plan.js";
 import Save from "./lab_save.js";
 
 const KEPT = 50;
 const STEP = 0.05;
-const TRIED = "amalgam.tried";
 const EMPTY = { method: "task_arithmetic", inputs: [], parameters: {} };
-
-/** The blends that answered in this tab, newest first. @returns {{expression: string, answer: string, firstMs: number}[]} */
-const kept = () => JSON.parse(sessionStorage.getItem(TRIED) ?? "[]");
 
 /** Choices of a parameter, or the numbers it may have, by the server's own schema. */
 function Parameter({ name, schema, value, set }) {
@@ -65,7 +62,7 @@ function Recipe({ text, change }) {
 export default function Lab() {
   const methods = useLoaded((signal) => get("/admin/v1/merge-methods", signal), []);
   const [past, setPast] = useState([]);
-  const [tried, setTried] = useState(kept);
+  const { tried, answered } = useTried();
   const [lab, setLab] = useState(() => read(query().get("recipe") ?? "") ?? EMPTY);
   const text = written(lab);
   const asked = place.value[0] === "lab" ? query().get("recipe") : null;
@@ -83,14 +80,6 @@ export default function Lab() {
     setLab(past[past.length - 1]);
     setPast(past.slice(0, -1));
   }
-  /** The log of blends that answered, newest first, each once. */
-  function answered(expression, answer, firstMs) {
-    setTried((rows) => {
-      const next = [{ expression, answer, firstMs }, ...rows.filter((row) => row.expression !== expression)].slice(0, KEPT);
-      sessionStorage.setItem(TRIED, JSON.stringify(next));
-      return next;
-    });
-  }
   if (!methods.value) return html`<h1>Merge lab</h1><${Refusal} error=${methods.error} />`;
   return html`<h1>Merge lab</h1>
     <div class="lab">
@@ -101,8 +90,5 @@ export default function Lab() {
     <${Answers} lab=${lab} text=${text} answered=${answered} change=${change} />
     <${Save} text=${text} lab=${lab} />
     <${Plan} text=${text} />
-    <h2>Tried</h2>
-    <${Table} caption="Blends tried" head=${["recipe", "answer", "first token, ms"]} rows=${tried.map((row) => [
-      html`<button type="button" class="quiet" onClick=${() => change(read(row.expression) ?? lab)}>${row.expression}</button>`,
-      row.answer.slice(0, 120), Math.round(row.firstMs)])} empty="Every blend that answered is kept here, until this tab is closed." />`;
+    <${Log} tried=${tried} text=${text} load=${(expression) => change(read(expression) ?? lab)} />`;
 }
