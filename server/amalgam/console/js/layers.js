@@ -27,24 +27,35 @@ function depths(root, edges) {
 const mean = (numbers) => (numbers.length ? numbers.reduce((sum, one) => sum + one, 0) / numbers.length : 0);
 
 /**
- * Column and row of every node; beside what it went into, as far as there is room.
+ * Column and row of every node, beside what it went into as far as there is room; and by which places each edge leads, so
+ * that one over several columns passes between the nodes of those in the middle.
  * @param {string} root
  * @param {string[]} nodes
- * @param {Edge[]} edges
- * @returns {{places: Map<string, Place>, columns: number, rows: number}}
+ * @param {Edge[]} edges of these nodes alone
+ * @returns {{places: Map<string, Place>, ways: Place[][], columns: number, rows: number}}
  */
 export function layered(root, nodes, edges) {
   const depth = depths(root, edges);
-  const deepest = Math.max(0, ...depth.values());
-  const layers = Array.from({ length: deepest + 1 }, () => /** @type {string[]} */ ([]));
-  for (const node of nodes) layers[depth.get(node) ?? 0].push(node);
+  const of = (node) => depth.get(node) ?? 0;
+  const layers = Array.from({ length: Math.max(0, ...nodes.map(of)) + 1 }, () => /** @type {string[]} */ ([]));
+  for (const node of nodes) layers[of(node)].push(node);
+  const chains = edges.map(({ input, output }, number) => {
+    const middle = [];
+    for (let at = of(input) - 1; at > of(output); at--) {
+      // A blank is in no name, so that this is none.
+      middle.push(`${number} ${at}`);
+      layers[at].push(`${number} ${at}`);
+    }
+    return [input, ...middle, output];
+  });
+  const right = new Map();
+  for (const chain of chains) for (let at = 1; at < chain.length; at++) right.set(chain[at - 1], [...(right.get(chain[at - 1]) ?? []), chain[at]]);
   const rows = Math.max(...layers.map((layer) => layer.length));
   const places = new Map();
   layers.forEach((layer, at) => {
-    const wanted = new Map(layer.map((node) => [node, mean(edges.filter((edge) => edge.input === node && places.has(edge.output)).map((edge) => places.get(edge.output).y))]));
-    const sorted = [...layer].sort((one, other) => (wanted.get(one) ?? 0) - (wanted.get(other) ?? 0));
-    const above = (rows - sorted.length) / 2;
-    sorted.forEach((node, row) => places.set(node, { x: deepest - at, y: above + row }));
+    const wanted = new Map(layer.map((node) => [node, mean((right.get(node) ?? []).map((one) => places.get(one).y))]));
+    const above = (rows - layer.length) / 2;
+    [...layer].sort((one, other) => (wanted.get(one) ?? 0) - (wanted.get(other) ?? 0)).forEach((node, row) => places.set(node, { x: layers.length - 1 - at, y: above + row }));
   });
-  return { places, columns: deepest + 1, rows };
+  return { places, ways: chains.map((chain) => chain.map((one) => places.get(one))), columns: layers.length, rows };
 }

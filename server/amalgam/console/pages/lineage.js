@@ -17,25 +17,35 @@ const PAD = 8;
 /** A weight in words. */
 const told = (weight) => (typeof weight === "number" ? short(weight) : weight === null ? "kept clear of" : "by layer");
 
-/** A line from what went in to what came out, with its weight. */
-function Line({ edge, from, to }) {
-  const [x1, y1, x2, y2] = [from.x * COLUMN + WIDE + PAD, from.y * ROW + HIGH / 2 + PAD, to.x * COLUMN + PAD, to.y * ROW + HIGH / 2 + PAD];
-  const bend = (x2 - x1) / 2;
+/** A line from what went in to what came out, past what lies between, with its weight. @param {{edge: any, way: {x: number, y: number}[]}} given */
+function Line({ edge, way }) {
+  const left = ({ x }) => x * COLUMN + PAD;
+  const middle = ({ y }) => y * ROW + HIGH / 2 + PAD;
+  const steps = way.slice(1).map((to, at) => {
+    const [x1, y1, x2, y2] = [left(way[at]) + WIDE, middle(way[at]), left(to), middle(to)];
+    const bend = (x2 - x1) / 2;
+    const through = at < way.length - 2 ? ` H${x2 + WIDE}` : "";
+    return `C${x1 + bend},${y1} ${x2 - bend},${y2} ${through ? x2 : x2 - 5},${y2}${through}`;
+  });
+  const [from, next] = way;
   return html`<g class=${edge.role === "input" ? "edge" : "edge beside"}>
-    <path d=${`M${x1},${y1} C${x1 + bend},${y1} ${x2 - bend},${y2} ${x2 - 5},${y2}`} marker-end="url(#arrow)" />
-    <text x=${x1 + (x2 - x1) * 0.36} y=${y1 + (y2 - y1) * 0.28 - 5}>${told(edge.weight)}</text></g>`;
+    <path d=${`M${left(from) + WIDE},${middle(from)} ${steps.join(" ")}`} marker-end="url(#arrow)" />
+    <text x=${left(from) + WIDE + 12} y=${middle(from) + (middle(next) - middle(from)) * 0.12 + (middle(next) > middle(from) ? 14 : -5)}>${told(edge.weight)}</text></g>`;
 }
 
 function Graph({ graph, chosen, choose }) {
   const { nodes, edges, root } = graph;
-  const { places, columns, rows } = useMemo(() => layered(root, nodes.map((node) => node.model), edges), [graph]);
+  const { drawn, places, ways, columns, rows } = useMemo(() => {
+    const known = new Set(nodes.map((node) => node.model));
+    const shown = edges.filter((edge) => known.has(edge.input) && known.has(edge.output));
+    return { drawn: shown, ...layered(root, [...known], shown) };
+  }, [graph]);
   const [width, height] = [(columns - 1) * COLUMN + WIDE + 2 * PAD, (rows - 1) * ROW + HIGH + 2 * PAD];
-  const drawn = edges.filter((edge) => places.has(edge.input) && places.has(edge.output));
   return html`<div class="scroll" tabindex="0" role="group" aria-label=${`Graph of ${root}`}>
     <div class="graph" style=${{ width: `${width}px`, height: `${height}px` }}>
       <svg width=${width} height=${height} aria-hidden="true">
         <defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" /></marker></defs>
-        ${drawn.map((edge) => html`<${Line} key=${`${edge.input} ${edge.output} ${edge.role}`} edge=${edge} from=${places.get(edge.input)} to=${places.get(edge.output)} />`)}</svg>
+        ${drawn.map((edge, at) => html`<${Line} key=${at} edge=${edge} way=${ways[at]} />`)}</svg>
       ${nodes.map((node) => {
         const { x, y } = places.get(node.model);
         return html`<button type="button" key=${node.model} class=${node.deleted ? "node gone" : "node"} aria-pressed=${node.model === chosen}
