@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import FilePayload, Page, Response, expect
 
 from tests.browser.chromium import PATIENCE_MS
-from tests.browser.conftest import Console
+from tests.browser.conftest import Console, assert_readable
 from tests.support.running_app import API_KEY, write_adapter
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -29,10 +28,7 @@ async def test_every_page_opens_is_readable_and_stays_with_the_server(console: C
         await page.goto(f"{console.url}/console/#/{place}")
         await expect(page.locator("#page h1")).to_be_visible()
         await page.locator("#page .loading").wait_for(state="detached")
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{place} is too wide"
-        found = await Axe().run(page)
-        serious = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
-        assert not serious, (place, [(one["id"], one["nodes"][0]["html"]) for one in serious])
+        await assert_readable(page, place)
     assert not console.troubles
     assert not console.strangers
     await page.context.close()
@@ -141,6 +137,7 @@ async def test_a_blend_answers_is_saved_and_is_a_job(console: Console) -> None:
     )
     assert sorted(drawn)[:2] == [["json@1", drawn[1][1]], ["mixed@1", drawn[0][1]]]
     assert await lineage.locator(".edge path").count() == 2
+    await assert_readable(page, "a lineage")
     await lineage.get_by_role("button", name="json@1").click()
     await expect(page.get_by_label("Chosen version")).to_contain_text("not merged here")
     await lineage.get_by_role("button", name="mixed@1").click()

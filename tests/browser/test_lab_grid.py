@@ -3,7 +3,7 @@
 from playwright.async_api import expect
 
 from tests.browser.chromium import PATIENCE_MS
-from tests.browser.conftest import Console
+from tests.browser.conftest import Console, assert_readable
 
 expect.set_options(timeout=PATIENCE_MS)
 ITEMS = "\n".join(f'{{"task": "sql", "prompt": "sql {number}", "reference": "right"}}' for number in range(4))
@@ -26,6 +26,7 @@ async def test_the_grid_is_filled_scored_and_its_best_cell_taken(console: Consol
     await expect(grid.get_by_role("button", name="take sql", exact=True)).to_have_text("1.000")
     await expect(grid.get_by_role("button", name="take json", exact=True)).to_have_text("0.000")
     await expect(grid.locator(".cell", has_text="best").first).to_contain_text("1.000")
+    await assert_readable(page, "the grid")
     await grid.get_by_role("button", name="take sql", exact=True).click()
     await expect(page.get_by_label("weight of json", exact=True)).to_have_value("0")
     await page.get_by_role("link", name="item by item").click()

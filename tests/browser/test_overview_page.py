@@ -5,7 +5,7 @@ import asyncio
 from playwright.async_api import expect
 
 from tests.browser.chromium import PATIENCE_MS
-from tests.browser.conftest import Console
+from tests.browser.conftest import Console, assert_readable
 from tests.support.keys import make_key
 from tests.support.running_app import ADMIN_KEY
 
@@ -36,6 +36,7 @@ async def test_a_job_is_followed_by_its_events(console: Console) -> None:
     await expect(page.get_by_role("link", name="followed@1")).to_be_visible()
     await expect(page.get_by_label("Events").get_by_role("row", name="published")).to_be_visible()
     await expect(page.get_by_label("Steps").get_by_role("row").nth(1)).to_be_visible()
+    await assert_readable(page, "a job")
     await page.get_by_role("link", name="All jobs").click()
     await expect(page.get_by_role("heading", name="Batches")).to_be_visible()
     assert not console.troubles

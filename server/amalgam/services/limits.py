@@ -233,6 +233,8 @@ class Limiter:
     async def standings(self, payer: Payer, met: Sequence[int] = ()) -> list[tuple[Bucket, LimitView]]:
         """How every limit of ``payer`` stands with all front ends together, within a second or so.
 
+        What another one holds for its next second is not left.
+
         Args:
             payer: whose limits.
             met: from `patterns_met`: those of its tenant's limits by name that are asked about.

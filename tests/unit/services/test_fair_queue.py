@@ -283,5 +283,5 @@ async def test_what_runs_and_waits_is_told_by_adapter_the_longest_wait_first() -
         driver.now_s = 3.0
         await driver.ask("d")
         lines = {line.name[:1]: (line.running, line.waiting, line.longest_wait_s) for line in driver.queue.by_adapter()}
-        assert list(lines.items()) == [("c", (0, 1, 2.0)), ("d", (0, 1, 0.0)), ("a", (2, 0, 0.0)), ("b", (1, 0, 0.0))]
+        assert list(lines.items()) == [("c", (0, 1, 2.0)), ("a", (2, 0, 0.0)), ("b", (1, 0, 0.0)), ("d", (0, 1, 0.0))]
     assert driver.queue.by_adapter() == []

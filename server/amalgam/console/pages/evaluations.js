@@ -40,8 +40,8 @@ function Create({ done }) {
     <${Field} label=${kind === "sweep" ? "Adapters, with commas; the items of each name it as their task" : "Targets, one a line"}>
       <textarea class="wide" rows="3" value=${targets} onInput=${(event) => setTargets(event.target.value)}></textarea><//>
     <${Field} label="Items: a JSON list, or one JSON object a line"><textarea class="wide" rows="6" spellcheck="false" value=${items} onInput=${(event) => setItems(event.target.value)}></textarea><//>
-    <input type="file" aria-label="items from a file" accept=".json,.jsonl,.txt" onChange=${async (event) => setItems(await event.target.files[0].text())} />
-    <${Action} label="Start" disabled=${!targets.trim()} does=${create} /></details>`;
+    <div class="row"><input type="file" aria-label="items from a file" accept=".json,.jsonl,.txt" onChange=${async (event) => setItems(await event.target.files[0].text())} />
+    <${Action} label="Start" disabled=${!targets.trim()} does=${create} /></div></details>`;
 }
 
 function List() {

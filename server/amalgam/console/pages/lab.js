@@ -28,8 +28,8 @@ function Parameter({ name, schema, value, set }) {
   if (schema.type !== "number" || least === undefined || most === undefined) return html`<${Field} label=${name} hint=${hint}>${number}<//>`;
   // Between its bounds, which themselves are allowed only where the schema says so.
   const low = schema.minimum ?? least + STEP;
-  return html`<div class="row"><${Field} label=${name} hint=${hint}>${number}<//>
-    <input type="range" aria-label=${`${name}, as a slider`} min=${low} max=${schema.maximum ?? most - STEP} step=${STEP} value=${value === "" ? schema.default ?? low : value} onInput=${change} /></div>`;
+  return html`<${Field} label=${name} hint=${hint}><span class="pair">${number}
+    <input type="range" aria-label=${`${name}, as a slider`} min=${low} max=${schema.maximum ?? most - STEP} step=${STEP} value=${value === "" ? schema.default ?? low : value} onInput=${change} /></span><//>`;
 }
 
 function Method({ methods, lab, change }) {
@@ -83,10 +83,9 @@ export default function Lab() {
   if (!methods.value) return html`<h1>Merge lab</h1><${Refusal} error=${methods.error} />`;
   return html`<h1>Merge lab</h1>
     <div class="lab">
-      <${Inputs} lab=${lab} change=${change} undo=${past.length ? undo : null} />
+      <div><${Inputs} lab=${lab} change=${change} undo=${past.length ? undo : null} /><${Recipe} text=${text} change=${change} /></div>
       <${Method} methods=${methods.value.data} lab=${lab} change=${change} />
     </div>
-    <${Recipe} text=${text} change=${change} />
     <${Answers} lab=${lab} text=${text} answered=${answered} change=${change} />
     <${Save} text=${text} lab=${lab} />
     <${Plan} text=${text} />

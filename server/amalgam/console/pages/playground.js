@@ -80,10 +80,10 @@ function link(form, models) {
 /** What an answer may be and what the model may call, as JSON. */
 function Constraints({ form, field }) {
   return html`<details open=${Boolean(form.tools || form.schema || form.more)}><summary>Tools, JSON schema and other fields</summary>
-    <${Field} label="Tools, a JSON list" hint=${TOOLS}><textarea class="wide" rows="3" spellcheck="false" value=${form.tools} onInput=${field("tools")}></textarea><//>
+    <div class="columns"><div><${Field} label="Tools, a JSON list" hint=${TOOLS}><textarea class="wide" rows="3" spellcheck="false" value=${form.tools} onInput=${field("tools")}></textarea><//>
     <${Field} label="tool_choice"><select value=${form.tool_choice} onChange=${field("tool_choice")}>
-      ${["", "auto", "none", "required"].map((one) => html`<option key=${one} value=${one}>${one || "default"}</option>`)}</select><//>
-    <${Field} label="JSON schema of the answer" hint=${SCHEMA}><textarea class="wide" rows="3" spellcheck="false" value=${form.schema} onInput=${field("schema")}></textarea><//>
+      ${["", "auto", "none", "required"].map((one) => html`<option key=${one} value=${one}>${one || "default"}</option>`)}</select><//></div>
+    <${Field} label="JSON schema of the answer" hint=${SCHEMA}><textarea class="wide" rows="3" spellcheck="false" value=${form.schema} onInput=${field("schema")}></textarea><//></div>
     <${Field} label="Further fields of the request, as JSON" hint=${MORE}><textarea class="wide" rows="3" spellcheck="false" value=${form.more} onInput=${field("more")}></textarea><//></details>`;
 }
 
