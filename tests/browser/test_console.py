@@ -110,7 +110,11 @@ async def test_the_sliders_and_the_text_are_two_ways_to_say_a_merge(console: Con
     await expect(recipe).to_have_value("sql + 0.5*json")
     await page.get_by_role("button", name="forget halves").click()
     await expect(page.get_by_role("button", name="halves", exact=True)).to_have_count(0)
-    await expect(page.get_by_role("figure").first).to_contain_text("Cosine of the inputs")
+    await expect(page.get_by_role("figure")).to_contain_text(
+        ["Energy kept", "Cosine of the inputs", "Entries of opposite signs"]
+    )
+    await page.get_by_role("button", name="+ code").click()
+    await expect(recipe).to_have_value("0.667*sql + 0.333*json + 0.5*code")
     await page.context.close()
 
 
