@@ -31,7 +31,7 @@ from amalgam.api.admin import engine as engine_routes
 from amalgam.api.admin.idempotency import IdempotencyKeys
 from amalgam.api.auth import AuthMiddleware, KeyRing
 from amalgam.api.errors import install_error_handlers
-from amalgam.api.inference import batches, feedback, openai, stored_files
+from amalgam.api.inference import batches, feedback, openai, own_key, stored_files
 from amalgam.api.inference.batch_asker import BatchAsker
 from amalgam.api.inference.inner_request import inner_ask
 from amalgam.api.transport.cross_origin import CrossOrigin
@@ -101,7 +101,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes in the order in which they are matched: what is asked most comes first."""
     app.include_router(openai.router(utc_now().timestamp()))
     for module in (
-        *(stored_files, batches, feedback),
+        *(own_key, stored_files, batches, feedback),
         *(lora_compat, adapters, aliases, experiments, merges, lineage, exports, engine_routes),
         *(profiles, evaluations, sweeps, tenants, audit, organization_usage, usage, operations),
     ):

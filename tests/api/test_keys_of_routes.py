@@ -26,7 +26,7 @@ CLIENT_PATHS = {
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/embeddings", "/v1/models", "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content",
     "/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel", "/v1/feedback",
-    "/v1/models/{model:path}", "/tokenize", "/detokenize", "/version",
+    "/v1/models/{model:path}", "/v1/me", "/tokenize", "/detokenize", "/version",
 }  # fmt: skip
 
 

@@ -57,6 +57,8 @@ def expected(method: str, template: str) -> frozenset[Role] | None:
         return OPERATING
     if template.startswith("/admin/") or template == "/v1/unload_lora_adapter":
         return READING if method == "GET" else PUBLISHING
+    if template == "/v1/me":
+        return frozenset(Role) - {METRICS}
     return READING if template.startswith("/v1/organization/") else ASKING
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.api.fake_engine import FakeEngine
+from tests.support.keys import make_key
 from tests.support.running_app import ADMIN_KEY, RunningApp, push, served, start_app, write_adapter
 
 KEY = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -55,6 +56,23 @@ async def until_waiting(http: httpx.AsyncClient, count: int) -> None:
     async with asyncio.timeout(5):
         while line not in (await http.get("/metrics")).text.splitlines():
             await asyncio.sleep(0.005)
+
+
+async def test_operators_see_what_runs_and_what_waits_by_adapter(
+    served_app: tuple[RunningApp, httpx.AsyncClient],
+) -> None:
+    running_app, http = served_app
+    third = asyncio.create_task(http.post("/v1/chat/completions", json=CHAT | {"model": "c"}))
+    await until_waiting(http, 1)
+    queue = (await http.get("/admin/v1/engine")).json()["queue"]
+    assert [(line["model"], line["running"], line["waiting"]) for line in queue] == [
+        ("c@1", 0, 1), ("a@1", 1, 0), ("b@1", 1, 0),
+    ]  # fmt: skip
+    assert 0 < queue[0]["longest_wait_s"] < 10
+    async with running_app.http(await make_key(running_app, "reader", "a")) as reader:
+        assert [line["model"] for line in (await reader.get("/admin/v1/engine")).json()["queue"]] == ["a@1"]
+    third.cancel()
+    await asyncio.gather(third, return_exceptions=True)
 
 
 async def test_a_third_adapter_waits_and_neither_the_base_model_nor_its_tokens_do(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.browser.choosy_engine import ChoosyEngine
@@ -47,6 +48,14 @@ class Console:
 
     def _is_strange(self, url: str) -> bool:
         return not url.startswith((self.url, "data:", "blob:"))
+
+
+async def assert_readable(page: Page, what: str) -> None:
+    """The page is no wider than the window, and axe-core has nothing serious to say of it."""
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{what} is too wide"
+    found = await Axe().run(page)
+    serious = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+    assert not serious, (what, [(one["id"], one["nodes"][0]["html"]) for one in serious])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ CHANGING = {"Register", "Create", "Save", "Save as version", "Make alias", "Roll
             "Promote", "Verify the stored files", "Create the key", "make default", "pin", "load", "rebuild", "rotate",
             "revoke", "cancel", "delete", "bring back", "New", "New key"}  # fmt: skip
 """Labels of what changes something."""
-READ = ("adapters", "adapters/sql", "aliases", "evaluations", "jobs", "tenants/acme", "usage")
+READ = ("overview", "adapters", "adapters/sql", "aliases", "evaluations", "jobs", "tenants/acme", "usage", "key")
 
 
 async def test_a_key_is_made_shown_once_used_rotated_and_revoked(console: Console) -> None:

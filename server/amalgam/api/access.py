@@ -101,6 +101,8 @@ READ: Final = Access("admin", frozenset({Role.READER, Role.PUBLISHER, Role.ADMIN
 PUBLISH: Final = Access("admin", frozenset({Role.PUBLISHER, Role.ADMIN}))
 """What changes names in scope only."""
 ADMIN: Final = Access("admin", frozenset({Role.ADMIN}))
+HOLDER: Final = Access("client", ALL_ROLES - {Role.METRICS})
+"""What a key is told of itself. Without the role of metrics, which on many servers nobody needs a key for."""
 _NO_ROUTE: Final = CLIENT
 """Whoever has a key of either plane is told that there is no such route; others are told nothing."""
 _NOBODY: Final = Access("admin", frozenset())

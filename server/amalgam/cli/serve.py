@@ -206,6 +206,8 @@ def serve_until_stopped(
         split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in parts.items())
         took_s = time.monotonic() - began
         _CONSOLE.print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {url}", soft_wrap=True)
+        if settings.http.console:
+            _CONSOLE.print(f"In a browser: {url}/console/", soft_wrap=True, markup=False)
         if is_demo:
             _print_examples(url)
 

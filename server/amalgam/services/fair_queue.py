@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any, Final
 
 from amalgam.engine.protocol import LoadableVersion
@@ -27,7 +28,7 @@ from amalgam.errors.engine import NoTurn
 from amalgam.errors.overload import AdapterOverShare, DeadlineNotMet
 from amalgam.errors.requests import ClientLeft
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
-from amalgam.services.queue_records import Claim, KeyState, Line, Places, TenantState, Turn, Waiter, Who
+from amalgam.services.queue_records import AdapterLine, Claim, KeyState, Line, Places, TenantState, Turn, Waiter, Who
 from amalgam.telemetry.context import Asker, note_adapter, note_asker, tokens_of_current
 from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
@@ -97,6 +98,22 @@ class FairQueue:
     def waiting(self) -> int:
         """Requests that wait."""
         return sum(len(line.waiting) for line in self._lines.values())
+
+    def by_adapter(self) -> list[AdapterLine]:
+        """What runs and waits, by adapter: the longest wait first, then the most that run."""
+        now_s, found = self._clock(), dict[int, AdapterLine]()
+
+        def line(claim: Claim) -> AdapterLine:
+            return found.setdefault(claim.adapter, AdapterLine("" if claim.adapter == BASE else claim.name))
+
+        for tenant in self._tenants.values():
+            for claim in tenant.claims.values():
+                line(claim).running += 1
+        for waiter in chain.from_iterable(line.waiting for line in self._lines.values()):
+            of = line(waiter.claim)
+            of.waiting += 1
+            of.longest_wait_s = max(of.longest_wait_s, now_s - waiter.since_s)
+        return sorted(found.values(), key=lambda one: (-one.longest_wait_s, -one.running, one.name))
 
     @asynccontextmanager
     async def turn(
@@ -194,7 +211,7 @@ class FairQueue:
     async def _wait(self, claim: Claim, gone: Gone | None, within_s: float | None) -> None:
         self._require_room(claim)
         where, began_s = (claim.client, claim.adapter), self._clock()
-        waiter = Waiter(claim, asyncio.get_running_loop().create_future())
+        waiter = Waiter(claim, asyncio.get_running_loop().create_future(), began_s)
         if not self._lines:
             self._drain.restart()
         self._lines.setdefault(where, Line(began_s)).waiting.append(waiter)

@@ -23,6 +23,7 @@ from amalgam.services.asked_names import AskedNames
 from amalgam.services.blends import Blend, Blends
 from amalgam.services.catalog import Catalog, Target
 from amalgam.services.fair_queue import FairQueue, Gone
+from amalgam.services.queue_records import AdapterLine
 from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.telemetry.context import note_alias, note_target
@@ -279,6 +280,12 @@ class Inference:
         if self._blends.concerns(name):
             return self._blends.is_shown(name, scopes, tenant)
         return self._catalog.covers(name, scopes)
+
+    def queued(self, scopes: Scopes, tenant: str) -> list[AdapterLine]:
+        """What runs and waits in front of the engine, by adapter, as far as a tenant may know of it."""
+        base = self._catalog.base.served_name
+        lines = [replace(line, name=line.name or base) for line in self._queue.by_adapter()]
+        return [line for line in lines if self.is_shown(line.name, scopes, tenant)]
 
     async def _of(self, version: AdapterVersion) -> LoadableVersion:
         """Remembered, so that the disk is not asked on every request.

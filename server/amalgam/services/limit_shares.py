@@ -25,6 +25,7 @@ class Share:
         free: units that may be used.
         free_until_s: only until then.
         waiting: units that requests wait for.
+        is_looked_at: whether somebody waits for word of how it stands.
         others: what the other front ends had when they were last heard of.
         told_s: when that was.
     """
@@ -33,6 +34,7 @@ class Share:
     free: int = 0
     free_until_s: float = float("-inf")
     waiting: int = 0
+    is_looked_at: bool = False
     others: int = 0
     told_s: float = float("-inf")
     _free_slot: int = 0
@@ -120,7 +122,7 @@ class Share:
     def wants_word(self) -> bool:
         """Whether the database has to hear of it, or is to be asked."""
         is_held = self.bucket.measure is Measure.CONCURRENT and self._used_total > 0
-        return bool(self._changed) or self.free > 0 or self.waiting > 0 or is_held
+        return bool(self._changed) or self.free > 0 or self.waiting > 0 or is_held or self.is_looked_at
 
     def is_live(self, now_s: float) -> bool:
         """Whether it matters what the shared clock says: what was used has not been forgotten."""
@@ -161,7 +163,7 @@ class Share:
         keep = min(self.free, wanted) if now_s < self.free_until_s else 0
         told = self._changed | {self._free_slot}
         used = {s: self._used.get(s, 0) for s in told if s != slot and s + self._kept_s > now_s}
-        self.free, self._recent = keep, 0
+        self.free, self._recent, self.is_looked_at = keep, 0, False
         self._changed = set()
         base = self._used.get(slot, 0) + keep
         mine = self._used_total + keep

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from amalgam.domain.clock import Clock
-from amalgam.domain.limits import FRESH_S, SKEW_S, Measure, Payer, Slice, SliceAsk, buckets_of, patterns_met
+from amalgam.domain.limits import FRESH_S, SKEW_S, Bucket, Measure, Payer, Slice, SliceAsk, buckets_of, patterns_met
 from amalgam.errors import AmalgamError
 from amalgam.errors.limits import BudgetSpent, RateLimited, RequestExceedsLimit
 from amalgam.errors.registry import RegistryUnavailable
@@ -234,6 +234,33 @@ class Limiter:
             if measure not in found or left < found[measure].left:
                 found[measure] = LimitView(share.bucket.limit, left, share.full_in_s(now_s))
         return found
+
+    async def standings(self, payer: Payer, met: Sequence[int] = ()) -> list[tuple[Bucket, LimitView]]:
+        """How every limit of ``payer`` stands with all front ends together, within a second or so.
+
+        What another one holds for its next second is not left.
+
+        Args:
+            payer: whose limits.
+            met: from `patterns_met`: those of its tenant's limits by name that are asked about.
+
+        Raises:
+            RegistryUnavailable: nobody can say how much is left.
+        """
+        shares = self._shares.of(buckets_of(payer, met, self.today()))
+        now_s = self._now()
+        if self._ahead_s is None or any(now_s - share.told_s > PERIOD_S for share in shares):
+            for share in shares:
+                share.is_looked_at = True
+            # The first exchange may have begun before it was asked.
+            for _ in range(2):
+                if any(share.is_looked_at for share in shares):
+                    await self._exchanged()
+        now_s = self._now()
+        return [
+            (share.bucket, LimitView(share.bucket.limit, max(0, share.left(now_s)), share.full_in_s(now_s)))
+            for share in shares
+        ]
 
     async def _use(self, needs: list[Need]) -> list[tuple[Share, int]]:
         keep = self._shares.keep

@@ -59,6 +59,23 @@ class Claim:
 
 
 @dataclass(slots=True)
+class AdapterLine:
+    """What is asked of one adapter at one moment.
+
+    Attributes:
+        name: the version's; empty: the base model's.
+        running: requests in the batch.
+        waiting: requests that wait for a place in it.
+        longest_wait_s: of these, so far.
+    """
+
+    name: str
+    running: int = 0
+    waiting: int = 0
+    longest_wait_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Turn:
     """An adapter has one while a request of it runs."""
 
@@ -74,6 +91,7 @@ class Waiter:
 
     claim: Claim
     place: "asyncio.Future[None]"
+    since_s: float
 
 
 @dataclass(slots=True)

@@ -272,3 +272,16 @@ async def test_waits_are_counted_while_they_last_and_timed_when_they_end() -> No
         await driver.end("a")
         assert "amalgam_adapter_turn_wait_seconds_sum 3.0" in driver.page()
         assert "amalgam_adapter_turn_wait_seconds_count 1" in driver.page()
+
+
+async def test_what_runs_and_waits_is_told_by_adapter_the_longest_wait_first() -> None:
+    async with driven(slots=2) as driver:
+        for name in "aab":
+            await driver.ask(name)
+        driver.now_s = 1.0
+        await driver.ask("c")
+        driver.now_s = 3.0
+        await driver.ask("d")
+        lines = {line.name[:1]: (line.running, line.waiting, line.longest_wait_s) for line in driver.queue.by_adapter()}
+        assert list(lines.items()) == [("c", (0, 1, 2.0)), ("a", (2, 0, 0.0)), ("b", (1, 0, 0.0)), ("d", (0, 1, 0.0))]
+    assert driver.queue.by_adapter() == []

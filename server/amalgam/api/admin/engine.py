@@ -1,5 +1,6 @@
 """The engine on the admin plane: what is resident, pinned and held."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 from fastapi import APIRouter, Request
@@ -9,6 +10,7 @@ from amalgam.api.admin.in_scope import scopes_of, tenant_of
 from amalgam.api.admin.kit import READS, admin_router
 from amalgam.api.state import services
 from amalgam.engine.protocol import EngineInfo, EngineState
+from amalgam.services.queue_records import AdapterLine
 
 
 class ResidentView(BaseModel):
@@ -20,8 +22,17 @@ class ResidentView(BaseModel):
     load_s: float = Field(description="seconds its load took")
 
 
+class QueueView(BaseModel):
+    """What is asked of one adapter, or of the base model, right now."""
+
+    model: str = Field(examples=["sql@1"])
+    running: int = Field(description="requests in the batch", examples=[3])
+    waiting: int = Field(description="requests that wait for a place in it", examples=[12])
+    longest_wait_s: float = Field(description="of these, so far, seconds", examples=[0.8])
+
+
 class EngineView(BaseModel):
-    """State, slots and residents of the engine, and whether the merge process runs."""
+    """State, slots, residents and queue of the engine, and whether the merge process runs."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -32,30 +43,42 @@ class EngineView(BaseModel):
     max_rank: int = Field(examples=[32])
     restarts: int = Field(examples=[0])
     residents: tuple[ResidentView, ...]
+    queue: tuple[QueueView, ...] = Field(
+        description="by adapter, the longest wait first; what is not asked is not there"
+    )
     startup_s: dict[str, float] = Field(examples=[{"import": 9.1, "load": 14.0, "handlers": 2.2}])
     base_fingerprint: str
     worker_alive: bool
 
     @classmethod
-    def of(cls, info: EngineInfo, base_fingerprint: str, *, worker_alive: bool) -> "EngineView":
+    def of(
+        cls, info: EngineInfo, queue: Iterable[AdapterLine], base_fingerprint: str, *, worker_alive: bool
+    ) -> "EngineView":
         """The view of ``info``, without the engine's own ids."""
         shown = asdict(info)
         for resident in shown["residents"]:
             resident["model"] = resident.pop("engine_name")
             del resident["lora_id"]
-        return cls.model_validate(shown | {"base_fingerprint": base_fingerprint, "worker_alive": worker_alive})
+        lines = [
+            {"model": line.name, "running": line.running, "waiting": line.waiting,
+             "longest_wait_s": round(line.longest_wait_s, 3)}
+            for line in queue
+        ]  # fmt: skip
+        said = {"queue": lines, "base_fingerprint": base_fingerprint, "worker_alive": worker_alive}
+        return cls.model_validate(shown | said)
 
 
 def router() -> APIRouter:
     """The routes of the engine."""
     routes = admin_router("Engine")
 
-    @routes.get("/engine", dependencies=READS, summary="State, slots and residents")
+    @routes.get("/engine", dependencies=READS, summary="State, slots, residents and queue")
     async def show(request: Request) -> EngineView:
         app_services, whose = services(request), (scopes_of(request), tenant_of(request))
         info = app_services.engine.info()
         shown = tuple(one for one in info.residents if app_services.inference.is_shown(one.engine_name, *whose))
         info = replace(info, residents=shown)
-        return EngineView.of(info, app_services.catalog.base.fingerprint, worker_alive=app_services.worker.alive)
+        queue, fingerprint = app_services.inference.queued(*whose), app_services.catalog.base.fingerprint
+        return EngineView.of(info, queue, fingerprint, worker_alive=app_services.worker.alive)
 
     return routes

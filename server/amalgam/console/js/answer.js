@@ -1,7 +1,8 @@
 // A streamed answer as a page shows it, asked again whenever what it depends on has rested for a moment.
 
-import { useEffect, useState } from "../vendor/hooks.js";
+import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { chat, NOTHING } from "./chat.js";
+import { differing } from "./difference.js";
 import { html } from "./html.js";
 import { Refusal } from "./parts.js";
 
@@ -40,17 +41,25 @@ export function useAnswer(body, restMs, round = 0) {
   return { answer, error };
 }
 
+/** Below it a token was less likely than not. */
+const HALF = Math.log(0.5);
+
+/** What is said of a token on hover. @param {import("./chat.js").Token} token */
+const said = (token) => (token.logprob === null ? undefined : `${(100 * Math.exp(token.logprob)).toFixed(1)} %, log-probability ${token.logprob.toFixed(3)}\n${token.others}`);
+
 /**
- * Tokens; those that differ from another answer's at the same place are marked from the first one on.
+ * Tokens; those that another answer does not have in the same order are marked.
  * @param {{answer: import("./chat.js").Answer, error: any, beside?: import("./chat.js").Answer | null}} given
  */
 export function Answer({ answer, error, beside = null }) {
-  const differs = beside ? answer.tokens.findIndex((token, at) => token.text !== beside.tokens[at]?.text) : -1;
+  const differs = useMemo(
+    () => (beside?.tokens.length ? differing(answer.tokens.map((token) => token.text), beside.tokens.map((token) => token.text)) : new Set()),
+    [answer.tokens, beside?.tokens],
+  );
+  const names = (token, at) => [differs.has(at) && "differs", token.logprob !== null && token.logprob < HALF && "unsure"].filter(Boolean).join(" ");
   return html`<div class="answer" aria-busy=${!answer.ended && answer.tokens.length > 0}>
-    <p class="text" tabindex="0">${answer.tokens.map((token, at) => html`<span key=${at}
-      class=${differs >= 0 && at >= differs ? "differs" : ""}
-      title=${token.logprob === null ? undefined : `${token.logprob.toFixed(3)}\n${token.others}`}>${token.text}</span>`)}${answer.tools}</p>
+    <p class="text" tabindex="0">${answer.tokens.map((token, at) => html`<span key=${at} class=${names(token, at)} title=${said(token)}>${token.text}</span>`)}${answer.tools && html`<code>${answer.tools}</code>`}</p>
     <${Refusal} error=${error} />
     <p class="times">${answer.firstMs === null ? "" : html`<span class="first">${Math.round(answer.firstMs)} ms</span> to the first token`}
-      ${answer.perSecond === null ? "" : `, ${answer.perSecond.toFixed(1)} tokens/s`}${answer.served ? `, ${answer.served}` : ""}</p></div>`;
+      ${answer.perSecond === null ? "" : `, ${answer.perSecond.toFixed(1)} tokens/s`}${answer.served ? `, ${answer.served}` : ""}${differs.size > 0 && answer.ended ? `, ${differs.size} tokens otherwise` : ""}</p></div>`;
 }

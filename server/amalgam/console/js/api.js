@@ -90,6 +90,38 @@ export async function download(path, name) {
   URL.revokeObjectURL(link.href);
 }
 
+/** The lines of a streamed answer, as they come. @param {Response} response @returns {AsyncGenerator<string>} */
+async function* lines(response) {
+  if (response.body === null) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const found = (rest + value).split("\n");
+    rest = found.pop() ?? "";
+    yield* found;
+  }
+}
+
+/** @param {string} line what it says behind `data:`; empty where it says nothing */
+const dataOf = (line) => (line.startsWith("data:") ? line.slice(5).trim() : "");
+
+/**
+ * Server-sent events with their kinds.
+ * @param {string} path
+ * @param {AbortSignal} signal
+ * @returns {AsyncGenerator<{kind: string, data: any}>}
+ */
+export async function* events(path, signal) {
+  let kind = "";
+  for await (const line of lines(await ask("GET", path, { signal }))) {
+    if (line.startsWith("event:")) kind = line.slice(6).trim();
+    const data = dataOf(line);
+    if (data) yield { kind, data: JSON.parse(data) };
+  }
+}
+
 /**
  * The events of a streamed answer, as objects.
  * @param {string} path
@@ -99,23 +131,13 @@ export async function download(path, name) {
  */
 export async function* stream(path, body, signal) {
   const response = await ask("POST", path, { body, signal });
-  if (response.body === null) return;
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) {
-      const data = line.startsWith("data:") ? line.slice(5).trim() : "";
-      if (data === "[DONE]") return;
-      if (data) {
-        const event = JSON.parse(data);
-        if (event.error) throw new ApiError(response.status, String(event.error.code ?? event.error.type), event.error.message, "");
-        yield event;
-      }
-    }
+  for await (const line of lines(response)) {
+    const data = dataOf(line);
+    if (data === "[DONE]") return;
+    if (!data) continue;
+    const event = JSON.parse(data);
+    if (event.error) throw new ApiError(response.status, String(event.error.code ?? event.error.type), event.error.message, "");
+    yield event;
   }
 }
 

@@ -2,10 +2,10 @@
 
 import { render } from "../vendor/preact.js";
 import { useEffect, useState } from "../vendor/hooks.js";
-import { ApiError, ask } from "./api.js";
+import { ApiError, get } from "./api.js";
 import { html } from "./html.js";
 import { Refusal } from "./parts.js";
-import { allowed, dismiss, followAddress, key, linkTo, notices, place, setKey, setTheme, theme } from "./state.js";
+import { allowed, dismiss, followAddress, holder, key, linkTo, notices, place, setKey, setTheme, theme } from "./state.js";
 
 /** Pages by the first part of the address, and what a key has to be good for; each is fetched when it is first opened. */
 const PAGES = {
@@ -19,42 +19,40 @@ const PAGES = {
   batches: { title: "Batches", needs: "asks", load: () => import("../pages/batches.js") },
   tenants: { title: "Tenants", needs: "reads", load: () => import("../pages/tenants.js") },
   usage: { title: "Usage", needs: "reads", load: () => import("../pages/usage.js") },
+  key: { title: "This key", needs: "", isListed: false, load: () => import("../pages/key.js") },
 };
 
-/** Whether the key is good for a route; other errors than a refused key are thrown. */
-async function passes(method, path, body) {
-  try {
-    await ask(method, path, { body });
-    return true;
-  } catch (error) {
-    const status = error instanceof ApiError ? error.status : 0;
-    if ([401, 403, 404].includes(status)) return false;
-    if ([400, 409, 422].includes(status)) return true;
-    throw error;
-  }
-}
+/** What keys of each role are good for. */
+const ROLES = {
+  client: { asks: true, reads: false, changes: false, administers: false },
+  reader: { asks: false, reads: true, changes: false, administers: false },
+  publisher: { asks: true, reads: true, changes: true, administers: false },
+  admin: { asks: true, reads: true, changes: true, administers: true },
+};
 
-/** Ask the server what the key may do. A body that cannot be right tells whether it was looked at. */
-async function learnRoles() {
-  const asks = await passes("GET", "/v1/models?limit=1");
-  const reads = await passes("GET", "/admin/v1/jobs?limit=1");
-  const changes = reads && (await passes("POST", "/admin/v1/merges:plan?diagnostics=false", {}));
-  const administers = changes && (await passes("POST", "/admin/v1/tenants", {}));
-  allowed.value = { asks, reads, changes, administers };
+/** Ask the server whose key this is. Without one, and with one that is not known, nothing is allowed. */
+async function learnRole() {
+  try {
+    const me = await get("/v1/me");
+    holder.value = me;
+    allowed.value = ROLES[me.role];
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 401 || error.code !== "invalid_api_key") throw error;
+    if (key.value) throw new Error("The server does not know this key.");
+  }
 }
 
 function KeyForm() {
   const [error, setError] = useState(null);
   useEffect(() => {
-    learnRoles().catch(setError);
+    learnRole().catch(setError);
   }, []);
   async function submit(event) {
     event.preventDefault();
     setError(null);
     setKey(String(new FormData(event.target).get("key")).trim());
     try {
-      await learnRoles();
-      if (!allowed.value?.asks && !allowed.value?.reads) throw new Error("The server does not know this key.");
+      await learnRole();
     } catch (problem) {
       setError(problem);
     }
@@ -89,10 +87,11 @@ function Page({ name }) {
 
 function Shell() {
   const may = allowed.value;
-  if (may === null || (!may.asks && !may.reads)) return html`<${KeyForm} />`;
-  const wanted = place.value[0] in PAGES ? place.value[0] : may.reads ? "overview" : "playground";
-  const shown = Object.entries(PAGES).filter(([, { needs }]) => may[needs]);
-  const name = may[PAGES[wanted].needs] ? wanted : may.reads ? "overview" : "playground";
+  if (may === null) return html`<${KeyForm} />`;
+  const first = may.reads ? "overview" : "playground";
+  const wanted = place.value[0] in PAGES ? place.value[0] : first;
+  const shown = Object.entries(PAGES).filter(([, { needs, isListed = true }]) => isListed && may[needs]);
+  const name = wanted === "key" || may[PAGES[wanted].needs] ? wanted : first;
   const dark = theme.value === "dark" || (theme.value === "" && matchMedia("(prefers-color-scheme: dark)").matches);
   return html`<header>
       <a class="brand" href="#/">Amalgam</a>
@@ -100,10 +99,11 @@ function Shell() {
         <a key=${page} href=${linkTo(page)} aria-current=${page === name ? "page" : undefined}>${title}</a>`)}
         <a href="docs.html">API</a></nav>
       <button type="button" class="quiet" onClick=${() => setTheme(dark ? "light" : "dark")}>${dark ? "light" : "dark"}</button>
-      ${key.value && html`<button type="button" class="quiet" onClick=${() => {
-        allowed.value = null;
-        setKey("");
-      }}>forget key</button>`}
+      ${key.value && html`<a href=${linkTo("key")} aria-current=${name === "key" ? "page" : undefined}>${holder.value?.name || holder.value?.role}</a>
+        <button type="button" class="quiet" onClick=${() => {
+          allowed.value = null;
+          setKey("");
+        }}>forget key</button>`}
     </header>
     <main id="page"><${Page} name=${name} /></main>`;
 }

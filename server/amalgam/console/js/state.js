@@ -9,6 +9,8 @@ const THEME = "amalgam.theme";
 export const key = signal(sessionStorage.getItem(KEY) ?? "");
 /** What the key may do; null until the server was asked. @type {{value: null | {asks: boolean, reads: boolean, changes: boolean, administers: boolean}}} */
 export const allowed = signal(null);
+/** What the server says of the key. @type {{value: null | {name: string, role: string}}} */
+export const holder = signal(null);
 /** Light or dark; empty: as the system has it. */
 export const theme = signal(localStorage.getItem(THEME) ?? "");
 /** @type {{value: {id: number, text: string, kind: "done" | "wrong"}[]}} */

@@ -3,32 +3,9 @@
 import { useState } from "../vendor/hooks.js";
 import { address, asPython, download, get, inPath, send } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Action, Copy, CopyCurl, fixed, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
+import { Action, Copy, CopyCurl, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
 import { linkTo, notify } from "../js/state.js";
-
-/** A version's ancestors, a generation a column. */
-function Lineage({ name, number }) {
-  const path = `/admin/v1/adapters/${inPath(name)}/versions/${number}/lineage`;
-  const graph = useLoaded((signal) => get(path, signal), [path]);
-  if (graph.error) return html`<${Refusal} error=${graph.error} />`;
-  if (!graph.value) return null;
-  const { nodes, edges, root } = graph.value;
-  const depth = new Map([[root, 0]]);
-  for (const queue = [root]; queue.length; ) {
-    const output = queue.shift();
-    for (const edge of edges.filter((one) => one.output === output))
-      if (!depth.has(edge.input)) {
-        depth.set(edge.input, (depth.get(output) ?? 0) + 1);
-        queue.push(edge.input);
-      }
-  }
-  const columns = [];
-  for (const node of nodes) (columns[depth.get(node.model) ?? 0] ??= []).push(node);
-  return html`<div class="lineage" role="group" aria-label=${`Lineage of ${root}`}>${columns.map((column, at) => html`
-    <ol key=${at}>${column.map((node) => html`<li key=${node.model}>
-      <a href=${linkTo("adapters", node.name)}>${node.model}</a> <small>${node.recipe?.method ?? node.source}${node.deleted ? ", deleted" : ""}</small>
-      ${edges.filter((edge) => edge.output === node.model).map((edge) => html`<p key=${edge.input}><small>${JSON.stringify(edge.weight)} × ${edge.input}</small></p>`)}</li>`)}</ol>`)}</div>`;
-}
+import Lineage from "./lineage.js";
 
 function Snippet({ model }) {
   const body = { model, messages: [{ role: "user", content: "…" }], max_tokens: 64 };
@@ -82,13 +59,6 @@ export default function Adapter({ name }) {
         ${resident ? html`<${Action} label="unload" needs="administers" does=${act("unload", number)} />` : html`<${Action} label="load" needs="administers" does=${act("load", number)} />`}
         <${Action} label="download" needs="reads" does=${() => download(`${path}/versions/${number}/files`, `${name}-${number}.tar`)} />
         <${Action} label="lineage" needs="reads" does=${async () => setOpen(open === number ? 0 : number)} />
-        ${version.recipe_digest && html`<${Action} label="rebuild" does=${async () => {
-          const rebuilt = await send("POST", `${path}/versions/${number}:rebuild`);
-          notify(rebuilt.identical
-            ? `${rebuilt.model} was built again in ${fixed(rebuilt.seconds, 1)} s, and came out as the same bytes.`
-            : `${rebuilt.model} was built again and came out otherwise: ${rebuilt.rebuilt_digest.slice(0, 12)}… instead of ${rebuilt.digest.slice(0, 12)}….`,
-            rebuilt.identical ? "done" : "wrong");
-        }} />`}
         ${!isDefault && html`<${Action} label="delete" kind="danger" sure=${`Delete ${version.model}?`} does=${() => remove(number)} />`}
       </div>`,
     ];

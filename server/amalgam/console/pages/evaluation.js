@@ -8,10 +8,19 @@ import { linkTo } from "../js/state.js";
 
 const EVERY_MS = 1500;
 
+/** By task: on how many items the right one is better, and how likely that is by chance. */
+function Standing({ path, pair, done }) {
+  const [baseline, candidate] = pair;
+  const found = useLoaded((signal) => get(`${path}/compare?baseline=${baseline}&candidate=${candidate}`, signal), [path, baseline, candidate, done]);
+  return html`<${Refusal} error=${found.error} />
+    <${Table} caption="Comparison" head=${["task", "metric", "left", "right", "right better", "left better", "by chance"]} rows=${(found.value?.data ?? []).map((row) => [
+      row.task, row.metric, fixed(row.baseline, 3), fixed(row.candidate, 3), row.wins, row.losses, row.p_value < 0.001 ? "less than 0.1 %" : `${fixed(100 * row.p_value, 1)} %`])} />`;
+}
+
 /** The items of two targets side by side, those on which they differ first. */
-function Compare({ path, targets }) {
+function Compare({ path, targets, done }) {
   const [pair, setPair] = useState([0, Math.min(1, targets.length - 1)]);
-  const results = useLoaded((signal) => Promise.all(pair.map((target) => get(`${path}/results?target=${target}&limit=500`, signal))), [path, ...pair]);
+  const results = useLoaded((signal) => Promise.all(pair.map((target) => get(`${path}/results?target=${target}&limit=500`, signal))), [path, done, ...pair]);
   const choose = (side) => (event) => setPair(pair.with(side, Number(event.target.value)));
   const select = (side, label) => html`<${Field} label=${label}><select value=${pair[side]} onChange=${choose(side)}>
     ${targets.map((target, at) => html`<option key=${at} value=${at}>${target.model}</option>`)}</select><//>`;
@@ -21,7 +30,8 @@ function Compare({ path, targets }) {
   const rows = left.map((one) => ({ one, two: other.get(one.item) }));
   const differs = ({ one, two }) => (score(one) === score(two) ? 1 : 0);
   rows.sort((a, b) => differs(a) - differs(b) || a.one.item - b.one.item);
-  return html`<h2>Item by item</h2><div class="row">${select(0, "Left")}${select(1, "Right")}</div><${Refusal} error=${results.error} />
+  return html`<h2>Item by item</h2><div class="row">${select(0, "Left")}${select(1, "Right")}</div><${Standing} path=${path} pair=${pair} done=${done} />
+    <${Refusal} error=${results.error} />
     <${Table} caption="Answers" head=${["item", "left", "", "right", ""]} rows=${rows.slice(0, 200).map(({ one, two }) => [
       one.item, one.answer ?? "", score(one), two?.answer ?? "", score(two)])} />`;
 }
@@ -43,5 +53,5 @@ export default function Evaluation({ id }) {
       <${Action} label="Download as CSV" needs="reads" does=${() => download(`${path}/export?format=csv`, `${id}.csv`)} /> <${CopyCurl} path=${path} /></p>
     <${Table} caption="Means" head=${["model", "task", "metric", "mean", "items"]} rows=${table.map((cell) => [cell.model, cell.task, cell.metric, fixed(cell.mean, 3), cell.count])} />
     ${refused.map((one) => html`<p class="warning" key=${`${one.target} ${one.code}`}>${evaluation.targets[one.target]?.model}: ${one.count} items ended with <code>${one.code}</code></p>`)}
-    ${evaluation.targets.length > 1 && html`<${Compare} path=${path} targets=${evaluation.targets} />`}`;
+    ${evaluation.targets.length > 1 && html`<${Compare} path=${path} targets=${evaluation.targets} done=${evaluation.done} />`}`;
 }

@@ -3,25 +3,13 @@
 import { useState } from "../vendor/hooks.js";
 import { get, send } from "../js/api.js";
 import { html } from "../js/html.js";
+import { example, itemsOf } from "../js/items.js";
 import { Action, CopyCurl, Field, Refusal, Table, useLoaded, when } from "../js/parts.js";
 import { allowed, linkTo, query } from "../js/state.js";
 import Evaluation from "./evaluation.js";
 import Sweep from "./sweep.js";
 
 const EVERY_MS = 2000;
-/** An item of each task; those of a sweep are named as its adapters. @param {string[]} tasks */
-const example = (tasks) => tasks.map((task) => ({ task, messages: [{ role: "user", content: "2 + 2 = ?" }], reference: "4" }));
-
-/** Items from a text: a JSON list, or one JSON object a line. */
-function itemsOf(text) {
-  try {
-    const all = JSON.parse(text);
-    return Array.isArray(all) ? all : [all];
-  } catch {
-    return text.split("\n").filter((line) => line.trim()).map((line) => JSON.parse(line));
-  }
-}
-
 /** The body of a search over the weights of some adapters, each measured on the task of its own name. */
 function sweepOf(adapters, items, trials) {
   const weights = Object.fromEntries(adapters.map((name) => [name, { low: 0.2, high: 1.2 }]));
@@ -52,8 +40,8 @@ function Create({ done }) {
     <${Field} label=${kind === "sweep" ? "Adapters, with commas; the items of each name it as their task" : "Targets, one a line"}>
       <textarea class="wide" rows="3" value=${targets} onInput=${(event) => setTargets(event.target.value)}></textarea><//>
     <${Field} label="Items: a JSON list, or one JSON object a line"><textarea class="wide" rows="6" spellcheck="false" value=${items} onInput=${(event) => setItems(event.target.value)}></textarea><//>
-    <input type="file" aria-label="items from a file" accept=".json,.jsonl,.txt" onChange=${async (event) => setItems(await event.target.files[0].text())} />
-    <${Action} label="Start" disabled=${!targets.trim()} does=${create} /></details>`;
+    <div class="row"><input type="file" aria-label="items from a file" accept=".json,.jsonl,.txt" onChange=${async (event) => setItems(await event.target.files[0].text())} />
+    <${Action} label="Start" disabled=${!targets.trim()} does=${create} /></div></details>`;
 }
 
 function List() {

@@ -1,26 +1,27 @@
-// What was asked to be built: merges, exports and the rest, as they go on.
+// What was asked to be built: merges, exports and the rest, as they go on; and the batches of whoever looks.
 
 import { get, inPath, send } from "../js/api.js";
 import { html } from "../js/html.js";
 import { Action, CopyCurl, Refusal, Table, useLoaded, when } from "../js/parts.js";
-import { linkTo } from "../js/state.js";
+import { allowed, linkTo } from "../js/state.js";
+import Job, { ENDED, Progress, Result } from "./job.js";
 
 const EVERY_MS = 1000;
-const ENDED = new Set(["published", "done", "failed", "cancelled"]);
+const BATCHES_MS = 5000;
+const SHOWN = 5;
 
-function Progress({ job }) {
-  const { modules_done: done, modules_total: all } = job.progress ?? {};
-  if (ENDED.has(job.state) || !all) return job.state;
-  return html`<label>${job.state} <progress value=${done} max=${all}></progress></label>`;
+/** The newest batches of the key, where it may have any. */
+function Batches() {
+  const list = useLoaded((signal) => get(`/v1/batches?limit=${SHOWN}`, signal), [], BATCHES_MS);
+  const counted = ({ completed, failed, total }) => `${completed} of ${total}${failed ? `, ${failed} refused` : ""}`;
+  return html`<h2>Batches</h2><${Refusal} error=${list.error} />
+    ${list.value && html`<${Table} caption="Batches" head=${["batch", "endpoint", "state", "answered", "sent"]} empty="There is no batch yet."
+      rows=${list.value.data.map((batch) => [html`<a href=${linkTo("batches")}><code>${batch.id}</code></a>`, batch.endpoint, batch.status,
+        counted(batch.request_counts), when(new Date(batch.created_at * 1000).toISOString())])} />`}
+    <p><a href=${linkTo("batches")}>All batches of this key, and new ones</a></p>`;
 }
 
-function Result({ job }) {
-  if (job.error) return html`<span class="refusal">${job.error.message} <code>${job.error.code}</code></span>`;
-  if (!job.version) return "";
-  return html`<a href=${linkTo("adapters", job.name)}>${job.version}</a>`;
-}
-
-export default function Jobs() {
+function List() {
   const jobs = useLoaded((signal) => get("/admin/v1/jobs?limit=100", signal), [], EVERY_MS);
   async function cancel(id) {
     await send("POST", `/admin/v1/jobs/${inPath(id)}:cancel`);
@@ -28,7 +29,12 @@ export default function Jobs() {
   }
   return html`<h1>Jobs</h1><${Refusal} error=${jobs.error} />
     ${jobs.value && html`<${Table} caption="Jobs" head=${["kind", "makes", "state", "result", "began", ""]} rows=${jobs.value.data.map((job) => [
-      job.kind, job.name, html`<${Progress} job=${job} />`, html`<${Result} job=${job} />`, when(job.created_at),
+      html`<a href=${linkTo("jobs", job.id)}>${job.kind}</a>`, job.name, html`<${Progress} job=${job} />`, html`<${Result} job=${job} />`, when(job.created_at),
       ENDED.has(job.state) ? "" : html`<${Action} label="cancel" does=${() => cancel(job.id)} />`])} />`}
-    <p><${CopyCurl} path="/admin/v1/jobs" /></p>`;
+    <p><${CopyCurl} path="/admin/v1/jobs" /></p>
+    ${allowed.value?.asks && html`<${Batches} />`}`;
+}
+
+export default function Jobs({ rest }) {
+  return rest.length ? html`<${Job} key=${rest[0]} id=${rest[0]} />` : html`<${List} />`;
 }

@@ -3,30 +3,33 @@
 import { useEffect, useState } from "../vendor/hooks.js";
 import { get } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Field, Refusal, Table, useLoaded } from "../js/parts.js";
+import { Field, Refusal, useLoaded } from "../js/parts.js";
 import { read, written } from "../js/recipe.js";
 import { place, query } from "../js/state.js";
 import Answers from "./lab_answers.js";
 import Inputs from "./lab_inputs.js";
+import Log, { useTried } from "./lab_log.js";
 import Plan from "./lab_plan.js";
 import Save from "./lab_save.js";
 
 const KEPT = 50;
-const TRIED = "amalgam.tried";
+const STEP = 0.05;
 const EMPTY = { method: "task_arithmetic", inputs: [], parameters: {} };
-
-/** The blends that answered in this tab, newest first. @returns {{expression: string, answer: string, firstMs: number}[]} */
-const kept = () => JSON.parse(sessionStorage.getItem(TRIED) ?? "[]");
 
 /** Choices of a parameter, or the numbers it may have, by the server's own schema. */
 function Parameter({ name, schema, value, set }) {
   const choices = schema.enum ?? schema.anyOf?.find((one) => one.enum)?.enum;
   const hint = `${schema.description ?? ""}${schema.default === undefined || schema.default === null ? "" : ` (${schema.default})`}`;
   const change = (event) => set(event.target.value);
-  return html`<${Field} label=${name} hint=${hint}>${choices
-    ? html`<select value=${value} onChange=${change}><option value="">default</option>${choices.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>`
-    : html`<input type=${schema.type === "boolean" ? "text" : "number"} step="any" min=${schema.minimum ?? schema.exclusiveMinimum}
-        max=${schema.maximum} value=${value} onChange=${change} />`}<//>`;
+  if (choices) return html`<${Field} label=${name} hint=${hint}><select value=${value} onChange=${change}><option value="">default</option>
+    ${choices.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select><//>`;
+  const [least, most] = [schema.minimum ?? schema.exclusiveMinimum, schema.maximum ?? schema.exclusiveMaximum];
+  const number = html`<input type=${schema.type === "boolean" ? "text" : "number"} step="any" min=${least} max=${most} value=${value} onChange=${change} />`;
+  if (schema.type !== "number" || least === undefined || most === undefined) return html`<${Field} label=${name} hint=${hint}>${number}<//>`;
+  // Between its bounds, which themselves are allowed only where the schema says so.
+  const low = schema.minimum ?? least + STEP;
+  return html`<${Field} label=${name} hint=${hint}><span class="pair">${number}
+    <input type="range" aria-label=${`${name}, as a slider`} min=${low} max=${schema.maximum ?? most - STEP} step=${STEP} value=${value === "" ? schema.default ?? low : value} onInput=${change} /></span><//>`;
 }
 
 function Method({ methods, lab, change }) {
@@ -59,7 +62,7 @@ function Recipe({ text, change }) {
 export default function Lab() {
   const methods = useLoaded((signal) => get("/admin/v1/merge-methods", signal), []);
   const [past, setPast] = useState([]);
-  const [tried, setTried] = useState(kept);
+  const { tried, answered } = useTried();
   const [lab, setLab] = useState(() => read(query().get("recipe") ?? "") ?? EMPTY);
   const text = written(lab);
   const asked = place.value[0] === "lab" ? query().get("recipe") : null;
@@ -77,26 +80,14 @@ export default function Lab() {
     setLab(past[past.length - 1]);
     setPast(past.slice(0, -1));
   }
-  /** The log of blends that answered, newest first, each once. */
-  function answered(expression, answer, firstMs) {
-    setTried((rows) => {
-      const next = [{ expression, answer, firstMs }, ...rows.filter((row) => row.expression !== expression)].slice(0, KEPT);
-      sessionStorage.setItem(TRIED, JSON.stringify(next));
-      return next;
-    });
-  }
   if (!methods.value) return html`<h1>Merge lab</h1><${Refusal} error=${methods.error} />`;
   return html`<h1>Merge lab</h1>
     <div class="lab">
-      <${Inputs} lab=${lab} change=${change} undo=${past.length ? undo : null} />
+      <div><${Inputs} lab=${lab} change=${change} undo=${past.length ? undo : null} /><${Recipe} text=${text} change=${change} /></div>
       <${Method} methods=${methods.value.data} lab=${lab} change=${change} />
     </div>
-    <${Recipe} text=${text} change=${change} />
-    <${Answers} lab=${lab} text=${text} answered=${answered} />
+    <${Answers} lab=${lab} text=${text} answered=${answered} change=${change} />
     <${Save} text=${text} lab=${lab} />
     <${Plan} text=${text} />
-    <h2>Tried</h2>
-    <${Table} caption="Blends tried" head=${["recipe", "answer", "first token, ms"]} rows=${tried.map((row) => [
-      html`<button type="button" class="quiet" onClick=${() => change(read(row.expression) ?? lab)}>${row.expression}</button>`,
-      row.answer.slice(0, 120), Math.round(row.firstMs)])} empty="Every blend that answered is kept here, until this tab is closed." />`;
+    <${Log} tried=${tried} text=${text} load=${(expression) => change(read(expression) ?? lab)} />`;
 }

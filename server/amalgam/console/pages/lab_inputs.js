@@ -11,6 +11,8 @@ const HIGHEST = 2;
 const STEP = 0.05;
 const MOST = 8;
 const OFFERED = 50;
+/** So many stand there to be clicked on; all are found by name. */
+const NAMED = 12;
 
 function Slider({ input, set, remove }) {
   const { model, weight, locked } = input;
@@ -53,6 +55,8 @@ function Add({ inputs, add }) {
   return html`<${Field} label="Add an adapter" hint=${inputs.length ? "" : "two of them make a blend; each gets a slider"}>
     <input list="adapters" value=${wanted} maxlength="128" onInput=${input} onChange=${() => setSure(true)} />
     <datalist id="adapters">${free.map((one) => html`<option key=${one.name} value=${one.name}>${one.description}</option>`)}</datalist><//>
+    ${!wanted && free.length > 0 && html`<p class="row">${free.slice(0, NAMED).map((one) => html`<button type="button" class="chip" key=${one.name} title=${one.description} onClick=${() => add(one.name)}>+ ${one.name}</button>`)}
+      ${free.length > NAMED && html`<small>and others, by name</small>`}</p>`}
     <${Refusal} error=${found.error} />`;
 }
 

@@ -30,8 +30,8 @@ function usePlan(text) {
   return { plan, error };
 }
 
-/** A value of each layer and kind of module, as a map of colours with the number behind each. */
-function HeatMap({ title, low, high, modules, value }) {
+/** A value of each layer and kind of module, as a map of colours from the least to the greatest, with the number behind each. */
+function HeatMap({ title, modules, value }) {
   const cells = new Map();
   const kinds = new Set();
   const layers = new Set();
@@ -44,12 +44,13 @@ function HeatMap({ title, low, high, modules, value }) {
   }
   const columns = [...layers].sort((one, other) => one - other);
   if (!columns.length) return null;
+  const [low, high] = [Math.min(...cells.values()), Math.max(...cells.values())];
   /** Blue below the middle, orange above it. */
   const colour = (number) => {
-    const share = Math.max(0, Math.min(1, (number - low) / (high - low)));
+    const share = Math.max(0, Math.min(1, high > low ? (number - low) / (high - low) : 0.5));
     return { background: `color-mix(in oklab, var(--cold) ${Math.round((1 - share) * 100)}%, var(--warm))` };
   };
-  return html`<figure><figcaption>${title} <small>${low} to ${high}, by layer</small></figcaption><div class="scroll" tabindex="0" role="group" aria-label=${title}><table class="heat">
+  return html`<figure><figcaption>${title} <small>${fixed(low)} to ${fixed(high)}, by layer</small></figcaption><div class="scroll" tabindex="0" role="group" aria-label=${title}><table class="heat">
     <thead><tr><th scope="col"><span class="unseen">module</span></th>${columns.map((layer) => html`<th scope="col" key=${layer}>${layer}</th>`)}</tr></thead>
     <tbody>${[...kinds].map((kind) => html`<tr key=${kind}><th scope="row">${kind}</th>${columns.map((layer) => {
       const number = cells.get(`${layer} ${kind}`);
@@ -86,6 +87,7 @@ export default function Plan({ text }) {
     ${overall.inputs && html`<${Table} caption="Inputs" head=${["input", "norm", "retention"]}
       rows=${overall.inputs.map((input, at) => [input, fixed(overall.norms?.[at]), fixed(overall.retention?.[at])])} />`}
     ${forecast && plan.recipe.inputs.length > 1 && html`<div class="maps">
-      <${HeatMap} title="Cosine of the inputs" low=${-1} high=${1} modules=${forecast.modules} value=${(one) => pairs(one.given.cosine)} />
-      <${HeatMap} title="Entries of opposite signs" low=${0} high=${1} modules=${forecast.modules} value=${(one) => pairs(one.given.sign_conflict)} /></div>`}</section>`;
+      <${HeatMap} title="Energy kept" modules=${forecast.modules.filter((one) => one.result)} value=${(one) => one.result.energy_kept} />
+      <${HeatMap} title="Cosine of the inputs" modules=${forecast.modules} value=${(one) => pairs(one.given.cosine)} />
+      <${HeatMap} title="Entries of opposite signs" modules=${forecast.modules} value=${(one) => pairs(one.given.sign_conflict)} /></div>`}</section>`;
 }

@@ -5,17 +5,20 @@ import { ask, get } from "../js/api.js";
 import { html } from "../js/html.js";
 import { CopyCurl, fixed, Refusal, Table, useLoaded, when } from "../js/parts.js";
 import { meanBetween, rate, samples, total } from "../js/prometheus.js";
-import { linkTo } from "../js/state.js";
+import { allowed, linkTo } from "../js/state.js";
 
 const EVERY_MS = 2000;
+const LONG_WAIT_S = 10;
+const STALE_S = 5;
 
 const Figure = ({ name, value, unit = "" }) =>
   html`<div class="figure"><dt>${name}</dt><dd>${value}${unit && html` <small>${unit}</small>`}</dd></div>`;
 
-/** The metrics of now and of before, so that rates can be told. */
+/** The metrics of now and of before, so that rates can be told. They name every adapter, and are the administrator's. */
 function useMetrics() {
   const before = useRef(null);
   return useLoaded(async (signal) => {
+    if (!allowed.value?.administers) return null;
     const page = samples(await (await ask("GET", "/metrics", { signal })).text());
     const now = { at: performance.now(), page };
     const pair = { before: before.current ?? now, now };
@@ -25,8 +28,14 @@ function useMetrics() {
 }
 
 /** What an operator should look at, in words. */
-function alerts(engine, page) {
+function alerts(engine, pair) {
   const found = [];
+  const page = pair?.now.page;
+  const longest = engine.queue[0];
+  if (longest?.longest_wait_s > LONG_WAIT_S) found.push(`Requests for ${longest.model} have waited ${Math.round(longest.longest_wait_s)} s for a place; ${longest.waiting} wait.`);
+  if (page && total(page, "amalgam_requests_refused_total") > total(pair.before.page, "amalgam_requests_refused_total")) found.push("Requests are being refused, for load or for limits.");
+  if (page && total(page, "amalgam_registry_staleness_seconds") > STALE_S) found.push("The registry was not read for a while: what others change is not seen here.");
+  if (page && page.has("amalgam_blender_up") && total(page, "amalgam_blender_up") === 0) found.push("The blend process does not run; new blends wait until it does.");
   if (engine.state !== "ready") found.push(`The engine is ${engine.state}; requests wait or are refused.`);
   if (!engine.worker_alive) found.push("The merge process does not run; merges wait until it does.");
   if (engine.restarts) found.push(`The engine was restarted ${engine.restarts} times since this server began.`);
@@ -59,7 +68,7 @@ export default function Overview() {
   const metrics = useMetrics();
   const shown = engine.value;
   if (!shown) return html`<h1>Overview</h1><${Refusal} error=${engine.error} />`;
-  const troubles = alerts(shown, metrics.value?.now.page);
+  const troubles = alerts(shown, metrics.value);
   return html`<h1>Overview</h1>
     <${Refusal} error=${engine.error ?? metrics.error} />
     ${troubles.map((text) => html`<p class="refusal" role="alert" key=${text}>${text}</p>`)}
@@ -71,6 +80,9 @@ export default function Overview() {
       <${Figure} name="largest rank" value=${shown.max_rank} />
     </dl>
     ${metrics.value && html`<h2>Now</h2><${Speeds} pair=${metrics.value} />`}
+    <h2>Queue by adapter</h2>
+    <${Table} caption="Queue" head=${["version", "running", "waiting", "longest wait"]} empty="Nothing runs and nothing waits."
+      rows=${shown.queue.map((line) => [line.model, line.running, line.waiting, line.waiting ? `${fixed(line.longest_wait_s, 1)} s` : ""])} />
     <h2>In the engine's memory</h2>
     <${Table} caption="Residents" head=${["version", "requests now", "pinned", "load, ms"]}
       rows=${shown.residents.map((one) => [one.model, one.held, one.pinned ? "pinned" : "", Math.round(one.load_s * 1000)])}

@@ -9,14 +9,47 @@ import { Copy, CopyCurl, Field, Refusal, useLoaded } from "../js/parts.js";
 import { linkTo, query } from "../js/state.js";
 
 const MOST = 4;
-const START = { system: "", user: "", temperature: "0", max_tokens: "128", top_p: "", seed: "", logprobs: false, more: "" };
+const NUMBERS = {
+  temperature: { step: 0.1, least: 0, most: 2 },
+  max_tokens: { step: 1, least: 1 },
+  top_p: { step: 0.05, least: 0, most: 1 },
+  top_k: { step: 1, least: -1 },
+  presence_penalty: { step: 0.1, least: -2, most: 2 },
+  frequency_penalty: { step: 0.1, least: -2, most: 2 },
+  seed: { step: 1, least: 0 },
+};
+const START = {
+  ...{ system: "", user: "", temperature: "0", max_tokens: "128", top_p: "", top_k: "", presence_penalty: "", frequency_penalty: "", seed: "" },
+  ...{ stop: "", logprobs: false, tools: "", tool_choice: "", schema: "", more: "" },
+};
+const TOOLS = '[{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]';
+const SCHEMA = '{"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}';
+const MORE = '{"chat_template_kwargs": {"enable_thinking": false}}';
 
-/** What the form means, for one model. Throws a SyntaxError where the further fields are no JSON. */
+/** The JSON of a field; undefined where it is empty. @param {string} text @param {string} words */
+function json(text, words) {
+  if (!text.trim()) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (problem) {
+    throw new Error(`${words} are no JSON: ${problem instanceof Error ? problem.message : problem}`);
+  }
+}
+
+/** What the form means, for one model. Throws an Error where a field is to be JSON and is none. */
 function bodyOf(model, form) {
-  const numbers = ["temperature", "max_tokens", "top_p", "seed"].filter((name) => form[name] !== "");
-  const given = Object.fromEntries(numbers.map((name) => [name, Number(form[name])]));
-  const extra = form.logprobs ? { logprobs: true, top_logprobs: 3 } : {};
-  return { model, messages: messagesOf(form.system, form.user), ...given, ...extra, ...(form.more.trim() ? JSON.parse(form.more) : {}) };
+  const given = Object.fromEntries(Object.keys(NUMBERS).filter((name) => form[name] !== "").map((name) => [name, Number(form[name])]));
+  const [tools, schema] = [json(form.tools, "The tools"), json(form.schema, "The fields of the JSON schema")];
+  return {
+    model,
+    messages: messagesOf(form.system, form.user),
+    ...given,
+    ...(form.stop ? { stop: form.stop.split("|") } : {}),
+    ...(form.logprobs ? { logprobs: true, top_logprobs: 3 } : {}),
+    ...(tools ? { tools, ...(form.tool_choice ? { tool_choice: form.tool_choice } : {}) } : {}),
+    ...(schema ? { response_format: { type: "json_schema", json_schema: { name: "answer", schema } } } : {}),
+    ...json(form.more, "The further fields"),
+  };
 }
 
 function Column({ model, set, remove, sent, round, report, beside }) {
@@ -44,17 +77,26 @@ function link(form, models) {
   return `${location.href.split("#")[0]}${linkTo("playground")}?${search}`;
 }
 
+/** What an answer may be and what the model may call, as JSON. */
+function Constraints({ form, field }) {
+  return html`<details open=${Boolean(form.tools || form.schema || form.more)}><summary>Tools, JSON schema and other fields</summary>
+    <div class="columns"><div><${Field} label="Tools, a JSON list" hint=${TOOLS}><textarea class="wide" rows="3" spellcheck="false" value=${form.tools} onInput=${field("tools")}></textarea><//>
+    <${Field} label="tool_choice"><select value=${form.tool_choice} onChange=${field("tool_choice")}>
+      ${["", "auto", "none", "required"].map((one) => html`<option key=${one} value=${one}>${one || "default"}</option>`)}</select><//></div>
+    <${Field} label="JSON schema of the answer" hint=${SCHEMA}><textarea class="wide" rows="3" spellcheck="false" value=${form.schema} onInput=${field("schema")}></textarea><//></div>
+    <${Field} label="Further fields of the request, as JSON" hint=${MORE}><textarea class="wide" rows="3" spellcheck="false" value=${form.more} onInput=${field("more")}></textarea><//></details>`;
+}
+
 function Form({ form, change, submit, wrong }) {
   const field = (name) => (event) => change({ ...form, [name]: event.target.value });
-  const number = (name, step, least, most) => html`<${Field} label=${name}><input type="number" step=${step} min=${least} max=${most} value=${form[name]} onInput=${field(name)} /><//>`;
   return html`<form onSubmit=${submit}>
     <${Field} label="System prompt"><textarea class="wide" rows="2" value=${form.system} onInput=${field("system")}></textarea><//>
     <${Field} label="Prompt"><textarea class="wide" rows="4" value=${form.user} onInput=${field("user")}></textarea><//>
-    <div class="row">${number("temperature", 0.1, 0, 2)}${number("max_tokens", 1, 1)}${number("top_p", 0.05, 0, 1)}${number("seed", 1, 0)}
+    <div class="row">${Object.entries(NUMBERS).map(([name, { step, least, most }]) => html`<${Field} key=${name} label=${name}>
+        <input type="number" step=${step} min=${least} max=${most} value=${form[name]} onInput=${field(name)} /><//>`)}
+      <${Field} label="stop, with | between"><input value=${form.stop} onInput=${field("stop")} /><//>
       <label class="check"><input type="checkbox" checked=${form.logprobs} onChange=${(event) => change({ ...form, logprobs: event.target.checked })} /> log-probabilities on hover</label></div>
-    <details><summary>Tools, JSON schema and other fields</summary>
-      <${Field} label="Further fields of the request, as JSON" hint='{"response_format": {"type": "json_object"}}'>
-        <textarea class="wide" rows="4" spellcheck="false" value=${form.more} onInput=${field("more")}></textarea><//></details>
+    <${Constraints} form=${form} field=${field} />
     <${Refusal} error=${wrong} />
     <div class="row"><button type="submit" disabled=${!form.user.trim()}>Ask</button></div></form>`;
 }
@@ -75,7 +117,7 @@ export default function Playground() {
     try {
       bodyOf("", form);
     } catch (problem) {
-      setWrong(new Error(`The further fields are no JSON: ${problem instanceof Error ? problem.message : problem}`));
+      setWrong(problem);
       return;
     }
     setWrong(null);
