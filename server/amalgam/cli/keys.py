@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from amalgam.cli import limit_options
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table, whole
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
 from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.tables import PlainTable, whole
 
 app = typer.Typer(cls=OneLineGroup, help="Keys of tenants, on a running server.", no_args_is_help=True)
 
@@ -55,7 +55,7 @@ def list_keys(
     key: Key = None,
 ) -> None:
     """List keys, without their secrets."""
-    table = Table(
+    table = PlainTable(
         whole("id"), whole("tenant"), "role", whole("models"), "blends", "state", "expires", "last used", "name"
     )
     query = {} if tenant is None else {"tenant": tenant}
@@ -63,7 +63,7 @@ def list_keys(
         for one in every_page(session, path_of("keys"), **query):
             models, state = ", ".join(one["models"]), _state(one)
             times = (one["expires_at"] or "never", one["last_used_at"] or "–")
-            table.add_row(one["id"], one["tenant"], one["role"], models, one["blends"], state, *times, one["name"])
+            table.add_texts(one["id"], one["tenant"], one["role"], models, one["blends"], state, *times, one["name"])
     print_table(table)
 
 
