@@ -48,6 +48,8 @@ def _is_plain(part: Any) -> bool:
         return "signature" not in part
     if kind == "tool_reference":
         return "name" in part
+    if isinstance(part, str):
+        return False
     return kind is None or (kind in IN_CHATS.kinds and kind not in _TEXTS)
 
 

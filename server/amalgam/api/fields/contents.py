@@ -182,6 +182,8 @@ def _message(name: str, message: Mapping[str, Any]) -> None:
     for key in _LABELS:
         if message.get(key) is not None and not isinstance(message[key], str):
             raise FieldRefused(name, f"{key} must be a text")
+    if message.get("function_call") is not None:
+        raise FieldRefused(name, "a function_call needs a name; send tool_calls")
     calls = message.get("tool_calls")
     if calls is not None:
         _CALLS(name, calls)

@@ -38,6 +38,9 @@ def plain_message(message: Any) -> Any:
         call = {"id": f"call_{called['name']}", "type": "function", "function": dict(called)}
         return {**rest, "tool_calls": [call]}
     calls = message.get("tool_calls")
+    if "function_call" in message and (calls or not called):
+        # Said twice, or nothing.
+        message = {key: value for key, value in message.items() if key != "function_call"}
     if isinstance(calls, list) and not all(map(_is_plain, calls)):
         return {**message, "tool_calls": [_plain_call(call) for call in calls]}
     return message
@@ -107,10 +110,12 @@ def plain_choice(choice: Any) -> Any:
 
 
 def _without_nulls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without fields that are null. A tool that gave nothing gave an empty text; other contents stay."""
+    """The same without fields that are null. A tool that gave nothing gave an empty text; a call needs none."""
     plain = {key: value for key, value in message.items() if value is not None}
-    if "content" in message and "content" not in plain:
-        plain["content"] = "" if message.get("role") in ("tool", "function") else None
+    if "content" not in plain and message.get("role") in ("tool", "function"):
+        plain["content"] = ""
+    elif "content" in message and "content" not in plain and message.get("role") == "assistant":
+        plain["content"] = None
     return plain
 
 
