@@ -1,5 +1,7 @@
 """The console script. Each verb lives in a file of its own; heavy imports happen inside the verbs."""
 
+from typing import Annotated
+
 import typer
 
 from amalgam import __version__
@@ -32,6 +34,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    # Its boxes cut names and examples, even in 80 columns.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.command(context_settings={"allow_extra_args": True})(serve.serve)
 app.command(context_settings={"allow_extra_args": True})(engine.engine)
@@ -57,6 +62,21 @@ app.add_typer(demo.demo_commands(), name="demo")
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+def _version_asked(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_version_asked, is_eager=True)
+    ] = False,
+) -> None:
+    """Serve many LoRA adapters from one base model, and merge them exactly while serving."""
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """`amalgam merges`, `jobs` and `ask` against a running server: what a terminal shows."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,14 +20,14 @@ Run = Callable[..., Any]
 
 
 @asynccontextmanager
-async def terminal(running_app: RunningApp, key: str) -> AsyncIterator[Run]:
-    """A command line of that key."""
+async def terminal(running_app: RunningApp, key: str, **environment: str) -> AsyncIterator[Run]:
+    """A command line of that key; where the environment says nothing else, as a program has it that reads a pipe."""
     async with served(running_app.app) as url:
 
         async def run(*arguments: object, **options: Any) -> Result:
             words = [*map(str, arguments), "--url", url, "--key", key]
             # However narrow: where no terminal shows it, nothing of a table is cut off.
-            runner = CliRunner(env={"COLUMNS": "40"})
+            runner = CliRunner(env={"COLUMNS": "40"} | environment)
             return await anyio.to_thread.run_sync(lambda: runner.invoke(app, words, **options))
 
         yield run
@@ -76,6 +77,35 @@ async def test_a_job_is_printed_where_nobody_waits_and_can_be_cancelled(tmp_path
         missing = await run("jobs", "cancel", "job-none")
         assert (missing.exit_code, missing.stderr.partition(":")[0]) == (1, "job_not_found"), missing.output
         assert missing.stderr.count("\n") == 1
+
+
+LISTS = ("adapters ls", "aliases ls", "jobs ls", "tenants ls", "keys ls", "batches ls", "usage")
+LONG_NAME = "an-adapter-with-quite-a-long-name"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+async def test_lists_can_be_read_on_a_terminal_of_that_width(tmp_path: Path, width: int) -> None:
+    shown = {"COLUMNS": str(width), "TTY_COMPATIBLE": "1", "NO_COLOR": "1", "TERM": "xterm"}
+    async with start_app(tmp_path / "running_app") as running_app, terminal(running_app, ADMIN_KEY, **shown) as run:
+        async with running_app.http(ADMIN_KEY) as admin:
+            pushed = await push(admin, LONG_NAME, write_adapter(tmp_path / "one"))
+            assert pushed.status_code == 201, pushed.text
+            chat = {"model": LONG_NAME, "messages": [{"role": "user", "content": "hi"}]}
+            assert (await admin.post("/v1/chat/completions", json=chat)).status_code == 200
+        for words in (
+            ("aliases", "set", "an-alias-of-some-length", f"{LONG_NAME}@1=90", "tiny=10"),
+            ("merges", "create", "both-of-them-together", f"{LONG_NAME} + {LONG_NAME}@1"),
+            ("tenants", "create", "a-tenant-of-some-length", "--name", "Some Company With A Long Name"),
+            ("keys", "create", "--tenant", "a-tenant-of-some-length", "--name", "of the integration tests"),
+        ):
+            await run(*words)
+        for verb in LISTS:
+            done = await run(*verb.split())
+            assert done.exit_code == 0, done.output
+            said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+            assert all(len(line) <= width for line in said.splitlines()), said
+            assert "…" not in said, said
+            assert said.strip()
 
 
 @pytest.fixture

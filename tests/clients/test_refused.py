@@ -16,6 +16,10 @@ PNG: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDw
 PICTURE: Final = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
 PDF: Final = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
 SEARCH: Final = {"type": "web_search_20250305", "name": "web_search"}
+USE: Final = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+CALL: Final = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+CALLED: Final = {"role": "assistant", "content": "a", "tool_calls": [CALL]}
+TOLD: Final = {"role": "tool", "tool_call_id": "1", "content": "Rain."}
 CURSOR: Final = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi."}]}], "stream": True}
 
 REFUSED: Final[dict[str, tuple[str, dict[str, Any], int, str | None, str]]] = {
@@ -36,6 +40,16 @@ REFUSED: Final[dict[str, tuple[str, dict[str, Any], int, str | None, str]]] = {
     "a PDF to Anthropic's route": (
         MESSAGES, {"messages": [{"role": "user", "content": [PDF]}], "max_tokens": 4}, 400, "messages", "send what is",
     ),
+    "a call in what a user says": (
+        CHAT, {"messages": [{"role": "user", "content": [USE]}]}, 400, "messages", "with the role assistant",
+    ),
+    "`tool_calls` at Anthropic's route": (
+        MESSAGES, {"messages": [*HI, CALLED], "max_tokens": 4}, 400, "messages", "send blocks of type tool_use",
+    ),
+    "a tool's message at Anthropic's route": (
+        MESSAGES, {"messages": [*HI, TOLD], "max_tokens": 4}, 400, "messages", "results of tools are a user's",
+    ),
+    "a tool's message at the Responses route": (RESPONSES, {"input": [TOLD]}, 400, "input", "a function_call_output"),
     "a forced tool that would run here": (
         MESSAGES, {"messages": HI, "max_tokens": 4, "tools": [SEARCH], "tool_choice": {"type": "any"}}, 400,
         "tool_choice", "send functions",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from amalgam.cli import profiles
 from amalgam.cli.client import (
@@ -20,10 +20,10 @@ from amalgam.cli.client import (
     every_page,
     path_of,
     print_table,
-    whole,
 )
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import require_writable, sentences
+from amalgam.cli.tables import PlainTable, whole
 from amalgam.errors.requests import FieldRefused
 from amalgam.store.adapter_archive import unpack
 from amalgam.store.file_rules import judge_names, left_out, names_in
@@ -66,11 +66,17 @@ def push(
         if check:
             report = answer(session.post("/admin/v1/adapters:validate", data=data, files=files))
             for finding in report["findings"]:
-                CONSOLE.print(f"{finding['severity']}: {finding['code']}: {finding['message']}", markup=False)
+                CONSOLE.print(
+                    f"{finding['severity']}: {finding['code']}: {finding['message']}", markup=False, soft_wrap=True
+                )
             CONSOLE.print("valid" if report["valid"] else "not valid")
             raise typer.Exit(0 if report["valid"] else 1)
         version = answer(session.post("/admin/v1/adapters", data=data, files=files), *_PUSHED)
-    CONSOLE.print(f"{version['model']}  rank {version['rank']}  {version['size_bytes'] / 1e6:.1f} MB")
+    CONSOLE.print(
+        f"{version['model']}  rank {version['rank']}  {version['size_bytes'] / 1e6:.1f} MB",
+        markup=False,
+        soft_wrap=True,
+    )
     for warning in version["warnings"]:
         ERRORS.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
 
@@ -166,14 +172,14 @@ def list_adapters(
     search: Annotated[str, typer.Argument(help="part of the name")] = "", url: Url = DEFAULT_URL, key: Key = None
 ) -> None:
     """List adapters."""
-    table = Table(whole("name"), "default", "versions", "rank", "MB", "source")
+    table = PlainTable(whole("name"), "default", "versions", "rank", "MB", "source")
     with client(url, key) as session:
         for adapter in every_page(session, "/admin/v1/adapters", search):
             versions = adapter["versions"]
             newest: dict[str, Any] = versions[-1] if versions else {"rank": 0, "size_bytes": 0, "source": ""}
             default = str(adapter["default_version"] or "-")
             size = f"{newest['size_bytes'] / 1e6:.1f}"
-            table.add_row(adapter["name"], default, str(len(versions)), str(newest["rank"]), size, newest["source"])
+            table.add_texts(adapter["name"], default, str(len(versions)), str(newest["rank"]), size, newest["source"])
     print_table(table)
 
 
@@ -201,7 +207,7 @@ def set_default(name: str, version: int, url: Url = DEFAULT_URL, key: Key = None
     """Make a version the one that the bare name means."""
     with client(url, key) as session:
         body = answer(session.patch(path_of("adapters", name), json={"default_version": version}), *_MOVED)
-    CONSOLE.print(f"{body['name']} -> {body['name']}@{body['default_version']}")
+    CONSOLE.print(f"{body['name']} -> {body['name']}@{body['default_version']}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -215,7 +221,7 @@ def verify(
         for adapter in names:
             for ref, sound in answer(session.post(path_of("adapters", adapter) + ":verify"))["versions"].items():
                 damaged += not sound
-                CONSOLE.print(f"{'ok     ' if sound else 'DAMAGED'} {ref}")
+                CONSOLE.print(f"{'ok     ' if sound else 'DAMAGED'} {ref}", markup=False, soft_wrap=True)
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -231,11 +237,11 @@ def rebuild(
         raise typer.BadParameter("name an exact version, such as sql-json@2")
     with client(url, key, timeout_s=_REBUILD_S) as session:
         rebuilt = answer(session.post(path_of("adapters", adapter, "versions", number) + ":rebuild"), *_REBUILT)
-    CONSOLE.print(f"{rebuilt['model']}  stored   {rebuilt['digest']}", soft_wrap=True)
-    CONSOLE.print(f"{rebuilt['model']}  rebuilt  {rebuilt['rebuilt_digest']}", soft_wrap=True)
+    CONSOLE.print(f"{rebuilt['model']}  stored   {rebuilt['digest']}", markup=False, soft_wrap=True)
+    CONSOLE.print(f"{rebuilt['model']}  rebuilt  {rebuilt['rebuilt_digest']}", markup=False, soft_wrap=True)
     if rebuilt["identical"]:
-        CONSOLE.print(f"identical, built in {rebuilt['seconds']:.2f} s")
+        CONSOLE.print(f"identical, built in {rebuilt['seconds']:.2f} s", markup=False, soft_wrap=True)
         return
     first = ", ".join(f"{what} {which}" for what, which in rebuilt["built_with"].items())
-    ERRORS.print(f"[red]not the same bytes[/red]; the first build was by {first}")
+    ERRORS.print(f"[red]not the same bytes[/red]; the first build was by {escape(first)}", soft_wrap=True)
     raise typer.Exit(1)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from amalgam.cli.client import (
     CONSOLE,
@@ -19,9 +18,9 @@ from amalgam.cli.client import (
     every_page,
     path_of,
     print_table,
-    whole,
 )
 from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.tables import PlainTable, whole
 
 app = typer.Typer(cls=OneLineGroup, help="Names for weighted targets, on a running server.", no_args_is_help=True)
 
@@ -36,10 +35,10 @@ def list_aliases(
     search: Annotated[str, typer.Argument(help="part of the name")] = "", url: Url = DEFAULT_URL, key: Key = None
 ) -> None:
     """List aliases."""
-    table = Table(whole("name"), "revision", "means", "changed")
+    table = PlainTable(whole("name"), "revision", "means", "changed")
     with client(url, key) as session:
         for alias in every_page(session, "/admin/v1/aliases", search):
-            table.add_row(alias["name"], str(alias["revision"]), _meaning(alias), alias["updated_at"])
+            table.add_texts(alias["name"], str(alias["revision"]), _meaning(alias), alias["updated_at"])
     print_table(table)
 
 
@@ -108,7 +107,7 @@ def rm(name: str, revision: Revision = None, url: Url = DEFAULT_URL, key: Key = 
     headers = {} if revision is None else {"If-Match": f'"{revision}"'}
     with client(url, key) as session:
         gone = answer(session.delete(path_of("aliases", name), headers=headers), "deleted")
-    CONSOLE.print(f"deleted {gone['deleted']}", markup=False)
+    CONSOLE.print(f"deleted {gone['deleted']}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -138,4 +137,4 @@ def _meaning(alias: dict[str, Any]) -> str:
 
 
 def _print(alias: dict[str, Any]) -> None:
-    CONSOLE.print(f"{alias['name']} -> {_meaning(alias)}  (revision {alias['revision']})", markup=False)
+    CONSOLE.print(f"{alias['name']} -> {_meaning(alias)}  (revision {alias['revision']})", markup=False, soft_wrap=True)

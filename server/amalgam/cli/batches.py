@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, print_table, whole
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, print_table
 from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.tables import PlainTable, whole
 from amalgam.domain.batch import BATCH_ENDPOINTS
 from amalgam.errors.requests import FieldRefused
 
@@ -42,13 +42,13 @@ def list_batches(
     key: Key = None,
 ) -> None:
     """List batches, newest first."""
-    table = Table(whole("batch"), "status", "endpoint", "answered", "refused", "lines", "created")
+    table = PlainTable(whole("batch"), "status", "endpoint", "answered", "refused", "lines", "created")
     with client(url, key) as session:
         for batch in answer(session.get("/v1/batches", params={"limit": limit}), "data")["data"]:
             counts = batch["request_counts"]
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(batch["created_at"]))
             done = (str(counts[name]) for name in ("completed", "failed", "total"))
-            table.add_row(batch["id"], batch["status"], batch["endpoint"], *done, created)
+            table.add_texts(batch["id"], batch["status"], batch["endpoint"], *done, created)
     print_table(table)
 
 

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import httpx
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 
 from amalgam.cli.one_line import ended, ended_with
+from amalgam.cli.tables import UNBOUND, PlainTable, print_fitting
 from amalgam.errors.requests import FieldRefused
 from amalgam.errors.terminal import NoAnswer, NotAmalgam
 
@@ -20,18 +20,11 @@ Key = Annotated[str | None, typer.Option(help="admin key", envvar="AMALGAM_ADMIN
 
 CONSOLE = Console(highlight=False)
 ERRORS = Console(stderr=True, highlight=False)
-_UNBOUND = 1000
-"""Columns of what no terminal shows."""
 
 
-def whole(heading: str) -> Column:
-    """A column of names or ids, of which nothing is cut off: they are there to be copied."""
-    return Column(heading, overflow="fold")
-
-
-def print_table(table: Table) -> None:
+def print_table(table: PlainTable) -> None:
     """Print ``table``; where no terminal bounds it, as wide as it is, so that a program reads whole words."""
-    (CONSOLE if CONSOLE.is_terminal else Console(width=_UNBOUND, highlight=False)).print(table)
+    print_fitting(CONSOLE if CONSOLE.is_terminal else Console(width=UNBOUND, highlight=False), table)
 
 
 @contextmanager

@@ -39,4 +39,4 @@ def install(
             folder = ensure_base_model(settings.storage.cache_dir, lambda text: progress.update(line, description=text))
     except AmalgamError as error:
         raise ended(error.code, error.message, 1) from None
-    console.print(f"The demo model is ready in {folder}", soft_wrap=True)
+    console.print(f"The demo model is ready in {folder}", markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from amalgam.cli.doctor_model import Finding, check_fit, check_model
 from amalgam.cli.torch_companions import broken_companions
@@ -148,5 +149,7 @@ def doctor(
         for finding in check():
             failed |= finding.verdict == "error"
             color = colors[finding.verdict]
-            console.print(f"[{color}]{finding.verdict:8}[/{color}]{finding.subject:8}{finding.text}", soft_wrap=True)
+            console.print(
+                f"[{color}]{finding.verdict:8}[/{color}]{finding.subject:8}{escape(finding.text)}", soft_wrap=True
+            )
     raise typer.Exit(1 if failed else 0)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from amalgam.cli.front import base_folder
 from amalgam.cli.one_line import ended
@@ -130,7 +131,7 @@ def _run(
     each = (1.0 if gpus_there() else 0.0) if gpus is None else gpus
     with _CONSOLE.status(f"Starting {replicas} engine{'s' if replicas > 1 else ''}"):
         deploy(order, replicas, cpus=1.0, gpus=each, drain_s=settings.http.drain_timeout_s, busy=32)
-    _CONSOLE.print(f"[green]Ready[/green]: amalgam serve --engine ray://{address}", soft_wrap=True)
+    _CONSOLE.print(f"[green]Ready[/green]: amalgam serve --engine ray://{escape(address)}", soft_wrap=True)
     if ray is None:
         threading.Event().wait()
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Final
 
 import httpx
 import typer
-from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, path_of, print_table, whole
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, path_of, print_table
 from amalgam.cli.one_line import OneLineGroup, ended
 from amalgam.cli.recipe_options import progress_bar
+from amalgam.cli.tables import PlainTable, whole
 from amalgam.domain.job import LIVE_STATES
 
 _POLL_S: Final = 0.5
@@ -26,11 +26,11 @@ def list_jobs(
     key: Key = None,
 ) -> None:
     """List jobs, newest first."""
-    table = Table(whole("job"), "kind", whole("name"), "state", "done", "made", "changed")
+    table = PlainTable(whole("job"), "kind", whole("name"), "state", "done", "made", "changed")
     with client(url, key) as session:
         for job in answer(session.get(path_of("jobs"), params={"limit": limit}))["data"]:
             made = job["version"] or (job["error"] or {}).get("code", "-")
-            table.add_row(job["id"], job["kind"], job["name"], job["state"], _done(job), made, job["updated_at"][:19])
+            table.add_texts(job["id"], job["kind"], job["name"], job["state"], _done(job), made, job["updated_at"][:19])
     print_table(table)
 
 

@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from amalgam.cli import limit_options
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table, whole
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
 from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.tables import PlainTable, whole
 from amalgam.errors.requests import FieldRefused
 
 app = typer.Typer(cls=OneLineGroup, help="Keys of tenants, on a running server.", no_args_is_help=True)
@@ -59,7 +59,7 @@ def list_keys(
     key: Key = None,
 ) -> None:
     """List keys, without their secrets."""
-    table = Table(
+    table = PlainTable(
         *(whole("id"), whole("tenant"), "role", whole("models"), "blends", "state", "expires", "last used"),
         *("limits", "stored", "name"),
     )
@@ -70,7 +70,7 @@ def list_keys(
             times = (one["expires_at"] or "never", one["last_used_at"] or "–")
             sizes = (limit_options.told(one["limits"]), limit_options.told_bytes(one["stored"]))
             row = (one["id"], one["tenant"], one["role"], models, one["blends"], state, *times, *sizes, one["name"])
-            table.add_row(*row)
+            table.add_texts(*row)
     print_table(table)
 
 

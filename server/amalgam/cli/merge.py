@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 
 from amalgam.cli.merge_outputs import LINEAGE_END, FormOption, default_dtype, require_free, sink_of, target_of
 from amalgam.cli.one_line import OneLineGroup
@@ -33,6 +32,7 @@ from amalgam.cli.recipe_options import (
     require_writable,
     sentences,
 )
+from amalgam.cli.tables import PlainTable, print_fitting
 from amalgam.errors.requests import FieldRefused
 from amalgam.merge.methods import METHODS, Space
 from amalgam.merge.plan import plan as plan_merge
@@ -138,7 +138,7 @@ def plan(
         return
     facts["energy_kept"] = "all of it" if kept is None else f"{kept:.4f}{seen}"
     for name, value in facts.items():
-        CONSOLE.print(f"{name.replace('_', ' '):16} {value}", markup=False)
+        CONSOLE.print(f"{name.replace('_', ' '):16} {value}", markup=False, soft_wrap=True)
     _print_inputs(overall)
     print_warnings(layout.warnings)
 
@@ -146,16 +146,16 @@ def plan(
 @app.command()
 def methods() -> None:
     """The table of methods, their spaces and parameters."""
-    table = Table("method", "what it does", "spaces (first: default)", "parameters", "paper")
+    table = PlainTable("method", "what it does", "spaces (first: default)", "parameters", "paper")
     for spec in METHODS.values():
-        table.add_row(
+        table.add_texts(
             spec.name + (" (random)" if spec.random else ""),
             spec.summary,
             ", ".join(spec.spaces),
             "\n".join(_parameter_lines(spec.name)),
             spec.paper,
         )
-    CONSOLE.print(table)
+    print_fitting(CONSOLE, table)
 
 
 @app.command()
@@ -203,13 +203,13 @@ def _print_inputs(overall: Mapping[str, Any]) -> None:
     retention = overall["retention"] if any(overall["retention"]) else None
     wide = len(names) > _COSINE_COLUMNS
     heads = ["nearest"] if wide else [f"cos {i + 1}" for i in range(len(names))]
-    table = Table("", "input", "norm", *(["still applied"] if retention else []), *heads)
+    table = PlainTable("#", "input", "norm", *(["still applied"] if retention else []), *heads)
     for i, name in enumerate(names):
         kept = [f"{retention[i]:+.3f}"] if retention else []
         row = overall["cosine"][i]
         cosines = [_nearest(i, row)] if wide else [f"{value:+.3f}" for value in row]
-        table.add_row(str(i + 1), _short(name), f"{overall['norms'][i]:.4g}", *kept, *cosines)
-    CONSOLE.print(table)
+        table.add_texts(str(i + 1), _short(name), f"{overall['norms'][i]:.4g}", *kept, *cosines)
+    print_fitting(CONSOLE, table)
 
 
 def _nearest(own: int, cosines: Sequence[float]) -> str:

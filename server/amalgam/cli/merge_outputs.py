@@ -57,7 +57,9 @@ def require_free(target: Path) -> None:
     from amalgam.store.mlx_files import WEIGHTS as MLX_WEIGHTS
     from amalgam.store.tensor_files import WEIGHTS
 
-    if target.is_file() or any((target / name).exists() for name in (WEIGHTS, MLX_WEIGHTS)):
+    if target.is_file():
+        raise FieldRefused("out", f"{target} is a file already. Name another place")
+    if any((target / name).exists() for name in (WEIGHTS, MLX_WEIGHTS)):
         raise FieldRefused("out", f"{target} holds an adapter already. Name another folder")
 
 

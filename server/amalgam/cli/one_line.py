@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +20,8 @@ from amalgam.errors.terminal import FileUnusable, InvalidUsage
 from amalgam.errors.type_words import told
 
 _CONSOLE: Final = Console(stderr=True, highlight=False)
+_WIDEST_HELP: Final = 100
+"""Columns."""
 _NOT_TEXT: Final = "has letters that are not UTF-8. Write it in letters that are, or set LC_ALL=C.UTF-8."
 _HELP_SHOWN: Final = "NoArgsIsHelpError"
 """What typer raises for a verb without its own verb, with the whole help as its message; it has no public name."""
@@ -48,15 +51,36 @@ def ended_with(error: Exception) -> Exception:
 
 def _field(error: ValidationError) -> FieldRefused:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or "options"
+    place = ".".join(str(part) for part in first["loc"] if str(part).isidentifier()) or "options"
     if first["type"] == "string_unicode":
         return FieldRefused(place, _NOT_TEXT)
     text = told(first)
     return FieldRefused(place, f"is refused: {text[:1].lower()}{text[1:]}. Give another value.")
 
 
+_Formatter: Any = typer.Context.formatter_class
+
+
+class _Help(_Formatter):  # type: ignore[misc]  # its module is the library's own affair
+    """Help whose texts have two thirds of a line, however narrow it is."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, min(col_max, self.width // 3), col_spacing)
+
+
+class _Context(typer.Context):
+    formatter_class = _Help
+
+
 class OneLineGroup(TyperGroup):
     """Verbs that end in one line; what is left is a fault of this program, and shows where it is."""
+
+    context_class = _Context
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for verb in self.commands.values():
+            verb.context_class = _Context
 
     def main(
         self,
@@ -68,6 +92,7 @@ class OneLineGroup(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run, and exit; with ``standalone_mode`` off, return, and raise what there is."""
+        extra.setdefault("terminal_width", min(shutil.get_terminal_size().columns, _WIDEST_HELP))
         run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
         if not standalone_mode:
             return run()
@@ -110,7 +135,8 @@ def _told(run: Callable[[], Any]) -> Any:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else None
         # It takes over some sentences of the library of types, with their beginning.
-        message = error.format_message().replace("Value error, ", "").removesuffix(".")
+        message = error.format_message().replace("Value error, ", "").replace(": Input should ", ": must ")
+        message = message.removesuffix(".")
         raise ended_with(InvalidUsage(message, command)) from None
     except (AmalgamError, ValidationError, UnicodeError, OSError) as error:
         raise ended_with(error) from None

@@ -110,7 +110,7 @@ def _validated(fields: Any) -> Recipe:
 def _refused(error: ValidationError, whole: str) -> FieldRefused:
     """The first thing that is wrong, by the name of its field."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if not isinstance(part, int)) or whole
+    place = ".".join(str(part) for part in first["loc"] if str(part).isidentifier()) or whole
     text = told(first)
     return FieldRefused(place, f"is refused: {text[:1].lower()}{text[1:]}. Give another value")
 

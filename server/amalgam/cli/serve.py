@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from amalgam.cli.one_line import ended
 from amalgam.cli.tls import tls_context
@@ -205,7 +206,7 @@ def serve_until_stopped(
         parts = {"command line": serving - began} | startup_s
         split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in parts.items())
         took_s = time.monotonic() - began
-        _CONSOLE.print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {url}", soft_wrap=True)
+        _CONSOLE.print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {escape(url)}", soft_wrap=True)
         if settings.http.console:
             _CONSOLE.print(f"In a browser: {url}/console/", soft_wrap=True, markup=False)
         if is_demo:
@@ -272,7 +273,7 @@ class _Phases:
             if self._status is not None:
                 self._status.update(f"{phase} …")
             else:
-                _CONSOLE.print(f"{phase} …")
+                _CONSOLE.print(f"{phase} …", markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """Stop moving."""

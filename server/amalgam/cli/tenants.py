@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from amalgam.cli import limit_options
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table, whole
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
 from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.tables import PlainTable, whole
 
 app = typer.Typer(cls=OneLineGroup, help="Tenants, on a running server.", no_args_is_help=True)
 
@@ -21,11 +21,11 @@ CacheGroup = Annotated[
 @app.command("ls")
 def list_tenants(url: Url = DEFAULT_URL, key: Key = None) -> None:
     """List tenants."""
-    table = Table(whole("id"), "name", "state", "weight", "limits", "stored")
+    table = PlainTable(whole("id"), "name", "state", "weight", "limits", "stored")
     with client(url, key) as session:
         for one in every_page(session, path_of("tenants")):
             stored = limit_options.told_bytes(one["stored"])
-            table.add_row(one["id"], one["name"], one["state"], f"{one['weight']:g}", _limits(one), stored)
+            table.add_texts(one["id"], one["name"], one["state"], f"{one['weight']:g}", _limits(one), stored)
     print_table(table)
 
 

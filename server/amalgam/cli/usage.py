@@ -5,9 +5,9 @@ import time
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, print_table, whole
+from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, print_table
+from amalgam.cli.tables import PlainTable, whole
 from amalgam.errors.requests import FieldRefused
 
 _UNITS_S: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -37,10 +37,10 @@ def usage(
             raise KeyError("csv")
         report = answer(session.get("/admin/v1/usage", params=query), "data")
         names = [name.strip() for name in by.split(",") if name.strip()]
-        table = Table(*(["begin"] if width else []), *map(whole, names), *_COUNTS)
+        table = PlainTable(*(["begin"] if width else []), *map(whole, names), *_COUNTS)
         for line in report["data"]:
             begin = [line["start_time"]] if width else []
-            table.add_row(*begin, *(line[name] for name in names), *(f"{line[name]:,}" for name in _COUNTS))
+            table.add_texts(*begin, *(line[name] for name in names), *(f"{line[name]:,}" for name in _COUNTS))
     if table.row_count == 0:
         CONSOLE.print("nothing was used")
         return

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from amalgam.domain.adapter import NAME_PATTERN
 from amalgam.domain.recipe import EnergyRank, Output, Recipe, RecipeInput
 from amalgam.errors.merging import InvalidExpression
+from amalgam.errors.type_words import told
 
 MAX_LENGTH: Final = 4096
 """Longest expression that is read, characters."""
@@ -276,11 +277,12 @@ class _Parser:
         try:
             return _recipe(method.text, tuple(terms), options)
         except ValidationError as error:
-            # Of a field with several admissible types the last error speaks of the most general one.
-            place = error.errors()[-1]
+            found = error.errors()
+            # Of a field with several admissible types, that of a number or a word says most.
+            place = next((one for one in found if one["type"] not in ("model_type", "literal_error")), found[-1])
             names = [str(part) for part in place["loc"] if str(part) in self.options_at] or ["energy"]
             token = self.options_at.get(names[-1], method)
-            raise self.fail(token, f"option {names[-1]}: {place['msg']}") from error
+            raise self.fail(token, f"option {names[-1]}: {told(place)}") from error
 
     def _option(self, options: dict[str, Any]) -> None:
         name = self.token

@@ -17,7 +17,7 @@ class InvalidAdapter(InvalidRequest):
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         self.code = self.findings[0].code
-        lines = "; ".join(finding.message for finding in self.findings)
+        lines = " ".join(finding.message for finding in self.findings)
         super().__init__(f"The adapter was refused: {lines}")
 
 
@@ -31,9 +31,11 @@ class InvalidSafetensors(InvalidRequest):
     code = "invalid_header"
     param = "files"
 
-    def __init__(self, file: str, reason: str) -> None:
+    def __init__(self, file: str, reason: str, instead: str | None = None) -> None:
+        """``instead``: what the file is in truth, with the next step, where that can be told."""
         self.reason = reason
-        super().__init__(f"{file} has no valid safetensors header: {reason}. Save it again with safetensors.")
+        unread = f"has no valid safetensors header: {reason}. Save it again with safetensors"
+        super().__init__(f"{file} {instead or unread}.")
 
 
 class BaseModelUnreadable(InvalidRequest):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _SHOULD: Final = re.compile(r"(?:Input|String|List|Tuple|Dictionary|Set|Value|Data) should (?=\w)")
+_OBJECT: Final = re.compile(r"a valid dictionary(?: or instance of \w+)?")
+_TRIED: Final = re.compile(r", unable to parse .*")
 _WHOLE: Final[Mapping[str, str]] = {
     "Field required": "is missing",
     "Extra inputs are not permitted": "is not known here",
@@ -17,4 +19,6 @@ def told(found: Mapping[str, Any]) -> str:
     """The message of one entry of ``ValidationError.errors()``: what must be, without the library's subject."""
     text = str(found["msg"]).removeprefix("Value error, ").removesuffix(".")
     whole = next((words for begins, words in _WHOLE.items() if text.startswith(begins)), None)
-    return whole if whole is not None else _SHOULD.sub("must ", text, count=1)
+    if whole is not None:
+        return whole
+    return _SHOULD.sub("must ", _OBJECT.sub("an object", _TRIED.sub("", text)), count=1)

@@ -37,6 +37,7 @@ _TRAINED_ALONE: Final = re.compile(r"adapter_\d+\.(bin|pt|pth)", re.IGNORECASE)
 """Torchtune's weights, a file an epoch."""
 _ELSEWHERE: Final = (
     (re.compile(r"adapters\.safetensors"), "mlx-lm wrote it"),
+    (re.compile(r"pytorch_lora_weights\.safetensors"), "diffusers wrote it"),
     (re.compile(r".+\.gguf", re.IGNORECASE), "It is a file of llama.cpp's"),
 )
 """What other programs write, of which `amalgam merge build` makes a PEFT folder."""
@@ -45,6 +46,7 @@ _SHARDED: Final = (
     (re.compile(r"global_step\d+/"), "DeepSpeed"),
 )
 """Where trainers leave what they go on from, by the way of training."""
+_WHOLE_MODEL: Final = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 _TRAINED_BESIDE: Final = "non_lora_trainables.bin"
 """What LLaVA's trainer writes for weights that it trained without LoRA."""
 _CHECKPOINT: Final = re.compile(r"checkpoint-\d+/")
@@ -178,6 +180,11 @@ def _where_else(names: Sequence[str]) -> str:
     sharded = next((by for pattern, by in _SHARDED if any(map(pattern.fullmatch, names))), None)
     if sharded is not None:
         return f"What {sharded} left are parts to go on training from. Gather them, and save with save_pretrained."
+    if any(map(_WHOLE_MODEL.fullmatch, names)):
+        return "A whole model lies here. Serve it with 'amalgam serve FOLDER', or name the folder of an adapter."
+    others = [name for name in names if name.endswith(".safetensors")]
+    if others:
+        return f"If {shown(others[0])} holds its tensors, call it {WEIGHTS_FILE}."
     folders = [name for name in names if name.endswith("/")]
     if folders:
         return f"If it lies in a folder below, name that one, such as {shown(folders[0])}."

@@ -13,6 +13,7 @@ from amalgam.domain.name_patterns import NamePatterns
 from amalgam.errors.findings import Finding
 from amalgam.errors.internal import PatternRefused
 from amalgam.store.file_rules import CONFIG_FILE, MAX_TEXT_BYTES, unsafe
+from amalgam.store.mistaken_files import BEGINNING_BYTES, mistaken
 
 _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initialisations by name that leave the base weights as they are; the others subtract the start from them."""
@@ -69,10 +70,12 @@ def load_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     if path.stat().st_size > MAX_TEXT_BYTES:
         message = f"{CONFIG_FILE} is larger than {MAX_TEXT_BYTES} bytes. It should be a page of settings."
         return {}, [Finding(code="file_too_large", message=message)]
+    raw = path.read_bytes()
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(raw)
     except (ValueError, RecursionError):
-        return {}, [_invalid("is not JSON")]
+        instead = mistaken(raw[:BEGINNING_BYTES])
+        return {}, [_invalid("is not JSON") if instead is None else _unread(instead)]
     if not isinstance(config, dict):
         return {}, [_invalid("is not a JSON object")]
     return config, []
@@ -186,7 +189,11 @@ def _refused(code: str, what: str, step: str) -> Finding:
 
 
 def _invalid(problem: str) -> Finding:
-    return Finding(code="invalid_config", message=f"{CONFIG_FILE} {problem}. Save the adapter again with PEFT.")
+    return _unread(f"{problem}. Save the adapter again with PEFT")
+
+
+def _unread(sentences: str) -> Finding:
+    return Finding(code="invalid_config", message=f"{CONFIG_FILE} {sentences}.")
 
 
 def _brief(value: Any) -> str:

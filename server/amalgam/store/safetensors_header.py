@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from amalgam.errors.adapters import InvalidSafetensors
 from amalgam.errors.internal import HeaderFault
+from amalgam.store.mistaken_files import BEGINNING_BYTES, mistaken
 
 MAX_HEADER_BYTES: Final = 8 << 20
 """Longest header that is parsed; a model of a hundred thousand tensors needs about this much."""
@@ -53,22 +54,24 @@ def read_header(path: Path) -> dict[str, TensorSpan]:
         InvalidSafetensors: any of this does not hold.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        if size < _PREFIX_BYTES:
-            raise InvalidSafetensors(path.name, f"the file has only {size} bytes")
-        length = int.from_bytes(file.read(_PREFIX_BYTES), "little")
-        limit = min(MAX_HEADER_BYTES, size - _PREFIX_BYTES)
-        if length > limit:
-            raise InvalidSafetensors(path.name, f"its header claims {length} bytes, at most {limit} are possible")
-        text = file.read(length)
     try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            if size < _PREFIX_BYTES:
+                raise HeaderFault(f"the file has only {size} bytes")
+            length = int.from_bytes(file.read(_PREFIX_BYTES), "little")
+            limit = min(MAX_HEADER_BYTES, size - _PREFIX_BYTES)
+            if length > limit:
+                raise HeaderFault(f"its header claims {length} bytes, at most {limit} are possible")
+            text = file.read(length)
         entries = _parse(text)
         spans = {name: _span(name, entry, _PREFIX_BYTES + length) for name, entry in entries.items()}
         _check_cover(spans, _PREFIX_BYTES + length, size)
     except HeaderFault as refused:
-        raise InvalidSafetensors(path.name, str(refused)) from None
+        with path.open("rb") as file:
+            instead = mistaken(file.read(BEGINNING_BYTES))
+        raise InvalidSafetensors(path.name, str(refused), instead) from None
     return spans
 
 

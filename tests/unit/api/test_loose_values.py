@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from amalgam.api.fields.loose_values import plain_values, require_dialect
+from amalgam.api.inference.request_models import REQUIRED
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 
@@ -59,6 +60,13 @@ def test_a_body_of_another_route_is_refused_with_that_routes_name(
 
 def test_what_is_there_is_enough() -> None:
     require_dialect("chat_completions", {"messages": [], "input": "a"})
-    require_dialect("tokenize", {})
+    require_dialect("tokenize", {"prompt": "a"})
     with pytest.raises(FieldRefused, match="messages: is missing; send it"):
         require_dialect("chat_completions", {"messages": None})
+    for endpoint, needed in REQUIRED.items():
+        for name in needed:
+            body: dict[str, Any] = {key: [] for key in needed - {name}}
+            with pytest.raises(FieldRefused, match=f"^{name}: is missing; send it"):
+                require_dialect(endpoint, body)
+    with pytest.raises(FieldRefused, match="prompt: is missing"):
+        require_dialect("tokenize", {})

@@ -18,6 +18,8 @@ from amalgam.errors.requests import FieldRefused
 
 HI = {"role": "user", "content": "Hi"}
 ASK = {"type": "message", "role": "user", "content": "And now?"}
+OF_THE_MODEL = {"tool_use", "server_tool_use", "mcp_tool_use", "thinking", "redacted_thinking"}
+"""What no user says: vLLM would pass over it."""
 OF_MEDIA = {"image"}
 """Its bytes are checked, which no made-up value passes."""
 
@@ -135,6 +137,10 @@ def test_a_block_becomes_what_vllm_reads(kind: str, role: str, vllm_request: Any
         block = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Told."}}
     for endpoint in ("messages", "count_tokens"):
         body = turns(block, role=role)
+        if kind == "tool_reference" or (role == "user" and kind in OF_THE_MODEL):
+            with pytest.raises(FieldRefused, match="content must be text, or blocks of type"):
+                check_fields(endpoint, body)
+            continue
         if endpoint == "count_tokens":
             del body["max_tokens"]
         checked = check_fields(endpoint, body, 49_152, 8192)

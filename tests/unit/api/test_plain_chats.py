@@ -30,7 +30,8 @@ def test_nulls_are_as_if_they_were_not_there() -> None:
 
 def test_a_tool_that_gave_nothing_gave_an_empty_text() -> None:
     assert plain_message({"role": "tool", "tool_call_id": "1", "content": None})["content"] == ""
-    assert plain_message({"role": "user", "content": None})["content"] is None
+    assert plain_message({"role": "user", "content": None}) == {"role": "user"}
+    assert plain_message({"role": "assistant", "content": None})["content"] is None
 
 
 @pytest.mark.parametrize("arguments", [{"a": [1]}, {}, None])

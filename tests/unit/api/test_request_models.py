@@ -178,7 +178,7 @@ def test_bounds_are_shown_where_they_are() -> None:
     assert {"type": "number", "minimum": 0, "maximum": 2} in properties["temperature"]["anyOf"]
     assert properties["n"]["anyOf"][0]["maximum"] == 16
     assert properties["messages"]["maxItems"] == 2048
-    assert properties["messages"]["items"] == {"$ref": "#/$defs/ChatMessage"}
+    assert {"$ref": "#/$defs/ChatMessage"} in properties["messages"]["items"]["anyOf"]
     assert "guided_json" in properties
     assert [name for name, field in properties.items() if field[RULE] == "honoured"] == list(
         HONOURED["chat_completions"]

@@ -56,3 +56,7 @@ def test_json_is_called_json(kind: str | None, taken: bool) -> None:
     else:
         with pytest.raises(UnsupportedMediaType):
             require_json(request)
+
+
+def test_a_mark_of_the_byte_order_is_passed_over() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}

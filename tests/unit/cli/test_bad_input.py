@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from amalgam import __version__
 from amalgam.__main__ import app
 from tests.adapter_factory import write_lora
 
@@ -134,7 +135,8 @@ def run(verb: str, *arguments: str, **environment: str) -> str:
     assert all(re.fullmatch(r" *(?:error|warning|[a-z_]+): .{12,}", line) for line in lines), shown
     assert len(lines) == 1 or verb in ("adapters push", "merge build", "merge plan", "export"), shown
     assert not re.search(
-        r"pydantic|validation error|Errno|huggingface|site-packages|object at|\bNone\b", done.stderr
+        r"pydantic|validation error|Input should|unable to parse|Errno|huggingface|site-packages|object at|\bNone\b",
+        done.stderr,
     ), shown
     assert re.search(r"[a-z`')\]:./] ?[A-Z`][^.]* [^.]+|--help", lines[-1]), shown
     return done.stderr
@@ -301,6 +303,15 @@ def test_names_that_are_none_reach_no_other_route(places: Any, stranger: Any, mo
             assert all(path.split("?")[0].count("/") <= 4 for path in seen), seen
 
 
+WRONG_OPTIONS = ("seed=x", "rank=0", "rank=99999", "rank=x", "dtype=int8", "energy=2", "min_energy=x", "norm_balance=5")
+RECIPES: dict[str, Any] = {
+    "a_list": [], "a_text": "ties", "a_weight": {"inputs": [{"adapter": "./a", "weight": "x"}]},
+    "a_number": {"inputs": [5]}, "a_rank": {"inputs": [{"adapter": "./a"}], "output": {"rank": {"energy": "x"}}},
+    "an_output": {"inputs": [{"adapter": "./a"}], "output": 5}, "unknown": {"inputs": [{"adapter": "./a"}], "x": 1},
+    "mergekits": {"merge_method": "ties", "models": []},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("arguments", [
     ("demo", "train", "nonsense"),
     ("demo", "train", "sql", "--steps", "0"),
@@ -315,6 +326,9 @@ def test_names_that_are_none_reach_no_other_route(places: Any, stranger: Any, mo
     ("merge", "build", "{file}", "-o", "{new}"),
     ("merge", "build", "missing.json", "-o", "{new}"),
     ("merge", "build", "{good}", "-o", "{new}", "--rank", "0"),
+    ("merge", "build", "{good}", "-o", "{file}"),
+    *(("merge", "build", f"ties({{good}}, {{text}}; {option})", "-o", "{new}") for option in WRONG_OPTIONS),
+    *(("merge", "build", f"{name}.json", "-o", "{new}") for name in RECIPES),
     ("merge", "build", "{good}", "-o", "{new}/x.gguf", "--base", "{empty}"),
     ("merge", "report", "{good}/adapter_model.safetensors"),
     ("merges", "create", "c", "missing.json"),
@@ -325,9 +339,25 @@ def test_names_that_are_none_reach_no_other_route(places: Any, stranger: Any, mo
 def test_others(arguments: Any, places: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (places["file"].with_name("file.json")).write_bytes(b'{"inputs": [{"adapter": "\xff"}]}')
+    recipes = [tmp_path / f"{name}.json" for name in RECIPES]
+    for path in recipes:
+        path.write_text(json.dumps(RECIPES[path.stem]))
     (first, *rest) = [text.format(**places, new=tmp_path / "new") for text in arguments]
     run(first, *rest)
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(tmp_path.iterdir()) == sorted(recipes)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["version"]])
+def test_the_version_is_printed_either_way(words: list[str]) -> None:
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.stdout) == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["-h"], ["merge", "-h"], ["merge", "build", "-h"], ["adapters", "push", "--help"]])
+def test_help_is_shown_either_way(words: list[str]) -> None:
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0
+    assert "Usage:" in done.stdout
 
 
 def test_settings_that_are_none(places: Any, tmp_path: Path) -> None:

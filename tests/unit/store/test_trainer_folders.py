@@ -93,6 +93,37 @@ def in_a_folder_below(folder: Path) -> None:
     (folder / "README.md").write_text("# Two adapters")
 
 
+def in_place_of(name: str, content: bytes) -> Make:
+    """A file that a download or version control left there."""
+
+    def make(folder: Path) -> None:
+        write(folder, factors())
+        (folder / name).write_bytes(content)
+
+    return make
+
+
+def called(name: str) -> Make:
+    def make(folder: Path) -> None:
+        write(folder, factors())
+        (folder / WEIGHTS).rename(folder / name)
+
+    return make
+
+
+POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 3452\n"
+MISTAKEN: Final[dict[str, tuple[bytes, str]]] = {
+    "a pointer of Git LFS": (POINTER, "git lfs pull"),
+    "a web page": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "Fetch the file itself"),
+    "an error of S3": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "Fetch the file itself"),
+    "nothing": (b"", "Save or fetch it again"),
+    "zeros": (b"\0" * 4096, "Fetch it again"),
+    "compressed": (b"\x1f\x8b\x08\x00" + b"x" * 60, "Unpack it"),
+    "another program's": (b"GGUF\x03\0\0\0" + b"\0" * 40, "ending .gguf"),
+}
+"""What lies in the place of a file, and what to do."""
+
+
 def expected() -> dict[str, torch.Tensor]:
     found = {name: torch.from_numpy(value).double() for name, value in factors().items()}
     pairs = {module: [found[f"{PREFIX}{module}.lora_{factor}.weight"] for factor in "BA"] for module in MODULES}
@@ -144,3 +175,23 @@ def test_what_other_programs_wrote_is_refused_with_what_makes_a_peft_folder_of_i
     assert any("amalgam merge build" in finding.message for finding in found.errors)
     [finding] = [one for one in judge_names(["model-lora.gguf"]) if one.severity == "error"]
     assert "amalgam merge build" in finding.message
+
+
+@pytest.mark.parametrize("kind", MISTAKEN)
+@pytest.mark.parametrize("name", [WEIGHTS, "adapter_config.json"])
+def test_what_lies_in_the_place_of_a_file_is_told_by_its_beginning(name: str, kind: str, verdicts: Any) -> None:
+    content, step = MISTAKEN[kind]
+    for road, found in verdicts(in_place_of(name, content)):
+        assert found.errors & {"invalid_header", "invalid_config"}, (road, found.texts)
+        assert any(name in text and step in text for text in found.texts), (road, found.texts)
+
+
+@pytest.mark.parametrize(("name", "step"), [
+    ("adapter_model (1).safetensors", f"call it {WEIGHTS}"), ("lora.safetensors", f"call it {WEIGHTS}"),
+    ("model.safetensors", "amalgam serve"), ("pytorch_lora_weights.safetensors", "amalgam merge build"),
+])  # fmt: skip
+def test_weights_under_another_name_are_told_with_what_to_do(name: str, step: str, tmp_path: Path) -> None:
+    called(name)(tmp_path)
+    found = read_peft_folder(tmp_path, None)
+    assert {finding.code for finding in found.errors} == {"missing_file"}
+    assert step in found.errors[0].message

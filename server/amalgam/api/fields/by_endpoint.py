@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from amalgam.api.fields import shapes
+from amalgam.api.fields import message_shapes, shapes
 from amalgam.api.fields.checks import (
     MAX_INPUTS,
     MAX_PROMPTS,
@@ -38,6 +38,7 @@ from amalgam.api.fields.contents import (
     system,
     text_options,
     tools,
+    turns,
 )
 from amalgam.api.fields.elsewhere import NOT_HONOURED, ONE_ENDPOINT
 from amalgam.api.fields.media import TEXT_ONLY, MediaBounds, check_media
@@ -58,9 +59,15 @@ _TEMPLATE: Final = honoured(
     template_values, shapes.TemplateValues, "values for the chat template: at most 16, each single and short"
 )
 _MODEL: Final = honoured(text(4096), says="a name, a version, an alias or an expression")
-_MESSAGES: Final = honoured(messages, shapes.Messages, "text, and pictures and sounds where the model reads them")
+_MESSAGES: Final = honoured(
+    messages,
+    message_shapes.Messages,
+    "text, and pictures and sounds where the model reads them; other parts: see [clients](clients.md)",
+)
 _TURNS: Final = honoured(
-    messages, shapes.Turns, "text, and pictures where the model reads them; other blocks: see [clients](clients.md)"
+    turns,
+    message_shapes.Turns,
+    "text, and pictures where the model reads them; other blocks: see [clients](clients.md)",
 )
 _TOOLS: Final = honoured(tools, shapes.Tools, "functions; tools of other types are left out and named in the header")
 _LOGPROBS: Final = honoured(integer(0, MAX_LOGPROBS))
@@ -154,7 +161,7 @@ HONOURED: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
         "chat_template_kwargs": _TEMPLATE,
         "input": honoured(
             response_input,
-            shapes.ResponseInput,
+            message_shapes.ResponseInput,
             "messages, calls and their outputs, reasoning; see [clients](clients.md)",
         ),
         "parallel_tool_calls": _SWITCH,
@@ -177,7 +184,7 @@ HONOURED: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
         "chat_template_kwargs": _TEMPLATE,
         "metadata": honoured(shallow_object, shapes.AnyObject, "user_id means what user means elsewhere"),
         "messages": _TURNS,
-        "system": honoured(system, shapes.TextContent),
+        "system": honoured(system, message_shapes.SystemText),
         "max_tokens": _TOKENS,
         "stop_sequences": honoured(stop_list, shapes.StopList),
         "thinking": _ANY_OBJECT,
@@ -188,7 +195,7 @@ HONOURED: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
         **_TOOL_USE,
         "model": _MODEL,
         "messages": _TURNS,
-        "system": honoured(system, shapes.TextContent),
+        "system": honoured(system, message_shapes.SystemText),
         "thinking": _ANY_OBJECT,
         "output_config": honoured(output_config, shapes.OutputConfig),
         "chat_template_kwargs": _TEMPLATE,

@@ -1,6 +1,7 @@
 """What a chat consists of: messages, the parts of their content, and tools.
 
-Media are told by the type of their part, and checked in `media_fields`; other parts hold text alone.
+Each dialect has parts of its own, and vLLM reads no others: what clients send of another's has been told in its own
+before (`past_turns`). Media are told by the type of their part, and checked in `media`; other parts hold text alone.
 """
 
 import json
@@ -10,6 +11,16 @@ from typing import Any, Final
 from amalgam.api.fields.checks import MAX_NESTING, array, mapping, shallow, text
 from amalgam.api.fields.constraints import response_format, schema_within, shown_schema_within
 from amalgam.api.fields.media import MEDIA_PARTS, refuse_hidden
+from amalgam.api.fields.parts import (
+    BLOCKS_BY_ROLE,
+    IN_CHATS,
+    IN_ITEMS,
+    IN_REASONING,
+    IN_RESULTS,
+    IN_SAID_ITEMS,
+    IN_SYSTEM,
+    Parts,
+)
 from amalgam.api.fields.past_items import ITEMS
 from amalgam.errors.requests import FieldRefused
 
@@ -22,7 +33,6 @@ MAX_CALLS: Final = 128
 """Of tools, in one message."""
 MAX_TOOL_NAME: Final = 128
 MAX_ROLE: Final = 32
-MAX_TEXT: Final = 1 << 22
 
 _MESSAGES: Final = array(MAX_MESSAGES).check
 _ITEM_LIST: Final = array(MAX_ITEMS).check
@@ -31,13 +41,17 @@ _CALLS: Final = array(MAX_CALLS).check
 _PARTS: Final = array(MAX_PARTS).check
 _ROLE: Final = text(MAX_ROLE).check
 _TOOL_NAME: Final = text(MAX_TOOL_NAME).check
-_TEXT: Final = text(MAX_TEXT).check
 
-_TEXT_PARTS: Final = frozenset(
-    {"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking", "reasoning_text", "summary_text"}
-)
 _ITEMS: Final = frozenset(kind for kind, spec in ITEMS.items() if spec.rule == "read")
-_PARTS_SERVED: Final = _TEXT_PARTS | {"tool_use", "tool_result", "tool_reference"} | MEDIA_PARTS.keys()
+_LABELS: Final = ("name", "tool_call_id", "reasoning", "reasoning_content")
+"""Fields of a chat's message that are texts where they are there."""
+_ITEM_ROLES: Final = ("user", "assistant", "system", "developer")
+_TEXTS_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "function_call": ("call_id", "name", "arguments"),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "custom_tool_call_output": ("call_id",),
+}
+"""Type of item -> its fields that have to be texts."""
 
 
 def messages(name: str, value: Any) -> None:
@@ -51,6 +65,24 @@ def messages(name: str, value: Any) -> None:
             _message(name, mapping(name, message))
 
 
+def turns(name: str, value: Any) -> None:
+    """Messages of Anthropic's dialect, in which calls and their results are blocks of the content."""
+    _MESSAGES(name, value)
+    if not value:
+        raise FieldRefused(name, "must not be empty")
+    for turn in value:
+        shallow(name, turn)
+        fields = mapping(name, turn)
+        role, content = fields.get("role"), fields.get("content")
+        if not isinstance(role, str) or role not in BLOCKS_BY_ROLE:
+            raise FieldRefused(name, f"roles must be {', '.join(BLOCKS_BY_ROLE)}; results of tools are a user's")
+        if content is None:
+            raise FieldRefused(name, "each needs content: a text, or a list of blocks")
+        _content(name, content, BLOCKS_BY_ROLE[role])
+        if fields.get("tool_calls") not in (None, []):
+            raise FieldRefused(name, "must have no tool_calls; send blocks of type tool_use in content")
+
+
 def response_input(name: str, value: Any) -> None:
     """The Responses dialect's input: a text, or a list of items."""
     if isinstance(value, str):
@@ -60,21 +92,13 @@ def response_input(name: str, value: Any) -> None:
         raise FieldRefused(name, "must not be empty")
     for item in value:
         shallow(name, item)
-        fields = mapping(name, item)
-        kind = fields.get("type", "message")
-        if not isinstance(kind, str) or kind not in _ITEMS:
-            raise FieldRefused(name, f"items must be of type {', '.join(sorted(_ITEMS))}")
-        for key in ("content", "output", "summary"):
-            _content(name, fields.get(key))
-        _arguments(name, fields.get("arguments"))
+        _item(name, mapping(name, item))
 
 
 def system(name: str, value: Any) -> None:
     """Anthropic's system prompt: a text or parts of text."""
     shallow(name, value)
-    _content(name, value)
-    if isinstance(value, list) and any(isinstance(part, dict) and part["type"] in MEDIA_PARTS for part in value):
-        raise FieldRefused(name, "must be text, or parts of type text; send pictures in a message")
+    _content(name, value, IN_SYSTEM)
 
 
 def text_options(name: str, value: Any) -> None:
@@ -151,35 +175,79 @@ def _is_plain(message: Any) -> bool:
 
 
 def _message(name: str, message: Mapping[str, Any]) -> None:
-    _ROLE(name, message.get("role"))
-    _content(name, message.get("content"))
+    if not isinstance(message.get("role"), str):
+        raise FieldRefused(name, "each needs a role, such as user")
+    _ROLE(name, message["role"])
+    _content(name, message.get("content"), IN_CHATS)
+    for key in _LABELS:
+        if message.get(key) is not None and not isinstance(message[key], str):
+            raise FieldRefused(name, f"{key} must be a text")
+    if message.get("function_call") is not None:
+        raise FieldRefused(name, "a function_call needs a name; send tool_calls")
     calls = message.get("tool_calls")
     if calls is not None:
         _CALLS(name, calls)
         for call in calls:
-            function = mapping(name, call).get("function")
-            _arguments(name, mapping(name, function).get("arguments") if function is not None else None)
+            _call(name, mapping(name, call).get("function"))
 
 
-def _content(name: str, value: Any) -> None:
+def _call(name: str, function: Any) -> None:
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise FieldRefused(name, "each of tool_calls needs a function with a name")
+    if not isinstance(function.get("arguments"), str):
+        raise FieldRefused(name, "arguments of a call must be an object, or its JSON in a text")
+    _arguments(name, function["arguments"])
+
+
+def _item(name: str, item: Mapping[str, Any]) -> None:
+    kind = item.get("type", "message")
+    if not isinstance(kind, str) or kind not in _ITEMS:
+        raise FieldRefused(name, f"items must be of type {', '.join(sorted(_ITEMS))}")
+    if kind == "function_call_output" and not isinstance(item.get("call_id"), str | None):
+        raise FieldRefused(name, "call_id of a function_call_output must be a text")
+    for key in _TEXTS_OF.get(kind, ()):
+        if not isinstance(item.get(key), str):
+            raise FieldRefused(name, f"an item of type {kind} needs {key}, a text")
+    parts = IN_REASONING if kind == "reasoning" else IN_ITEMS
+    if kind == "message":
+        _said_item(name, item)
+        parts = IN_SAID_ITEMS if item["role"] == "assistant" else IN_ITEMS
+    for key in ("content", "output", "summary"):
+        _content(name, item.get(key), parts)
+    _arguments(name, item.get("arguments"))
+
+
+def _said_item(name: str, item: Mapping[str, Any]) -> None:
+    """A message, in which calls and their outputs have no place."""
+    role = item.get("role")
+    if not isinstance(role, str) or role not in _ITEM_ROLES:
+        roles = ", ".join(_ITEM_ROLES)
+        raise FieldRefused(name, f"roles must be {roles}; send what a tool gave as a function_call_output")
+    if item.get("content") is None:
+        raise FieldRefused(name, "each message needs content: a text, or a list of parts")
+    if item.get("tool_calls") not in (None, []):
+        raise FieldRefused(name, "must have no tool_calls; send items of type function_call")
+
+
+def _content(name: str, value: Any, parts: Parts) -> None:
     if value is None or isinstance(value, str):
         return
+    if not isinstance(value, list):
+        raise FieldRefused(name, "content must be a text or a list of parts")
     _PARTS(name, value)
     for part in value:
-        if isinstance(part, str):
+        if isinstance(part, str) and parts.bare:
             continue
         kind = mapping(name, part).get("type")
-        if not isinstance(kind, str) or kind not in _PARTS_SERVED:
-            raise FieldRefused(
-                name, "content must be text, or parts of type text, or media that the model reads; send files as text"
-            )
+        if not isinstance(kind, str) or kind not in parts.kinds:
+            raise FieldRefused(name, parts.says)
         if kind in MEDIA_PARTS:
             continue
         refuse_hidden(name, part)
+        for key, check in parts.kinds[kind].items():
+            check(name, key, kind, part.get(key))
         if kind == "tool_result":
-            _content(name, part.get("content"))
-        elif kind == "text":
-            _TEXT(name, part.get("text"))
+            _content(name, part.get("content"), IN_RESULTS)
 
 
 def _arguments(name: str, value: Any) -> None:

@@ -75,6 +75,7 @@ NOT_HONOURED: Final[Mapping[str, FieldSpec]] = {
     "guided_choice": refused(_OLD_GUIDED),
     "guided_grammar": refused(_OLD_GUIDED),
     "padding": refused("pad in the client"),
+    "extra_body": refused("send its fields beside the others, as openai's Python client does with them"),
     # What would reach into the server.
     "cache_salt": refused(_SERVER_OWNED),
     "priority": refused("all are served in turn; leave it out"),
@@ -91,8 +92,19 @@ ONE_ENDPOINT: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
     "responses": {
         "prompt": refused("prompts are not stored here; send instructions and input"),
         "stream_options": without_effect("a stream always ends with its usage"),
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), refused("send max_output_tokens")),
+        "response_format": refused("send text.format", {"type": "text"}),
     },
-    "messages": {"user": without_effect("send metadata.user_id")},
+    "messages": {
+        "user": without_effect("send metadata.user_id"),
+        "stop": refused("send stop_sequences"),
+        "response_format": refused("send output_config.format", {"type": "text"}),
+    },
+    "chat_completions": {
+        "max_output_tokens": refused("send max_completion_tokens"),
+        "stop_sequences": refused("send stop"),
+        **dict.fromkeys(("system", "instructions"), refused("send it as the first message, with the role system")),
+    },
     "embeddings": {
         "messages": refused("send input"),
         **dict.fromkeys(

@@ -41,11 +41,14 @@ _OTHER_ROUTES: Final[Mapping[tuple[Endpoint, str], str]] = {
     ("messages", "prompt"): "/v1/completions",
 }
 """(route, what a body there holds in place of what it needs) -> the route that reads such bodies."""
-_NEEDED: Final[Mapping[Endpoint, str]] = {
-    "chat_completions": "messages",
-    "completions": "prompt",
-    "responses": "input",
-    "messages": "messages",
+_NEEDED: Final[Mapping[Endpoint, tuple[str, ...]]] = {
+    "chat_completions": ("messages",),
+    "completions": ("prompt",),
+    "responses": ("input",),
+    "messages": ("messages", "max_tokens"),
+    "count_tokens": ("messages",),
+    "detokenize": ("tokens",),
+    "embeddings": ("input",),
 }
 
 
@@ -68,13 +71,15 @@ def require_dialect(endpoint: Endpoint, body: Mapping[str, Any]) -> None:
     Raises:
         FieldRefused: on what is missing; with the route that takes such a body, where another does.
     """
-    needed = _NEEDED.get(endpoint)
-    if needed is None or body.get(needed) is not None:
+    missing = next((name for name in _NEEDED.get(endpoint, ()) if body.get(name) is None), None)
+    if missing is None and endpoint == "tokenize" and body.get("prompt") is None and body.get("messages") is None:
+        missing = "prompt"
+    if missing is None:
         return
     for (route, found), other in _OTHER_ROUTES.items():
-        if route == endpoint and body.get(found) is not None:
-            raise FieldRefused(needed, f"is missing, and {found} is there: send this body to {other}")
-    raise FieldRefused(needed, "is missing; send it")
+        if route == endpoint and body.get(found) is not None and missing != "max_tokens":
+            raise FieldRefused(missing, f"is missing, and {found} is there: send this body to {other}")
+    raise FieldRefused(missing, "is missing; send it")
 
 
 def _plain(kind: type, value: Any) -> Any:

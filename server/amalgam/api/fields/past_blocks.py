@@ -16,9 +16,10 @@ Block = Mapping[str, Any]
 BlockRule = Literal["read", "told as text", "told as calls", "heeded", "left out"]
 
 BLOCKS: Final[Mapping[str, tuple[BlockRule, str]]] = {
-    **dict.fromkeys(("text", "tool_use", "tool_reference", "thinking", "redacted_thinking"), ("read", "")),
+    **dict.fromkeys(("text", "tool_use", "thinking", "redacted_thinking"), ("read", "")),
     "image": ("read", "where the model reads pictures"),
     "tool_result": ("read", "with what is in it"),
+    "tool_reference": ("read", "in a `tool_result`"),
     "document": ("told as text", "where its source is text or content; other sources are refused: send the text"),
     "search_result": ("told as text", "title, source and texts"),
     "compaction": ("told as text", "its summary"),
@@ -39,7 +40,7 @@ BLOCKS: Final[Mapping[str, tuple[BlockRule, str]]] = {
     "fallback": ("left out", "it says which model spoke"),
 }
 """Every type of block that the newest client of Anthropic knows; a test compares."""
-_READ: Final = frozenset(kind for kind, (rule, _) in BLOCKS.items() if rule == "read")
+READ: Final = frozenset(kind for kind, (rule, _) in BLOCKS.items() if rule == "read")
 _RESULT: Final = "_tool_result"
 
 
@@ -51,15 +52,30 @@ def plain_messages(name: str, messages: list[Any], left_out: set[str], *, refuse
     """
     plain: list[Any] = []
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if not isinstance(content, list) or all(map(_is_plain, content)):
-            plain.append(message)
-            continue
-        shallow(name, message)
-        plain.extend(_Divided(name, message, left_out, refuse_unknown=refuse_unknown).messages())
+        plain.extend(divided(name, message, READ, left_out, refuse_unknown=refuse_unknown))
     if messages and not plain:
         raise FieldRefused(name, "hold nothing that the model reads; add a text")
     return plain
+
+
+def divided(
+    name: str, message: Any, read: frozenset[str], left_out: set[str], *, refuse_unknown: bool
+) -> Iterator[Any]:
+    """The messages that say what one of them says in blocks of the types ``read``; itself where it has no others.
+
+    Raises:
+        FieldRefused: a document that is not text.
+    """
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, list):
+        yield message
+        return
+    is_models = message.get("role") == "assistant"
+    if all(_is_plain(block, read) and not (is_models and kind_of(block) == "tool_result") for block in content):
+        yield message
+        return
+    shallow(name, message)
+    yield from _Divided(name, message, read, left_out, refuse_unknown=refuse_unknown).messages()
 
 
 def tool_changes(messages: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -80,32 +96,41 @@ def kind_of(block: Any) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _is_plain(block: Any) -> bool:
+def _is_plain(block: Any, read: frozenset[str]) -> bool:
     kind = kind_of(block)
     if kind == "tool_result":
         inner = block.get("content")
-        return not isinstance(inner, list) or all(kind_of(part) in _READ for part in inner)
-    return kind is None or kind in _READ
+        return not isinstance(inner, list) or all(kind_of(part) in read for part in inner)
+    return kind in read or (kind is None and not isinstance(block, str))
 
 
 class _Divided:
     """One message, as the messages that say the same."""
 
-    def __init__(self, name: str, message: Mapping[str, Any], left_out: set[str], *, refuse_unknown: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        message: Mapping[str, Any],
+        read: frozenset[str],
+        left_out: set[str],
+        *,
+        refuse_unknown: bool,
+    ) -> None:
         self._name = name
         self._message = message
+        self._read = read
         self._left_out = left_out
         self._refuse_unknown = refuse_unknown
 
     def messages(self) -> Iterator[Mapping[str, Any]]:
-        """Results of calls that the other service ran become messages of the user between what the model said."""
+        """Results among what the model said become messages of the user, between what was said before and after."""
         blocks: list[Block] = []
         results: list[Block] = []
         for block in self._message["content"]:
             kind = kind_of(block)
-            is_result = kind is not None and kind.endswith(_RESULT) and self._message.get("role") == "assistant"
-            if is_result:
-                results.append(self._result(block))
+            is_result = kind is not None and (kind == "tool_result" or kind.endswith(_RESULT))
+            if is_result and self._message.get("role") == "assistant":
+                results.extend(self._plain(kind, block))
                 continue
             if results:
                 yield from self._said(blocks, results)
@@ -116,11 +141,14 @@ class _Divided:
     def _said(self, blocks: list[Block], results: list[Block]) -> Iterator[Mapping[str, Any]]:
         if blocks:
             yield {**self._message, "content": blocks}
+            self._message = {key: value for key, value in self._message.items() if key != "tool_calls"}
         if results:
             yield {"role": "user", "content": results}
 
     def _plain(self, kind: str | None, block: Block) -> Iterator[Block]:
-        if kind == "tool_result" and not _is_plain(block):
+        if isinstance(block, str):
+            yield _as_text(block)
+        elif kind == "tool_result" and not _is_plain(block, self._read):
             yield {**block, "content": [part for one in block["content"] for part in self._inner(one)]}
         elif kind == "document" or kind == "search_result":
             yield from self._inner(block)
@@ -131,7 +159,7 @@ class _Divided:
             yield self._result(block)
         elif kind in ("server_tool_use", "mcp_tool_use"):
             yield _use(block)
-        elif kind is None or kind in _READ:
+        elif kind is None or kind in self._read or kind == "tool_result":
             yield block
         elif kind not in BLOCKS:
             yield from self._unknown(kind, block)
@@ -151,7 +179,9 @@ class _Divided:
     def _inner(self, part: Any) -> Iterator[Any]:
         """A document or a result of a search as parts of text, and pictures that are in it."""
         kind = kind_of(part)
-        if kind == "document":
+        if isinstance(part, str):
+            yield _as_text(part)
+        elif kind == "document":
             yield from self._document(part)
         elif kind == "search_result":
             texts = part.get("content")

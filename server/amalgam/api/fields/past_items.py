@@ -157,6 +157,17 @@ ITEMS: Final[Mapping[str, ItemSpec]] = {
     "item_reference": ItemSpec("refused", "nothing is stored here; send the item itself"),
 }
 """Every type of item that the newest client of OpenAI knows; a test compares."""
+_FIELDS: Final = frozenset(
+    {*("type", "role", "content", "call_id", "name", "arguments", "input", "output", "summary", "tool_calls")}
+)
+_OF_CALLS: Final[Mapping[str, frozenset[str]]] = {
+    "function_call": frozenset({"type", "call_id", "name", "namespace", "arguments", "id", "status"}),
+    "custom_tool_call": frozenset({"type", "call_id", "name", "input", "id"}),
+    **dict.fromkeys(("function_call_output", "custom_tool_call_output"), frozenset({"type", "call_id", "output"})),
+}
+_LABELS: Final = frozenset({"id", "namespace"})
+_STATES: Final = frozenset({"in_progress", "completed", "incomplete"})
+_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
 _TOOLS_IN: Final = frozenset({"additional_tools", "tool_search_output"})
 
 
@@ -174,13 +185,26 @@ def plain_items(name: str, items: list[Any], left_out: set[str], *, refuse_unkno
         elif kind == "message":
             plain.append(_message(item))
         elif kind is None or (spec := ITEMS.get(kind)) is _READ:
-            plain.append(item)
+            plain.append(_called_or_given(item))
         else:
             shallow(name, item)
             plain.extend(_told(name, kind, spec, item, left_out, refuse_unknown=refuse_unknown))
     if items and not plain:
         raise FieldRefused(name, "holds nothing that the model reads; add a message")
-    return plain
+    return [_known(item) for item in plain]
+
+
+def _known(item: Any) -> Any:
+    """An item with the fields that vLLM reads; others say who made it and when, in types of their own."""
+    if not isinstance(item, Mapping):
+        return item
+    return {
+        key: value
+        for key, value in item.items()
+        if key in _FIELDS
+        or (key in _LABELS and isinstance(value, str))
+        or (key == "status" and isinstance(value, str) and value in _STATES)
+    }
 
 
 def _without_nulls(item: Any) -> Any:
@@ -223,6 +247,7 @@ def _reasoning(item: Item, left_out: set[str]) -> Iterator[Item]:
     """VLLM reads the first text alone, and refuses what is encrypted."""
     for key in ("content", "summary"):
         parts = item.get(key)
+        parts = [parts] if isinstance(parts, str) else parts
         if parts is not None and not (isinstance(parts, list) and all(isinstance(_text(part), str) for part in parts)):
             yield item  # the checks, or vLLM, say what is wrong with it
             return
@@ -237,7 +262,9 @@ def _reasoning(item: Item, left_out: set[str]) -> Iterator[Item]:
 def _message(item: Item) -> Item:
     """VLLM reads the first part of what an assistant said alone, and no text that has an id; here it is one part."""
     content = item.get("content")
-    if item.get("role") != "assistant" or (isinstance(content, str) and "id" not in item):
+    if item.get("role") != "assistant":
+        return _with_own_parts(item, "content")
+    if isinstance(content, str) and "id" not in item:
         return item
     texts = [_text(part) for part in content] if isinstance(content, list) else [content]
     if not all(isinstance(text, str) for text in texts):
@@ -245,6 +272,40 @@ def _message(item: Item) -> Item:
     part = {"type": "output_text", "text": "".join(map(str, texts)), "annotations": []}
     known = {"id": item.get("id") or "msg", "status": item.get("status") or "completed"}
     return {**item, **known, "type": "message", "content": [part]}
+
+
+def _called_or_given(item: Any) -> Any:
+    """A call with its arguments as a text, or an output as a text or in parts of this dialect."""
+    kind = kind_of(item)
+    if kind is None:
+        return item
+    arguments, output = item.get("arguments"), item.get("output")
+    if kind == "function_call" and (isinstance(arguments, Mapping) or arguments is None):
+        item = {**item, "arguments": json.dumps(arguments or {}, ensure_ascii=False)}
+    if kind in _OUTPUTS and not isinstance(output, str | list):
+        item = {**item, "output": "" if output is None else json.dumps(output, ensure_ascii=False)}
+    return _with_own_parts({key: value for key, value in item.items() if key in _OF_CALLS[kind]}, "output")
+
+
+def _with_own_parts(item: Any, key: str) -> Any:
+    parts = item.get(key) if isinstance(item, Mapping) else None
+    if not isinstance(parts, list) or all(kind_of(part) in ("input_text", "input_image") for part in parts):
+        return item
+    return {**item, key: [_own_part(part) for part in parts]}
+
+
+def _own_part(part: Any) -> Any:
+    """A part as this dialect has it, where it came as a chat's."""
+    if isinstance(part, str):
+        return {"type": "input_text", "text": part}
+    kind = kind_of(part)
+    if kind in ("text", "output_text"):
+        return {**part, "type": "input_text"}
+    if kind == "image_url":
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, Mapping) else url
+        return {"detail": "auto", **part, "type": "input_image", "image_url": url}
+    return part
 
 
 def _text(part: Any) -> Any:

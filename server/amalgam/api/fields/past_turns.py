@@ -6,10 +6,12 @@ It comes before the checks of the fields, so that what is made of it is checked 
 from collections.abc import Mapping
 from typing import Any
 
+from amalgam.api.fields.chat_blocks import chat_told
 from amalgam.api.fields.past_blocks import plain_messages, tool_changes
 from amalgam.api.fields.past_items import kind_of, plain_items, tools_in
 from amalgam.api.fields.plain_chats import plain_message
 from amalgam.engine.protocol import Endpoint
+from amalgam.errors.requests import FieldRefused
 
 
 def plain_turns(
@@ -23,7 +25,7 @@ def plain_turns(
         refuse_unknown: whether what nobody knows is refused.
 
     Raises:
-        FieldRefused: see `plain_items` and `plain_messages`.
+        FieldRefused: see `plain_items`, `plain_messages` and `chat_told`.
     """
     if endpoint == "responses" and isinstance(items := body.get("input"), list):
         left_out: set[str] = set()
@@ -37,8 +39,19 @@ def plain_turns(
         _change_tools(plain, messages)
         return plain, sorted(left_out)
     if endpoint in ("chat_completions", "tokenize") and isinstance(messages := body.get("messages"), list):
-        return {**body, "messages": [plain_message(message) for message in messages]}, []
+        left_out = set()
+        plain = {**body, "messages": _plain_chat(messages, left_out, refuse_unknown=refuse_unknown)}
+        return plain, sorted(left_out)
     return body, []
+
+
+def _plain_chat(messages: list[Any], left_out: set[str], *, refuse_unknown: bool) -> list[Any]:
+    plain: list[Any] = []
+    for message in map(plain_message, messages):
+        plain.extend(chat_told("messages", message, left_out, refuse_unknown=refuse_unknown))
+    if messages and not plain:
+        raise FieldRefused("messages", "hold nothing that the model reads; add a text")
+    return plain
 
 
 def _add_tools(body: dict[str, Any], tools: list[Mapping[str, Any]]) -> None:

@@ -28,6 +28,9 @@ def plain_message(message: Any) -> Any:
         call = {"id": f"call_{called['name']}", "type": "function", "function": dict(called)}
         return {**rest, "tool_calls": [call]}
     calls = message.get("tool_calls")
+    if "function_call" in message and (calls or not called):
+        # Said twice, or nothing.
+        message = {key: value for key, value in message.items() if key != "function_call"}
     if isinstance(calls, list) and not all(map(_is_plain, calls)):
         return {**message, "tool_calls": [_plain_call(call) for call in calls]}
     return message
@@ -43,6 +46,47 @@ def plain_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def flat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function as the Responses dialect has it, where it came in the form of a chat or of Anthropic's."""
+    if tool.get("type") == "custom" and "input_schema" not in tool and not isinstance(tool.get("function"), Mapping):
+        return dict(tool)
+    function: dict[str, Any] = plain_tool(tool)["function"]
+    known = {key: function[key] for key in ("name", "description", "parameters", "strict") if key in function}
+    return {"type": "function", "parameters": {"type": "object", "properties": {}}, **known}
+
+
+def anthropic_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function as Anthropic's dialect has it, where it came in the form of a chat or of the Responses dialect."""
+    if "input_schema" in tool:
+        return dict(tool)
+    function = plain_tool(tool)["function"]
+    known = {key: function[key] for key in ("name", "description", "strict") if key in function}
+    return {**known, "input_schema": function.get("parameters") or {"type": "object"}}
+
+
+def flat_choice(choice: Any) -> Any:
+    """A choice of tools as the Responses dialect has it; of what is no function it stays as it is."""
+    plain = plain_choice(choice)
+    if isinstance(plain, Mapping) and isinstance(inner := plain.get("function"), Mapping):
+        return {"type": "function", "name": inner.get("name")}
+    return plain
+
+
+def anthropic_choice(choice: Any) -> Any:
+    """A choice of tools as Anthropic's dialect has it; what is none comes back as it is."""
+    plain = plain_choice(choice)
+    if plain in ("auto", "none"):
+        said: Any = {"type": plain}
+    elif plain == "required":
+        said = {"type": "any"}
+    elif isinstance(plain, Mapping) and isinstance(inner := plain.get("function"), Mapping):
+        said = {"type": "tool", "name": inner.get("name")}
+    else:
+        return choice
+    rest = choice if isinstance(choice, Mapping) and "disable_parallel_tool_use" in choice else {}
+    return said | {key: rest[key] for key in ("disable_parallel_tool_use",) if key in rest}
+
+
 def plain_choice(choice: Any) -> Any:
     """A choice of tools as a chat has it, where it came in another dialect's form."""
     if isinstance(choice, str):
@@ -56,33 +100,38 @@ def plain_choice(choice: Any) -> Any:
 
 
 def _without_nulls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without fields that are null. A tool that gave nothing gave an empty text; other contents stay."""
+    """The same without fields that are null. A tool that gave nothing gave an empty text; a call needs none."""
     plain = {key: value for key, value in message.items() if value is not None}
-    if "content" in message and "content" not in plain:
-        plain["content"] = "" if message.get("role") in ("tool", "function") else None
+    if "content" not in plain and message.get("role") in ("tool", "function"):
+        plain["content"] = ""
+    elif "content" in message and "content" not in plain and message.get("role") == "assistant":
+        plain["content"] = None
     return plain
 
 
 def _is_plain(call: Any) -> bool:
-    if not isinstance(call, Mapping) or call.get("type") != "function" or None in call.values():
-        return not isinstance(call, Mapping)
+    if not isinstance(call, Mapping):
+        return True
+    if call.get("type") != "function" or "id" not in call or None in call.values():
+        return False
     function = call.get("function")
     return not isinstance(function, Mapping) or isinstance(function.get("arguments"), str)
 
 
 def _plain_call(call: Any) -> Any:
-    """A call of a function, whether it was one of free text, lacks its type, or has an object for arguments."""
+    """A call of a function, whether it was one of free text, lacks type or id, or has an object for arguments."""
     if not isinstance(call, Mapping):
         return call
     free, function = call.get("custom"), call.get("function")
     if call.get("type") == "custom" and isinstance(free, Mapping):
         said = json.dumps({"input": free.get("input", "")}, ensure_ascii=False)
         function = {"name": free.get("name"), "arguments": said}
-        return {"id": call.get("id"), "type": "function", "function": function}
+        return {"id": call.get("id") or f"call_{free.get('name')}", "type": "function", "function": function}
     plain = {key: value for key, value in call.items() if value is not None}
     if not isinstance(function, Mapping):
         return plain
     arguments = function.get("arguments")
     if arguments is None or isinstance(arguments, Mapping):
         function = {**function, "arguments": json.dumps(arguments or {}, ensure_ascii=False)}
-    return {**plain, "type": plain.get("type", "function"), "function": function}
+    named = {"id": f"call_{function.get('name')}", "type": "function"}
+    return {**named, **plain, "function": function}

@@ -4,7 +4,14 @@ from typing import Any, Final
 
 from amalgam.api.fields.checks import STREAM_OPTIONS
 from amalgam.api.fields.forced_tools import bind_forced
-from amalgam.api.fields.plain_chats import plain_choice, plain_tool
+from amalgam.api.fields.plain_chats import (
+    anthropic_choice,
+    anthropic_tool,
+    flat_choice,
+    flat_tool,
+    plain_choice,
+    plain_tool,
+)
 from amalgam.api.fields.table import shown_name
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
@@ -43,6 +50,10 @@ def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
             body["tool_choice"] = plain_choice(body["tool_choice"])
     if endpoint == "responses":
         left_out = _known_words(body)
+        if isinstance(choice := body.get("tool_choice"), dict | str) and not _names_allowed(choice):
+            body["tool_choice"] = flat_choice(choice)
+    if endpoint in ("messages", "count_tokens") and "tool_choice" in body:
+        body["tool_choice"] = anthropic_choice(body["tool_choice"])
     if "tools" in body:
         left_out += _keep_functions(endpoint, body) + _plain_tools(endpoint, body)
         bind_forced(endpoint, body)
@@ -62,6 +73,10 @@ def _known_words(body: dict[str, Any]) -> list[str]:
         body["include"] = [one for one in asked if one in _INCLUDED]
         left_out += [f"include.{one}" for one in asked if one not in _INCLUDED]
     return left_out
+
+
+def _names_allowed(choice: Any) -> bool:
+    return isinstance(choice, dict) and choice.get("type") == "allowed_tools"
 
 
 def is_function(endpoint: Endpoint, tool: dict[str, Any]) -> bool:
@@ -101,6 +116,8 @@ def _plain_tools(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
     left_out: set[str] = set()
     if endpoint in ("chat_completions", "tokenize") and "tools" in body:
         body["tools"] = [plain_tool(tool) for tool in body["tools"]]
+    if endpoint in ("messages", "count_tokens") and "tools" in body:
+        body["tools"] = [anthropic_tool(tool) for tool in body["tools"]]
     if endpoint == "responses" and "tools" in body:
         plain = [_plain_tool(tool, left_out) for tool in body["tools"]]
         body["tools"] = [tool for tool in plain if tool is not None]
@@ -115,8 +132,10 @@ def _plain_tool(tool: dict[str, Any], left_out: set[str]) -> dict[str, Any] | No
         left_out |= {f"tools.namespace.{one.get('type')}" for one in tool["tools"] if one.get("type") != "function"}
         described = {**tool, "description": tool.get("description") or "", "tools": functions}
         return described if functions else None
+    if tool.get("type") != "custom" or "input_schema" in tool:
+        return flat_tool(tool)
     given = tool.get("format")
-    if tool.get("type") != "custom" or not isinstance(given, dict) or given.get("type") != "grammar":
+    if not isinstance(given, dict) or given.get("type") != "grammar":
         return tool
     left_out.add("tools.custom.format")
     told = f"Its input follows this grammar ({given.get('syntax')}):\n{given.get('definition')}"

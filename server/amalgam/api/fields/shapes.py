@@ -4,9 +4,9 @@ No request is read with them: the checks beside the fields are quicker, and say 
 both take and refuse the same; what only a check can count (nesting, automata, products of fields) the descriptions say.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from amalgam.api.fields.checks import (
     MAX_BIASES,
@@ -21,28 +21,9 @@ from amalgam.api.fields.checks import (
     TOKEN_DIGITS,
 )
 from amalgam.api.fields.constraints import MAX_CHOICE, MAX_ENUM, MAX_REGEX_CHARACTERS
-from amalgam.api.fields.contents import (
-    MAX_CALLS,
-    MAX_ITEMS,
-    MAX_MESSAGES,
-    MAX_PARTS,
-    MAX_ROLE,
-    MAX_TEXT,
-    MAX_TOOL_NAME,
-    MAX_TOOLS,
-)
-from amalgam.api.fields.media import MEDIA_PARTS
-from amalgam.api.fields.past_blocks import BLOCKS
-from amalgam.api.fields.past_items import ITEMS
+from amalgam.api.fields.contents import MAX_TOOL_NAME, MAX_TOOLS
+from amalgam.api.fields.message_shapes import Shape
 
-
-class Shape(BaseModel):
-    """A part of a request. Keys that nobody knows may be there, and reach the engine as they are."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
 JsonSchema = Annotated[
     bool | dict[str, Any],
     Field(
@@ -57,179 +38,9 @@ ShownSchema = Annotated[
         "constrained to, bounded as such schemas are"
     ),
 ]
-AnyJson = Annotated[Any, Field(description="any JSON, nested at most 32 deep")]
 AnyObject = Annotated[dict[str, Any], Field(description="nested at most 32 deep")]
 Choice = Annotated[str, Field(max_length=MAX_CHOICE_NAME)] | AnyObject
 """A name of what is wanted, or an object that says more."""
-
-
-# --- messages
-
-
-class TextPart(Shape):
-    """A text."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ToolResultPart(Shape):
-    """What a tool answered, in Anthropic's dialect."""
-
-    type: Literal["tool_result"]
-    content: "Content | None" = None
-
-
-class OtherPart(Shape):
-    """A part in other words, or one that a model wrote. Films and files are refused."""
-
-    type: Literal[
-        "input_text",
-        "output_text",
-        "refusal",
-        "thinking",
-        "redacted_thinking",
-        "reasoning_text",
-        "summary_text",
-        "tool_use",
-        "tool_reference",
-    ]
-
-
-class MediaPart(Shape):
-    """A picture or a sound, where the model reads it: a data URL or base64, in the field that its type speaks of."""
-
-    type: Literal["image_url", "input_image", "image", "input_audio", "audio_url"]
-    image_url: AnyJson = None
-    source: AnyJson = None
-    input_audio: AnyJson = None
-    audio_url: AnyJson = None
-
-
-Parts = Annotated[list[str | TextPart | ToolResultPart | MediaPart | OtherPart], Field(max_length=MAX_PARTS)]
-Content = str | Parts
-TextContent = str | Annotated[list[str | TextPart | ToolResultPart | OtherPart], Field(max_length=MAX_PARTS)]
-
-
-class CalledFunction(Shape):
-    """A function, and what a model called it with."""
-
-    arguments: AnyJson = None
-
-
-class ToolCall(Shape):
-    """A call that a model made."""
-
-    function: CalledFunction | None = None
-
-
-class ChatMessage(Shape):
-    """One message of a conversation."""
-
-    role: Annotated[str, Field(max_length=MAX_ROLE)]
-    content: Content | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
-
-
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-
-
-class DocumentPart(Shape):
-    """A document in Anthropic's dialect, as text or as parts; the model reads it as text."""
-
-    type: Literal["document"]
-    source: "DocumentSource"
-
-
-class DocumentSource(Shape):
-    """What is written in a document."""
-
-    type: Literal["text", "content"]
-    data: AnyJson = None
-    content: AnyJson = None
-
-
-class SearchResultPart(Shape):
-    """A result of a search, or the state of a browser, in Anthropic's dialect; the model reads it as text."""
-
-    type: Literal["search_result", "browser_state"]
-
-
-class TurnResultPart(Shape):
-    """What a tool answered, in Anthropic's dialect."""
-
-    type: Literal["tool_result"]
-    content: "str | TurnParts | None" = None
-
-
-_OWN_BLOCKS: Final = frozenset({"text", "tool_result", "document", "search_result", *MEDIA_PARTS})
-
-
-class KnownBlock(Shape):
-    """A block of Anthropic's own tools: told as calls and texts, or left out; the manual says which."""
-
-    type: Annotated[str, Field(json_schema_extra={"enum": sorted(BLOCKS.keys() - _OWN_BLOCKS)})]
-
-
-class AnyBlock(Shape):
-    """A block that a model made, of any type: what nobody knows is left out, and named in ``x-amalgam-ignored``."""
-
-    type: Annotated[str, Field(json_schema_extra={"not": {"enum": sorted(_OWN_BLOCKS)}})]
-
-
-_TurnPart = str | TextPart | TurnResultPart | MediaPart | OtherPart | DocumentPart | SearchResultPart
-TurnParts = Annotated[list[_TurnPart], Field(max_length=MAX_PARTS)]
-
-
-class Turn(Shape):
-    """One message of a conversation in Anthropic's dialect."""
-
-    role: Annotated[str, Field(max_length=MAX_ROLE)]
-    content: str | Annotated[list[_TurnPart | KnownBlock], Field(max_length=MAX_PARTS)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
-
-
-class ModelTurn(Shape):
-    """What a model said, here or elsewhere."""
-
-    role: Literal["assistant"]
-    content: str | Annotated[list[_TurnPart | AnyBlock], Field(max_length=MAX_PARTS)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
-
-
-Turns = Annotated[list[Turn | ModelTurn], Field(min_length=1, max_length=MAX_MESSAGES)]
-
-
-class InputItem(Shape):
-    """One item of the Responses dialect's input."""
-
-    type: (
-        Literal[
-            "message",
-            "function_call",
-            "function_call_output",
-            "custom_tool_call",
-            "custom_tool_call_output",
-            "reasoning",
-        ]
-        | None
-    ) = "message"
-    content: Content | None = None
-    output: Content | None = None
-    summary: Content | None = None
-    arguments: AnyJson = None
-
-
-_OWN_ITEMS: Final = frozenset(kind for kind, spec in ITEMS.items() if spec.rule in ("read", "refused"))
-
-
-class OtherItem(Shape):
-    """An item of another service's tools: told as calls, heeded, or left out; the manual says which."""
-
-    type: Annotated[str, Field(json_schema_extra={"not": {"enum": sorted(_OWN_ITEMS)}})]
-
-
-ResponseInput = str | Annotated[list[InputItem | OtherItem], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 # --- tools

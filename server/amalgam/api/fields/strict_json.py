@@ -39,7 +39,8 @@ def parse_json(raw: bytes) -> Any:
     if raw.count(b":") > MAX_KEYS:
         raise FieldRefused("body", f"must hold at most {MAX_KEYS} keys; send less")
     try:
-        text = raw.decode()
+        # Some clients write a mark of the byte order first, which other servers pass over.
+        text = raw.decode("utf-8-sig")
         value = _decoder(len(raw), signs).decode(text)
         if "\\ud" in text or "\\uD" in text:
             # An escape of half a character, unless its other half follows: nothing can encode the string again.
