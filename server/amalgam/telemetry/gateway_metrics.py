@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from amalgam.telemetry.metric_table import MetricSpec
+from amalgam.telemetry.metric_spec import MetricSpec
 from amalgam.telemetry.series import Labels, Values
 
 Level = Literal["gpu", "cpu"]

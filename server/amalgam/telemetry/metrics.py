@@ -11,7 +11,8 @@ from typing import Final
 
 from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.context import RequestContext, current
-from amalgam.telemetry.metric_table import METRICS, MetricSpec
+from amalgam.telemetry.metric_spec import MetricSpec
+from amalgam.telemetry.metric_table import METRICS
 from amalgam.telemetry.page import Scrape
 from amalgam.telemetry.request_watch import GENERATING, RequestWatch
 from amalgam.telemetry.series import Distribution, Values

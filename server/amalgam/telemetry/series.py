@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Protocol
 
-from amalgam.telemetry.metric_table import MetricSpec
+from amalgam.telemetry.metric_spec import MetricSpec
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 

@@ -372,35 +372,3 @@ async def test_views_tell_the_tightest_of_each_kind(limiter: Limiter) -> None:
     await limiter.reserve(limits, 40)
     views = {measure.value: (view.limit, view.left) for measure, view in limiter.views(limits).items()}
     assert views == {"tokens_per_minute": (100, 60), "requests_per_minute": (5, 4)}
-
-
-async def test_how_limits_stand_counts_what_other_front_ends_used_and_hold(
-    new_front: Callable[[str], Limiter], slices: SlicesInMemory, clocks: Clocks
-) -> None:
-    one, two = new_front("one"), new_front("two")
-    payer = of_key(tokens_per_day=100, requests_per_minute=9)
-
-    async def standings() -> dict[str, int]:
-        return {bucket.measure.value: view.left for bucket, view in await one.standings(payer)}
-
-    await spend(two, payer, 30)
-    await two.beat()
-    assert (await standings())["tokens_per_day"] < 70
-    # Two questions within a second are one to the database.
-    exchanges = slices.exchanges
-    await standings()
-    assert slices.exchanges == exchanges
-    await two.beat()
-    clocks.now_s += 2
-    assert await standings() == {"tokens_per_day": 70, "requests_per_minute": 8}
-    # Whoever only looks holds nothing back from the others.
-    await spend(two, payer, 70)
-
-
-async def test_how_limits_stand_is_not_known_while_the_database_is_away(
-    limiter: Limiter, slices: SlicesInMemory
-) -> None:
-    assert await limiter.standings(Payer(tenant(), key())) == []
-    slices.is_down = True
-    with pytest.raises(RegistryUnavailable):
-        await limiter.standings(of_key(tokens_per_day=100))

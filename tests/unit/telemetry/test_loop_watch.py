@@ -2,7 +2,8 @@ import asyncio
 from itertools import count
 
 from amalgam.telemetry.loop_watch import watch_loop
-from amalgam.telemetry.metric_table import LOOP_BUSY, LOOP_LATE, MetricSpec
+from amalgam.telemetry.metric_spec import MetricSpec
+from amalgam.telemetry.metric_table import LOOP_BUSY, LOOP_LATE
 from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.server_state import ServerState
 
