@@ -46,7 +46,10 @@ test-clients: setup-dev
 test-cluster: setup-dev ray
 	@$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
+# Apart from `make test`, because it installs what models that see and hear need, and starts a server for each model.
 test-models: setup-dev
+	@$(BIN)/python -m amalgam.cli.install_torchvision
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-models.txt av num2words
 	@AMALGAM_TEST_MODELS=1 $(BIN)/python -m pytest tests/models $(ARGS)
 
 check: lint types contracts site

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 
 from tests.e2e.conftest import RunningServer, start_server, stop_server
@@ -51,23 +52,31 @@ def serving(folder: Path, adapters: Mapping[str, Path], *flags: str) -> Iterator
 def completed(server: RunningServer, model: str) -> LogProbs:
     """Of the next token after `PROMPT`."""
     body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "logprobs": LIKELIEST}
-    answer = _asked(server, "/v1/completions", body | {"return_tokens_as_token_ids": True})
-    return {_id(token): value for token, value in answer["choices"][0]["logprobs"]["top_logprobs"][0].items()}
+    with server.client() as client:
+        answer = client.post("/v1/completions", json=body | {"return_tokens_as_token_ids": True})
+    assert answer.status_code == 200, answer.text
+    [found] = answer.json()["choices"][0]["logprobs"]["top_logprobs"]
+    return {_id(token): value for token, value in found.items()}
 
 
 def chatted(server: RunningServer, model: str, *parts: dict[str, Any]) -> LogProbs:
     """Of the first token of an answer to one message."""
+    return likeliest(asked(server, model, *parts))
+
+
+def asked(server: RunningServer, model: str, *parts: dict[str, Any]) -> httpx.Response:
+    """One message, whose answer is one token with its log-probabilities."""
     body = {"model": model, "messages": [{"role": "user", "content": list(parts)}], "max_tokens": 1, "temperature": 0}
     body |= {"logprobs": True, "top_logprobs": LIKELIEST, "return_tokens_as_token_ids": True}
-    answer = _asked(server, "/v1/chat/completions", body)
-    return {_id(one["token"]): one["logprob"] for one in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
-
-
-def _asked(server: RunningServer, path: str, body: dict[str, Any]) -> Any:
     with server.client() as client:
-        answer = client.post(path, json=body)
+        return client.post("/v1/chat/completions", json=body)
+
+
+def likeliest(answer: httpx.Response) -> LogProbs:
+    """Of the first token of what `asked` gave."""
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    [first] = answer.json()["choices"][0]["logprobs"]["content"]
+    return {_id(one["token"]): one["logprob"] for one in first["top_logprobs"]}
 
 
 def _id(token: str) -> int:

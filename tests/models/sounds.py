@@ -72,13 +72,21 @@ def sound(seed: int, seconds: float = 1.0) -> np.ndarray[Any, np.dtype[np.float3
     return (values / 32768).astype(np.float32)
 
 
-def encoded(samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+def tones(rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A second of the same tones at any rate that has them."""
+    seconds = np.arange(rate) / rate
+    mixed = sum(np.sin(2 * np.pi * hertz * seconds + hertz) for hertz in (220, 550, 990, 1730, 2810))
+    values = np.round(np.asarray(mixed) * 4000)
+    return (values / 32768).astype(np.float32)
+
+
+def encoded(samples: np.ndarray[Any, np.dtype[np.float32]], rate: int = RATE) -> str:
     """The sound as a WAV file, in base64."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
-        out.setframerate(RATE)
+        out.setframerate(rate)
         out.writeframes((samples * 32768).astype("<i2").tobytes())
     return base64.b64encode(file.getvalue()).decode()
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from amalgam.engine.sound_rates import resampling_package
+from tests.e2e.conftest import RunningServer
 from tests.models.more_models import MORE
-from tests.models.served import apart, chatted, difference, expected, serving
-from tests.models.sounds import encoded, family, prepared, save, sound, write_processor
+from tests.models.served import LogProbs, apart, asked, chatted, difference, expected, likeliest, serving
+from tests.models.sounds import RATE, encoded, family, prepared, save, sound, tones, write_processor
 from tests.models.tiny_models import build_row, respell, write_adapter
 
 pytestmark = [
@@ -28,6 +30,11 @@ EXACT = 1e-4
 """Nats, in float32: sums in another order."""
 QUESTION = {"type": "text", "text": "What is this?"}
 LANGUAGE = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
+
+SPEECH_RATE = 24_000
+"""Of the speech that OpenAI's clients make."""
+RESAMPLED = 0.02
+"""Nats: the libraries' filters differ, most where a sound begins and ends."""
 
 
 def heard(data: str) -> dict[str, Any]:
@@ -45,6 +52,10 @@ def test_sounds_are_heard_with_adapters_of_both_generations_of_names(tmp_path: P
     today, older, tower = (tmp_path / "sources" / folder for folder in ("today", "older", "tower"))
     adapted = write_adapter(model, today, LANGUAGE, seed=1)
     tuned = [expected(adapted, **inputs) for inputs in given]
+    rates = [
+        expected(adapted, **prepared(tmp_path / "base", "What is this?", tones(one))) for one in (RATE, SPEECH_RATE)
+    ]
+    assert apart(*rates) > 2 * RESAMPLED
     write_adapter(build_row(row), older, LANGUAGE, seed=1)
     respell(older, MORE["audioflamingo3"].older)
     write_adapter(build_row(row), tower, r".*audio_tower.*\.q_proj", seed=1)
@@ -57,6 +68,7 @@ def test_sounds_are_heard_with_adapters_of_both_generations_of_names(tmp_path: P
             assert difference(chatted(server, "base", part, QUESTION), plain) < EXACT
             for name in ("today", "older"):
                 assert difference(chatted(server, name, part, QUESTION), changed) < EXACT
+        _another_rate_is_brought_to_the_models(server, rates[0])
         with server.admin() as admin:
             refused = admin.post("/admin/v1/adapters", json={"name": "tower", "source": f"file://{tower}"})
         assert refused.status_code == 422, refused.text
@@ -64,3 +76,13 @@ def test_sounds_are_heard_with_adapters_of_both_generations_of_names(tmp_path: P
         with server.client() as client:
             body = {"model": "base", "messages": [{"role": "user", "content": [heard("AAAA"), QUESTION]}]}
             assert client.post("/v1/chat/completions", json=body).status_code == 400
+
+
+def _another_rate_is_brought_to_the_models(server: RunningServer, right: LogProbs) -> None:
+    """Or it is refused with the rate, where nothing is installed that could."""
+    answer = asked(server, "older", heard(encoded(tones(SPEECH_RATE), SPEECH_RATE)), QUESTION)
+    if resampling_package() is None:
+        assert answer.status_code == 400, answer.text
+        assert f"the {RATE} of this model" in answer.json()["error"]["message"]
+    else:
+        assert difference(likeliest(answer), right) < RESAMPLED

@@ -14,6 +14,7 @@ from amalgam.cli.doctor_base import size_text, weight_bytes, why_no_base, why_to
 from amalgam.cli.separated_inputs import separated
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.engine.base_class import unserved_on_cpu
+from amalgam.engine.sound_rates import resampling_package
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings
 from amalgam.store.base_model import base_spec
@@ -100,9 +101,8 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
     yield Finding("ok", "model", text)
     if served is None:
         return
-    if "audio" in base.reads and not any(map(find_spec, ("soundfile", "av"))):
-        text = "vLLM unpacks sounds with soundfile or av, and neither is installed: install one with pip."
-        yield Finding("warning", "model", text)
+    if "audio" in base.reads:
+        yield from _judge_sounds()
     if (why := why_too_large(weights, served.memory)) is not None:
         yield Finding("error", "model", f"{why}.")
     method = unserved_on_cpu(read_json(model / CONFIG).get("quantization_config")) if served.device == "cpu" else None
@@ -119,6 +119,15 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
         yield Finding("warning", "model", "on CPU, adapters of its experts and of what routes to them are refused")
     else:
         yield Finding("ok", "model", f"vLLM's class for it takes LoRA on {served.device}")
+
+
+def _judge_sounds() -> Iterator[Finding]:
+    if not any(map(find_spec, ("soundfile", "av"))):
+        text = "vLLM unpacks sounds with soundfile or av, and neither is installed: install av with pip."
+        yield Finding("warning", "model", text)
+    elif resampling_package() is None:
+        text = "sounds have to be sent at the model's own rate: to convert others, install av with pip."
+        yield Finding("warning", "model", text)
 
 
 def _judge_adapter(folder: Path, base: BaseModelSpec) -> Finding:

@@ -9,6 +9,7 @@ from amalgam.engine.cpu import patches
 from amalgam.engine.cpu.fork_server import ForkServer
 from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
 from amalgam.engine.protocol import LoadableVersion
+from amalgam.engine.sound_rates import resample_with_what_there_is
 from amalgam.engine.spawned import adopt_spawned_core
 
 
@@ -16,6 +17,8 @@ def import_vllm() -> None:
     """Import what the engine is built from; takes seconds."""
     import vllm.entrypoints.launchers.api_server.app_state
     import vllm.v1.engine.async_llm  # noqa: F401
+
+    resample_with_what_there_is()
 
 
 def build_client(args: Namespace, fork_server: ForkServer | None) -> Any:

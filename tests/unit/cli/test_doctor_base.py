@@ -8,6 +8,7 @@ import pytest
 
 from amalgam.cli import doctor_model
 from amalgam.cli.doctor_model import Served, check_fit, check_model
+from amalgam.engine import sound_rates
 from amalgam.settings import Settings
 from tests.models.tiny_models import build, write_adapter, write_model
 
@@ -118,13 +119,24 @@ def test_weights_are_compared_with_the_memory_of_the_device_where_that_is_known(
     assert any("Take a larger device" in one.text for one in found) is is_too_large
 
 
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+    ("installed", "warned"),
+    [
+        (set(), "soundfile or av"),
+        ({"soundfile"}, "at the model's own rate"),
+        ({"soundfile", "scipy"}, None),
+        ({"av"}, None),
+    ],
+)
 def test_a_base_that_hears_needs_what_unpacks_sounds_and_no_torchvision(
-    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    installed: set[str], warned: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: SERVED)
-    monkeypatch.setattr(doctor_model, "find_spec", lambda name: object() if installed and name == "av" else None)
+    for module in (doctor_model, sound_rates):
+        monkeypatch.setattr(module, "find_spec", lambda name: object() if name in installed else None)
     write_model("audioflamingo3", tmp_path)
     found = list(check_fit(Settings(), tmp_path, ()))
     assert not [one for one in found if one.verdict == "error"]
-    assert any("soundfile or av" in one.text for one in found) is not installed
+    warnings = [one.text for one in found if one.verdict == "warning"]
+    assert len(warnings) == (warned is not None), warnings
+    assert all(warned is not None and warned in text for text in warnings)

@@ -25,6 +25,7 @@ from vllm.lora.lora_weights import LoRALayerWeights
 
 from amalgam.engine.adaptable import taken_names
 from amalgam.engine.cpu.files import Layouts, ModulePlaces, Naming
+from amalgam.engine.cpu.module_values import look_up_by_name
 from amalgam.engine.cpu.sources import PlaceholderStack, SlotContents, StoredPair
 
 _WEIGHTS: Final = "adapter_model.safetensors"
@@ -48,6 +49,7 @@ def mapped_checkpoint(original: Any) -> Any:
 
     @functools.wraps(original)
     def load(lora_dir: str, expected_lora_modules: set[str], peft_helper: Any, **options: Any) -> Any:
+        look_up_by_name(peft_helper)
         path, number = os.path.join(lora_dir, _WEIGHTS), options.get("lora_model_id")
         special = options.get("moe_ep_spec"), options.get("skip_prefixes"), peft_helper.modules_to_save, number is None
         naming = _naming(expected_lora_modules, options.get("weights_mapper"))

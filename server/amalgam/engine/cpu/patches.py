@@ -75,6 +75,11 @@ PATCHES: Final[tuple[Patch, ...]] = (
         f"{_LOADING}::test_a_checkpoint_is_mapped_with_its_scale_beside_it",
     ),
     Patch(
+        "vllm.lora.peft_helper:PEFTHelper._match_pattern", "objects", f"{_CPU}.module_values:look_up_by_name",
+        "it compiles every key of `rank_pattern` and `alpha_pattern` for every module; names are looked up here",
+        f"{_LOADING}::test_ranks_of_their_own_for_many_modules_are_looked_up_and_never_compiled",
+    ),
+    Patch(
         "vllm.lora.model_manager:LoRAModelManager._create_merged_loras_inplace", "layers",
         f"{_CPU}.loading:kept_scales",
         "it multiplies each B by its scale, which would be a copy of it; our products multiply by the scale themselves",
@@ -299,6 +304,12 @@ PATCHES: Final[tuple[Patch, ...]] = (
         "amalgam.engine.constraint_checks:ConstraintChecks.check",
         "what a thread has checked is not checked again on the event loop",
         f"{_CHECKS}::test_a_constraint_is_checked_once_and_on_a_thread",
+    ),
+    Patch(
+        "vllm.multimodal.audio:AudioResampler.resample", "objects",
+        "amalgam.engine.sound_rates:resample_with_what_there_is",
+        "it asks torchaudio alone, which does not import beside a CPU's torch",
+        f"{_UNIT}/test_sound_rates.py::test_a_sound_of_another_rate_is_resampled_by_what_is_installed",
     ),
     Patch(
         "transformers:PreTrainedTokenizerBase.decode", "objects", "amalgam.engine.token_texts:remember_short_texts",

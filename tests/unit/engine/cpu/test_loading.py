@@ -23,6 +23,7 @@ from vllm.model_executor.models.utils import WeightsMapper
 
 from amalgam.engine.cpu.factors import ModuleFactors
 from amalgam.engine.cpu.loading import check_fit
+from amalgam.engine.cpu.module_values import look_up_by_name
 from amalgam.engine.cpu.patches import apply
 from amalgam.engine.cpu.sources import PlaceholderStack, StoredPair
 from tests.adapter_factory import write_lora
@@ -226,6 +227,46 @@ def test_ranks_and_scales_of_their_own_are_found_by_the_names_in_the_file(folder
         "model.layers.0.mixer.down_proj": 1.5,
         "model.layers.1.mixer.down_proj": 3.0,
     }
+
+
+def test_ranks_of_their_own_for_many_modules_are_looked_up_and_never_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge of a model of 80 layers writes a rank and an alpha for each of its 560 modules."""
+    folder = write_lora(tmp_path / "many", layers=80, hidden=16, heads_kv_dim=16, intermediate=16, rank=4, alpha=6)
+    names = load_file(folder / "adapter_model.safetensors")
+    modules = sorted({name.removeprefix("base_model.model.").partition(".lora_")[0] for name in names})
+    assert len(modules) == 560
+    path = folder / "adapter_config.json"
+    alphas = {module: 4 * number + 4 for number, module in enumerate(modules)}
+    tables = {"rank_pattern": dict.fromkeys(modules, 4), "alpha_pattern": alphas}
+    path.write_text(json.dumps(json.loads(path.read_text()) | tables))
+    monkeypatch.setattr(PEFTHelper, "_match_pattern", staticmethod(lambda *_: pytest.fail("each key is compiled")))
+    found = loaded(folder, expected=tuple({module.rpartition(".")[2] for module in modules})).loras
+    assert {name: weights.lora_b.scale for name, weights in found.items()} == {
+        module: alpha / 4 for module, alpha in alphas.items()
+    }
+
+
+TABLES: tuple[dict[str, int], ...] = (
+    {},
+    {"q_proj": 2, "layers.1.self_attn.q_proj": 8},
+    {"layers.1.self_attn.q_proj": 8, "q_proj": 2},
+    {r"layers\.[01]\.mlp\.\w+": 3, "proj": 8},
+    {"experts.down_proj": 5, "experts.gate_up_proj": 7},
+    {"(a+)+b|q_proj": 2},
+)
+"""The last one is refused at registration, and left to vLLM."""
+
+
+@pytest.mark.parametrize("alphas", TABLES, ids=str)
+@pytest.mark.parametrize("ranks", TABLES, ids=str)
+def test_values_that_are_looked_up_are_those_that_vllm_finds(ranks: dict[str, int], alphas: dict[str, int]) -> None:
+    theirs, ours = (PEFTHelper(4, 6, ["q_proj"], rank_pattern=ranks, alpha_pattern=alphas) for _ in range(2))
+    look_up_by_name(ours)
+    block = ("self_attn.q_proj", "mlp.down_proj", "mlp.experts", "mlp.experts.base_layer")
+    for module in (f"model.layers.{layer}.{name}" for layer in (0, 1, 10) for name in block):
+        assert ours.get_rank_and_scaling(module) == theirs.get_rank_and_scaling(module), module
 
 
 def test_what_does_not_belong_to_the_model_is_refused_by_vllm_in_its_words(folder: Path) -> None:
