@@ -51,7 +51,7 @@ def _meant(name: str, resident: Resident, catalog: Catalog) -> AdapterVersion | 
 
 
 def _aliases_of_one(catalog: Catalog) -> Mapping[str, list[str]]:
-    """By what they mean, the aliases that mean one thing only."""
+    """The aliases that mean one thing only, by what they mean."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for alias in catalog.snapshot.aliases.values():
         if len(alias.targets) == 1:

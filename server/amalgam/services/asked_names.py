@@ -14,12 +14,12 @@ class AskedNames:
 
     @property
     def waiting(self) -> frozenset[str]:
-        """Of requests that have no place yet."""
+        """The names of requests that have no place yet."""
         return frozenset(self._waiting)
 
     @property
     def running(self) -> frozenset[str]:
-        """Of requests that are being answered."""
+        """The names of requests that are being answered."""
         return frozenset(self._running)
 
     @contextmanager

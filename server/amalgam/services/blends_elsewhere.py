@@ -22,7 +22,7 @@ class _Known:
 
 
 class BlendsElsewhere:
-    """As `BlendTier`, without files and memory. The engine that answers has the blend, or builds it first.
+    """Stands in for `BlendTier`, without files and memory. The engine that answers has the blend, or builds it first.
 
     Args:
         engine: that numbers what is asked of it.

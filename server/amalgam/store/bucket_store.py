@@ -133,7 +133,7 @@ class BucketStore(AdapterStore):
             raise ObjectStoreUnavailable(f"fetching takes longer than {self._answer_s:g} seconds") from None
 
     async def for_engine(self, digest: str) -> Path:
-        """As `AdapterStore.for_engine`; of engines elsewhere, that find files by their digest, a name and no folder.
+        """Answers as `AdapterStore.for_engine`; for engines elsewhere, that find files by digest, a name and no folder.
 
         Raises:
             ArtifactDamaged, ObjectStoreUnavailable: as `ready`.

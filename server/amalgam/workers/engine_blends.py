@@ -76,7 +76,7 @@ class EngineBlends:
 
     @property
     def budget_bytes(self) -> int:
-        """Of all blends here; none where they are off."""
+        """The bytes for all blends here; none where they are off."""
         return self._tier.budget_bytes
 
     @asynccontextmanager
