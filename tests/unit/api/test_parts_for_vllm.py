@@ -315,7 +315,7 @@ def test_any_conversation_that_passes_the_checks_is_read_by_vllm(table: Any, end
     passed = 0
 
     @settings(
-        max_examples=1500, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=400, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(conversation=conversations(endpoint))
     def attack(conversation: list[Any]) -> None:
@@ -327,7 +327,7 @@ def test_any_conversation_that_passes_the_checks_is_read_by_vllm(table: Any, end
         passed += 1
 
     attack()
-    assert passed > 100
+    assert passed > 30
 
 
 SCHEMA: Final = {"type": "object", "properties": {"city": {"type": "string"}}}

@@ -11,7 +11,7 @@ from amalgam.errors.requests import FieldRefused
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b"nul", b"{", b'{"a":1}x', b'{"a":1,}', b"'a'", b"\xff{}", b'{"a":"\xed\xa0\x80"}', b"\xef\xbb\xbf{}",
+        b"", b"nul", b"{", b'{"a":1}x', b'{"a":1,}', b"'a'", b"\xff{}", b'{"a":"\xed\xa0\x80"}',
         '{"a":1}'.encode("utf-16"), '{"a":1}'.encode("utf-32"), b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1e999}',
         b'{"a":1,"a":2}', b'[{"b":{"a":1,"a":1}}]', b'{"\\u0061":1,"a":2}', rb'{"a":"\ud800"}', rb'{"\uDfff":1}',
         rb'["x\ud83dy\ude00"]', b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000,

@@ -71,6 +71,8 @@ def turns(name: str, value: Any) -> None:
     if not value:
         raise FieldRefused(name, "must not be empty")
     for turn in value:
+        if _is_plain(turn) and turn["role"] in BLOCKS_BY_ROLE:
+            continue
         shallow(name, turn)
         fields = mapping(name, turn)
         role, content = fields.get("role"), fields.get("content")

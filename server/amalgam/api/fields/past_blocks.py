@@ -52,7 +52,10 @@ def plain_messages(name: str, messages: list[Any], left_out: set[str], *, refuse
     """
     plain: list[Any] = []
     for message in messages:
-        plain.extend(divided(name, message, READ, left_out, refuse_unknown=refuse_unknown))
+        if isinstance(message, Mapping) and isinstance(message.get("content"), list):
+            plain.extend(divided(name, message, READ, left_out, refuse_unknown=refuse_unknown))
+        else:
+            plain.append(message)
     if messages and not plain:
         raise FieldRefused(name, "hold nothing that the model reads; add a text")
     return plain

@@ -48,7 +48,10 @@ def plain_turns(
 def _plain_chat(messages: list[Any], left_out: set[str], *, refuse_unknown: bool) -> list[Any]:
     plain: list[Any] = []
     for message in map(plain_message, messages):
-        plain.extend(chat_told("messages", message, left_out, refuse_unknown=refuse_unknown))
+        if isinstance(message, Mapping) and isinstance(message.get("content"), list):
+            plain.extend(chat_told("messages", message, left_out, refuse_unknown=refuse_unknown))
+        else:
+            plain.append(message)
     if messages and not plain:
         raise FieldRefused("messages", "hold nothing that the model reads; add a text")
     return plain
