@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from amalgam.cli.client import (
     CONSOLE,
@@ -18,9 +17,9 @@ from amalgam.cli.client import (
     every_page,
     path_of,
     print_table,
-    whole,
 )
 from amalgam.cli.one_line import OneLineGroup
+from amalgam.cli.tables import PlainTable, whole
 
 app = typer.Typer(cls=OneLineGroup, help="Experiments on aliases, on a running server.", no_args_is_help=True)
 
@@ -28,12 +27,12 @@ app = typer.Typer(cls=OneLineGroup, help="Experiments on aliases, on a running s
 @app.command("ls")
 def list_experiments(url: Url = DEFAULT_URL, key: Key = None) -> None:
     """List the newest experiment of each alias."""
-    table = Table(whole("alias"), "state", "verdict", "winner", "outcomes", "begun")
+    table = PlainTable(whole("alias"), "state", "verdict", "winner", "outcomes", "begun")
     with client(url, key) as session:
         for one in every_page(session, "/admin/v1/experiments"):
             outcomes = str(sum(target["outcomes"] for target in one["targets"]))
             row = (one["alias"], one["state"], one["verdict"] or "", one["winner"] or "", outcomes, one["created_at"])
-            table.add_row(*row)
+            table.add_texts(*row)
     print_table(table)
 
 
@@ -81,11 +80,11 @@ def stop(alias: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
 @app.command()
 def outcomes(alias: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show what clients say of an alias' answers, by target and name."""
-    table = Table(whole("target"), whole("version"), "name", "count", "mean", "between")
+    table = PlainTable(whole("target"), whole("version"), "name", "count", "mean", "between")
     with client(url, key) as session:
         for one in answer(session.get(path_of("aliases", alias, "outcomes")), "data")["data"]:
             mean, between = f"{one['mean']:.3f}", _between(one["interval"])
-            table.add_row(one["target"], one["version"], one["name"], str(one["count"]), mean, between)
+            table.add_texts(one["target"], one["version"], one["name"], str(one["count"]), mean, between)
     print_table(table)
 
 
@@ -94,13 +93,13 @@ def _print(one: dict[str, Any]) -> None:
     winner = "" if one["winner"] is None else f", {one['winner']} stays"
     CONSOLE.print(f"{one['alias']} {one['state']}{ended}{winner}", markup=False)
     columns = ("role", "outcomes", "mean", "between", "above the control", "requests", "errors", "slow")
-    table = Table(whole("target"), *columns)
+    table = PlainTable(whole("target"), *columns)
     for target in one["targets"]:
         mean = "" if target["mean"] is None else f"{target['mean']:.3f}"
         above = "" if target["difference"] is None else _between(target["difference"])
         counts = [str(target[name]) for name in ("requests", "errors", "slow")]
         seen = (target["role"], str(target["outcomes"]), mean, _between(target["interval"]), above)
-        table.add_row(target["model"], *seen, *counts)
+        table.add_texts(target["model"], *seen, *counts)
     print_table(table)
 
 

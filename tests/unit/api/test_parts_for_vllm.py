@@ -314,9 +314,7 @@ def conversations(endpoint: Endpoint) -> st.SearchStrategy[Any]:
 def test_any_conversation_that_passes_the_checks_is_read_by_vllm(table: Any, endpoint: Endpoint) -> None:
     passed = 0
 
-    @settings(
-        max_examples=400, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=400, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(conversation=conversations(endpoint))
     def attack(conversation: list[Any]) -> None:
         nonlocal passed

@@ -51,7 +51,7 @@ def flat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     if tool.get("type") == "custom" and "input_schema" not in tool and not isinstance(tool.get("function"), Mapping):
         return dict(tool)
     function: dict[str, Any] = plain_tool(tool)["function"]
-    known = {key: function[key] for key in ("name", "description", "parameters", "strict") if key in function}
+    known: dict[str, Any] = {k: function[k] for k in ("name", "description", "parameters", "strict") if k in function}
     return {"type": "function", "parameters": {"type": "object", "properties": {}}, **known}
 
 
