@@ -184,7 +184,7 @@ def judge(experiment: Experiment) -> Ending | None:
 
 
 def _risk(experiment: Experiment) -> float:
-    """Of one candidate: together they are wrong no more often than one alone might be."""
+    """The risk of one candidate: together they are wrong no more often than one alone might be."""
     return experiment.spec.risk / max(1, len(experiment.candidates))
 
 

@@ -30,7 +30,7 @@ class StoredBytes:
 
     @property
     def total(self) -> int:
-        """Of both."""
+        """The bytes of both."""
         return self.adapters + self.files
 
     def __add__(self, other: "StoredBytes") -> "StoredBytes":

@@ -27,7 +27,7 @@ class StoredBytesRegistry:
         self._database = database
 
     async def totals(self) -> Mapping[str, StoredBytes]:
-        """By tenant; of all that have stored anything."""
+        """The sums by tenant; of all that have stored anything."""
         async with self._database.read(statement_s=LONG_S) as connection:
             by_key = await _by_key(connection, None)
         found: dict[str, StoredBytes] = {}
@@ -36,7 +36,7 @@ class StoredBytesRegistry:
         return found
 
     async def of_tenants(self, ids: Collection[str]) -> Mapping[str, StoredBytes]:
-        """By tenant; of all of ``ids``."""
+        """The sums by tenant; of all of ``ids``."""
         async with self._database.read(statement_s=LONG_S) as connection:
             by_key = await _by_key(connection, ids)
         found = dict.fromkeys(ids, _NOTHING)
@@ -45,7 +45,7 @@ class StoredBytesRegistry:
         return found
 
     async def of_keys(self, of: Collection[Key]) -> Mapping[str, StoredBytes]:
-        """By the id of each key, with what the keys stored that it was rotated from or to."""
+        """The sums by the id of each key, with what the keys stored that it was rotated from or to."""
         owners = {key.tenant for key in of}
         async with self._database.read(statement_s=LONG_S) as connection:
             by_key = await _by_key(connection, owners)
@@ -101,7 +101,7 @@ async def _by_key(connection: AsyncConnection, of: Collection[str] | None) -> Ma
 
 
 async def _lines(connection: AsyncConnection, of: Collection[str]) -> Mapping[str, str]:
-    """By the id of a key that was rotated, the id of its successor."""
+    """Give, by the id of a key that was rotated, the id of its successor."""
     rotated = (keys.c.tenant.in_(of), keys.c.successor.is_not(None))
     rows = await connection.execute(sa.select(keys.c.id, keys.c.successor).where(*rotated))
     return {str(key_id): str(successor) for key_id, successor in rows}

@@ -51,7 +51,7 @@ class Staging:
         return tuple(self._findings)
 
     def size_bytes(self) -> int:
-        """Of the files that would be stored; blocks."""
+        """The bytes of the files that would be stored; blocks."""
         with disk_errors():
             found = (self.folder / name for name in CONTENT_FILES)
             return sum(path.stat().st_size for path in found if path.is_file())

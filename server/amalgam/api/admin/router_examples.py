@@ -14,7 +14,7 @@ from amalgam.routing.request_text import said_in
 
 
 async def examples_of(request: Request, by: SignalBody) -> Mapping[str, tuple[str, ...]]:
-    """By candidate; of an evaluation with more questions than fit, every so many.
+    """Give each candidate's examples; of an evaluation with more questions than fit, every so many.
 
     Raises:
         EvaluationNotFound: none of that id that the key may know of.
