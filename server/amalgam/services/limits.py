@@ -296,7 +296,7 @@ class Limiter:
                 return
 
     def _refusal(self, missing: Sequence[Need], now_s: float) -> AmalgamError:
-        """The refusal of what is used up, of a budget first, which no waiting helps; where nothing is, of the database."""
+        """The refusal of what is used up, of a budget first; where nothing is, of the database."""
         spent = [(share, units) for share, units in missing if share.left(now_s) < units]
         if not spent:
             return RegistryUnavailable("it takes too long to give out what is left of a limit")
