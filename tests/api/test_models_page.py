@@ -10,7 +10,7 @@ import pytest
 
 from amalgam.domain.adapter import Adapter, AdapterVersion
 from amalgam.domain.version import CatalogRows
-from amalgam.services.catalog import Snapshot
+from amalgam.services.snapshot import Snapshot
 from tests.support.running_app import ADMIN_KEY, API_KEY, RunningApp, assert_error, start_app
 
 COUNT = 3000

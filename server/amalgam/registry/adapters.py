@@ -1,7 +1,8 @@
 """The registry of adapters: names, their immutable versions, and which version a bare name means."""
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Sequence, Set
 from datetime import timedelta
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,9 +29,12 @@ from amalgam.registry.version_rows import (
     move_default,
     read_revision,
     remove_version,
+    served_of,
     version_of,
     versions_by_id,
 )
+
+_DIGESTS_AT_ONCE: Final = 1000
 
 
 class AdapterRegistry:
@@ -210,13 +214,12 @@ class AdapterRegistry:
             removed = await live_versions(connection, [name])
             its_ids = sa.select(versions.c.id).where(versions.c.name == name)
             await connection.execute(pins.delete().where(pins.c.version_id.in_(its_ids)))
-            await connection.execute(
-                versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None)).values(deleted_at=now)
-            )
-            await connection.execute(
-                adapters.update().where(adapters.c.name == name).values(deleted_at=now, default_version=None)
-            )
-            await bump_revision(connection)
+            revision = await bump_revision(connection, served=-await served_of(connection, versions.c.name == name))
+            gone = {"deleted_at": now, "revision": revision}
+            live = versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None))
+            await connection.execute(live.values(**gone))
+            this = adapters.update().where(adapters.c.name == name)
+            await connection.execute(this.values(default_version=None, **gone))
         return tuple(removed)
 
     async def load_catalog(self) -> CatalogRows:
@@ -259,19 +262,24 @@ class AdapterRegistry:
         async with self._database.read() as connection:
             return await read_revision(connection)
 
-    async def digests_in_use(self, *, kept_s: float = 0.0) -> frozenset[str]:
+    async def digests_in_use(self, *, kept_s: float = 0.0, among: Collection[str] | None = None) -> frozenset[str]:
         """Digests whose files are still needed: of live versions, and of the inputs of live jobs.
 
         Args:
             kept_s: Those of versions that were deleted within so many seconds are needed as well.
+            among: these alone are asked about; None: all, however many there are.
         """
         of_jobs = sa.select(jobs.c.input_digests).where(jobs.c.state.in_(LIVE_STATES))
+        digests: set[str] = set()
         async with self._database.read(statement_s=LONG_S) as connection:
             kept = versions.c.deleted_at > self._clock() - timedelta(seconds=kept_s)
-            of_versions = sa.select(versions.c.digest).where(versions.c.deleted_at.is_(None) | kept)
-            digests = set((await connection.execute(of_versions)).scalars())
+            of_versions = sa.select(versions.c.digest).distinct().where(versions.c.deleted_at.is_(None) | kept)
+            asked: Sequence[list[str] | None] = [None] if among is None else _parts(among)
+            for part in asked:
+                some = of_versions if part is None else of_versions.where(versions.c.digest.in_(part))
+                digests.update((await connection.execute(some)).scalars())
             for inputs in (await connection.execute(of_jobs)).scalars():
-                digests.update(inputs)
+                digests.update(inputs if among is None else set(inputs).intersection(among))
         return frozenset(digests)
 
     async def is_digest_in_use(self, digest: str) -> bool:
@@ -309,11 +317,18 @@ class AdapterRegistry:
             if ref in found
         }
 
-    async def names_ever_used(self) -> frozenset[str]:
-        """Every name of an adapter or an alias, those of deleted ones included."""
-        query = sa.union(sa.select(adapters.c.name), sa.select(aliases.c.name))
-        async with self._database.read(statement_s=LONG_S) as connection:
+    async def names_ever_used(self, among: Collection[str]) -> frozenset[str]:
+        """Those of ``among`` that are the name of an adapter or an alias, those of deleted ones included."""
+        query = sa.union(
+            *(sa.select(table.c.name).where(table.c.name.in_(list(among))) for table in (adapters, aliases))
+        )
+        async with self._database.read() as connection:
             return frozenset((await connection.execute(query)).scalars())
+
+
+def _parts(digests: Collection[str]) -> list[list[str]]:
+    ordered = sorted(digests)
+    return [ordered[at : at + _DIGESTS_AT_ONCE] for at in range(0, len(ordered), _DIGESTS_AT_ONCE)]
 
 
 async def _made_by_request(connection: AsyncConnection, draft: VersionDraft) -> AdapterVersion | None:

@@ -1,40 +1,12 @@
 """The tables, in types that SQLite and PostgreSQL share. A change comes with a migration; a test compares the two."""
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import VARCHAR
 
 from amalgam.domain.job import LIVE_STATES
 from amalgam.domain.usage import COUNTS
-
-
-class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """An aware datetime. SQLite keeps no zone, so values go in as UTC and come out marked as such."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """To UTC."""
-        if value is not None and value.tzinfo is None:
-            raise ValueError("a datetime without a zone means another moment on another machine")
-        return value if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """In UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-# Pages go by name, so the order must be the same whatever the database's locale.
-_NAME: Final = sa.String(128).with_variant(VARCHAR(128, collation="C"), "postgresql")
-_DIGEST: Final = sa.String(64)
-_VERSION: Final = sa.String(160).with_variant(VARCHAR(160, collation="C"), "postgresql")
-_BUCKET: Final = sa.String(320).with_variant(VARCHAR(320, collation="C"), "postgresql")
-_JSON: Final = sa.JSON(none_as_null=True)
+from amalgam.registry.column_types import BUCKET, DIGEST, JSON, NAME, VERSION, UtcDateTime
 
 METADATA: Final = sa.MetaData(
     naming_convention={
@@ -52,48 +24,65 @@ registry_state: Final = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     # Grows with every change to tenants or keys.
     sa.Column("access_revision", sa.BigInteger, nullable=False, server_default="0"),
+    # Live versions that have answered; kept by every change, so that nobody has to count a million rows.
+    sa.Column("served_versions", sa.BigInteger, nullable=False, server_default="0"),
     comment="one row; its revision grows with every change to adapters or versions",
 )
 
 adapters: Final = sa.Table(
     "adapters",
     METADATA,
-    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("name", NAME, primary_key=True),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("default_version", sa.Integer),
     sa.Column("next_version", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
-    comment="a deleted name keeps its row, so that its numbers are not used again",
+    # The name read from its end: names that differ at their beginning stand together.
+    sa.Column("mirrored", NAME, nullable=False, server_default=""),
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0", index=True),
+    comment="a deleted name keeps its row, so that its numbers are not used again; "
+    "revision: of the registry, when what the bare name means changed last",
+)
+sa.Index(
+    "ix_adapters_mirrored",
+    adapters.c.mirrored,
+    sqlite_where=adapters.c.default_version.is_not(None),
+    postgresql_where=adapters.c.default_version.is_not(None),
 )
 
 versions: Final = sa.Table(
     "versions",
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", _NAME, sa.ForeignKey("adapters.name"), nullable=False),
+    sa.Column("name", NAME, sa.ForeignKey("adapters.name"), nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("digest", _DIGEST, nullable=False, index=True),
+    sa.Column("digest", DIGEST, nullable=False, index=True),
     sa.Column("rank", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("module_count", sa.Integer, nullable=False),
-    sa.Column("base_fingerprint", _DIGEST, nullable=False),
+    sa.Column("base_fingerprint", DIGEST, nullable=False),
     sa.Column("source", sa.String(32), nullable=False),
-    sa.Column("recipe_digest", _DIGEST),
+    sa.Column("recipe_digest", DIGEST),
     # What a merge keeps of its inputs is written into these two when it is published, before anybody is served it.
-    sa.Column("lineage", _JSON),
-    sa.Column("warnings", _JSON, nullable=False),
+    sa.Column("lineage", JSON),
+    sa.Column("warnings", JSON, nullable=False),
     # Whether it has answered; the other one that changes, once, from false to true.
     sa.Column("proved", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
     sa.Column("dtype", sa.String(16)),
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0", index=True),
     sa.UniqueConstraint("name", "number"),
     sa.Index(None, "name", "recipe_digest"),
     # Without it SQLite would give the id of a removed last row to the next one.
     sqlite_autoincrement=True,
-    comment="immutable but for deleted_at",
+    comment="immutable but for deleted_at; revision: of the registry, when the row or its profile changed last",
 )
+_merged: Final = versions.c.recipe_digest.is_not(None)
+sa.Index("ix_versions_recipe_digest", versions.c.recipe_digest, sqlite_where=_merged, postgresql_where=_merged)
+_unproved: Final = versions.c.proved.is_(False)
+sa.Index("ix_versions_unproved", versions.c.id, sqlite_where=_unproved, postgresql_where=_unproved)
 
 version_profiles: Final = sa.Table(
     "version_profiles",
@@ -102,7 +91,7 @@ version_profiles: Final = sa.Table(
     sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("action", sa.String(16), nullable=False),
     sa.Column("origin", sa.String(16), nullable=False),
-    sa.Column("profile", _JSON),
+    sa.Column("profile", JSON),
     sa.Column("active", sa.Boolean, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     comment="the highest revision of a version holds, those below are its history; profile null: deleted",
@@ -119,8 +108,8 @@ pins: Final = sa.Table(
 blends: Final = sa.Table(
     "blends",
     METADATA,
-    sa.Column("digest", _NAME, primary_key=True),
-    sa.Column("recipe", _JSON, nullable=False),
+    sa.Column("digest", NAME, primary_key=True),
+    sa.Column("recipe", JSON, nullable=False),
     sa.Column("used_at", UtcDateTime, nullable=False, index=True),
     comment="recipes of blends, so that every server knows what the name of one means; those that nobody uses go",
 )
@@ -130,26 +119,26 @@ jobs: Final = sa.Table(
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("name", _NAME, nullable=False),
-    sa.Column("recipe", _JSON, nullable=False),
-    sa.Column("recipe_digest", _DIGEST, nullable=False),
-    sa.Column("input_digests", _JSON, nullable=False),
+    sa.Column("name", NAME, nullable=False),
+    sa.Column("recipe", JSON, nullable=False),
+    sa.Column("recipe_digest", DIGEST, nullable=False),
+    sa.Column("input_digests", JSON, nullable=False),
     sa.Column("set_default", sa.Boolean, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("worker", sa.String(128)),
     sa.Column("fencing_token", sa.Integer, nullable=False),
     sa.Column("lease_expires_at", UtcDateTime),
-    sa.Column("progress", _JSON),
+    sa.Column("progress", JSON),
     sa.Column("error_code", sa.String(64)),
     sa.Column("error_status", sa.Integer),
     sa.Column("error_message", sa.Text),
     sa.Column("version_id", sa.Integer, sa.ForeignKey("versions.id")),
-    sa.Column("timings", _JSON, nullable=False),
+    sa.Column("timings", JSON, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
-    sa.Column("probe", _JSON),
-    sa.Column("fit", _JSON),
+    sa.Column("probe", JSON),
+    sa.Column("fit", JSON),
     sa.Column("waits_for", sa.String(64), index=True),
     sa.Index(None, "state", "created_at"),
 )
@@ -163,10 +152,10 @@ sa.Index(
 aliases: Final = sa.Table(
     "aliases",
     METADATA,
-    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("name", NAME, primary_key=True),
     sa.Column("revision", sa.Integer, nullable=False),
-    *(sa.Column(name, _JSON, nullable=False) for name in ("targets", "uses")),
-    sa.Column("router", _JSON),
+    *(sa.Column(name, JSON, nullable=False) for name in ("targets", "uses")),
+    sa.Column("router", JSON),
     *(sa.Column(name, UtcDateTime, nullable=False) for name in ("created_at", "updated_at")),
     sa.Column("deleted_at", UtcDateTime),
     comment="uses: [adapter, version or null for its default] of every adapter that the targets need; "
@@ -176,11 +165,11 @@ aliases: Final = sa.Table(
 alias_changes: Final = sa.Table(
     "alias_changes",
     METADATA,
-    sa.Column("name", _NAME, sa.ForeignKey("aliases.name"), primary_key=True),
+    sa.Column("name", NAME, sa.ForeignKey("aliases.name"), primary_key=True),
     sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("action", sa.String(16), nullable=False),
-    sa.Column("targets", _JSON, nullable=False),
-    sa.Column("router", _JSON),
+    sa.Column("targets", JSON, nullable=False),
+    sa.Column("router", JSON),
     sa.Column("restores", sa.Integer),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
@@ -188,8 +177,8 @@ alias_changes: Final = sa.Table(
 routers: Final = sa.Table(
     "routers",
     METADATA,
-    sa.Column("digest", _DIGEST, primary_key=True),
-    sa.Column("examples", _JSON, nullable=False),
+    sa.Column("digest", DIGEST, primary_key=True),
+    sa.Column("examples", JSON, nullable=False),
     sa.Column("weights", sa.LargeBinary, nullable=False),
 )
 
@@ -215,14 +204,14 @@ evaluations: Final = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("label", sa.String(128), nullable=False),
-    sa.Column("targets", _JSON, nullable=False),
-    sa.Column("items", _JSON, nullable=False),
-    sa.Column("items_digest", _DIGEST, nullable=False),
-    sa.Column("tasks", _JSON, nullable=False),
-    sa.Column("metrics", _JSON, nullable=False),
+    sa.Column("targets", JSON, nullable=False),
+    sa.Column("items", JSON, nullable=False),
+    sa.Column("items_digest", DIGEST, nullable=False),
+    sa.Column("tasks", JSON, nullable=False),
+    sa.Column("metrics", JSON, nullable=False),
     sa.Column("max_tokens", sa.Integer, nullable=False),
-    sa.Column("search", _JSON),
-    sa.Column("tenant", _NAME, nullable=False, server_default="default"),
+    sa.Column("search", JSON),
+    sa.Column("tenant", NAME, nullable=False, server_default="default"),
     sa.Column("key_id", sa.String(64), nullable=False, server_default=""),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("done", sa.Integer, nullable=False),
@@ -230,7 +219,7 @@ evaluations: Final = sa.Table(
     sa.Column("holder", sa.String(64)),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_expires_at", UtcDateTime),
-    sa.Column("error", _JSON),
+    sa.Column("error", JSON),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Index(None, "state", "created_at"),
@@ -246,7 +235,7 @@ evaluation_results: Final = sa.Table(
     sa.Column("item", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("served", sa.String(256), nullable=False),
     sa.Column("answer", sa.Text),
-    sa.Column("values", _JSON, nullable=False),
+    sa.Column("values", JSON, nullable=False),
     sa.Column("error_code", sa.String(64)),
     comment="target and item: places in the lists of the evaluation",
 )
@@ -254,13 +243,13 @@ evaluation_results: Final = sa.Table(
 tenants: Final = sa.Table(
     "tenants",
     METADATA,
-    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("id", NAME, primary_key=True),
     sa.Column("name", sa.String(256), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("weight", sa.Float, nullable=False),
-    sa.Column("limits", _JSON, nullable=False),
-    sa.Column("model_limits", _JSON, nullable=False),
-    sa.Column("cache_group", _NAME),
+    sa.Column("limits", JSON, nullable=False),
+    sa.Column("model_limits", JSON, nullable=False),
+    sa.Column("cache_group", NAME),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     comment="a deleted tenant keeps its row, so that its id is not used again",
@@ -269,17 +258,17 @@ tenants: Final = sa.Table(
 keys: Final = sa.Table(
     "keys",
     METADATA,
-    sa.Column("id", _NAME, primary_key=True),
-    sa.Column("tenant", _NAME, sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("id", NAME, primary_key=True),
+    sa.Column("tenant", NAME, sa.ForeignKey("tenants.id"), nullable=False, index=True),
     sa.Column("name", sa.String(256), nullable=False),
-    sa.Column("secret_digest", _DIGEST, nullable=False),
+    sa.Column("secret_digest", DIGEST, nullable=False),
     sa.Column("role", sa.String(16), nullable=False),
-    sa.Column("scopes", _JSON, nullable=False),
-    sa.Column("limits", _JSON, nullable=False),
+    sa.Column("scopes", JSON, nullable=False),
+    sa.Column("limits", JSON, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("expires_at", UtcDateTime),
     sa.Column("last_used_at", UtcDateTime),
-    sa.Column("successor", _NAME, sa.ForeignKey("keys.id")),
+    sa.Column("successor", NAME, sa.ForeignKey("keys.id")),
     sa.Column("created_at", UtcDateTime, nullable=False),
     comment="secret_digest: SHA-256 of 256 random bits; no key can be had from it",
 )
@@ -290,12 +279,12 @@ audit: Final = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("at", UtcDateTime, nullable=False, index=True),
     sa.Column("key_id", sa.String(64), nullable=False),
-    sa.Column("tenant", _NAME, nullable=False, index=True),
+    sa.Column("tenant", NAME, nullable=False, index=True),
     sa.Column("verb", sa.String(64), nullable=False),
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("object", sa.String(256), nullable=False),
-    sa.Column("before", _DIGEST),
-    sa.Column("after", _DIGEST),
+    sa.Column("before", DIGEST),
+    sa.Column("after", DIGEST),
     sa.Column("request_id", sa.String(128), nullable=False),
     sqlite_autoincrement=True,
     comment="rows are added and never changed; before, after: SHA-256 of the object, null where there was none",
@@ -312,7 +301,7 @@ limit_clock: Final = sa.Table(
 limit_takes: Final = sa.Table(
     "limit_takes",
     METADATA,
-    sa.Column("bucket", _BUCKET, primary_key=True),
+    sa.Column("bucket", BUCKET, primary_key=True),
     sa.Column("front", sa.String(64), primary_key=True),
     sa.Column("slot", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("taken", sa.BigInteger, nullable=False),
@@ -326,10 +315,10 @@ usage_minutes: Final = sa.Table(
     METADATA,
     sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("front", sa.String(64), primary_key=True),
-    sa.Column("tenant", _NAME, primary_key=True),
+    sa.Column("tenant", NAME, primary_key=True),
     sa.Column("key_id", sa.String(64), primary_key=True),
-    sa.Column("alias", _NAME, primary_key=True),
-    sa.Column("version", _VERSION, primary_key=True),
+    sa.Column("alias", NAME, primary_key=True),
+    sa.Column("version", VERSION, primary_key=True),
     sa.Column("endpoint", sa.String(32), primary_key=True),
     *(sa.Column(name, sa.BigInteger, nullable=False) for name in COUNTS),
     comment="what was used in a minute, by who asked and what answered, as one front end counted it; "
@@ -340,9 +329,9 @@ files: Final = sa.Table(
     "files",
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("tenant", _NAME, nullable=False),
+    sa.Column("tenant", NAME, nullable=False),
     sa.Column("key_id", sa.String(64), nullable=False),
-    sa.Column("scopes", _DIGEST, nullable=False),
+    sa.Column("scopes", DIGEST, nullable=False),
     sa.Column("purpose", sa.String(16), nullable=False),
     sa.Column("filename", sa.String(512), nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
@@ -356,18 +345,18 @@ batches: Final = sa.Table(
     "batches",
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("tenant", _NAME, nullable=False),
+    sa.Column("tenant", NAME, nullable=False),
     sa.Column("key_id", sa.String(64), nullable=False),
     sa.Column("client", sa.String(64), nullable=False),
-    sa.Column("scopes", _DIGEST, nullable=False),
+    sa.Column("scopes", DIGEST, nullable=False),
     sa.Column("endpoint", sa.String(64), nullable=False),
     sa.Column("input_file", sa.String(64), nullable=False),
-    sa.Column("metadata", _JSON),
+    sa.Column("metadata", JSON),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("total", sa.Integer, nullable=False),
     sa.Column("completed", sa.Integer, nullable=False),
     sa.Column("failed", sa.Integer, nullable=False),
-    sa.Column("errors", _JSON),
+    sa.Column("errors", JSON),
     sa.Column("output_file", sa.String(64)),
     sa.Column("error_file", sa.String(64)),
     sa.Column("output_kept_s", sa.Integer, nullable=False),
@@ -393,7 +382,7 @@ batches: Final = sa.Table(
 kept_objects: Final = sa.Table(
     "kept_objects",
     METADATA,
-    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("digest", DIGEST, primary_key=True),
     sa.Column("touched_at", UtcDateTime, nullable=False),
     sa.Column("is_removed", sa.Boolean, nullable=False),
     comment="what was written to the bucket, before it was; is_removed: a server is removing it since touched_at",

@@ -28,6 +28,8 @@ from amalgam.telemetry.context import note_alias
 
 T = TypeVar("T")
 SAYS_NOTHING: Final = Said()
+_REMEMBERED: Final = 20_000
+"""Versions of which is known where they lie."""
 Turn = Callable[[LoadableVersion | None], AbstractAsyncContextManager[None]]
 """Waits for a place in the batch, for the version's sake; None is the base model."""
 
@@ -82,6 +84,7 @@ class Inference:
         self._queue = queue
         self.admission = admission
         self._loadable: dict[int, LoadableVersion] = {}
+        """By version id; the ones remembered last."""
 
     @asynccontextmanager
     async def admit(
@@ -271,6 +274,8 @@ class Inference:
         found = self._loadable.get(version.id)
         if found is None or self._store.checks.is_damaged(version.digest) or not self._store.is_here(version.digest):
             found = self._loadable[version.id] = loadable(version, await self._store.ready(version.digest))
+            if len(self._loadable) > _REMEMBERED:
+                del self._loadable[next(iter(self._loadable))]
         return found
 
     async def drained(self, version_id: int) -> None:
