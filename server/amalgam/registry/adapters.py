@@ -16,6 +16,7 @@ from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFo
 from amalgam.registry.alias_rows import live_aliases, refuse_targeted
 from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.pins import read_pins
+from amalgam.registry.scoped_names import in_scope
 from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, pins, versions
 from amalgam.registry.version_rows import (
     adapter_of,
@@ -103,21 +104,29 @@ class AdapterRegistry:
         async with self._database.read() as connection:
             return await live_version(connection, name, number)
 
-    async def list_adapters(self, *, search: str = "", limit: int = 50, cursor: str | None = None) -> AdapterPage:
+    async def list_adapters(
+        self, *, search: str = "", limit: int = 50, cursor: str | None = None, patterns: Sequence[str] | None = None
+    ) -> AdapterPage:
         """Live adapters in order of name.
 
         Args:
             search: Part of the name, in any case; empty for all.
             limit: Most items of a page, from 1.
             cursor: ``next_cursor`` of the page before.
+            patterns: Of names, with ``*`` and ``?``, of which one has to match; None: all.
         """
-        query = sa.select(adapters).where(adapters.c.deleted_at.is_(None)).order_by(adapters.c.name).limit(limit + 1)
+        # Names alone are read off their own index, however many there are to look at; then the rows of the page.
+        query = sa.select(adapters.c.name).where(adapters.c.deleted_at.is_(None))
         if search:
             query = query.where(adapters.c.name.icontains(search, autoescape=True))
         if cursor is not None:
             query = query.where(adapters.c.name > cursor)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        async with self._database.read(statement_s=LONG_S if search or patterns else None) as connection:
+            if patterns is not None:
+                query = query.where(in_scope(adapters.c.name, patterns, connection.dialect.name))
+            page = query.order_by(adapters.c.name).limit(limit + 1).subquery()
+            of_page = sa.select(adapters).where(adapters.c.name.in_(sa.select(page.c.name)))
+            rows = (await connection.execute(of_page.order_by(adapters.c.name))).mappings().all()
             names = [row["name"] for row in rows[:limit]]
             grouped = by_name(await live_versions(connection, names))
         items = tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows[:limit])

@@ -44,12 +44,10 @@ adapters: Final = sa.Table(
     comment="a deleted name keeps its row, so that its numbers are not used again; "
     "revision: of the registry, when what the bare name means changed last",
 )
-sa.Index(
-    "ix_adapters_mirrored",
-    adapters.c.mirrored,
-    sqlite_where=adapters.c.default_version.is_not(None),
-    postgresql_where=adapters.c.default_version.is_not(None),
-)
+_live: Final = adapters.c.deleted_at.is_(None)
+sa.Index("ix_adapters_live", adapters.c.name, sqlite_where=_live, postgresql_where=_live)
+_meaning: Final = adapters.c.default_version.is_not(None)
+sa.Index("ix_adapters_mirrored", adapters.c.mirrored, sqlite_where=_meaning, postgresql_where=_meaning)
 
 versions: Final = sa.Table(
     "versions",

@@ -218,6 +218,8 @@ async def test_pages_join_up_and_keep_to_patterns(names: NameRegistry, registry:
     }
     for patterns, found in wanted.items():
         assert await paged(names, 2, patterns) == found, patterns
+        listed = await registry.list_adapters(patterns=patterns, limit=50)
+        assert [adapter.name for adapter in listed.items if adapter.name in NAMES] == found
 
 
 async def test_a_page_says_version_and_time(names: NameRegistry, registry: AdapterRegistry, clock: FakeClock) -> None:

@@ -14,6 +14,7 @@ _COUNT = (
     "UPDATE registry_state SET served_versions = (SELECT count(*) FROM versions WHERE deleted_at IS NULL AND proved)"
 )
 _DEFAULT = sa.text("default_version IS NOT NULL")
+_LIVE = sa.text("deleted_at IS NULL")
 _MERGED = sa.text("recipe_digest IS NOT NULL")
 _ADAPTERS = (
     "a deleted name keeps its row, so that its numbers are not used again",
@@ -42,6 +43,7 @@ def upgrade() -> None:
     else:
         _mirror(bind)
     unproved = sa.text("proved IS false" if is_postgres else "proved IS 0")
+    _index("ix_adapters_live", "adapters", "name", _LIVE)
     _index("ix_adapters_mirrored", "adapters", "mirrored", _DEFAULT)
     _index("ix_versions_recipe_digest", "versions", "recipe_digest", _MERGED)
     _index("ix_versions_unproved", "versions", "id", unproved)
