@@ -182,7 +182,7 @@ class Catalog(KnownNames):
         if bare in self._snapshot.defaults and scopes.asked(bare):
             return self.names.versions_of(bare)
         also = [self.base.served_name] if scopes.base else []
-        if (answers := self._told.get(Wanted(name))) is not None and (rows := answers.near.get(name)) is not None:
+        if (answers := self._answers.get(Wanted(name))) is not None and (rows := answers.near.get(name)) is not None:
             if rows.versions and scopes.asked(bare):
                 return list(rows.versions)
             also = [*filter(scopes.name, rows.names), *also]

@@ -180,7 +180,7 @@ class Inference:
         except ModelNotFound as missed:
             if not (is_blend_name(missed.model) and await self._blends.learn(missed.model)):
                 raise
-        return look()
+        return await self._catalog.found(look)
 
     def resolve(self, model: str | None, scopes: Scopes = EVERYTHING, tenant: str | None = BUILT_IN_TENANT) -> Target:
         """What ``model`` means now: a name, an expression, or the name of a blend; nothing is loaded or built.

@@ -67,12 +67,14 @@ class KnownNames:
         self._most_versions = most_versions
         self._hot = HotNames(most_versions)
         self._cold = ColdNames(self._look_up)
-        self._told: Mapping[Wanted, NameAnswers] = {}
+        self._answers: Mapping[Wanted, NameAnswers] = {}
+        self._kept: NameAnswers | None = None
         self._snapshot = Snapshot()
         self._names = (self._snapshot, NameIndex((), ()))
         self._merged: tuple[Snapshot, Mapping[str, Sequence[AdapterVersion]]] = (self._snapshot, {})
         self._told = asyncio.Event()
         self._catch_up = CatchUp(self.refresh)
+        self._catch_up_now = CatchUp(self.refresh, pause_s=0.0)
         self._is_answered = True
         self._listeners: list[Callable[[Snapshot, Snapshot], None]] = []
 
@@ -148,6 +150,9 @@ class KnownNames:
         # Two refreshes may overlap; the older answer must not win.
         if found.revision >= self._snapshot.revision:
             before, self._snapshot = self._snapshot, found
+            if before.is_whole or found.is_whole:
+                # Changes are followed by what is forgotten; while all is in memory nobody does that.
+                self._hot, self._kept = HotNames(self._most_versions), None
             for listener in self._listeners:
                 listener(before, found)
 
@@ -217,27 +222,29 @@ class KnownNames:
             return await self._asked(look, cold)
 
     async def _asked(self, look: Callable[[], T], cold: NotInMemory) -> T:
-        """What ``look`` finds once it is told what it needs, one thing after the other; nothing of it is outdated."""
+        """What ``look`` finds once it is told what it needs, one thing after the other, each as of its own look."""
         told: dict[Wanted, NameAnswers] = {}
         while True:
             told[cold.wanted] = await self._read(cold.wanted)
-            self._told = told
+            self._answers = told
             try:
                 return look()
             except NotInMemory as another:
                 cold = another
             finally:
-                self._told = {}
+                self._answers = {}
 
     async def _read(self, wanted: Wanted) -> NameAnswers:
-        """What the registry says, which is no older than the snapshot, nor newer."""
+        """What the registry says, which is no older than the snapshot."""
         while True:
             answers = await self._cold(wanted)
             if answers.revision > self._snapshot.revision:
                 # Aliases may have changed too.
-                await self.refresh()
+                await self._catch_up_now()
             if answers.revision >= self._snapshot.revision:
-                self._hot.keep(answers)
+                if answers is not self._kept:
+                    self._hot.keep(answers)
+                    self._kept = answers
                 return answers
 
     async def _look_up(self, names: Sequence[str], recipes: Sequence[str]) -> NameAnswers:
@@ -254,7 +261,7 @@ class KnownNames:
             return None
         if (found := self._hot.get(name)) is not None:
             return found
-        answers = self._told.get(wanted := Wanted(name))
+        answers = self._answers.get(wanted := Wanted(name))
         if answers is None:
             raise NotInMemory(wanted)
         return answers.found.get(name)
@@ -283,7 +290,7 @@ class KnownNames:
         if not self._snapshot.is_whole:
             found = self._hot.merged(recipe)
             if found is None:
-                answers = self._told.get(wanted := Wanted(recipe=recipe))
+                answers = self._answers.get(wanted := Wanted(recipe=recipe))
                 if answers is None:
                     raise NotInMemory(wanted)
                 found = answers.merged.get(recipe, ())
