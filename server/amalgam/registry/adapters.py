@@ -16,10 +16,11 @@ from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFo
 from amalgam.registry.alias_rows import live_aliases, refuse_targeted
 from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.pins import read_pins
-from amalgam.registry.scoped_names import in_scope
+from amalgam.registry.scoped_names import page_of
 from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, pins, versions
 from amalgam.registry.version_rows import (
     adapter_of,
+    any_of,
     bump_revision,
     by_name,
     insert_version,
@@ -36,6 +37,7 @@ from amalgam.registry.version_rows import (
 )
 
 _DIGESTS_AT_ONCE: Final = 1000
+_REFS_AT_ONCE: Final = 200
 
 
 class AdapterRegistry:
@@ -122,9 +124,7 @@ class AdapterRegistry:
         if cursor is not None:
             query = query.where(adapters.c.name > cursor)
         async with self._database.read(statement_s=LONG_S if search or patterns else None) as connection:
-            if patterns is not None:
-                query = query.where(in_scope(adapters.c.name, patterns, connection.dialect.name))
-            page = query.order_by(adapters.c.name).limit(limit + 1).subquery()
+            page = page_of(query, adapters.c.name, patterns, limit + 1, connection.dialect.name).subquery()
             of_page = sa.select(adapters).where(adapters.c.name.in_(sa.select(page.c.name)))
             rows = (await connection.execute(of_page.order_by(adapters.c.name))).mappings().all()
             names = [row["name"] for row in rows[:limit]]
@@ -315,10 +315,12 @@ class AdapterRegistry:
 
     async def get_known(self, refs: Collection[VersionRef]) -> dict[VersionRef, KnownVersion]:
         """Those of the versions that were ever made, deleted or not, in the order asked for."""
-        pairs = [(ref.name, ref.number) for ref in refs]
-        query = sa.select(versions).where(sa.tuple_(versions.c.name, versions.c.number).in_(pairs))
+        rows: list[sa.RowMapping] = []
+        asked = list(refs)
         async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+            for at in range(0, len(asked), _REFS_AT_ONCE):
+                query = sa.select(versions).where(any_of(asked[at : at + _REFS_AT_ONCE]))
+                rows += (await connection.execute(query)).mappings()
         found = {VersionRef(row["name"], row["number"]): row for row in rows}
         return {
             ref: KnownVersion(version_of(found[ref]), found[ref]["deleted_at"] is not None)

@@ -16,9 +16,9 @@ from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.near_names import near_rows
 from amalgam.registry.pins import read_pins
 from amalgam.registry.profiles import newest_states
-from amalgam.registry.scoped_names import in_scope
+from amalgam.registry.scoped_names import page_of
 from amalgam.registry.tables import adapters, registry_state, versions
-from amalgam.registry.version_rows import SERVED, read_revision, version_of
+from amalgam.registry.version_rows import SERVED, any_of, read_revision, version_of
 
 _MOST_NEAR: Final = 8
 """Unknown names of one look for which near ones are looked for as well: nobody waits long behind a crowd of them."""
@@ -86,15 +86,12 @@ class NameRegistry:
             sa.select(adapters.c.name, versions.c.number, versions.c.created_at)
             .join(versions, _is_default())
             .where(*SERVED)
-            .order_by(adapters.c.name)
-            .limit(limit)
         )
         if after is not None:
             query = query.where(adapters.c.name > after)
         async with self._database.read(statement_s=LONG_S) as connection:
-            if patterns is not None:
-                query = query.where(in_scope(adapters.c.name, patterns, connection.dialect.name))
-            return tuple(NameRow(*row) for row in await connection.execute(query))
+            page = page_of(query, adapters.c.name, patterns, limit, connection.dialect.name)
+            return tuple(NameRow(*row) for row in await connection.execute(page))
 
 
 def _is_default() -> sa.ColumnElement[bool]:
@@ -110,8 +107,7 @@ async def _found(connection: AsyncConnection, names: Collection[str]) -> dict[st
         rows = (await connection.execute(query)).mappings()
         found |= {row["name"]: version_of(row) for row in rows}
     if refs:
-        pairs = sa.tuple_(versions.c.name, versions.c.number).in_([(ref.name, ref.number) for ref in refs.values()])
-        rows = (await connection.execute(sa.select(versions).where(pairs, *SERVED))).mappings()
+        rows = (await connection.execute(sa.select(versions).where(any_of(refs.values()), *SERVED))).mappings()
         found |= {f"{row['name']}@{row['number']}": version_of(row) for row in rows}
     return found
 

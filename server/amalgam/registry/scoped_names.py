@@ -7,13 +7,22 @@ from typing import Any
 import sqlalchemy as sa
 
 
-def in_scope(column: sa.Column[Any], patterns: Sequence[str], dialect: str) -> sa.ColumnElement[bool]:
-    """Whether a name matches one of ``patterns``: ``*`` stands for any letters and ``?`` for one.
+def page_of(
+    query: sa.Select[Any], column: sa.Column[Any], patterns: Sequence[str] | None, limit: int, dialect: str
+) -> sa.Select[Any]:
+    """The first ``limit`` rows of ``query`` in order of ``column``, its ``name``, that match one of ``patterns``.
 
-    What stands before the first of them bounds a part of the index, so that a page of ``acme.*`` is as cheap among a
-    million names as among ten. A pattern that begins with a star has every name looked at.
+    In a pattern ``*`` stands for any letters and ``?`` for one; None: all match. What stands before the first of them
+    bounds a part of the index, and each pattern is a statement of its own, so that a page of ``acme.*`` is as cheap
+    among a million names as among ten. A pattern that begins with a star has every name looked at.
     """
-    return sa.or_(sa.false(), *(_matches(column, pattern, dialect) for pattern in patterns))
+    if patterns is None:
+        return query.order_by(column).limit(limit)
+    parts = [query.where(_matches(column, one, dialect)).order_by(column).limit(limit) for one in patterns]
+    if len(parts) < 2:
+        return parts[0] if parts else query.where(sa.false())
+    found = sa.union(*(sa.select(part.subquery()) for part in parts)).subquery()
+    return sa.select(found).order_by(found.c.name).limit(limit)
 
 
 def _matches(column: sa.Column[Any], pattern: str, dialect: str) -> sa.ColumnElement[bool]:

@@ -45,7 +45,8 @@ adapters: Final = sa.Table(
     "revision: of the registry, when what the bare name means changed last",
 )
 _live: Final = adapters.c.deleted_at.is_(None)
-sa.Index("ix_adapters_live", adapters.c.name, sqlite_where=_live, postgresql_where=_live)
+# Of both columns, so that SQLite need not look at the rows themselves.
+sa.Index("ix_adapters_live", adapters.c.name, adapters.c.deleted_at, sqlite_where=_live, postgresql_where=_live)
 _meaning: Final = adapters.c.default_version.is_not(None)
 sa.Index("ix_adapters_mirrored", adapters.c.mirrored, sqlite_where=_meaning, postgresql_where=_meaning)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.adapter import Adapter, AdapterVersion, VersionRef
 from amalgam.domain.skill_probe import KeptRecord
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
@@ -75,6 +75,11 @@ async def versions_by_id(connection: AsyncConnection, ids: Collection[int]) -> t
 def by_name(ordered: Iterable[AdapterVersion]) -> dict[str, tuple[AdapterVersion, ...]]:
     """Versions in order of name, by name."""
     return {name: tuple(group) for name, group in groupby(ordered, key=lambda version: version.name)}
+
+
+def any_of(refs: Iterable[VersionRef]) -> sa.ColumnElement[bool]:
+    """Whether a version is one of ``refs``; SQLite looks through the whole table for a list of pairs."""
+    return sa.or_(sa.false(), *((versions.c.name == ref.name) & (versions.c.number == ref.number) for ref in refs))
 
 
 async def live_version(connection: AsyncConnection, name: str, number: int) -> AdapterVersion:

@@ -43,10 +43,10 @@ def upgrade() -> None:
     else:
         _mirror(bind)
     unproved = sa.text("proved IS false" if is_postgres else "proved IS 0")
-    _index("ix_adapters_live", "adapters", "name", _LIVE)
-    _index("ix_adapters_mirrored", "adapters", "mirrored", _DEFAULT)
-    _index("ix_versions_recipe_digest", "versions", "recipe_digest", _MERGED)
-    _index("ix_versions_unproved", "versions", "id", unproved)
+    _index("ix_adapters_live", "adapters", ["name", "deleted_at"], _LIVE)
+    _index("ix_adapters_mirrored", "adapters", ["mirrored"], _DEFAULT)
+    _index("ix_versions_recipe_digest", "versions", ["recipe_digest"], _MERGED)
+    _index("ix_versions_unproved", "versions", ["id"], unproved)
 
 
 def _mirror(bind: sa.Connection) -> None:
@@ -59,8 +59,8 @@ def _mirror(bind: sa.Connection) -> None:
         after = names[-1]
 
 
-def _index(name: str, table: str, column: str, where: sa.TextClause) -> None:
-    op.create_index(name, table, [column], sqlite_where=where, postgresql_where=where)
+def _index(name: str, table: str, columns: list[str], where: sa.TextClause) -> None:
+    op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
 
 
 def _name() -> "sa.types.TypeEngine[str]":
