@@ -60,7 +60,7 @@ MARKS: Final = {
     "an unknown version, with the newest ones": 10.0,
     "GET /v1/models?limit=100": 50.0,
     "GET /v1/models?limit=100&after=…": 50.0,
-    "GET /v1/models": 50.0,
+    "GET /v1/models, 1,000 names": 50.0,
     f"GET {LISTED}": 50.0,
     f"GET {LISTED}?cursor=…": 50.0,
     "a change seen by another front": 250.0,
@@ -221,7 +221,7 @@ def measure_http(url: str, count: int, rounds: int) -> Samples:
         "GET /v1/models?limit=100&after=…": lambda turn: client.send(
             "GET", f"/v1/models?limit={100 + turn}&after={middle}"
         ),
-        "GET /v1/models": lambda turn: client.send("GET", f"/v1/models?limit={most - turn % 8}"),
+        "GET /v1/models, 1,000 names": lambda turn: client.send("GET", f"/v1/models?limit={most - turn % 8}"),
         "GET /v1/models/{model}": lambda _: client.send("GET", f"/v1/models/{middle}"),
         "POST /v1/chat/completions, unknown model": lambda _: client.send("POST", "/v1/chat/completions", chat),
         f"GET {LISTED}": lambda _: admin.send("GET", LISTED),
