@@ -104,7 +104,7 @@ async def test_near_names_are_the_same(database: Database, clock: FakeClock, unk
 
 @pytest.mark.usefixtures("filled")
 async def test_a_hot_name_asks_nobody_and_a_cold_one_once(database: Database, clock: FakeClock) -> None:
-    catalog = made(database, clock, 6)
+    catalog = made(database, clock, 5)
     await catalog.refresh()
     looks = Looks(catalog)
     for _ in range(3):
@@ -141,7 +141,7 @@ class Looks:
 async def test_a_change_elsewhere_is_seen_by_the_next_look_and_before_it_where_it_is_new(
     database: Database, clock: FakeClock, registry: AdapterRegistry, aliases: AliasRegistry
 ) -> None:
-    catalog = made(database, clock, 6)
+    catalog = made(database, clock, 5)
     await catalog.refresh()
     told: list[frozenset[int]] = []
     catalog.on_change(lambda before, after: told.append(after.gone))
@@ -175,7 +175,7 @@ async def test_an_answer_that_a_change_overtook_is_not_kept(
     database: Database, clock: FakeClock, registry: AdapterRegistry
 ) -> None:
     """The row was read before the change, and arrives after it was heard of."""
-    catalog = made(database, clock, 6)
+    catalog = made(database, clock, 5)
     await catalog.refresh()
     looks = Looks(catalog)
 
@@ -192,7 +192,7 @@ async def test_an_answer_that_a_change_overtook_is_not_kept(
 
 @pytest.mark.usefixtures("filled")
 async def test_a_profile_is_that_of_now(database: Database, clock: FakeClock) -> None:
-    profiles, catalog = ProfileRegistry(database, clock), made(database, clock, 6)
+    profiles, catalog = ProfileRegistry(database, clock), made(database, clock, 5)
     await catalog.refresh()
     assert await catalog.found(partial(catalog.profile, "sql@1")) is None
     await profiles.put("sql", 1, ServingProfile(system_prompt="Be brief."), active=True)
@@ -211,7 +211,7 @@ async def test_a_profile_is_that_of_now(database: Database, clock: FakeClock) ->
 async def test_what_a_recipe_made_is_found_and_forgotten_with_it(
     database: Database, clock: FakeClock, registry: AdapterRegistry
 ) -> None:
-    catalog, recipe = made(database, clock, 6), "r" * 64
+    catalog, recipe = made(database, clock, 5), "r" * 64
     await catalog.refresh()
     assert list(await catalog.found(partial(catalog.merged, recipe))) == []
     await registry.create_version(draft("mix", 80, recipe_digest=recipe))
@@ -226,7 +226,7 @@ async def test_what_a_recipe_made_is_found_and_forgotten_with_it(
 async def test_while_the_registry_is_away_hot_names_are_served_and_cold_ones_are_not_denied(
     database: Database, clock: FakeClock
 ) -> None:
-    catalog = made(database, clock, 6)
+    catalog = made(database, clock, 5)
     await catalog.refresh()
     await catalog.found(partial(catalog.resolve, "sql"))
     assert catalog._by_name is not None
