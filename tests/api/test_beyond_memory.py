@@ -54,7 +54,7 @@ async def test_a_name_is_answered(http: httpx.AsyncClient, model: str, answers: 
 
 async def test_an_alias_of_several_and_a_blend_are_answered(http: httpx.AsyncClient) -> None:
     assert {(await chat(http, "both")).json()["model"] for _ in range(40)} == {"sql@1", "json@1"}
-    first, again = await chat(http, "sql:0.5+json:0.5"), await chat(http, "json:0.5+sql:0.5")
+    first, again = await chat(http, "0.5*sql + 0.5*json"), await chat(http, "0.5*json + 0.5*sql")
     assert (first.status_code, again.status_code) == (200, 200), first.text
     assert first.json()["model"] == again.json()["model"]
     assert (await chat(http, first.json()["model"])).status_code == 200
@@ -63,7 +63,7 @@ async def test_an_alias_of_several_and_a_blend_are_answered(http: httpx.AsyncCli
 async def test_what_is_not_there_is_not_found_with_near_names(http: httpx.AsyncClient) -> None:
     for model, near in (("sqll", "sql"), ("sql@9", "sql@1"), ("bth", "both")):
         assert near in assert_error(await chat(http, model), 404, "model_not_found")["message"]
-    missing = await chat(http, "sql:1+jsn:1")
+    missing = await chat(http, "sql + jsn")
     assert 400 <= missing.status_code < 500
     assert "json" in missing.json()["error"]["message"]
 
@@ -128,10 +128,10 @@ async def test_numbers_count_what_is_registered(beyond: RunningApp) -> None:
 async def test_merges_plan_over_names_that_are_not_in_memory(beyond: RunningApp) -> None:
     async with beyond.http(ADMIN_KEY) as admin:
         recipe = {"inputs": [{"adapter": "sql"}, {"adapter": "json"}]}
-        planned = await admin.post("/admin/v1/merges:plan", json={"recipe": recipe})
+        planned = await admin.post("/admin/v1/merges:plan", json={"name": "mix", "recipe": recipe})
         assert planned.status_code == 200, planned.text
         missing = {"inputs": [{"adapter": "sql"}, {"adapter": "nope"}]}
-        assert (await admin.post("/admin/v1/merges:plan", json={"recipe": missing})).status_code in (404, 422)
+        assert (await admin.post("/admin/v1/merges:plan", json={"name": "mix", "recipe": missing})).status_code in (404, 422)
 
 
 async def test_the_openai_client_lists(beyond: RunningApp) -> None:

@@ -31,14 +31,14 @@ ENDPOINTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[20_000, 0], ids=["in memory", "beyond memory"])
-async def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TwoTenants]:
-    """With all names in memory, and with none."""
+@pytest.fixture(scope="module")
+async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TwoTenants]:
     folder = tmp_path_factory.mktemp("two_tenants")
     with pytest.MonkeyPatch.context() as monkeypatch:
         Instant(monkeypatch)
-        changes = {"export_root": folder / "exports", "blends_per_minute": 10_000, "catalog_versions": request.param}
-        async with start_app(folder, FakeEngine(capacity=64), worker=True, **changes) as running_app:
+        async with start_app(
+            folder, FakeEngine(capacity=64), worker=True, export_root=folder / "exports", blends_per_minute=10_000
+        ) as running_app:
             yield await furnish(running_app)
 
 
