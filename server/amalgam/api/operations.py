@@ -56,8 +56,8 @@ def _add_pages(routes: APIRouter) -> None:
     async def metrics(request: Request) -> Response:
         app_services = services(request)
         state = server_state(app_services)
-        base, snapshot = app_services.catalog.base.served_name, app_services.catalog.snapshot
-        app_services.metrics.make_room({base, *snapshot.versions}, snapshot.aliases)
+        catalog = app_services.catalog
+        app_services.metrics.make_room({catalog.base.served_name, *catalog.refs}, catalog.snapshot.aliases)
         scrape = app_services.metrics.scrape(state).beside(gateway_view(app_services).series(time.time()))
         pages = await app_services.engine.pages()
         # Thousands of lines: written off the event loop, which has tokens to send meanwhile.
@@ -84,7 +84,7 @@ def server_state(app_services: Services) -> ServerState:
         engine_restarts=info.restarts,
         engine_start_s=dict(info.startup_s),
         artifacts_damaged=app_services.adapters.found_damaged,
-        registered=len(snapshot.versions),
+        registered=snapshot.served,
         resident=len(info.residents),
         pinned=sum(resident.pinned for resident in info.residents),
         held=sum(resident.held > 0 for resident in info.residents),

@@ -46,11 +46,15 @@ class Scopes(BaseModel):
         """Whether every adapter, every alias and the base model are in scope."""
         return _ALL in self.models
 
+    @property
+    def name_patterns(self) -> tuple[str, ...]:
+        """Those of names, of which one has to match."""
+        return tuple(sorted({one for one in self.models if "@" not in one and one != BASE}))
+
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
         """The patterns of names, and those of versions; None where there is no such pattern."""
-        names = tuple(sorted({one for one in self.models if "@" not in one and one != BASE}))
-        return _compiled(names), _compiled(tuple(sorted({one for one in self.models if "@" in one})))
+        return _compiled(self.name_patterns), _compiled(tuple(sorted({one for one in self.models if "@" in one})))
 
     @property
     def base(self) -> bool:

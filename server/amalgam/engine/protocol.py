@@ -61,6 +61,8 @@ class Resident:
     pinned: bool
     load_s: float
     """Seconds its load took."""
+    digest: str = ""
+    """Of its files, as of a `LoadableVersion`."""
 
 
 @dataclass(frozen=True, slots=True)

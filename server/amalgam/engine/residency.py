@@ -186,7 +186,7 @@ class Residency:
     def residents(self) -> tuple[Resident, ...]:
         """A snapshot, least recently used first."""
         return tuple(
-            Resident(e.version.engine_name, e.version.lora_id, e.held, e.pinned, e.load_s)
+            Resident(e.version.engine_name, e.version.lora_id, e.held, e.pinned, e.load_s, e.version.digest)
             for e in self._entries.values()
             if e.loaded.is_set()
         )

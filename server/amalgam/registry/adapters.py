@@ -1,7 +1,8 @@
 """The registry of adapters: names, their immutable versions, and which version a bare name means."""
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Sequence, Set
 from datetime import timedelta
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,10 +17,12 @@ from amalgam.errors.adapters import DefaultVersionInUse, NameTaken, VersionNotFo
 from amalgam.registry.alias_rows import live_aliases, refuse_targeted
 from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.pins import read_pins
+from amalgam.registry.scoped_names import page_of
 from amalgam.registry.stored_bytes import require_storage
 from amalgam.registry.tables import adapters, aliases, idempotency_keys, jobs, pins, versions
 from amalgam.registry.version_rows import (
     adapter_of,
+    any_of,
     bump_revision,
     by_name,
     insert_version,
@@ -30,9 +33,13 @@ from amalgam.registry.version_rows import (
     move_default,
     read_revision,
     remove_version,
+    served_of,
     version_of,
     versions_by_id,
 )
+
+_DIGESTS_AT_ONCE: Final = 1000
+_REFS_AT_ONCE: Final = 200
 
 
 class AdapterRegistry:
@@ -107,21 +114,27 @@ class AdapterRegistry:
         async with self._database.read() as connection:
             return await live_version(connection, name, number)
 
-    async def list_adapters(self, *, search: str = "", limit: int = 50, cursor: str | None = None) -> AdapterPage:
+    async def list_adapters(
+        self, *, search: str = "", limit: int = 50, cursor: str | None = None, patterns: Sequence[str] | None = None
+    ) -> AdapterPage:
         """Live adapters in order of name.
 
         Args:
             search: Part of the name, in any case; empty for all.
             limit: Most items of a page, from 1.
             cursor: ``next_cursor`` of the page before.
+            patterns: Of names, with ``*`` and ``?``, of which one has to match; None: all.
         """
-        query = sa.select(adapters).where(adapters.c.deleted_at.is_(None)).order_by(adapters.c.name).limit(limit + 1)
+        # Names alone are read off their own index, however many there are to look at; then the rows of the page.
+        query = sa.select(adapters.c.name).where(adapters.c.deleted_at.is_(None))
         if search:
             query = query.where(adapters.c.name.icontains(search, autoescape=True))
         if cursor is not None:
             query = query.where(adapters.c.name > cursor)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        async with self._database.read(statement_s=LONG_S if search or patterns else None) as connection:
+            page = page_of(query, adapters.c.name, patterns, limit + 1, connection.dialect.name).subquery()
+            of_page = sa.select(adapters).where(adapters.c.name.in_(sa.select(page.c.name)))
+            rows = (await connection.execute(of_page.order_by(adapters.c.name))).mappings().all()
             names = [row["name"] for row in rows[:limit]]
             grouped = by_name(await live_versions(connection, names))
         items = tuple(adapter_of(row, grouped.get(row["name"], ())) for row in rows[:limit])
@@ -218,13 +231,12 @@ class AdapterRegistry:
             removed = await live_versions(connection, [name])
             its_ids = sa.select(versions.c.id).where(versions.c.name == name)
             await connection.execute(pins.delete().where(pins.c.version_id.in_(its_ids)))
-            await connection.execute(
-                versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None)).values(deleted_at=now)
-            )
-            await connection.execute(
-                adapters.update().where(adapters.c.name == name).values(deleted_at=now, default_version=None)
-            )
-            await bump_revision(connection)
+            revision = await bump_revision(connection, served=-await served_of(connection, versions.c.name == name))
+            gone = {"deleted_at": now, "revision": revision}
+            live = versions.update().where(versions.c.name == name, versions.c.deleted_at.is_(None))
+            await connection.execute(live.values(**gone))
+            this = adapters.update().where(adapters.c.name == name)
+            await connection.execute(this.values(default_version=None, **gone))
         return tuple(removed)
 
     async def load_catalog(self) -> CatalogRows:
@@ -267,19 +279,24 @@ class AdapterRegistry:
         async with self._database.read() as connection:
             return await read_revision(connection)
 
-    async def digests_in_use(self, *, kept_s: float = 0.0) -> frozenset[str]:
+    async def digests_in_use(self, *, kept_s: float = 0.0, among: Collection[str] | None = None) -> frozenset[str]:
         """Digests whose files are still needed: of live versions, and of the inputs of live jobs.
 
         Args:
             kept_s: Those of versions that were deleted within so many seconds are needed as well.
+            among: these alone are asked about; None: all, however many there are.
         """
         of_jobs = sa.select(jobs.c.input_digests).where(jobs.c.state.in_(LIVE_STATES))
+        digests: set[str] = set()
         async with self._database.read(statement_s=LONG_S) as connection:
             kept = versions.c.deleted_at > self._clock() - timedelta(seconds=kept_s)
-            of_versions = sa.select(versions.c.digest).where(versions.c.deleted_at.is_(None) | kept)
-            digests = set((await connection.execute(of_versions)).scalars())
+            of_versions = sa.select(versions.c.digest).distinct().where(versions.c.deleted_at.is_(None) | kept)
+            asked: Sequence[list[str] | None] = [None] if among is None else _parts(among)
+            for part in asked:
+                some = of_versions if part is None else of_versions.where(versions.c.digest.in_(part))
+                digests.update((await connection.execute(some)).scalars())
             for inputs in (await connection.execute(of_jobs)).scalars():
-                digests.update(inputs)
+                digests.update(inputs if among is None else set(inputs).intersection(among))
         return frozenset(digests)
 
     async def is_digest_in_use(self, digest: str) -> bool:
@@ -306,10 +323,12 @@ class AdapterRegistry:
 
     async def get_known(self, refs: Collection[VersionRef]) -> dict[VersionRef, KnownVersion]:
         """Those of the versions that were ever made, deleted or not, in the order asked for."""
-        pairs = [(ref.name, ref.number) for ref in refs]
-        query = sa.select(versions).where(sa.tuple_(versions.c.name, versions.c.number).in_(pairs))
+        rows: list[sa.RowMapping] = []
+        asked = list(refs)
         async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+            for at in range(0, len(asked), _REFS_AT_ONCE):
+                query = sa.select(versions).where(any_of(asked[at : at + _REFS_AT_ONCE]))
+                rows += (await connection.execute(query)).mappings()
         found = {VersionRef(row["name"], row["number"]): row for row in rows}
         return {
             ref: KnownVersion(version_of(found[ref]), found[ref]["deleted_at"] is not None)
@@ -317,11 +336,18 @@ class AdapterRegistry:
             if ref in found
         }
 
-    async def names_ever_used(self) -> frozenset[str]:
-        """Every name of an adapter or an alias, those of deleted ones included."""
-        query = sa.union(sa.select(adapters.c.name), sa.select(aliases.c.name))
-        async with self._database.read(statement_s=LONG_S) as connection:
+    async def names_ever_used(self, among: Collection[str]) -> frozenset[str]:
+        """Those of ``among`` that are the name of an adapter or an alias, those of deleted ones included."""
+        query = sa.union(
+            *(sa.select(table.c.name).where(table.c.name.in_(list(among))) for table in (adapters, aliases))
+        )
+        async with self._database.read() as connection:
             return frozenset((await connection.execute(query)).scalars())
+
+
+def _parts(digests: Collection[str]) -> list[list[str]]:
+    ordered = sorted(digests)
+    return [ordered[at : at + _DIGESTS_AT_ONCE] for at in range(0, len(ordered), _DIGESTS_AT_ONCE)]
 
 
 async def _made_by_request(connection: AsyncConnection, draft: VersionDraft) -> AdapterVersion | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.clock import Clock
 from amalgam.domain.serving_profile import (
     MAX_CHANGES_KEPT,
@@ -17,7 +18,7 @@ from amalgam.domain.serving_profile import (
 from amalgam.errors.profiles import ProfileNotFound
 from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import version_profiles, versions
-from amalgam.registry.version_rows import bump_revision, live_version
+from amalgam.registry.version_rows import live_version, mark_changed
 
 _CHUNK: Final = 500
 """Ids in one statement."""
@@ -61,8 +62,8 @@ class ProfileRegistry:
             AdapterNotFound, VersionNotFound: there is no such version.
         """
         async with self._database.write() as connection:
-            await bump_revision(connection)
             version = await live_version(connection, name, number)
+            await mark_changed(connection, version)
             newest = await _newest(connection, version.id)
             return await self._add(connection, version.id, newest, action, origin, profile, active=active)
 
@@ -73,8 +74,8 @@ class ProfileRegistry:
             AdapterNotFound, VersionNotFound, ProfileNotFound: there is none.
         """
         async with self._database.write() as connection:
-            await bump_revision(connection)
-            state = await self._live(connection, name, number)
+            version, state = await self._live(connection, name, number)
+            await mark_changed(connection, version)
             if state.active == active:
                 return state
             action: ProfileAction = "on" if active else "off"
@@ -88,8 +89,8 @@ class ProfileRegistry:
             AdapterNotFound, VersionNotFound, ProfileNotFound: there is none.
         """
         async with self._database.write() as connection:
-            await bump_revision(connection)
-            state = await self._live(connection, name, number)
+            version, state = await self._live(connection, name, number)
+            await mark_changed(connection, version)
             return await self._add(connection, state.version_id, state, "delete", state.origin, None, active=False)
 
     async def newer(self, known: Mapping[int, int]) -> dict[int, VersionProfile]:
@@ -113,20 +114,15 @@ class ProfileRegistry:
 
     async def newest_of(self, version_ids: Sequence[int]) -> dict[int, VersionProfile]:
         """The newest state of each of these versions, deleted ones too, where they ever had a profile."""
-        table, found = version_profiles.c, dict[int, VersionProfile]()
         async with self._database.read() as connection:
-            for start in range(0, len(version_ids), _CHUNK):
-                ids = table.version_id.in_(version_ids[start : start + _CHUNK])
-                rows = sa.select(version_profiles).where(ids).order_by(table.version_id, table.revision)
-                found |= {row["version_id"]: _state(row) for row in (await connection.execute(rows)).mappings()}
-        return found
+            return await newest_states(connection, version_ids)
 
-    async def _live(self, connection: AsyncConnection, name: str, number: int) -> VersionProfile:
+    async def _live(self, connection: AsyncConnection, name: str, number: int) -> tuple[AdapterVersion, VersionProfile]:
         version = await live_version(connection, name, number)
         state = await _newest(connection, version.id)
         if state is None or state.profile is None:
             raise ProfileNotFound(str(version.ref))
-        return state
+        return version, state
 
     async def _add(
         self,
@@ -154,6 +150,16 @@ class ProfileRegistry:
         mine = version_profiles.c.version_id == version_id
         await connection.execute(version_profiles.delete().where(mine, too_old))
         return VersionProfile.model_validate(row)
+
+
+async def newest_states(connection: AsyncConnection, version_ids: Sequence[int]) -> dict[int, VersionProfile]:
+    """The newest state of each of these versions' profiles, where they ever had one."""
+    table, found = version_profiles.c, dict[int, VersionProfile]()
+    for start in range(0, len(version_ids), _CHUNK):
+        ids = table.version_id.in_(version_ids[start : start + _CHUNK])
+        rows = sa.select(version_profiles).where(ids).order_by(table.version_id, table.revision)
+        found |= {row["version_id"]: _state(row) for row in (await connection.execute(rows)).mappings()}
+    return found
 
 
 async def _newest(connection: AsyncConnection, version_id: int) -> VersionProfile | None:

@@ -32,6 +32,8 @@ registry_state: Final = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     # Grows with every change to tenants or keys.
     sa.Column("access_revision", sa.BigInteger, nullable=False, server_default="0"),
+    # Live versions that have answered; kept by every change, so that nobody has to count a million rows.
+    sa.Column("served_versions", sa.BigInteger, nullable=False, server_default="0"),
     comment="one row; its revision grows with every change to adapters or versions",
 )
 
@@ -44,8 +46,17 @@ adapters: Final = sa.Table(
     sa.Column("next_version", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
-    comment="a deleted name keeps its row, so that its numbers are not used again",
+    # The name read from its end: names that differ at their beginning stand together.
+    sa.Column("mirrored", NAME, nullable=False, server_default=""),
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0", index=True),
+    comment="a deleted name keeps its row, so that its numbers are not used again; "
+    "revision: of the registry, when what the bare name means changed last",
 )
+_live: Final = adapters.c.deleted_at.is_(None)
+# Of both columns, so that SQLite need not look at the rows themselves.
+sa.Index("ix_adapters_live", adapters.c.name, adapters.c.deleted_at, sqlite_where=_live, postgresql_where=_live)
+_meaning: Final = adapters.c.default_version.is_not(None)
+sa.Index("ix_adapters_mirrored", adapters.c.mirrored, sqlite_where=_meaning, postgresql_where=_meaning)
 
 versions: Final = sa.Table(
     "versions",
@@ -69,13 +80,18 @@ versions: Final = sa.Table(
     sa.Column("deleted_at", UtcDateTime),
     sa.Column("dtype", sa.String(16)),
     *_stored_by(),
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0", index=True),
     sa.UniqueConstraint("name", "number"),
     sa.Index(None, "tenant"),
     sa.Index(None, "name", "recipe_digest"),
     # Without it SQLite would give the id of a removed last row to the next one.
     sqlite_autoincrement=True,
-    comment="immutable but for deleted_at",
+    comment="immutable but for deleted_at; revision: of the registry, when the row or its profile changed last",
 )
+_merged: Final = versions.c.recipe_digest.is_not(None)
+sa.Index("ix_versions_recipe_digest", versions.c.recipe_digest, sqlite_where=_merged, postgresql_where=_merged)
+_unproved: Final = versions.c.proved.is_(False)
+sa.Index("ix_versions_unproved", versions.c.id, sqlite_where=_unproved, postgresql_where=_unproved)
 
 version_profiles: Final = sa.Table(
     "version_profiles",

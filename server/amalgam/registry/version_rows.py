@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from amalgam.domain.adapter import Adapter, AdapterVersion
+from amalgam.domain.adapter import Adapter, AdapterVersion, VersionRef
 from amalgam.domain.skill_probe import KeptRecord
 from amalgam.domain.version import VersionDraft
 from amalgam.errors.adapters import AdapterNotFound, VersionNotFound
@@ -16,6 +16,9 @@ from amalgam.registry.alias_rows import refuse_alias_name
 from amalgam.registry.notices import announce
 from amalgam.registry.stored_bytes import require_storage, stored_by_columns
 from amalgam.registry.tables import adapters, pins, registry_state, versions
+
+SERVED: Final = (versions.c.deleted_at.is_(None), versions.c.proved)
+"""Of a version that may be served."""
 
 
 def version_of(row: sa.RowMapping) -> AdapterVersion:
@@ -75,6 +78,11 @@ def by_name(ordered: Iterable[AdapterVersion]) -> dict[str, tuple[AdapterVersion
     return {name: tuple(group) for name, group in groupby(ordered, key=lambda version: version.name)}
 
 
+def any_of(refs: Iterable[VersionRef]) -> sa.ColumnElement[bool]:
+    """Whether a version is one of ``refs``; SQLite looks through the whole table for a list of pairs."""
+    return sa.or_(sa.false(), *((versions.c.name == ref.name) & (versions.c.number == ref.number) for ref in refs))
+
+
 async def live_version(connection: AsyncConnection, name: str, number: int) -> AdapterVersion:
     """One live version.
 
@@ -103,14 +111,15 @@ async def insert_version(
     if draft.stored_by is not None:
         await require_storage(connection, draft.stored_by, draft.size_bytes)
     number = adapter["next_version"] if adapter is not None else 1
-    fields: dict[str, Any] = {"next_version": number + 1}
+    revision = await bump_revision(connection, served=int(proved))
+    fields: dict[str, Any] = {"next_version": number + 1, "revision": revision}
     if adapter is None or adapter["deleted_at"] is not None:
         await refuse_alias_name(connection, draft.name)
         fields |= {"description": "", "created_at": now, "deleted_at": None, "default_version": None}
     if set_default:
         fields["default_version"] = number
     if adapter is None:
-        await connection.execute(adapters.insert().values(name=draft.name, **fields))
+        await connection.execute(adapters.insert().values(name=draft.name, mirrored=draft.name[::-1], **fields))
     else:
         await connection.execute(adapters.update().where(adapters.c.name == draft.name).values(**fields))
     row = {
@@ -129,25 +138,26 @@ async def insert_version(
         "dtype": draft.dtype,
         "created_at": now,
         **stored_by_columns(draft.stored_by),
+        "revision": revision,
     }
     written = await connection.execute(versions.insert().values(**row).returning(versions))
-    await bump_revision(connection)
     return version_of(written.mappings().one())
 
 
 async def remove_version(connection: AsyncConnection, version: AdapterVersion, *, now: datetime) -> None:
     """Mark a live version deleted; its adapter too where it was the last, or loses the default that it was."""
-    await connection.execute(versions.update().where(versions.c.id == version.id).values(deleted_at=now))
+    revision = await bump_revision(connection, served=-await served_of(connection, versions.c.id == version.id))
+    this = versions.update().where(versions.c.id == version.id)
+    await connection.execute(this.values(deleted_at=now, revision=revision))
     await connection.execute(pins.delete().where(pins.c.version_id == version.id))
     left = await live_versions(connection, [version.name])
-    adapter = adapters.update().where(adapters.c.name == version.name)
+    adapter = adapters.update().where(adapters.c.name == version.name).values(revision=revision)
     if not left:
         await connection.execute(adapter.values(default_version=None, deleted_at=now))
     else:
         await connection.execute(
             adapter.where(adapters.c.default_version == version.number).values(default_version=None)
         )
-    await bump_revision(connection)
 
 
 async def mark_proved(
@@ -157,28 +167,46 @@ async def mark_proved(
     fit: Mapping[str, Any] | None = None,
 ) -> None:
     """Let a live version be served; with what it keeps of its inputs, and how weights were found, in its lineage."""
-    fields: dict[str, Any] = {"proved": True}
+    new = 1 - await served_of(connection, versions.c.id == version.id)
+    fields: dict[str, Any] = {"proved": True, "revision": await bump_revision(connection, served=new)}
     found = {"kept": None if kept is None else kept.model_dump(mode="json"), "fit": fit and dict(fit)}
     if told := {name: value for name, value in found.items() if value is not None}:
         fields["lineage"] = {**(version.lineage or {}), **told}
     if kept is not None:
         fields["warnings"] = [*version.warnings, *kept.warnings()]
     await connection.execute(versions.update().where(versions.c.id == version.id).values(**fields))
-    await bump_revision(connection)
 
 
 async def move_default(connection: AsyncConnection, version: AdapterVersion) -> None:
     """Make a live version the default one."""
-    await connection.execute(
-        adapters.update().where(adapters.c.name == version.name).values(default_version=version.number)
-    )
-    await bump_revision(connection)
+    fields = {"default_version": version.number, "revision": await bump_revision(connection)}
+    await connection.execute(adapters.update().where(adapters.c.name == version.name).values(**fields))
 
 
-async def bump_revision(connection: AsyncConnection) -> None:
-    """Tell every catalog that adapters, versions or aliases changed."""
-    await connection.execute(registry_state.update().values(revision=registry_state.c.revision + 1))
+async def mark_changed(connection: AsyncConnection, version: AdapterVersion) -> None:
+    """Tell every catalog that something of a live version changed that is not in its row: its profile."""
+    fields = {"revision": await bump_revision(connection)}
+    await connection.execute(versions.update().where(versions.c.id == version.id).values(**fields))
+
+
+async def served_of(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -> int:
+    """How many of the versions ``which`` are live and have answered."""
+    query = sa.select(sa.func.count()).select_from(versions)
+    return int((await connection.execute(query.where(*which, *SERVED))).scalar_one())
+
+
+async def bump_revision(connection: AsyncConnection, *, served: int = 0) -> int:
+    """Tell every catalog that adapters, versions or aliases changed; what changed carries the number returned.
+
+    Args:
+        connection: in a transaction, which no other writer overlaps: revisions become visible in their order.
+        served: how many versions more can be served, or, below 0, fewer.
+    """
+    state = registry_state.c
+    more = {"revision": state.revision + 1, "served_versions": state.served_versions + served}
+    bumped = await connection.execute(registry_state.update().values(**more).returning(state.revision))
     await announce(connection)
+    return int(bumped.scalar_one())
 
 
 async def read_revision(connection: AsyncConnection) -> int:

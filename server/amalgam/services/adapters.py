@@ -124,9 +124,10 @@ class AdapterService:
             await self._threads.fetch(self._sources.fetch, source, staging)
             return await self._report(staging)
 
-    async def list(self, search: str, limit: int, cursor: str | None) -> AdapterPage:
-        """A page of adapters whose name contains ``search``."""
-        return await self._registry.list_adapters(search=search, limit=limit, cursor=cursor)
+    async def list(self, search: str, limit: int, cursor: str | None, *, scopes: Scopes = EVERYTHING) -> AdapterPage:
+        """A page of adapters in scope whose name contains ``search``."""
+        patterns = None if scopes.has_every_name else scopes.name_patterns
+        return await self._registry.list_adapters(search=search, limit=limit, cursor=cursor, patterns=patterns)
 
     async def get(self, name: str) -> Adapter:
         """One adapter with its live versions. Raises AdapterNotFound."""

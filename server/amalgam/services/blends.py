@@ -37,7 +37,8 @@ from amalgam.services.blend_names import BlendNames
 from amalgam.services.blend_tier import BlendTier, Build
 from amalgam.services.blender_link import BlenderLink
 from amalgam.services.blends_elsewhere import BlendsElsewhere
-from amalgam.services.catalog import Catalog, Snapshot, Target
+from amalgam.services.catalog import Catalog, Target
+from amalgam.services.snapshot import Snapshot
 from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
@@ -154,7 +155,6 @@ class Blends:
         self._names = names
         catalog.on_change(self._let_go)
         self._askers: OrderedDict[str, frozenset[str]] = OrderedDict()
-        self._merged: tuple[Snapshot, dict[str, list[AdapterVersion]]] = (catalog.snapshot, {})
 
     @staticmethod
     def concerns(model: str) -> bool:
@@ -265,14 +265,7 @@ class Blends:
 
     def _published(self, digest: str, scopes: Scopes) -> AdapterVersion | None:
         """A live version in scope that was merged by that very recipe; its weights are the blend's."""
-        snapshot, merged = self._merged
-        if snapshot is not self._catalog.snapshot:
-            snapshot, merged = self._catalog.snapshot, {}
-            for version in snapshot.versions.values():
-                if version.recipe_digest is not None:
-                    merged.setdefault(version.recipe_digest, []).append(version)
-            self._merged = (snapshot, merged)
-        shown = [version for version in merged.get(digest, ()) if scopes.version(version.ref)]
+        shown = [version for version in self._catalog.merged(digest) if scopes.version(version.ref)]
         return shown[-1] if shown else None
 
     def has(self, blend: Blend) -> bool:
@@ -350,7 +343,7 @@ class Blends:
 
     def _let_go(self, before: Snapshot, after: Snapshot) -> None:
         """Blends of what was deleted leave the memory: nobody can ask for them any more."""
-        self._tier.retire(before.by_id.keys() - after.by_id.keys())
+        self._tier.retire(after.gone)
 
     def _note_asker(self, name: str, tenant: str | None) -> None:
         """A tenant may ask by the name for what it has described itself; known to this server alone."""

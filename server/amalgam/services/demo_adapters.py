@@ -13,7 +13,7 @@ _CHUNK_BYTES = 1 << 20
 
 async def register_missing(adapters: AdapterService, registry: AdapterRegistry, folders: Mapping[str, Path]) -> None:
     """Register each folder whose name the registry has never known; one that was deleted stays deleted."""
-    known = await registry.names_ever_used()
+    known = await registry.names_ever_used(folders)
     for name, folder in folders.items():
         if name not in known:
             await adapters.upload(NewVersion(name, description=f"demo adapter: {name}"), _folder_files(folder))

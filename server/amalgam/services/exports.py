@@ -69,7 +69,7 @@ class ExportService:
         found = await asyncio.to_thread(folders.find, name)
         base = await asyncio.to_thread(read_record, self._base)
         plan = await self._merges.plan(recipe, exports=True)
-        versions = self._merges.versions_of(plan.recipe)
+        versions = await self._merges.versions_of(plan.recipe)
         self._check_bases(versions)
         spec = ExportSpec(
             recipe=plan.recipe,

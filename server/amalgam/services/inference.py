@@ -30,6 +30,8 @@ from amalgam.telemetry.context import note_alias, note_target
 
 T = TypeVar("T")
 SAYS_NOTHING: Final = Said()
+_REMEMBERED: Final = 20_000
+"""Versions of which is known where they lie."""
 Turn = Callable[[LoadableVersion | None], AbstractAsyncContextManager[None]]
 """Waits for a place in the batch, for the version's sake; None is the base model."""
 
@@ -96,6 +98,7 @@ class Inference:
         self.admission = admission
         self.asked = AskedNames()
         self._loadable: dict[int, LoadableVersion] = {}
+        """By version id; the ones remembered last."""
 
     @asynccontextmanager
     async def admit(
@@ -195,7 +198,7 @@ class Inference:
         except ModelNotFound as missed:
             if not (is_blend_name(missed.model) and await self._blends.learn(missed.model)):
                 raise
-        return look()
+        return await self._catalog.found(look)
 
     def resolve(self, model: str | None, scopes: Scopes = EVERYTHING, tenant: str | None = BUILT_IN_TENANT) -> Target:
         """What ``model`` means now: a name, an expression, or the name of a blend; nothing is loaded or built.
@@ -296,6 +299,8 @@ class Inference:
         found = self._loadable.get(version.id)
         if found is None or self._store.checks.is_damaged(version.digest) or not self._store.is_here(version.digest):
             found = self._loadable[version.id] = loadable(version, await self._store.for_engine(version.digest))
+            if len(self._loadable) > _REMEMBERED:
+                del self._loadable[next(iter(self._loadable))]
         return found
 
     async def drained(self, version_id: int) -> None:

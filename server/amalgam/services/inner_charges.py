@@ -44,7 +44,11 @@ class InnerCharges:
         enter(context)
         tenant = self._keys.tenant(evaluation.tenant)
         payer = None if tenant is None else Payer(tenant, self._keys.key(evaluation.key_id))
-        limits = None if payer is None else self._limits.of(payer, lambda: self._inference.names_of(model))
+        limits = None
+        if payer is not None:
+            limits = await self._inference.found(
+                lambda: self._limits.of(payer, lambda: self._inference.names_of(model))
+            )
         reservation = None if limits is None else await self._limits.reserve(limits, _most(evaluation, item))
         try:
             yield

@@ -179,7 +179,7 @@ class MergeService:
         asked = None if probe is None else await self.pinned_probe(recipe, probe)
         if asked is not None and (moved := sorted(asked.prompts.keys() - set(plan.recipe.adapters))):
             raise ProbeRefused(f"{moved[0]} is a newer version than was planned with; send the request again")
-        versions = self.versions_of(plan.recipe)
+        versions = await self.versions_of(plan.recipe)
         return JobRequest(
             kind="merge",
             name=name,
@@ -283,17 +283,20 @@ class MergeService:
         async with self._changed:
             self._changed.notify_all()
 
-    def versions_of(self, recipe: Recipe) -> tuple[AdapterVersion, ...]:
+    async def versions_of(self, recipe: Recipe) -> tuple[AdapterVersion, ...]:
         """The versions that a pinned recipe names, in its order.
 
         Raises:
             MissingInput: one was deleted since it was pinned.
         """
-        known = self._catalog.snapshot.versions
-        for ref in recipe.adapters:
-            if ref not in known:
+
+        def named(ref: str) -> AdapterVersion:
+            version = self._catalog.version(ref)
+            if version is None:
                 raise MissingInput(ref)
-        return tuple(known[ref] for ref in recipe.adapters)
+            return version
+
+        return await self._catalog.found(lambda: tuple(map(named, recipe.adapters)))
 
     def _refs(self, recipe: Recipe) -> dict[str, str]:
         """The exact version of every adapter that a recipe names, by its spelling there."""

@@ -7,8 +7,9 @@ from typing import Final
 
 from amalgam.engine.protocol import Engine
 from amalgam.errors import AmalgamError
-from amalgam.services.catalog import Catalog, Snapshot
+from amalgam.services.catalog import Catalog
 from amalgam.services.inference import loadable
+from amalgam.services.snapshot import Snapshot
 from amalgam.store.adapter_store import AdapterStore
 
 logger = logging.getLogger(__name__)

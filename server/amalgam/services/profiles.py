@@ -140,7 +140,7 @@ class ProfileService:
         await self._catalog.refresh()
         return state
 
-    def applied(
+    async def applied(
         self, endpoint: Endpoint, body: Mapping[str, Any], client: str = ""
     ) -> tuple[dict[str, Any], CallProfile | None]:
         """A checked body with what the profile of its version adds, and what goes beside the body.
@@ -150,7 +150,9 @@ class ProfileService:
             body: its ``model`` is an engine name. What it says itself stays.
             client: whose request it is; keys take turns at templates.
         """
-        profile = self._catalog.profile(body["model"]) if endpoint in _CONVERSATIONS else None
+        model: str = body["model"]
+        is_said = endpoint in _CONVERSATIONS
+        profile = await self._catalog.found(lambda: self._catalog.profile(model)) if is_said else None
         if profile is None or (endpoint == "tokenize" and "messages" not in body):
             return dict(body), None
         changed = _with_system(endpoint, dict(body), profile.system_prompt)

@@ -52,9 +52,14 @@ class Retention:
     async def sweep(self, grace_s: float = GRACE_S) -> SweepReport:
         """Remove files that no row names and that are older than ``grace_s`` seconds.
 
-        The rows are read first: files whose row comes later are younger than the grace.
+        The rows are asked about before: files whose row comes later are younger than the grace.
         """
-        known = await self._registry.digests_in_use(kept_s=self._deleted_keep_s)
+        store = self._store
+        found = await asyncio.to_thread(store.digests)
+        if self._kept is not None and isinstance(store, BucketStore):
+            found = found | await asyncio.to_thread(store.kept_digests)
+        # Of what is here, and not of all that a registry of a million adapters names.
+        known = await self._registry.digests_in_use(kept_s=self._deleted_keep_s, among=found)
         report = await asyncio.to_thread(self._sweep, known, grace_s)
         if self._kept is None or not isinstance(self._store, BucketStore):
             return report

@@ -13,9 +13,10 @@ from amalgam.domain.clock import Clock
 from amalgam.engine.protocol import Engine
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.services.background_loops import BackgroundLoops, Loop
-from amalgam.services.catalog import Catalog, Snapshot
+from amalgam.services.catalog import Catalog
 from amalgam.services.inference import Inference
 from amalgam.services.patience import patiently
+from amalgam.services.snapshot import Snapshot
 from amalgam.store.adapter_store import AdapterStore
 
 FILE_GRACE_S: Final = 15.0
@@ -57,7 +58,7 @@ class Retirement:
         catalog.on_change(self._follow)
 
     def _follow(self, before: Snapshot, after: Snapshot) -> None:
-        for version_id in before.by_id.keys() - after.by_id.keys():
+        for version_id in after.gone:
             self._in_background(partial(self._free, version_id))
 
     def retire(self, version: AdapterVersion) -> None:

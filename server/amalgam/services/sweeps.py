@@ -116,7 +116,7 @@ class SweepService:
         _require_tasks(order)
         adapters = tuple(dict.fromkeys(adapter for adapter, _ in order.tasks.values()))
         singles = [await self._evaluations.find(adapter, order.scopes, order.tenant) for adapter in adapters]
-        points, candidates = self._candidates(order, adapters)
+        points, candidates = await self._candidates(order, adapters)
         plan = SweepPlan(
             tasks={
                 task: SweepTask(adapter=adapters.index(adapter), metric=metric)
@@ -139,7 +139,9 @@ class SweepService:
         )
         return await self._evaluations.submit(draft)
 
-    def _candidates(self, order: SweepOrder, adapters: Sequence[str]) -> tuple[list[Point], list[EvaluationTarget]]:
+    async def _candidates(
+        self, order: SweepOrder, adapters: Sequence[str]
+    ) -> tuple[list[Point], list[EvaluationTarget]]:
         """What to try; two spellings of one recipe are one candidate."""
         search = order.search
         unknown = sorted(search.weights.keys() - set(adapters))
@@ -154,15 +156,15 @@ class SweepService:
             raise InvalidSweep(f"it has {len(tried)} candidates beside {len(adapters)} adapters, of {MAX_TARGETS}")
         found: dict[str, tuple[Point, EvaluationTarget]] = {}
         for point in map(_plain, tried):
-            target = self._pin(_recipe(point, adapters, search.seed), point, order)
+            target = await self._pin(_recipe(point, adapters, search.seed), point, order)
             found.setdefault(target.pinned, (point, target))
         return [point for point, _ in found.values()], [target for _, target in found.values()]
 
-    def _pin(self, recipe: Recipe, point: Point, order: SweepOrder) -> EvaluationTarget:
+    async def _pin(self, recipe: Recipe, point: Point, order: SweepOrder) -> EvaluationTarget:
         expression = print_expression(recipe, always_seed=method(recipe.method).random)
         assert expression is not None, "a candidate has plain weights only"
         try:
-            return self._evaluations.pin(expression, order.scopes, order.tenant)
+            return await self._evaluations.find(expression, order.scopes, order.tenant)
         except AmalgamError as error:
             raise error.saying(f"Candidate {dict(point)}: {error.message}").at("search") from error
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from amalgam.domain.evaluation import Evaluation, EvaluationItem, EvaluationTarget, Measurement
 from amalgam.domain.evolution import ELITE, Evolution, Tried, Weights, elite, first_weights, next_round
@@ -15,7 +15,7 @@ from amalgam.registry.evaluations import EvaluationRegistry
 from amalgam.services.inference import Inference
 from amalgam.services.weight_board import Board
 
-Pin = Callable[[str, str], EvaluationTarget]
+Pin = Callable[[str, str], Awaitable[EvaluationTarget]]
 """What an expression means, for a tenant."""
 
 
@@ -51,8 +51,8 @@ class WeightSearches:
             search.note(one)
         return search
 
-    def _pin(self, expression: str, tenant: str) -> EvaluationTarget:
-        target = self._inference.resolve(expression, EVERYTHING, tenant)
+    async def _pin(self, expression: str, tenant: str) -> EvaluationTarget:
+        target = await self._inference.found(lambda: self._inference.resolve(expression, EVERYTHING, tenant))
         pinned = target.recipe or target.engine_name
         return EvaluationTarget(model=expression, pinned=pinned, meaning=pinned)
 
@@ -123,7 +123,7 @@ class WeightSearch:
         drawn = next_round(tried, known, first_weights(self._recipe), evolution.seed, room)
         if not drawn:
             return False
-        targets = [self._pin(expression_at(evolution, weights), self.sweep.tenant) for weights in drawn]
+        targets = [await self._pin(expression_at(evolution, weights), self.sweep.tenant) for weights in drawn]
         points = (*self._plan.points, *(point_of(self._recipe, weights) for weights in drawn))
         spent = evolution.model_copy(update={"spent_s": evolution.budget_s - (self._until - now)})
         self._plan = self._plan.model_copy(update={"points": points, "evolution": spent})

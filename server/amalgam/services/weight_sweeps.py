@@ -71,7 +71,7 @@ async def weight_sweep(evaluations: EvaluationService, order: WeightOrder) -> Ev
         asked=order.asked,
         evolution=search,
     )
-    tried = [evaluations.pin(expression_at(search, weights), order.scopes, order.tenant) for weights in first]
+    tried = [await evaluations.find(expression_at(search, weights), order.scopes, order.tenant) for weights in first]
     return EvaluationDraft(
         kind="sweep",
         label=order.label,

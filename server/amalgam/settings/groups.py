@@ -163,6 +163,11 @@ class StorageSettings(_Group):
         description="on PostgreSQL: files of deleted versions stay so long, for other servers, seconds; longer than "
         "any request",
     )
+    catalog_versions: int = Field(
+        20_000,
+        ge=0,
+        description="versions kept in memory, two kilobytes each; of a registry with more, the names asked for last",
+    )
     cache_dir: Path = Field(default_factory=_default_cache, description="folder of the converted demo base model")
 
     @model_validator(mode="before")

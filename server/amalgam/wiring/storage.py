@@ -14,6 +14,7 @@ from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
 from amalgam.registry.kept_objects import KeptObjectRegistry
+from amalgam.registry.names import NameRegistry
 from amalgam.registry.profiles import ProfileRegistry
 from amalgam.registry.routers import RouterRegistry
 from amalgam.services.adapter_files import open_store
@@ -55,21 +56,20 @@ class Storage:
         store = await open_store(settings, objects, parts.checks, prove=True)
         registry, jobs = AdapterRegistry(database, database.clock), JobRegistry(database, database.clock, new_id)
         profiles = ProfileRegistry(database, database.clock)
-        catalog = Catalog(base, registry, profiles, RouterRegistry(database))
+        routers, names = RouterRegistry(database), NameRegistry(database)
+        catalog = Catalog(base, registry, profiles, routers, names, settings.storage.catalog_versions)
         await catalog.refresh()
         parts.metrics.registry_read()
         file_clock = await asyncio.to_thread(FileClock, settings.storage.store)
         if isinstance(store, BucketStore):
-            store.in_use = partial(_digests_in_memory, parts.engine, catalog)
+            store.in_use = partial(_digests_in_memory, parts.engine)
             store.is_read_elsewhere = parts.engine.is_elsewhere
         return cls(base, store, database, registry, jobs, catalog, profiles, file_clock, objects)
 
 
-def _digests_in_memory(engine: Engine, catalog: Catalog) -> frozenset[str]:
-    """Those whose files the engine may read again."""
-    versions = catalog.snapshot.by_id
-    residents = (versions.get(resident.lora_id) for resident in engine.info().residents)
-    return frozenset(version.digest for version in residents if version is not None)
+def _digests_in_memory(engine: Engine) -> frozenset[str]:
+    """Those whose files the engine may read again; blends have none."""
+    return frozenset(resident.digest for resident in engine.info().residents if resident.digest)
 
 
 def _as_served(base: BaseModelSpec, other_names: tuple[str, ...], args: Namespace) -> BaseModelSpec:

@@ -249,7 +249,7 @@ class TestDelete:
         assert await registry.get_pinned("sql", 1) == version
         with pytest.raises(VersionNotFound):
             await registry.get_pinned("sql", 2)
-        assert await registry.names_ever_used() == {"sql"}
+        assert await registry.names_ever_used(["sql", "json"]) == {"sql"}
 
 
 class TestCatalog:

@@ -2,14 +2,20 @@
 
 import asyncio
 import sys
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from amalgam.errors.registry import SchemaTooNew
+from amalgam.registry.connections import create_engine
 from amalgam.registry.database import Database
+from amalgam.registry.names import NameRegistry
+from amalgam.registry.schema import _STEPS
 from amalgam.registry.tables import METADATA
 
 OPEN_AND_WRITE = """
@@ -69,3 +75,50 @@ async def test_a_database_of_a_later_release_is_left_alone(database: Database, d
     with pytest.raises(SchemaTooNew, match="9999"):
         async with Database.open(database_url):
             pass
+
+
+def _before_rows_knew_when_they_changed(connection: sa.Connection) -> None:
+    """The tables of an earlier release, with some adapters in them."""
+    config = Config()
+    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "0015")
+    then, at = sa.MetaData(), datetime(2030, 1, 31, tzinfo=UTC)
+    then.reflect(connection, only=["adapters", "versions"])
+    made = {"description": "", "next_version": 3, "created_at": at}
+    connection.execute(
+        then.tables["adapters"].insert(),
+        [
+            {"name": "sql", "default_version": 2, "deleted_at": None} | made,
+            {"name": "gone", "default_version": None, "deleted_at": at} | made,
+        ],
+    )
+    fields = {
+        "digest": "d" * 64, "rank": 1, "size_bytes": 1, "module_count": 1, "base_fingerprint": "f" * 64,
+        "source": "upload", "warnings": [], "created_at": at,
+    }  # fmt: skip
+    connection.execute(
+        then.tables["versions"].insert(),
+        [
+            {"name": "sql", "number": 1, "proved": True, "deleted_at": None} | fields,
+            {"name": "sql", "number": 2, "proved": True, "deleted_at": None} | fields,
+            {"name": "sql", "number": 3, "proved": False, "deleted_at": None} | fields,
+            {"name": "gone", "number": 1, "proved": True, "deleted_at": at} | fields,
+        ],
+    )
+
+
+async def test_rows_of_an_earlier_release_are_counted_and_found_from_their_ends(database_url: str) -> None:
+    made = create_engine(database_url, 10.0, 10.0)
+    async with made.begin() as connection:
+        await connection.run_sync(_before_rows_knew_when_they_changed)
+    await made.dispose()
+    async with Database.open(database_url) as database:
+        names = NameRegistry(database)
+        state = await names.state()
+        assert state.served_versions == 2
+        near = (await names.look_up(["zql"])).near["zql"]
+        assert near.names == ("sql",)
+        assert (await names.changes(state.revision)).names == frozenset()
+        assert [row.name for row in await names.page(None, 10)] == ["sql"]

@@ -11,7 +11,8 @@ from amalgam.domain.version import CatalogChange, CatalogRows
 from amalgam.errors.aliases import AliasTargetGone, AmbiguousAlias
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.errors.requests import ModelNotFound
-from amalgam.services.catalog import Catalog, Snapshot, Target
+from amalgam.services.catalog import Catalog, Target
+from amalgam.services.snapshot import Snapshot
 
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
 BASE = BaseModelSpec("base", "f" * 64, {}, 16)
@@ -320,7 +321,7 @@ async def test_what_another_server_deleted_is_told_and_is_not_live() -> None:
     catalog = Catalog(BASE, registry)  # type: ignore[arg-type]
     await catalog.refresh()
     told: list[set[int]] = []
-    catalog.on_change(lambda before, after: told.append(set(before.by_id.keys() - after.by_id.keys())))
+    catalog.on_change(lambda before, after: told.append(set(after.gone)))
     await catalog.require_live((SQL[1], *JSON))
     registry.rows = MOVED
     with pytest.raises(ModelNotFound, match="sql@2"):

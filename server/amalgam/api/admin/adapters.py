@@ -162,7 +162,7 @@ def _add_reading(routes: APIRouter) -> None:
     ) -> Response:
         adapters, scopes = services(request).adapters, scopes_of(request)
         is_shown = None if scopes.has_every_name else lambda adapter: scopes.name(adapter.name)
-        read = partial(adapters.list, search)
+        read = partial(adapters.list, search, scopes=scopes)
         found, next_cursor = await covered_page(read, limit, cursor, is_shown, lambda adapter: adapter.name)
         view = AdapterPageView.of(found, partial(AdapterView.of, scopes=scopes), next_cursor)
         # Written here: checking what is a model already would take longer than the rest where a page is long.

@@ -28,7 +28,7 @@ def inner_ask(
         gone = asyncio.Event()
         profile: CallProfile | None = None
         if profiles is not None:
-            body, profile = profiles().applied(endpoint, body, CLIENT)
+            body, profile = await profiles().applied(endpoint, body, CLIENT)
         extra = () if profile is None else (profile,)
         asked = salts.salted(endpoint, body, CLIENT)
         call = asyncio.create_task(engine.call(endpoint, asked, _request(app, gone), *extra))

@@ -17,7 +17,7 @@ from amalgam.api.fields.table import IGNORED_HEADER, header_value
 from amalgam.api.inference.body_reader import IGNORED
 from amalgam.api.inference.deadline import Deadline
 from amalgam.api.inference.hidden_names import HiddenName
-from amalgam.api.inference.model_cards import PAGE, ModelPages, alias_card, blend_card, model_card
+from amalgam.api.inference.model_cards import PAGE, PART, ModelPages, alias_card, blend_card, model_card
 from amalgam.api.inference.request_models import request_model
 from amalgam.api.inference.spending import begin_spending, blend_counter
 from amalgam.api.state import Services, services
@@ -104,7 +104,8 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
                 )
             )
         _note_target(target, app_services, endpoint, body)
-        body, profile = app_services.profiles.applied(endpoint, {**body, "model": target.engine_name}, caller.client)
+        named = {**body, "model": target.engine_name}
+        body, profile = await app_services.profiles.applied(endpoint, named, caller.client)
         bounded = app_services.bodies.bounded(endpoint, body)
         asked = app_services.salts.salted(endpoint, bounded, _cache_owner(app_services, caller))
         spending.is_asked = True
@@ -181,6 +182,12 @@ def _endpoint(endpoint: Endpoint) -> Callable[[Request, Any], Awaitable[Response
     return route
 
 
+_LIMIT: Final = (
+    f"most names; without it all of them, up to {PAGE:,}, or {PART:,} where the registry holds more than the server "
+    "keeps in memory"
+)
+
+
 def router(started_at: float) -> APIRouter:
     """The routes; ``started_at`` (Unix seconds) is the base model's ``created``."""
     routes = APIRouter(responses=ERRORS, dependencies=[Depends(CLIENT)])
@@ -198,7 +205,9 @@ def router(started_at: float) -> APIRouter:
 
     @routes.get("/v1/models", summary="What can be asked for", tags=["OpenAI plane"])
     async def list_models(
-        request: Request, limit: int = Query(PAGE, ge=1, le=PAGE), after: str | None = Query(None, max_length=256)
+        request: Request,
+        limit: int | None = Query(None, ge=1, le=PAGE, description=_LIMIT),
+        after: str | None = Query(None, max_length=256, description="the last name of the page before"),
     ) -> Response:
         page = await pages.page(services(request).catalog, limit, after, caller_of(request).scopes)
         return Response(page, media_type="application/json")

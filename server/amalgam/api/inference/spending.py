@@ -84,7 +84,8 @@ async def begin_spending(
     if payer is None:
         return Spending(body)
     model = body.get("model")
-    limits = app_services.limits.of(payer, lambda: app_services.inference.names_of(model))
+    inference = app_services.inference
+    limits = await inference.found(lambda: app_services.limits.of(payer, lambda: inference.names_of(model)))
     if limits is None:
         return Spending(body, weight=payer.tenant.weight)
     admission = _Admission(app_services, endpoint, request, limits, payer.tenant.weight)
@@ -118,7 +119,7 @@ class _Admission:
             return self._spending(body, await self.services.limits.reserve(self.limits, 0))
         context = self.services.bodies.context_tokens
         size = context or 0 if self.services.bodies.reads_media else self.request.scope.get(TEXT_BYTES, 0)
-        added, unsaid = self._by_profiles(body)
+        added, unsaid = await self.services.inference.found(lambda: self._by_profiles(body))
         cost = cost_of(self.endpoint, body, sequences, size + added, context)
         refusal: AmalgamError | None = None
         if context is None or cost.answer is not None or cost.prompt + unsaid <= context:
