@@ -131,9 +131,8 @@ async def test_merges_plan_over_names_that_are_not_in_memory(beyond: RunningApp)
         planned = await admin.post("/admin/v1/merges:plan?diagnostics=false", json={"name": "mix", "recipe": recipe})
         assert planned.status_code == 200, planned.text
         missing = {"inputs": [{"adapter": "sql"}, {"adapter": "nope"}]}
-        assert (
-            await admin.post("/admin/v1/merges:plan?diagnostics=false", json={"name": "mix", "recipe": missing})
-        ).status_code in (404, 422)
+        refused = await admin.post("/admin/v1/merges:plan?diagnostics=false", json={"name": "mix", "recipe": missing})
+        assert refused.status_code in (404, 422)
 
 
 async def test_the_openai_client_lists(beyond: RunningApp) -> None:

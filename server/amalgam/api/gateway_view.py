@@ -9,6 +9,7 @@ from amalgam.domain.blend import is_blend_name
 from amalgam.engine.protocol import EngineInfo, Resident
 from amalgam.errors import AmalgamError
 from amalgam.services.catalog import Catalog
+from amalgam.services.cold_names import NotInMemory
 from amalgam.telemetry.gateway_metrics import GatewayView, LoadedAdapter
 
 
@@ -45,7 +46,7 @@ def _meant(name: str, resident: Resident, catalog: Catalog) -> AdapterVersion | 
     """The resident, where ``name`` means it now."""
     try:
         version = catalog.resolve(name).version
-    except AmalgamError:
+    except (AmalgamError, NotInMemory):
         return None
     return version if version is not None and version.id == resident.lora_id else None
 
