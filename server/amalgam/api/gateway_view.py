@@ -7,9 +7,7 @@ from amalgam.api.state import Services
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.blend import is_blend_name
 from amalgam.engine.protocol import EngineInfo, Resident
-from amalgam.errors import AmalgamError
 from amalgam.services.catalog import Catalog
-from amalgam.services.cold_names import NotInMemory
 from amalgam.telemetry.gateway_metrics import GatewayView, LoadedAdapter
 
 
@@ -44,10 +42,7 @@ def loaded_adapters(info: EngineInfo, catalog: Catalog) -> Sequence[LoadedAdapte
 
 def _meant(name: str, resident: Resident, catalog: Catalog) -> AdapterVersion | None:
     """The resident, where ``name`` means it now."""
-    try:
-        version = catalog.resolve(name).version
-    except (AmalgamError, NotInMemory):
-        return None
+    version = catalog.remembered(name)
     return version if version is not None and version.id == resident.lora_id else None
 
 

@@ -342,7 +342,7 @@ class AdapterService:
             await self._registry.require_storage(new.stored_by, await self._threads.upload(staging.size_bytes))
         except StorageSpent:
             digest = await self._threads.upload(self._store.digest, staging)
-            version = self._catalog.snapshot.defaults.get(new.name)
+            version = await self._catalog.found(lambda: self._catalog.version(new.name))
             if version is None or version.digest != digest:
                 raise
 

@@ -42,6 +42,10 @@ class HotNames:
             self._known.move_to_end(name)
         return found
 
+    def peek(self, name: str) -> ServedVersion | None:
+        """The same, and it stays no longer for it."""
+        return self._known.get(name)
+
     def merged(self, recipe: str) -> Sequence[AdapterVersion] | None:
         """The versions that were merged by a recipe of that digest; None where that is not in memory."""
         return self._merged.get(recipe)

@@ -277,12 +277,20 @@ class KnownNames:
         assert self._by_name is not None, "only then the snapshot is not whole"
         return await self._by_name.page(after, limit, None if scopes.has_every_name else scopes.name_patterns)
 
-    def version(self, ref: str) -> AdapterVersion | None:
-        """The version ``name@number``, to be asked for within `found`."""
-        version = self._snapshot.versions.get(ref)
-        if version is None and (known := self._known(ref)) is not None:
+    def version(self, name: str) -> AdapterVersion | None:
+        """What an adapter's name means, or ``name@number``; to be asked for within `found`."""
+        version = self._snapshot.defaults.get(name) or self._snapshot.versions.get(name)
+        if version is None and (known := self._known(name)) is not None:
             version = known.version
         return version
+
+    def remembered(self, name: str) -> AdapterVersion | None:
+        """What an adapter's name, or that of a version, means, as far as it is in memory; asks nobody."""
+        snapshot = self._snapshot
+        known = snapshot.defaults.get(name) or snapshot.versions.get(name)
+        if known is None and (hot := self._hot.peek(name)) is not None:
+            return hot.version
+        return known
 
     def merged(self, recipe: str) -> Sequence[AdapterVersion]:
         """Versions that were merged by the recipe of that digest, in order of id; within `found`."""

@@ -83,7 +83,7 @@ def _before_rows_knew_when_they_changed(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "0015")
+    command.upgrade(config, "0017")
     then, at = sa.MetaData(), datetime(2030, 1, 31, tzinfo=UTC)
     then.reflect(connection, only=["adapters", "versions"])
     made = {"description": "", "next_version": 3, "created_at": at}
