@@ -27,6 +27,9 @@ def whole(heading: str) -> Column:
 
 def print_fitting(console: Console, table: PlainTable) -> None:
     """Print ``table``; where a word would not fit into its column, every row as lines of a heading and its value."""
+    if not table.row_count:
+        console.print("none")
+        return
     needed = Measurement.get(console, console.options.update(max_width=UNBOUND), table).minimum
     if needed <= console.width:
         console.print(table)

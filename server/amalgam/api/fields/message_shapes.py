@@ -153,9 +153,11 @@ class AnyPart(Shape):
 # --- messages of a chat
 
 
-class ChatResultPart(ToolResultPart):
-    """What a tool answered; it becomes a message of the role ``tool``."""
+class ChatResultPart(Shape):
+    """What a tool answered, in Anthropic's dialect; it becomes a message of the role ``tool``."""
 
+    type: Literal["tool_result"]
+    tool_use_id: Text | None = None
     content: "str | Annotated[list[_ChatPart], Field(max_length=MAX_PARTS)] | None" = None
 
 

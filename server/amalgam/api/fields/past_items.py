@@ -263,7 +263,8 @@ def _message(item: Item) -> Item:
     """VLLM reads the first part of what an assistant said alone, and no text that has an id; here it is one part."""
     content = item.get("content")
     if item.get("role") != "assistant":
-        return _with_own_parts(item, "content")
+        own: Item = _with_own_parts(item, "content")
+        return own
     if isinstance(content, str) and "id" not in item:
         return item
     texts = [_text(part) for part in content] if isinstance(content, list) else [content]
