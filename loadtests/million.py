@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -216,7 +216,7 @@ def measure_http(url: str, count: int, rounds: int) -> Samples:
     admin, client, seen = Client(url, ADMIN_KEY), Client(url, API_KEY), Samples()
     middle, chat = name_of(count // 2), {"model": UNKNOWN, "messages": [{"role": "user", "content": "x"}]}
     most = min(count, 1000)
-    asked = {
+    asked: dict[str, Callable[[int], tuple[int, bytes]]] = {
         # A limit that nobody had: the page is read and written again, as after a change.
         "GET /v1/models?limit=100": lambda turn: client.send("GET", f"/v1/models?limit={100 + turn}"),
         "GET /v1/models?limit=100&after=…": lambda turn: client.send(

@@ -38,8 +38,8 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     learning = Learning.open(parts, kept, *given)
     looping = (blending.names, access.directory, charging, learning)
     upkeep = Upkeep.begin(parts, kept, making, measuring, batching, *looping)
-    served, made = (blending, answering, profiles), (making, measuring, upkeep, learning)
-    return _services(parts, kept, salts, access, charging, batching, *served, *made)
+    served = (blending, answering, profiles)
+    return _services(parts, kept, salts, access, charging, batching, *served, making, measuring, upkeep, learning)
 
 
 def _services(

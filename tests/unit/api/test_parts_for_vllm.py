@@ -238,7 +238,7 @@ def test_parts_of_a_chat_are_read_in_the_responses_dialect(table: Any) -> None:
         said = json.dumps(conversation)
         assert all(word in said for word in ("One.", "Two.", "Three."))
         assert conversation[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    picture: dict[str, Any] = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     body = body_of("responses", {"role": "user", "content": [picture]})
     checked = check_fields("responses", {"model": "m"} | body, media=SEES).body
     [part] = messages_of(table, "responses", checked)[0]["content"]
@@ -385,5 +385,6 @@ def test_a_field_of_another_dialect_that_would_change_the_answer_is_refused_with
 ) -> None:
     with pytest.raises(FieldRefused, match=f"^{field}: .*send.*{step}"):
         check_fields(endpoint, {"model": "m", field: value} | body_of(endpoint, HI))
-    for nothing in (None, [], {}, ""):
+    nothings: tuple[Any, ...] = (None, [], {}, "")
+    for nothing in nothings:
         check_fields(endpoint, {"model": "m", field: nothing} | body_of(endpoint, HI))

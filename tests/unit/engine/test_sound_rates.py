@@ -22,7 +22,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     original = AudioResampler.resample
     resample_with_what_there_is()
     yield packages
-    AudioResampler.resample = original  # type: ignore[method-assign]
+    AudioResampler.resample = original
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Single names, pages and changes, on a registry that nobody reads whole."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import pytest
@@ -140,7 +140,7 @@ class TestChanges:
         await fill(registry, "sql", "sql")
         profiles = ProfileRegistry(database, clock)
         unproved = (await registry.create_version(draft("late", 5), set_default=False, proved=False)).version
-        steps = [
+        steps: list[Callable[[], Awaitable[object]]] = [
             partial(profiles.put, "sql", 1, ServingProfile(system_prompt="a"), active=True),
             partial(profiles.switch, "sql", 1, active=False),
             partial(profiles.delete, "sql", 1),
@@ -162,7 +162,7 @@ class TestChanges:
         pinned = await registry.get_version("json", 1)
         await PinRegistry(database, clock).pin(pinned)
         changes = await names.changes(None)
-        assert (changes.pinned, tuple(changes.pinned_versions)) == ({pinned.id}, (pinned,))
+        assert (changes.pinned, tuple(changes.pinned_versions)) == (frozenset({pinned.id}), (pinned,))
 
 
 async def test_what_is_served_is_counted_through_every_change(names: NameRegistry, registry: AdapterRegistry) -> None:

@@ -120,7 +120,7 @@ async def test_while_the_engine_starts_a_version_is_taken_unproven(running_app: 
     assert running_app.engine.loaded == ["sql@1"]
 
 
-async def built_job(publishing: RunningApp, version: AdapterVersion, name: str = "merged") -> Job:
+async def built_job(publishing: Publishing, version: AdapterVersion, name: str = "merged") -> Job:
     """A job as the worker leaves it: its version written and served by nobody."""
     jobs = publishing.stored.jobs
     request = JobRequest("merge", name, {}, f"digest of {name}", True, (version.digest,))

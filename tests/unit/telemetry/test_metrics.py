@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.context import RequestContext
+from amalgam.telemetry.metric_spec import MetricSpec
 from amalgam.telemetry.metric_table import METRICS
 from amalgam.telemetry.metrics import MAX_ADAPTER_LABELS, MAX_ALIAS_PAIRS, Metrics, TokenUsage
 from amalgam.telemetry.request_watch import SAME_STEP_S, RequestWatch
@@ -262,5 +263,5 @@ def test_names_follow_the_conventions() -> None:
         assert list(spec.bounds) == sorted(set(spec.bounds))
         assert spec.help
         assert len({other.name for other in METRICS}) == len(METRICS)
-    declared = {spec.name for spec in vars(table).values() if isinstance(spec, table.MetricSpec)}
+    declared = {spec.name for spec in vars(table).values() if isinstance(spec, MetricSpec)}
     assert declared == {spec.name for spec in METRICS}

@@ -55,7 +55,8 @@ def _is_plain(part: Any) -> bool:
 
 def _is_heeded_elsewhere(part: Any) -> bool:
     kind = kind_of(part)
-    return kind is not None and BLOCKS.get(kind, ("", ""))[0] == "heeded"
+    row = None if kind is None else BLOCKS.get(kind)
+    return row is not None and row[0] == "heeded"
 
 
 def _as_chat(name: str, message: Message, left_out: set[str]) -> Iterator[Message]:
