@@ -143,7 +143,7 @@ async def test_the_command_line_changes_keys_and_limits_tenants_by_name(tmp_path
         assert all(word in listed.stdout for word in ("suspended", "tokens_per_day 70", "0 B")), listed.output
         for wrong in (("--no-limit", "speed"), ("--never-expires", "--expires-in-days", 3)):
             refused = await run("keys", "update", key_id(token), *wrong)
-            assert (refused.exit_code, refused.stderr.partition(":")[0]) == (1, "invalid_value"), refused.output
+            assert (refused.exit_code, refused.stderr.partition(":")[0]) == (2, "invalid_value"), refused.output
         by_name = await run("tenants", "limit", "acme", "sql*", "--requests-per-minute", 3, "--tokens-per-day", 5)
         assert by_name.stdout.endswith("limits: none; sql*: requests_per_minute 3, tokens_per_day 5\n"), by_name.output
         more = await run("tenants", "limit", "acme", "base", "--concurrent-requests", 1)

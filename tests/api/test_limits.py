@@ -91,13 +91,18 @@ async def test_in_anthropics_dialect_refusals_are_of_its_shape_and_types(limited
     path, body = ROUTES[-1]
     budget = await make_key(limited, limits={"tokens_per_day": 40, "requests_per_minute": 9})
     small = await make_key(limited, limits={"tokens_per_minute": 25})
-    async with limited.http(budget) as spender, limited.http(small) as asker, limited.http("ak_nobody") as stranger:
+    async with (
+        limited.http(budget) as spender,
+        limited.http(small) as asker,
+        limited.http(API_KEY) as free,
+        limited.http("ak_nobody") as stranger,
+    ):
         assert (await spender.post(path, json=body)).status_code == 200
         refusals = [
             (await spender.post(path, json=body), 429, "insufficient_quota", "rate_limit_error"),
             (await asker.post(path, json=body), 400, "request_exceeds_limit", "invalid_request_error"),
             (await asker.post(path, json=body | {"max_tokens": -1}), 400, "invalid_value", "invalid_request_error"),
-            (await asker.post(path, json=body | {"model": "none"}), 404, "model_not_found", "not_found_error"),
+            (await free.post(path, json=body | {"model": "none"}), 404, "model_not_found", "not_found_error"),
             (await stranger.post(path, json=body), 401, "invalid_api_key", "authentication_error"),
             (await stranger.post(f"{path}/count_tokens", json=body), 401, "invalid_api_key", "authentication_error"),
         ]

@@ -87,7 +87,7 @@ async def test_uploads_at_once_store_no_more_than_the_limit(running: RunningApp,
 async def test_a_merge_counts_and_is_refused_before_it_is_queued(
     running: RunningApp, size: int, tmp_path: Path
 ) -> None:
-    async with await limited(running, 4 * size, "tenant") as publisher, running.http(ADMIN_KEY) as admin:
+    async with await limited(running, 5 * size, "tenant") as publisher, running.http(ADMIN_KEY) as admin:
         for seed, name in ((1, "one"), (2, "two")):
             assert (await push(publisher, name, write_adapter(tmp_path / name, seed=seed))).status_code == 201
         merge = {"name": "mix", "expression": "one + 0.5*two"}
@@ -96,6 +96,8 @@ async def test_a_merge_counts_and_is_refused_before_it_is_queued(
         [tenant] = (await publisher.get("/admin/v1/tenants")).json()["data"]
         mixed = (await publisher.get("/admin/v1/adapters/mix/versions/1")).json()["size_bytes"]
         assert tenant["stored"]["adapters"] == 2 * size + mixed
+        nearly_full = {"limits": {"stored_bytes": 2 * size + mixed + 1}}
+        assert (await admin.patch("/admin/v1/tenants/acme", json=nearly_full)).status_code == 200
         jobs = (await admin.get("/admin/v1/jobs")).json()["data"]
         assert_error(await publisher.post("/admin/v1/merges", json=merge | {"name": "more"}), 429, "insufficient_quota")
         assert (await admin.get("/admin/v1/jobs")).json()["data"] == jobs
