@@ -23,7 +23,7 @@ from amalgam.api.inference.spending import begin_spending, blend_counter
 from amalgam.api.state import Services, services
 from amalgam.api.transport.held_response import HeldResponse
 from amalgam.domain.alias import Alias
-from amalgam.engine.protocol import Endpoint
+from amalgam.engine.protocol import CallProfile, Endpoint
 from amalgam.errors.requests import ModelNotFound
 from amalgam.routing.request_text import said_in
 from amalgam.services.cache_salts import cache_owner
@@ -104,19 +104,26 @@ async def forward(endpoint: Endpoint, request: Request, *, is_counted: bool = Tr
                 )
             )
         _note_target(target, app_services, endpoint, body)
-        named = {**body, "model": target.engine_name}
-        body, profile = await app_services.profiles.applied(endpoint, named, caller.client)
-        bounded = app_services.bodies.bounded(endpoint, body)
-        asked = app_services.salts.salted(endpoint, bounded, _cache_owner(app_services, caller))
+        asked, profiles = await _for_engine(app_services, endpoint, body, target, caller)
         spending.is_asked = True
-        extra = () if profile is None else (profile,)
-        response = await app_services.engine.call(endpoint, asked, deadline.request(request), *extra)
+        response = await app_services.engine.call(endpoint, asked, deadline.request(request), *profiles)
         if response is None:
             deadline.require_time(clock(), app_services.metrics)
             return Response(status_code=CLIENT_GONE)
         if isinstance(response := _named(response, target, spending.headers), StreamingResponse):
             return HeldResponse(response, held.pop_all(), admitted.pop_all())
         return response
+
+
+async def _for_engine(
+    app_services: Services, endpoint: Endpoint, body: Mapping[str, Any], target: Target, caller: Caller
+) -> tuple[dict[str, Any], tuple[CallProfile, ...]]:
+    """The body as the engine is asked: under the version's own name, with its profile, its bounds and its salt."""
+    named = {**body, "model": target.engine_name}
+    changed, profile = await app_services.profiles.applied(endpoint, named, caller.client)
+    bounded = app_services.bodies.bounded(endpoint, changed)
+    asked = app_services.salts.salted(endpoint, bounded, _cache_owner(app_services, caller))
+    return asked, () if profile is None else (profile,)
 
 
 def _note_target(target: Target, app_services: Services, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
@@ -224,10 +231,9 @@ def router(started_at: float) -> APIRouter:
         )
         if isinstance(found, Alias):
             return JSONResponse(alias_card(catalog.shown(found, scopes), base) | {"id": model})
-        target = found
-        created = int(target.version.created_at.timestamp()) if target.version else int(started_at)
-        if target.recipe is not None:
-            return JSONResponse(blend_card(model, target, base, created))
-        return JSONResponse(model_card(Target(model, target.version), base, created))
+        created = int(found.version.created_at.timestamp()) if found.version else int(started_at)
+        if found.recipe is not None:
+            return JSONResponse(blend_card(model, found, base, created))
+        return JSONResponse(model_card(Target(model, found.version), base, created))
 
     return routes
