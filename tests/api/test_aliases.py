@@ -226,7 +226,7 @@ async def test_nothing_is_deleted_that_it_means(
         assert answer.headers["x-should-retry"] == "false"
     assert_error(await admin.post("/v1/unload_lora_adapter", json={"lora_name": "kept"}), 409, "alias_target_in_use")
     digest = (await admin.get("/admin/v1/adapters/kept/versions/1")).json()["digest"]
-    assert running_app.services.adapters._store.path(digest).is_dir()
+    assert (await running_app.stored()).files.path(digest).is_dir()
     await admin.delete(f"{PATH}/keeps")
     assert (await admin.delete("/admin/v1/adapters/kept/versions/1")).status_code == 200
     assert_error(await admin.post(f"{PATH}/keeps:rollback"), 404, "model_not_found")
@@ -239,7 +239,7 @@ async def test_what_is_withdrawn_for_a_failed_probe_is_said_to_be_gone(
     folder = write_adapter(tmp_path / "a", seed=41)
     assert (await push(admin, "unproved", folder)).status_code == 201
     await put(admin, "hasty", "unproved")
-    await running_app.services.adapters._registry.withdraw_version("unproved", 1)
+    await (await running_app.stored()).versions.withdraw_version("unproved", 1)
     await running_app.services.catalog.refresh()
     error = assert_error(
         await admin.post("/v1/chat/completions", json=CHAT | {"model": "hasty"}), 404, "alias_target_gone"

@@ -117,7 +117,7 @@ async def test_a_taken_name_a_small_disk_and_a_base_without_safetensors(
 
 
 async def test_a_failed_job_answers_with_its_own_code(prepared: RunningApp, http: httpx.AsyncClient) -> None:
-    jobs = prepared.services.merges._jobs
+    jobs = (await prepared.stored()).jobs
     answer = (await submit(http, "failing")).json()
     await jobs.fail(answer["job"]["id"], code="non_finite", status=422, message="no")
     prepared.services.merges.reports.job_changed(JobNews(answer["job"]["id"], "export", "failed", {}))
@@ -139,7 +139,7 @@ async def test_off_by_default_and_never_for_clients(prepared: RunningApp, tmp_pa
 
 async def test_an_export_job_is_not_published_like_a_merge(prepared: RunningApp, http: httpx.AsyncClient) -> None:
     """The same row under a worker that is not here: claimed as any job, and ended in one step."""
-    jobs = prepared.services.merges._jobs
+    jobs = (await prepared.stored()).jobs
     submitted = await jobs.submit_export(JobRequest("export", "by-hand", {}, "e" * 64))
     assert submitted.job is not None
     claimed = await jobs.claim("elsewhere", lease_s=60, max_attempts=3)

@@ -53,7 +53,7 @@ async def test_a_job_waits_for_its_weights_and_is_built_with_them(
     running_app, http = fitting
     job = await submitted(http)
     assert (job["state"], job["fit"]["by"], job["fit"]["weights"]) == ("queued", "kept", {})
-    jobs = running_app.services.adapters._publisher._jobs
+    jobs = (await running_app.stored()).jobs
     again = await submitted(http)
     assert again["id"] == job["id"]
     done = await settled(http, job["id"])
@@ -78,7 +78,7 @@ async def test_a_job_waits_for_its_weights_and_is_built_with_them(
 
 async def published(running_app: RunningApp, job_id: str, token: int) -> None:
     """The claimed job as the worker and the server would end it."""
-    jobs = running_app.services.adapters._publisher._jobs
+    jobs = (await running_app.stored()).jobs
     digest = running_app.services.catalog.snapshot.versions["sql@1"].digest
     draft = VersionDraft(
         name="mix", digest=digest, rank=2, size_bytes=1, module_count=1, base_fingerprint="", source="merge",
@@ -130,8 +130,9 @@ async def test_a_cancelled_job_ends_its_search(fitting: tuple[RunningApp, httpx.
         ] != "cancelled":
             await asyncio.sleep(0.05)
     running_app.engine.chunk_pause_s = 0.0
+    fits = (await running_app.stored()).fits
     async with asyncio.timeout(20):
-        while await running_app.services.fits._waiting.waiting():
+        while await fits.waiting():
             await asyncio.sleep(0.05)
 
 

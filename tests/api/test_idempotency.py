@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from amalgam.errors.registry import RegistryUnavailable
+from amalgam.registry.idempotency import IdempotencyRegistry
 from amalgam.services import idempotency
 from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
 
@@ -125,16 +126,16 @@ async def test_while_the_first_runs_the_second_waits_or_is_told_to_come_again(
 async def test_without_a_registry_nothing_is_begun(
     prepared: tuple[RunningApp, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running_app, http = prepared
+    _, http = prepared
 
     async def down(*_: Any, **__: Any) -> Any:
         raise RegistryUnavailable("locked")
 
     with monkeypatch.context() as outage:
-        outage.setattr(running_app.services.idempotency._registry, "begin", down)
+        outage.setattr(IdempotencyRegistry, "begin", down)
         assert_error(await http.post("/admin/v1/adapters/sql:load", headers=key("down")), 503, "registry_unavailable")
     with monkeypatch.context() as outage:
-        outage.setattr(running_app.services.idempotency._registry, "finish", down)
+        outage.setattr(IdempotencyRegistry, "finish", down)
         # The effect is there, so its caller is told; a retry would begin anew.
         assert (await http.post("/admin/v1/adapters/sql:load", headers=key("down"))).status_code == 200
 
@@ -155,7 +156,7 @@ async def test_two_replicas_share_recipes_and_keys(tmp_path: Path, database_url:
         made = await asyncio.gather(*asked)
         assert {answer.status_code for answer in made} == {202}, [answer.text for answer in made]
         [job_id] = {answer.json()["job"]["id"] for answer in made}
-        jobs = a.services.merges._jobs
+        jobs = (await a.stored()).jobs
         job = await jobs.claim("worker", lease_s=60, max_attempts=1)
         assert job is not None
         assert job.id == job_id

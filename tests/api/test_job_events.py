@@ -26,19 +26,21 @@ async def prepared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tu
         yield running_app, url
 
 
-def jobs_of(running_app: RunningApp) -> JobRegistry:
-    return running_app.services.merges._jobs
+async def jobs_of(running_app: RunningApp) -> JobRegistry:
+    return (await running_app.stored()).jobs
 
 
 async def queued(running_app: RunningApp, name: str) -> Job:
-    job = (await jobs_of(running_app).submit(JobRequest("merge", name, {"inputs": []}, f"digest of {name}"))).job
+    job = (
+        await (await jobs_of(running_app)).submit(JobRequest("merge", name, {"inputs": []}, f"digest of {name}"))
+    ).job
     assert job is not None
     return job
 
 
 async def running(running_app: RunningApp, name: str) -> Job:
     await queued(running_app, name)
-    job = await jobs_of(running_app).claim("worker", lease_s=60, max_attempts=3)
+    job = await (await jobs_of(running_app)).claim("worker", lease_s=60, max_attempts=3)
     assert job is not None
     assert job.name == name
     return job
@@ -76,7 +78,7 @@ async def until(holds: Any) -> None:
 
 async def test_the_present_state_then_every_change_then_the_end(prepared: tuple[RunningApp, str]) -> None:
     running_app, url = prepared
-    merges, jobs = running_app.services.merges, jobs_of(running_app)
+    merges, jobs = running_app.services.merges, await jobs_of(running_app)
     reports = merges.reports
     job = await queued(running_app, "followed")
     async with stream(url, job) as answer:
@@ -112,7 +114,6 @@ async def test_the_present_state_then_every_change_then_the_end(prepared: tuple[
         assert last["data"]["timings_s"].keys() == {"queue"}
         assert [event async for event in told] == []
     assert merges.feed.listeners == 0
-    assert merges.feed._progress == {}
     async with stream(url, job, **{"Last-Event-ID": last["id"]}) as answer:
         assert answer.status_code == 204
     async with stream(url, job, **{"Last-Event-ID": first["id"]}) as answer:
@@ -135,6 +136,22 @@ async def test_who_comes_back_is_told_only_what_is_new(prepared: tuple[RunningAp
     await until(lambda: merges.feed.listeners == 0)
 
 
+async def test_what_a_worker_said_is_forgotten_with_the_last_who_listened(prepared: tuple[RunningApp, str]) -> None:
+    running_app, url = prepared
+    feed, reports = running_app.services.merges.feed, running_app.services.merges.reports
+    job = await running(running_app, "forgotten")
+    async with stream(url, job) as answer:
+        told = events(answer.aiter_lines())
+        await anext(told)
+        reports.job_progressed(job.id, JobProgress(1, 5, 14))
+        assert (await anext(told))["id"] == "1.running.5"
+    await until(lambda: feed.listeners == 0)
+    async with stream(url, job) as answer:
+        # The row says nothing of progress yet.
+        assert (await anext(events(answer.aiter_lines())))["id"] == "1.running.0"
+    await running_app.services.merges.cancel(job.id)
+
+
 async def test_silence_is_filled_and_an_outage_outlived(
     prepared: tuple[RunningApp, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,14 +164,14 @@ async def test_silence_is_filled_and_an_outage_outlived(
         await anext(told)
         assert (await anext(told)) == {"event": "comment"}
 
-        async def down(job_id: str) -> Job:
+        async def down(_: JobRegistry, job_id: str) -> Job:
             raise RegistryUnavailable("it is locked")
 
         with monkeypatch.context() as outage:
-            outage.setattr(jobs_of(running_app), "get", down)
+            outage.setattr(JobRegistry, "get", down)
             for _ in range(3):
                 assert (await anext(told)) == {"event": "comment"}
-        await jobs_of(running_app).cancel(job.id)
+        await (await jobs_of(running_app)).cancel(job.id)
         # Nobody said a word to this server: it looked by itself.
         ends = [event["data"]["state"] async for event in told if event["event"] == "state"]
         assert ends == ["cancelled"]

@@ -123,7 +123,7 @@ async def test_a_job_carries_the_probe_for_exact_versions(reading: tuple[Running
 
 async def test_the_lineage_graph_shows_what_is_kept(reading: tuple[RunningApp, httpx.AsyncClient]) -> None:
     running_app, http = reading
-    jobs = running_app.services.adapters._publisher._jobs
+    jobs = (await running_app.stored()).jobs
     version = running_app.services.catalog.snapshot.versions["sql@1"]
     await jobs.submit(JobRequest("merge", "shown", {}, "digest", True, (version.digest,)))
     claimed = await jobs.claim("worker", lease_s=30, max_attempts=1)

@@ -67,16 +67,20 @@ async def in_progress(running_app: RunningApp, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def waiting(running_app: RunningApp) -> int:
+    """Requests that wait for a place in the batch."""
+    async with running_app.http(ADMIN_KEY) as admin:
+        page = (await admin.get("/metrics")).text
+    [line] = [line for line in page.splitlines() if line.startswith("amalgam_adapter_turn_waiting_requests ")]
+    return int(float(line.split()[1]))
+
+
 async def nothing_left(running_app: RunningApp) -> None:
     """Every count is zero again."""
     async with asyncio.timeout(10):
         while running_app.services.inference.admission.count:
             await asyncio.sleep(0.01)
-    queue = running_app.services.inference._queue
-    assert queue is not None
-    assert queue.waiting == 0
-    assert queue._running == 0
-    assert not queue._keys
+    assert await waiting(running_app) == 0
     assert running_app.engine.residency.held == 0
     assert running_app.services.inference.running == 0
 
@@ -260,11 +264,10 @@ class TestDeadline:
     async def test_a_deadline_shorter_than_the_expected_wait_is_refused_at_once(self, tmp_path: Path) -> None:
         async with serve_app(tmp_path, FakeEngine(chunk_pause_s=0.3)) as (running_app, heavy, _):
             held = flood(heavy, 2 * BATCH - 1)
-            # So long that the rate is known, and some still wait.
-            await asyncio.sleep(0.45)
-            assert running_app.services.inference._queue is not None
+            # The rate is known once the first have ended, and some still wait then.
+            await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
             running_app.engine.chunk_pause_s = 5.0
-            assert running_app.services.inference._queue.waiting
+            assert await waiting(running_app)
             began = time.perf_counter()
             answer = await heavy.post("/v1/chat/completions", json=CHAT, headers={"x-request-timeout-ms": "20"})
             assert_error(answer, 503, "deadline_not_met")

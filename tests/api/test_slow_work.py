@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from amalgam.services.work_threads import FETCHES, UPLOADS
+from amalgam.store.sources import Sources
 from tests.support.running_app import ADMIN_KEY, push, start_app, write_adapter
 
 MANY = 40
@@ -24,13 +26,33 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-async def test_fetches_that_hang_hold_up_nothing_else(tmp_path: Path, gate: threading.Event) -> None:
+class Stuck:
+    """Work that hangs on a thread until the gate opens."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        self._gate = gate
+        self._begun = threading.Semaphore(0)
+
+    def __call__(self, *_: Any) -> None:
+        self._begun.release()
+        self._gate.wait(60)
+
+    async def until(self, threads: int) -> None:
+        """Return when so many hang."""
+        for _ in range(threads):
+            assert await asyncio.to_thread(self._begun.acquire, timeout=20)
+
+
+async def test_fetches_that_hang_hold_up_nothing_else(
+    tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = Stuck(gate)
+    monkeypatch.setattr(Sources, "fetch", hanging)
     async with start_app(tmp_path) as running_app, running_app.http(ADMIN_KEY) as http:
         write_adapter(running_app.sources / "far")
-        running_app.services.adapters._sources.fetch = lambda *_: gate.wait(60)  # type: ignore[assignment, method-assign]
         body = {"name": "far", "source": (running_app.sources / "far").as_uri()}
         stuck = [asyncio.create_task(http.post("/admin/v1/adapters", json=body)) for _ in range(MANY)]
-        await asyncio.sleep(0.2)
+        await hanging.until(FETCHES)
         async with asyncio.timeout(20):
             assert (await push(http, "a", write_adapter(tmp_path / "a"))).status_code == 201
             assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
@@ -48,9 +70,10 @@ async def test_uploads_that_hang_hold_up_no_load_and_no_probe(
 ) -> None:
     async with start_app(tmp_path) as running_app, running_app.http(ADMIN_KEY) as http:
         assert (await push(http, "a", write_adapter(tmp_path / "a"))).status_code == 201
-        monkeypatch.setattr("amalgam.services.adapters.read_peft_folder", lambda *_: gate.wait(60))
+        hanging = Stuck(gate)
+        monkeypatch.setattr("amalgam.services.adapters.read_peft_folder", hanging)
         stuck = [asyncio.create_task(push(http, "b", tmp_path / "a")) for _ in range(MANY)]
-        await asyncio.sleep(0.5)
+        await hanging.until(UPLOADS)
         async with asyncio.timeout(20):
             assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
             assert (await http.get("/metrics")).status_code == 200

@@ -105,9 +105,10 @@ async def test_another_run_goes_on_where_one_was_stopped(weighing: tuple[Running
         while (await http.get(f"/admin/v1/evaluations/{sweep_id}")).json()["evaluation"]["done"] < 40:
             await asyncio.sleep(0.01)
     running_app.engine.chunk_pause_s = 0.0
-    rows = running_app.services.evaluations._registry
     # As a server that stops: it gives back what it holds, and the next look takes it up.
-    await rows._move(sweep_id, ("running", "queued", "done"), "queued")
+    given_back = "UPDATE evaluations SET state = 'queued', holder = NULL, lease_expires_at = NULL"
+    async with (await running_app.stored()).database.write() as connection:
+        await connection.exec_driver_sql(f"{given_back} WHERE id = '{sweep_id}'")
     report = await ended(http, sweep_id)
     assert [one["model"] for one in report["table"]] == [one["model"] for one in whole["table"]]
     assert report["winner"] == whole["winner"]

@@ -78,7 +78,7 @@ async def test_killed_between_the_effect_and_its_answer(tmp_path: Path, monkeypa
         assert_error(early, 409, "idempotency_in_progress")
         assert early.headers["retry-after"] == "1"
         assert "x-should-retry" not in early.headers
-        async with running_app.services.idempotency._registry._database.write() as connection:
+        async with (await running_app.stored()).database.write() as connection:
             await connection.exec_driver_sql("UPDATE idempotency_keys SET lease_expires_at = '2020-01-01 00:00:00'")
         retried = await push(http, "sql", adapter, set_default="false")
         assert (retried.status_code, retried.json()["model"]) == (201, "sql@1")

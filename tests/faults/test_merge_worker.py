@@ -39,10 +39,10 @@ class SteeredApp:
 
     def __init__(self, running_app: RunningApp, http: httpx.AsyncClient, plan: Path) -> None:
         self.running_app, self.http, self._plan = running_app, http, plan
-        self._paused = plan.with_suffix(".paused")
+        self.paused = plan.with_suffix(".paused")
 
     def tell(self, **plan: Any) -> None:
-        self._paused.unlink(missing_ok=True)
+        self.paused.unlink(missing_ok=True)
         self._plan.write_text(json.dumps(plan))
 
     def go_on(self) -> None:
@@ -50,7 +50,7 @@ class SteeredApp:
 
     async def until_paused(self) -> None:
         async with asyncio.timeout(60):
-            while not self._paused.exists():
+            while not self.paused.exists():
                 await asyncio.sleep(0.01)
 
     async def submit(self, name: str, expression: str = "one + 0.5*two") -> str:
@@ -85,14 +85,13 @@ class SteeredApp:
 
     async def assert_whole(self) -> None:
         """Rows and files agree, nothing is staged, no lease is held."""
-        services = self.running_app.services
-        registry, store = services.adapters._registry, services.adapters._store
-        await Retention(registry, store, utc_now).sweep(grace_s=0)
-        assert store.digests() == await registry.digests_in_use()
+        stored = await self.running_app.stored()
+        await Retention(stored.versions, stored.files, utc_now).sweep(grace_s=0)
+        assert stored.files.digests() == await stored.versions.digests_in_use()
         assert self.running_app.staged() == []
-        assert set((await services.merges.count_live()).values()) == {0}
-        for version in (await registry.load_catalog()).versions:
-            store.verify(version.digest)
+        assert set((await stored.jobs.count_live()).values()) == {0}
+        for version in (await stored.versions.load_catalog()).versions:
+            stored.files.verify(version.digest)
 
 
 PLAN = {"name": "planned", "expression": "one - 0.5*two"}
@@ -190,10 +189,11 @@ async def test_a_plan_says_everything_and_writes_nothing_while_a_merge_is_at_wor
     steered.tell(pause_at=2)
     job_id = await steered.submit("busy")
     await steered.until_paused()
-    staged, digests = steered.running_app.staged(), steered.running_app.services.adapters._store.digests()
+    files = (await steered.running_app.stored()).files
+    staged, digests = steered.running_app.staged(), files.digests()
     asked = [steered.http.post("/admin/v1/merges:plan", json=PLAN) for _ in range(3)]
     plans = [answer.json() for answer in await asyncio.gather(*asked)]
-    assert (steered.running_app.staged(), steered.running_app.services.adapters._store.digests()) == (staged, digests)
+    assert (steered.running_app.staged(), files.digests()) == (staged, digests)
     assert (await steered.job(job_id))["state"] == "running"
     plan = plans[0]
     forecast = plan["forecast"]
@@ -240,9 +240,9 @@ async def test_lineage_goes_through_merges_and_deletions_and_can_be_proved(steer
     }
     assert graph["nodes"][0]["recipe"]["parameters"]["density"] == 0.5
     assert graph["nodes"][2]["recipe"] is None
-    services = steered.running_app.services
+    stored = await steered.running_app.stored()
     # Of a deleted input the files stay until they are swept; then nothing can be proved any more.
-    await Retention(services.adapters._registry, services.adapters._store, utc_now).sweep(grace_s=0)
+    await Retention(stored.versions, stored.files, utc_now).sweep(grace_s=0)
     assert_error(await steered.http.post(f"{path}:rebuild"), 409, "not_rebuildable")
     assert_error(await steered.http.post("/admin/v1/adapters/one/versions/1:rebuild"), 409, "not_rebuildable")
     assert (await steered.http.get(f"{path}/lineage")).json() == graph
@@ -266,7 +266,7 @@ async def test_a_cancelled_merge_frees_the_worker(steered: SteeredApp) -> None:
     began = time.monotonic()
     # The same file would stop the next one too, if this one did not leave.
     next_id = await steered.submit("wanted")
-    steered._paused.unlink()
+    steered.paused.unlink()
     await steered.until_paused()
     assert time.monotonic() - began < 10
     steered.go_on()

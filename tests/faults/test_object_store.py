@@ -137,10 +137,9 @@ async def test_wrong_or_lost_files_are_never_loaded_and_verify_names_them(hosts:
 async def test_what_was_deleted_leaves_the_bucket_when_its_time_is_over(hosts: Hosts) -> None:
     gone, stays = await hosts.register("gone"), await hosts.register("stays", seed=2)
     assert (await hosts.first.admin.delete("/admin/v1/adapters/gone")).status_code == 200
-    services = hosts.first.app.services
-    store, database = services.adapters._store, services.catalog._registry._database
-    kept = KeptObjectRegistry(database, database.clock)
-    retention = Retention(services.catalog._registry, store, database.clock, kept=kept)
+    stored = await hosts.first.app.stored()
+    clock = stored.database.clock
+    retention = Retention(stored.versions, stored.files, clock, kept=KeptObjectRegistry(stored.database, clock))
     report = await retention.sweep(grace_s=0.0)
     assert report.objects.count(gone) >= 1
     left = {name.split("/")[1] for name in names_in(hosts.s3)}

@@ -124,7 +124,7 @@ async def test_files_that_went_with_their_version_are_404_and_not_damaged(both: 
     catalog = both.second.app.services.catalog
     snapshot = catalog.snapshot
     assert (await both.first.admin.delete("/admin/v1/adapters/gone")).status_code == 200
-    both.first.app.services.adapters._store.remove(version.digest, now=2e9)
+    (await both.first.app.stored()).files.remove(version.digest, now=2e9)
     await until(lambda: not knows(both.second, "gone@1"))
     catalog._snapshot = snapshot.__class__(
         snapshot.revision - 1, snapshot.defaults, snapshot.versions, snapshot.aliases, snapshot.by_id
@@ -302,7 +302,7 @@ async def test_files_of_deleted_versions_go_later_where_servers_share_them(postg
         digest = both.first.app.services.catalog.snapshot.versions["gone@1"].digest
         assert (await both.first.admin.delete("/admin/v1/adapters/gone")).status_code == 200
         await both.first.app.services.adapters.settle()
-        assert digest in both.first.app.services.adapters._store.digests()
+        assert digest in (await both.first.app.stored()).files.digests()
         async with Database.open(both.url) as database:
             registry = AdapterRegistry(database, database.clock)
             assert digest in await registry.digests_in_use(kept_s=3600)

@@ -37,8 +37,9 @@ async def status_of(client: httpx.AsyncClient, model: str) -> int:
 
 async def settled(running_app: RunningApp) -> None:
     """Nothing is left that waits for its proof."""
+    versions = (await running_app.stored()).versions
     async with asyncio.timeout(20):
-        while await running_app.services.adapters._registry.unproved():
+        while await versions.unproved():
             await asyncio.sleep(0.02)
     await running_app.services.catalog.refresh()
 
@@ -58,7 +59,7 @@ async def test_it_is_proved_by_the_next_server_and_served_by_none_before(step: s
         assert engine.probed == ["sql@1"]
         assert await status_of(client, "sql@1") == 200
         # Its caller was told nothing, and asks again: the same version, now the one that its name means.
-        async with running_app.services.idempotency._registry._database.write() as connection:
+        async with (await running_app.stored()).database.write() as connection:
             await connection.exec_driver_sql("UPDATE idempotency_keys SET lease_expires_at = '2020-01-01 00:00:00'")
         client.headers["Idempotency-Key"] = "once"
         again = await push(client, "sql", adapter)
@@ -73,12 +74,13 @@ async def test_it_is_proved_by_the_next_server_and_served_by_none_before(step: s
 async def test_one_that_does_not_answer_is_withdrawn_and_stops_no_other(tmp_path: Path) -> None:
     await killed(tmp_path / "running_app", write_adapter(tmp_path / "adapter", seed=1), "before its probe")
     async with start_app(tmp_path / "running_app", FakeEngine(current="starting")) as running_app:
-        [version] = await running_app.services.adapters._registry.unproved()
+        versions = (await running_app.stored()).versions
+        [version] = await versions.unproved()
         fields = {
             f.name: getattr(version, f.name) for f in dataclasses.fields(VersionDraft) if hasattr(version, f.name)
         }
         other = VersionDraft(**fields | {"name": "json"})
-        await running_app.services.adapters._registry.create_version(other, set_default=False, proved=False)
+        await versions.create_version(other, set_default=False, proved=False)
     engine = FakeEngine(refuse_probe={"sql@1"})
     async with start_app(tmp_path / "running_app", engine) as running_app, running_app.http(ADMIN_KEY) as client:
         await settled(running_app)
