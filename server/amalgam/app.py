@@ -99,15 +99,17 @@ def create_app(
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes in the order in which they are matched: what is asked most comes first."""
-    app.include_router(openai.router(utc_now().timestamp()))
-    for module in (
+    modules = (
         *(own_key, stored_files, batches, feedback),
         *(lora_compat, adapters, aliases, experiments, merges, lineage, exports, engine_routes),
         *(profiles, evaluations, sweeps, tenants, audit, organization_usage, usage, operations),
-    ):
-        app.include_router(module.router())
+    )
+    routers = [openai.router(utc_now().timestamp()), *(module.router() for module in modules)]
     if settings.http.console:
-        app.include_router(console_pages.router())
+        routers.append(console_pages.router())
+    for router in routers:
+        # As they are. `include_router` would make every route anew, with the fields of its models.
+        app.router.routes.extend(router.routes)
     assert not unmarked(app.routes), f"routes that do not say whom they answer: {unmarked(app.routes)}"
 
 

@@ -30,10 +30,12 @@ def upgrade(connection: sa.Connection, failpoints: Failpoints) -> None:
     config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     found = MigrationContext.configure(connection).get_current_revision()
-    script = ScriptDirectory.from_config(config)
-    if found is not None and found not in {step.revision for step in script.walk_revisions()}:
-        raise SchemaTooNew(found)
-    if found != script.get_current_head():
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        failpoints.reach("registry.migrated")
+    if found is not None:
+        script = ScriptDirectory.from_config(config)
+        if found not in {step.revision for step in script.walk_revisions()}:
+            raise SchemaTooNew(found)
+        if found == script.get_current_head():
+            return
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    failpoints.reach("registry.migrated")

@@ -5,6 +5,7 @@ are quicker, name the field at fault in one way, and count what no schema can (`
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
@@ -47,6 +48,7 @@ _EXAMPLES: Final[Mapping[Endpoint, dict[str, Any]]] = {
 }
 
 
+@cache
 def request_model(endpoint: Endpoint) -> type[BaseModel]:
     """The body of ``endpoint``: every field of its table with its bounds, and what becomes of it."""
     table = sorted(FIELDS[endpoint].items(), key=lambda row: _RULES.index(row[1].rule))
