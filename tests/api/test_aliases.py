@@ -179,7 +179,7 @@ async def test_requests_go_where_the_weights_say_and_users_stay(
     assert set(first.values()) == {"sql@1", "tiny"}
     for user, model in first.items():
         assert await asked(client, "tiny:drawn", "/v1/completions", user=user) == model
-        assert await asked(client, " drawn ", "/v1/messages", metadata={"user_id": user}) == model
+        assert await asked(client, " drawn ", "/v1/messages", metadata={"user_id": user}, max_tokens=8) == model
     oddities: tuple[dict[str, Any], ...] = ({"user": ""}, {"metadata": {"user_id": 7}}, {"metadata": {}})
     for odd in oddities:
         assert await asked(client, "drawn", **odd) in seen

@@ -177,10 +177,10 @@ class ExperimentService:
         ended = await self._registry.end(experiment.id, judge)
         if ended is None or ended.ending is None:
             return
-        await self._catalog.refresh()
         verdict, winner = ended.ending.verdict, ended.ending.winner or "-"
         logger.info("experiment_ended alias=%s verdict=%s winner=%s", ended.alias, verdict, winner)
         self._metrics.values(table.EXPERIMENTS_ENDED).add((verdict,))
+        await self._catalog.refresh()
         draft = AuditDraft(
             key_id="",
             tenant=BUILT_IN_TENANT,
