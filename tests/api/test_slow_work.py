@@ -33,7 +33,7 @@ class Stuck:
         self._gate = gate
         self._begun = threading.Semaphore(0)
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, *_: Any, **__: Any) -> None:
         self._begun.release()
         self._gate.wait(60)
 

@@ -28,6 +28,9 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 async def test_health_and_ping_are_the_readiness_probe(running_app: RunningApp) -> None:
     async with running_app.http() as stranger:
+        async with asyncio.timeout(30):
+            while (await stranger.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.01)
         for path in ("/health", "/ping", "/readyz"):
             answer = await stranger.get(path)
             assert (answer.status_code, answer.json()) == (200, {"status": "ready"}), path
