@@ -32,6 +32,10 @@ LONGEST_S: Final = 600.0
 _OF_STREAMS: Final = frozenset({"stream", "stream_options"})
 
 
+LOOP: Final = "shadows"
+"""The name of the loop, and of the tasks that it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Copy:
     experiment: str
@@ -105,9 +109,13 @@ class Shadows:
 
     async def loop(self) -> None:
         """Ask copies as they come, for ever."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(self._concurrency):
-                workers.create_task(self._work())
+        working = [asyncio.create_task(self._work(), name=LOOP) for _ in range(self._concurrency)]
+        try:
+            await asyncio.gather(*working)
+        finally:
+            for one in working:
+                one.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
 
     async def _work(self) -> None:
         while True:
