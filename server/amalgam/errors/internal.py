@@ -35,3 +35,17 @@ class RenderedTooLong(Exception):
 
 class ProcessLost(Exception):
     """A process was lost over an order, by itself or because it was silent for too long; says how."""
+
+
+class NotInMemory(Exception):
+    """What a name means, or which versions a recipe made, is not in memory: the registry is asked, then looked again.
+
+    Attributes:
+        name: that is asked for, or nothing.
+        recipe: the digest of the recipe, where it is not a name.
+    """
+
+    def __init__(self, name: str, recipe: str) -> None:
+        super().__init__(name or recipe)
+        self.name = name
+        self.recipe = recipe

@@ -30,14 +30,6 @@ class Wanted:
     """Digest: which versions were merged by it; else a name."""
 
 
-class NotInMemory(Exception):  # no error: the look begins anew when the registry has been asked
-    """Whoever looks in memory needs what is not there; `Catalog.found` asks the registry and has it look again."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        super().__init__(wanted.name or wanted.recipe)
-        self.wanted = wanted
-
-
 class ColdNames:
     """Reads when it is called.
 

@@ -17,6 +17,7 @@ from amalgam.domain.alias import Alias
 from amalgam.domain.catalog_rows import NameAnswers, NameRow, ServedVersion
 from amalgam.domain.scopes import Scopes
 from amalgam.errors import AmalgamError, NotFound
+from amalgam.errors.internal import NotInMemory
 from amalgam.errors.merging import MissingInput
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.names import NameRegistry
@@ -24,7 +25,7 @@ from amalgam.registry.profiles import ProfileRegistry
 from amalgam.registry.routers import RouterRegistry
 from amalgam.routing.router import FittedRouter
 from amalgam.services.catch_up import CatchUp
-from amalgam.services.cold_names import ColdNames, NotInMemory, Wanted
+from amalgam.services.cold_names import ColdNames, Wanted
 from amalgam.services.hot_names import HotNames
 from amalgam.services.name_index import NameIndex
 from amalgam.services.snapshot import Snapshot
@@ -119,7 +120,7 @@ class KnownNames:
         return served <= (self._most_versions if self._snapshot.is_whole else self._most_versions // 2)
 
     async def _read_whole(self, known: Snapshot) -> None:
-        """Of versions, what is not known yet."""
+        """Read everything; of versions, what is not known yet."""
         if known.is_whole and known.by_id:
             found = known.changed(await self._registry.load_change(known.by_id.keys()))
         else:
@@ -225,7 +226,8 @@ class KnownNames:
         """What ``look`` finds once it is told what it needs, one thing after the other, each as of its own look."""
         told: dict[Wanted, NameAnswers] = {}
         while True:
-            told[cold.wanted] = await self._read(cold.wanted)
+            wanted = Wanted(cold.name, cold.recipe)
+            told[wanted] = await self._read(wanted)
             self._answers = told
             try:
                 return look()
@@ -263,7 +265,7 @@ class KnownNames:
             return found
         answers = self._answers.get(wanted := Wanted(name))
         if answers is None:
-            raise NotInMemory(wanted)
+            raise NotInMemory(wanted.name, wanted.recipe)
         return answers.found.get(name)
 
     async def page(self, after: str | None, limit: int, scopes: Scopes) -> Sequence[NameRow]:
@@ -300,7 +302,7 @@ class KnownNames:
             if found is None:
                 answers = self._answers.get(wanted := Wanted(recipe=recipe))
                 if answers is None:
-                    raise NotInMemory(wanted)
+                    raise NotInMemory(wanted.name, wanted.recipe)
                 found = answers.merged.get(recipe, ())
             return found
         if snapshot is not self._snapshot:

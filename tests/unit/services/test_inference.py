@@ -147,7 +147,8 @@ async def test_an_alias_is_drawn_at_admission_and_counted_as_its_request() -> No
         return target.engine_name, context
 
     # The chance is one half: the second of two equal targets.
-    assert (await asyncio.create_task(admitted(None))) == ("b@1", RequestContext("r", "b@1", "named", "b@1"))
+    drawn_name, context = await asyncio.create_task(admitted(None))
+    assert (drawn_name, context.adapter, context.alias, context.target) == ("b@1", "b@1", "named", "b@1")
     drawn = {user: (await asyncio.create_task(admitted(user)))[0] for user in map(str, range(12))}
     assert set(drawn.values()) == {"a@1", "b@1"}
     assert {user: (await asyncio.create_task(admitted(user)))[0] for user in drawn} == drawn
