@@ -20,8 +20,13 @@ needs_prometheus = pytest.mark.skipif(not INSTALLED, reason=MISSING)
 VLLM_LINTS = {"metric names should not contain ':'", 'non-counter metrics should not have "_total" suffix'}
 """What promtool holds against vLLM's own names; against ours it has nothing to say."""
 
-MAY_BE_EMPTY = {"Share of failures by adapter", "Refusals by tenant and reason", "Stored bytes by tenant"}
-"""Panels without data where nothing has gone wrong, or of what is looked at every five minutes alone."""
+MAY_BE_EMPTY = {
+    *("Share of failures by adapter", "Refusals by tenant and reason", "Stored bytes by tenant"),
+    *("Outcomes by alias and target", "Mean outcome by alias and target", "Errors in experiments"),
+    "Feedback, ends and shadows",
+}
+"""Panels without data where nothing has gone wrong and no experiment runs, or of what is looked at every five minutes
+alone."""
 
 
 def page(server: RunningServer) -> str:
@@ -177,5 +182,7 @@ def test_every_metric_that_dashboard_or_rules_name_is_there(prometheus: Promethe
         *("adapter:amalgam_requests_total:error_ratio_rate5m", "amalgam_non_finite_answers_total"),
         *("tenant:amalgam_tenant_requests_total:error_ratio_rate5m", "amalgam_tenant_requests_refused_total"),
         *("amalgam_tenant_stored_bytes", "amalgam_tenant_stored_bytes_limit"),
+        *("amalgam_experiment_outcomes", "amalgam_experiment_mean", "amalgam_experiment_errors"),
+        *("amalgam_feedback_total", "amalgam_shadow_requests_total"),
     }
     assert {name for name in named - optional if not prometheus.query(f"count({name})")} == set()

@@ -16,7 +16,7 @@ from amalgam.services import patience
 from amalgam.services.catalog import Catalog
 from amalgam.services.new_versions import NewVersion, UploadedFile
 from tests.api.fake_engine import FakeEngine
-from tests.support.running_app import RunningApp, Stored, start_app, write_adapter
+from tests.support.running_app import RunningApp, start_app, write_adapter
 
 STEPS: list[tuple[type, str]] = [
     (AdapterRegistry, "create_version"),
@@ -42,26 +42,18 @@ async def upload(running_app: RunningApp, tmp_path: Path) -> Any:
     return await running_app.services.adapters.upload(NewVersion("sql", description="of queries"), files)
 
 
-def residents(running_app: RunningApp) -> set[str]:
-    return {resident.engine_name for resident in running_app.engine.info().residents}
-
-
-async def live_names(stored: Stored) -> set[str]:
-    return {str(version.ref) for version in (await stored.versions.load_catalog()).versions}
-
-
 async def assert_whole(running_app: RunningApp) -> bool:
     """Whether the version is there; then it has answered, and everything else says the same."""
-    stored = await running_app.stored()
-    await running_app.services.adapters.settle()
-    # A withdrawal goes on after the upload's own end: first its row goes, then its place in memory.
+    adapters = running_app.services.adapters
     async with asyncio.timeout(20):
-        while await stored.versions.unproved() or residents(running_app) - await live_names(stored):
+        while adapters._working or any(entry.is_task for entry in adapters._loops._entries.values()):
             await asyncio.sleep(0.01)
     await running_app.services.catalog.refresh()
-    rows = await stored.versions.load_catalog()
+    rows = await adapters._registry.load_catalog()
     live = [str(version.ref) for version in rows.versions]
+    residents = {resident.engine_name for resident in running_app.engine.info().residents}
     assert set(live) == set(running_app.services.catalog.snapshot.versions)
+    assert residents <= set(live), "what is gone is not kept in memory"
     assert running_app.staged() == []
     if not live:
         return False
@@ -155,5 +147,5 @@ async def test_a_deletion_that_is_cancelled_frees_the_engine(
     async with asyncio.timeout(20):
         while running_app.engine.info().residents:
             await asyncio.sleep(0.01)
-    assert await live_names(await running_app.stored()) == set()
+    assert (await running_app.services.adapters._registry.load_catalog()).versions == ()
     assert running_app.services.catalog.snapshot.versions == {}
