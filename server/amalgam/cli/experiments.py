@@ -91,7 +91,7 @@ def outcomes(alias: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
 def _print(one: dict[str, Any]) -> None:
     ended = "" if one["verdict"] is None else f": {one['verdict']}"
     winner = "" if one["winner"] is None else f", {one['winner']} stays"
-    CONSOLE.print(f"{one['alias']} {one['state']}{ended}{winner}", markup=False)
+    CONSOLE.print(f"{one['alias']} {one['state']}{ended}{winner}", markup=False, soft_wrap=True)
     columns = ("role", "outcomes", "mean", "between", "above the control", "requests", "errors", "slow")
     table = PlainTable(whole("target"), *columns)
     for target in one["targets"]:

@@ -136,7 +136,7 @@ def _told(run: Callable[[], Any]) -> Any:
         command = context.command_path if context is not None else None
         # It takes over some sentences of the library of types, with their beginning.
         message = error.format_message().replace("Value error, ", "").replace(": Input should ", ": must ")
-        message = message.removesuffix(".")
+        message = message.partition(", unable to parse")[0].removesuffix(".")
         raise ended_with(InvalidUsage(message, command)) from None
     except (AmalgamError, ValidationError, UnicodeError, OSError) as error:
         raise ended_with(error) from None

@@ -10,6 +10,8 @@ from rich.text import Text
 
 UNBOUND: Final = 1000
 """Columns of what no terminal shows."""
+LEAST_WIDTH: Final = 24
+"""Columns. What a terminal has not, it breaks itself; in fewer no word would be left."""
 
 
 class PlainTable(Table):
@@ -37,7 +39,11 @@ def print_fitting(console: Console, table: PlainTable) -> None:
     for number, record in enumerate(_records(table)):
         if number:
             console.print()
-        console.print(record)
+        if console.width >= LEAST_WIDTH:
+            console.print(record)
+            continue
+        for heading, cell in zip(*(column.cells for column in record.columns), strict=True):
+            console.print(Text.assemble(str(heading), " ", str(cell)), soft_wrap=True)
 
 
 def _records(table: PlainTable) -> Iterator[Table]:
