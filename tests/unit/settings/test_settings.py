@@ -30,7 +30,7 @@ CANDIDATES = (
         "ties",
         "delta",
     ),
-    *("refuse", "json", "stock", "bfloat16", "spawned", "awake"),
+    *("refuse", "json", "stock", "bfloat16", "spawned", "awake", "all"),
 )
 
 
