@@ -44,8 +44,6 @@ class RequestContext:
     """The request that is being answered."""
 
     request_id: str
-    tenant: str | None = None
-    """Whose key asks; None before it is known, and where no client asks."""
     adapter: str | None = None
     """Exact version (``sql@3``) or the base model's served name; None before it is known."""
     alias: str | None = None
@@ -68,6 +66,8 @@ class RequestContext:
     """Blends that were built for it."""
     asker: Asker | None = None
     """None: it needs no place in the batch, or has none yet."""
+    tenant: str | None = None
+    """Whose key asks; None before it is known, and where no client asks."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("amalgam_request", default=None)
