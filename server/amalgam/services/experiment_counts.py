@@ -57,12 +57,14 @@ class ExperimentCounts:
 
     async def _write(self) -> None:
         written, self._unwritten = self._unwritten, set()
-        rows = {where: (one.requests, one.errors, one.slow) for where in written for one in (self._counted[where],)}
+        counted = {where: self._counted[where] for where in written}
+        rows = {where: (one.requests, one.errors, one.slow) for where, one in counted.items()}
         try:
             if rows:
                 await self._rows.put_counts(self._front, rows)
         except BaseException:
-            self._unwritten |= written
+            # What was forgotten meanwhile stays forgotten.
+            self._unwritten |= written & self._counted.keys()
             raise
 
     async def close(self) -> None:
