@@ -113,12 +113,15 @@ def test_what_a_merge_keeps_is_measured_before_it_is_published(admin: httpx.Clie
     probe = {"prompts": prompts, "max_tokens": 32}
     alone = merge(admin, "same-sql", "sql - 0.001*json", probe={"prompts": {"sql": prompts["sql"]}, "max_tokens": 32})
     assert alone.status_code == 201, alone.text
-    own = alone.json()["lineage"]["kept"]["inputs"]["sql@1"]
+    kept = alone.json()["lineage"]["kept"]
+    assert kept["failure"] is None
+    own = kept["inputs"]["sql@1"]
     # What it reads in one batch it wrote in another: a token or two may come out otherwise, an answer too.
     assert (own["prompts"], own["agreement"]) == (3, pytest.approx(1, abs=0.05))
     assert own["likelihood"] == pytest.approx(1, abs=0.05)
     lost = merge(admin, "lost-json", "sql + 0.05*json", probe=probe)
     assert lost.status_code == 201, lost.text
+    assert lost.json()["lineage"]["kept"]["failure"] is None
     kept = lost.json()["lineage"]["kept"]["inputs"]
     assert kept["json@1"]["alike"] < kept["sql@1"]["alike"]
     assert [text.startswith("skill_lost") and "json@1" in text for text in lost.json()["warnings"]] == [True]
@@ -129,6 +132,7 @@ def test_what_a_merge_keeps_is_measured_before_it_is_published(admin: httpx.Clie
         "/admin/v1/merges:plan", params={"diagnostics": "false"},
         json={"name": "planned", "expression": "sql + 0.05*json", "probe": probe},
     ).json()  # fmt: skip
+    assert plan["kept"]["failure"] is None
     assert plan["kept"]["inputs"]["json@1"]["agreement"] == pytest.approx(kept["json@1"]["agreement"], abs=0.15)
 
 
