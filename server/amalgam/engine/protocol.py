@@ -89,6 +89,11 @@ class EngineInfo:
     blend_bytes: int = 0
     """Of blends, that each of these engines keeps at most."""
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of the files that it may read again; blends have none."""
+        return frozenset(resident.digest for resident in self.residents if resident.digest)
+
 
 class OwnTemplate(Protocol):
     """A chat template of one version, rendered elsewhere."""

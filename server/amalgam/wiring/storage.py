@@ -9,7 +9,6 @@ from pathlib import Path
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.clock import new_id
 from amalgam.engine.cpu.moe import adapts_experts
-from amalgam.engine.protocol import Engine
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
 from amalgam.registry.jobs import JobRegistry
@@ -62,14 +61,9 @@ class Storage:
         parts.metrics.registry_read()
         file_clock = await asyncio.to_thread(FileClock, settings.storage.store)
         if isinstance(store, BucketStore):
-            store.in_use = partial(_digests_in_memory, parts.engine)
+            store.in_use = lambda: parts.engine.info().digests
             store.is_read_elsewhere = parts.engine.is_elsewhere
         return cls(base, store, database, registry, jobs, catalog, profiles, file_clock, objects)
-
-
-def _digests_in_memory(engine: Engine) -> frozenset[str]:
-    """Those whose files the engine may read again; blends have none."""
-    return frozenset(resident.digest for resident in engine.info().residents if resident.digest)
 
 
 def _as_served(base: BaseModelSpec, other_names: tuple[str, ...], args: Namespace) -> BaseModelSpec:

@@ -105,7 +105,7 @@ class EngineBlends:
     async def _build(self, plan: BlendPlan, place: LoadableVersion) -> int:
         inputs = {}
         for spelling, given in plan.inputs.items():
-            folder = await self._files.sound_folder(given.lora_id, given.digest)
+            folder = await self._files.sound_folder(given.digest)
             inputs[spelling] = BlendInput(folder=str(folder), digest=given.digest, base=given.base)
         order = BlendOrder(
             id=next(self._order_ids), recipe=plan.recipe, inputs=inputs, folder=str(place.folder),

@@ -55,14 +55,14 @@ async def test_it_is_fetched_once_whoever_waits_and_lies_in_the_engines_own_fold
 
     monkeypatch.setattr(Bucket, "fetch", counted)
     async with EngineFiles.open(settings) as first, EngineFiles.open(settings) as second:
-        folders = await asyncio.gather(*(first.folder(1, digest) for _ in range(8)))
+        folders = await asyncio.gather(*(first.folder(digest) for _ in range(8)))
         assert set(folders) == {settings.storage.store / "engines" / "0" / "objects" / digest[:2] / digest}
         assert content_digest(folders[0])[0] == digest
         assert fetched == [digest]
-        assert "1" in (await second.folder(1, digest)).parts, "the other engine has a copy of its own"
+        assert "1" in (await second.folder(digest)).parts, "the other engine has a copy of its own"
     before = names_in(server)
     async with EngineFiles.open(settings) as again:
-        assert await again.folder(1, digest) == folders[0], "the next engine finds what the first one left"
+        assert await again.folder(digest) == folders[0], "the next engine finds what the first one left"
         assert fetched == [digest, digest]
     assert names_in(server) == before, "it writes nothing"
 
@@ -72,18 +72,18 @@ async def test_wrong_bytes_are_never_lent(server: str, settings: Settings, tmp_p
     obstore.put(objects_of(server), f"objects/{digest}/adapter_model.safetensors", b"wrong")
     async with EngineFiles.open(settings) as files:
         with pytest.raises(ArtifactDamaged):
-            await files.folder(1, digest)
+            await files.folder(digest)
         assert not files.store.digests()
 
 
 async def test_what_is_in_the_engines_memory_stays(server: str, settings: Settings, tmp_path: Path) -> None:
     first, second = put(server, tmp_path, 3), put(server, tmp_path, 4)
-    residents = (Resident("a@1", 1, held=0, pinned=False, load_s=0.1),)
+    residents = (Resident("a@1", 1, held=0, pinned=False, load_s=0.1, digest=first),)
     async with EngineFiles.open(settings) as files:
         files.follow(lambda: EngineInfo("ready", "tiny", 2, 4, 16, 0, residents, {}))
         assert isinstance(files.store, BucketStore)
-        await files.folder(1, first)
-        await files.folder(2, second)
+        await files.folder(first)
+        await files.folder(second)
         assert files.store.in_use() == {first}
 
 
@@ -98,7 +98,7 @@ async def test_without_a_bucket_it_is_the_stores_folder(tmp_path: Path) -> None:
     async with EngineFiles.open(Settings(store=tmp_path / "store")) as files:
         assert files.store.root == tmp_path / "store"
         with pytest.raises(ArtifactDamaged):
-            await files.folder(1, "0" * 64)
+            await files.folder("0" * 64)
 
 
 def _hold(parent: Path, ready: Any) -> None:

@@ -73,7 +73,7 @@ class ReplicaParts:
     app: Any
     """In whose state vLLM's handlers are."""
     facts: ServedFacts
-    folder_of: Callable[[int, str], Awaitable[Path]]
+    folder_of: Callable[[str], Awaitable[Path]]
     """Where the files of a version's digest lie; may raise ArtifactDamaged and ObjectStoreUnavailable."""
     blends: "ReplicaBlends"
     queue: "ReplicaQueue"
@@ -213,7 +213,7 @@ class EngineReplica:
             if told is not None and told.plan is not None:
                 version = await stack.enter_async_context(parts.blends.hold(told.plan))
             elif told is not None:
-                folder = await parts.folder_of(told.lora_id, told.digest)
+                folder = await parts.folder_of(told.digest)
                 version = LoadableVersion(told.engine_name, told.lora_id, folder, told.digest)
             if asker is not None:
                 who = (asker.client, asker.sequences, None, asker.tenant, asker.weight)
