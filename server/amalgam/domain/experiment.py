@@ -150,6 +150,14 @@ class Experiment(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class ExperimentPage:
+    """One page of experiments in order of the aliases' names."""
+
+    items: tuple[Experiment, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Where one target stands.
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.alias import Alias, AliasChange, AliasTarget, adapters_used
 from amalgam.domain.clock import Clock
-from amalgam.domain.experiment import Carried, Ending, Experiment, ExperimentSpec, TargetCounts
+from amalgam.domain.experiment import Carried, Ending, Experiment, ExperimentPage, ExperimentSpec, TargetCounts
 from amalgam.errors.aliases import StaleRevision
 from amalgam.errors.learning import ExperimentNotFound, ExperimentRunning
 from amalgam.registry.alias_rows import live_alias, write_change
@@ -80,8 +80,8 @@ class ExperimentRegistry:
                 raise ExperimentNotFound(name)
             return (await _read(connection, [row]))[0]
 
-    async def list(self, *, limit: int, cursor: str | None = None) -> Sequence[Experiment]:
-        """The newest experiment of each alias, in order of the aliases' names, one more than ``limit`` if there are."""
+    async def list(self, *, limit: int, cursor: str | None = None) -> ExperimentPage:
+        """The newest experiment of each alias; arguments as `AdapterRegistry.list_adapters`."""
         newer = experiments.alias()
         is_newest = ~sa.exists().where(
             newer.c.alias == experiments.c.alias,
@@ -94,7 +94,9 @@ class ExperimentRegistry:
         if cursor is not None:
             query = query.where(experiments.c.alias > cursor)
         async with self._database.read() as connection:
-            return await _read(connection, (await connection.execute(query)).mappings().all())
+            rows = (await connection.execute(query)).mappings().all()
+            items = tuple(await _read(connection, rows[:limit]))
+        return ExperimentPage(items, items[-1].alias if len(rows) > limit else None)
 
     async def running(self) -> Sequence[Experiment]:
         """All that run."""

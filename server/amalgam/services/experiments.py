@@ -11,7 +11,7 @@ from typing import Final, get_args
 
 from amalgam.domain.alias import Alias
 from amalgam.domain.audit import AuditDraft, digest_of
-from amalgam.domain.experiment import Ending, Experiment, ExperimentSpec, Verdict, judge
+from amalgam.domain.experiment import Ending, Experiment, ExperimentPage, ExperimentSpec, Verdict, judge
 from amalgam.domain.expression import is_expression
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.tenant import BUILT_IN_TENANT
@@ -137,8 +137,8 @@ class ExperimentService:
         await self._counts.flush()
         return await self._registry.newest(name)
 
-    async def list(self, limit: int, cursor: str | None) -> Sequence[Experiment]:
-        """The newest experiment of each alias, by the aliases' names, one more than ``limit`` if there are."""
+    async def list(self, limit: int, cursor: str | None) -> ExperimentPage:
+        """The newest experiment of each alias, by the aliases' names."""
         return await self._registry.list(limit=limit, cursor=cursor)
 
     async def stop(self, name: str) -> Experiment:

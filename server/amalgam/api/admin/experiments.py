@@ -13,7 +13,7 @@ from amalgam.api.admin.experiment_models import (
     OutcomesView,
     OutcomeView,
 )
-from amalgam.api.admin.in_scope import scopes_of
+from amalgam.api.admin.in_scope import covered_page, scopes_of
 from amalgam.api.admin.kit import PUBLISHES, READS, WHOLE_NAME, LongLimit, NameCursor, admin_router
 from amalgam.api.state import services
 from amalgam.domain.experiment import Experiment
@@ -64,17 +64,10 @@ def _add_reading(routes: APIRouter) -> None:
     async def list_experiments(
         request: Request, limit: LongLimit = 100, cursor: NameCursor = None
     ) -> ExperimentPageView:
-        scopes, service = scopes_of(request), services(request).experiments
-        found: list[Experiment] = []
-        while len(found) <= limit:
-            page = await service.list(limit, cursor)
-            found += [one for one in page[:limit] if scopes.name(one.alias)]
-            if len(page) <= limit:
-                break
-            cursor = page[limit - 1].alias
-        shown = found[:limit]
-        next_cursor = shown[-1].alias if len(found) > limit else None
-        views = [await _view(request, one) for one in shown]
+        scopes, read = scopes_of(request), services(request).experiments.list
+        is_shown = None if scopes.has_every_name else lambda experiment: scopes.name(experiment.alias)
+        found, next_cursor = await covered_page(read, limit, cursor, is_shown, lambda experiment: experiment.alias)
+        views = [await _view(request, one) for one in found]
         return ExperimentPageView(data=tuple(views), next_cursor=next_cursor)
 
     @routes.get("/aliases/{name}/outcomes", dependencies=READS, summary="What clients say of an alias' answers")
