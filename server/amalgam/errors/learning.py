@@ -1,4 +1,4 @@
-"""Errors of feedback and of experiments.
+"""Errors of feedback and experiments.
 
 - feedback: AnswerNotFound, FeedbackDiffers, TooMuchFeedback, FeedbackOff
 - experiments: ExperimentNotFound, ExperimentRunning, NothingToCompare
