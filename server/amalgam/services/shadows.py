@@ -25,15 +25,12 @@ from amalgam.telemetry.request_watch import GENERATING
 
 logger = logging.getLogger(__name__)
 
-CLIENT: Final = "shadows"
-"""Whose new blends are counted together; not those of any key. Also the endpoint in the ledger of usage."""
+SHADOWS: Final = "shadows"
+"""Whose new blends are counted together; not those of any key. Also the endpoint in the ledger of usage, and the name
+of the loop and of the tasks that it is."""
 LONGEST_S: Final = 600.0
 """A copy that is not answered by then has failed."""
 _OF_STREAMS: Final = frozenset({"stream", "stream_options"})
-
-
-LOOP: Final = "shadows"
-"""The name of the loop, and of the tasks that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ class Shadows:
 
     async def loop(self) -> None:
         """Ask copies as they come, for ever."""
-        working = [asyncio.create_task(self._work(), name=LOOP) for _ in range(self._concurrency)]
+        working = [asyncio.create_task(self._work(), name=SHADOWS) for _ in range(self._concurrency)]
         try:
             await asyncio.gather(*working)
         finally:
@@ -127,7 +124,7 @@ class Shadows:
         context, began, is_error = RequestContext(copy.experiment), self._clock(), False
         enter(context)
         try:
-            async with asyncio.timeout(LONGEST_S), self._inference.admit(copy.target, client=CLIENT) as held:
+            async with asyncio.timeout(LONGEST_S), self._inference.admit(copy.target, client=SHADOWS) as held:
                 note_adapter(held.engine_name)
                 began = self._clock()
                 await self._ask(copy.endpoint, {**copy.body, "model": held.engine_name})
@@ -140,6 +137,6 @@ class Shadows:
         self._metrics.values(table.SHADOWS).add(("failed" if is_error else "answered",))
         tokens = context.tokens
         if context.adapter is not None or tokens.total:
-            spender = Spender(BUILT_IN_TENANT, "", copy.alias, context.adapter or "", CLIENT)
+            spender = Spender(BUILT_IN_TENANT, "", copy.alias, context.adapter or "", SHADOWS)
             counts = Counts(1, tokens.prompt, tokens.cached, tokens.completion, context.blend_builds)
             self._usage.add(spender, counts)

@@ -6,7 +6,6 @@ import os
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from amalgam.registry.blend_names import BlendNameRegistry
 from amalgam.services.background_loops import end
@@ -24,13 +23,10 @@ from amalgam.services.profiles import ProfileService
 from amalgam.services.template_link import TemplateLink
 from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.store.blend_folders import BlendFolders, default_root
-from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, Parts
+from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, UNSAID_SEQUENCES, Parts
 from amalgam.wiring.storage import Storage
 
 logger = logging.getLogger(__name__)
-
-_SEQUENCES: Final = 128
-"""In a full batch, where vLLM is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ class Answering:
     def open(cls, parts: Parts, kept: Storage, blends: Blends, usage: VersionsInUse, keys: KeyDirectory) -> "Answering":
         """The line in front of the engine is fitted to it once it is there."""
         settings, args, engine = parts.settings, parts.args, parts.engine
-        batch = getattr(args, "max_num_seqs", None) or _SEQUENCES
+        batch = getattr(args, "max_num_seqs", None) or UNSAID_SEQUENCES
         line = EngineLine(settings, batch, args.max_loras, keys, parts.metrics)
         fit = partial(line.fit_to_engine, engine, ENGINE_START_TIMEOUT_S)
         parts.stack.push_async_callback(end, parts.loops.finish("batch", fit))

@@ -22,6 +22,8 @@ from amalgam.store.proof_adapter import proof_adapter
 from amalgam.telemetry.metrics import Metrics
 
 ENGINE_START_TIMEOUT_S: Final = 1800.0
+UNSAID_SEQUENCES: Final = 128
+"""In a full batch, where vLLM does not say."""
 
 EngineFactory = Callable[[Any], Engine]
 """Makes the engine from the application's state."""

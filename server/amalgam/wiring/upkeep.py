@@ -15,6 +15,7 @@ from amalgam.services.key_directory import KeyDirectory
 from amalgam.services.live_jobs import LiveJobs
 from amalgam.services.pins import Pins
 from amalgam.services.retention import Retention
+from amalgam.services.shadows import SHADOWS
 from amalgam.services.stored_numbers import StoredNumbers
 from amalgam.telemetry.loop_watch import watch_loop
 from amalgam.wiring.batching import Batching
@@ -74,7 +75,7 @@ class Upkeep:
             ("usage", charging.usage.loop),
             ("answers", learning.book.loop),
             ("experiments", learning.experiments.loop),
-            ("shadows", learning.shadows.loop),
+            (SHADOWS, learning.shadows.loop),
         ]
         if notices is not None:
             loops.append(("notices", partial(notices.listen_loop, kept.catalog.told)))

@@ -39,14 +39,12 @@ from amalgam.store.proof_adapter import proof_adapter
 from amalgam.telemetry.logs import VLLM_JSON_CONFIG, configure_logging
 from amalgam.telemetry.metric_table import COUNTED_BY_ENGINES
 from amalgam.telemetry.metrics import Metrics
-from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S
+from amalgam.wiring.parts import ENGINE_START_TIMEOUT_S, UNSAID_SEQUENCES
 from amalgam.workers.engine_blends import EngineBlends
 from amalgam.workers.engine_files import EngineFiles
 
 logger = logging.getLogger(__name__)
 
-SEQUENCES: Final = 128
-"""In a full batch, where vLLM does not say."""
 _TEMPLATES: Final = (sys.executable, "-m", "amalgam.workers.template_process")
 
 
@@ -121,7 +119,7 @@ def _engine(
 
 def _queue(settings: Settings, info: EngineInfo, metrics: Metrics) -> FairQueue:
     """Shares for keys are kept by the servers, which know how many there are."""
-    batch, given = info.sequences or SEQUENCES, settings.queue
+    batch, given = info.sequences or UNSAID_SEQUENCES, settings.queue
     slots = info.slots if given.fair_queue else math.inf
     quantum, places = -(-batch // info.slots), Places.of(batch, keys=1)
     return FairQueue(slots, quantum, given.fair_queue_wait_s, metrics=metrics, places=places)

@@ -213,6 +213,7 @@ async def test_blends_of_a_version_leave_with_it(monkeypatch: pytest.MonkeyPatch
     async with running(Handle([one]), monkeypatch) as front:
         await front.load(blend(front, plan("0.5*a@1 + 0.5*b@1")))
         await front.load(version("b@1", 2))
+        assert len(engine.residency.residents()) == 2
         await front.unload(2)
         await until(lambda: not engine.residency.residents())
 
