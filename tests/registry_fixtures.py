@@ -1,9 +1,11 @@
 """Databases, clocks and drafts for tests of the registry; imported by the conftests that need them.
 
 Every test that takes ``database_url`` runs on SQLite, and on PostgreSQL too where ``AMALGAM_TEST_POSTGRES_URL`` names
-one, such as ``postgresql://user@localhost:5432/postgres``. Each test gets a schema of its own in it.
+one, such as ``postgresql://user@localhost:5432/postgres``. Each process that runs tests makes a database of its own on
+that server, because notices and connections are a database's, and each test a schema in it.
 """
 
+import functools
 import itertools
 import os
 import uuid
@@ -26,12 +28,24 @@ POSTGRES_VARIABLE = "AMALGAM_TEST_POSTGRES_URL"
 KINDS = ["sqlite", "postgresql"] if os.environ.get(POSTGRES_VARIABLE) else ["sqlite"]
 
 
+@functools.cache
+def own_database() -> sa.URL:
+    """This process' database, made by the first test that needs it; it goes with the server."""
+    url = sa.make_url(os.environ[POSTGRES_VARIABLE]).set(drivername="postgresql+psycopg")
+    name = f"tests_{uuid.uuid4().hex}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.set(database=name)
+
+
 @pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield sqlite_url(tmp_path / "registry.db")
         return
-    url = sa.make_url(os.environ[POSTGRES_VARIABLE]).set(drivername="postgresql+psycopg")
+    url = own_database()
     schema = f"test_{uuid.uuid4().hex}"
     # A test that fails may leave a lock behind; the schema then stays, and the next test begins all the same.
     patience = {"options": "-c lock_timeout=10s"}

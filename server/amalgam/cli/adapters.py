@@ -10,9 +10,7 @@ from rich.markup import escape
 
 from amalgam.cli import profiles
 from amalgam.cli.client import (
-    CONSOLE,
     DEFAULT_URL,
-    ERRORS,
     Key,
     Url,
     answer,
@@ -21,6 +19,7 @@ from amalgam.cli.client import (
     path_of,
     print_table,
 )
+from amalgam.cli.consoles import on_stderr, on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import require_writable, sentences
 from amalgam.cli.tables import PlainTable, whole
@@ -66,19 +65,19 @@ def push(
         if check:
             report = answer(session.post("/admin/v1/adapters:validate", data=data, files=files))
             for finding in report["findings"]:
-                CONSOLE.print(
+                on_stdout().print(
                     f"{finding['severity']}: {finding['code']}: {finding['message']}", markup=False, soft_wrap=True
                 )
-            CONSOLE.print("valid" if report["valid"] else "not valid")
+            on_stdout().print("valid" if report["valid"] else "not valid")
             raise typer.Exit(0 if report["valid"] else 1)
         version = answer(session.post("/admin/v1/adapters", data=data, files=files), *_PUSHED)
-    CONSOLE.print(
+    on_stdout().print(
         f"{version['model']}  rank {version['rank']}  {version['size_bytes'] / 1e6:.1f} MB",
         markup=False,
         soft_wrap=True,
     )
     for warning in version["warnings"]:
-        ERRORS.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+        on_stderr().print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
 
 
 def _offered(folder: Path) -> list[Path]:
@@ -89,7 +88,7 @@ def _offered(folder: Path) -> list[Path]:
     names = names_in(folder)
     findings = judge_names(names)
     for finding in findings:
-        ERRORS.print(f"{finding.severity}: {finding.message}", markup=False, soft_wrap=True)
+        on_stderr().print(f"{finding.severity}: {finding.message}", markup=False, soft_wrap=True)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
     stays = frozenset(left_out(names))
@@ -126,7 +125,7 @@ def pull(
             spool.seek(0)
             _unpacked(spool, target, version["digest"], wanted, base)
     inside = [target.name] if target.is_file() else sorted(path.name for path in target.iterdir())
-    CONSOLE.print(f"{target}: {version['model']}, {', '.join(inside)}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{target}: {version['model']}, {', '.join(inside)}", markup=False, soft_wrap=True)
 
 
 def _target(out: Path, form: Form | None) -> tuple[Path, Form]:
@@ -187,7 +186,7 @@ def list_adapters(
 def show(name: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show one adapter with its versions, as JSON."""
     with client(url, key) as session:
-        CONSOLE.print_json(data=answer(session.get(path_of("adapters", name)), "name"))
+        on_stdout().print_json(data=answer(session.get(path_of("adapters", name)), "name"))
 
 
 @app.command()
@@ -199,7 +198,7 @@ def rm(
     path = path_of("adapters", adapter, "versions", number) if number else path_of("adapters", adapter)
     with client(url, key) as session:
         for ref in answer(session.delete(path))["deleted"]:
-            CONSOLE.print(f"deleted {ref}", markup=False, soft_wrap=True)
+            on_stdout().print(f"deleted {ref}", markup=False, soft_wrap=True)
 
 
 @app.command("default")
@@ -207,7 +206,7 @@ def set_default(name: str, version: int, url: Url = DEFAULT_URL, key: Key = None
     """Make a version the one that the bare name means."""
     with client(url, key) as session:
         body = answer(session.patch(path_of("adapters", name), json={"default_version": version}), *_MOVED)
-    CONSOLE.print(f"{body['name']} -> {body['name']}@{body['default_version']}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{body['name']} -> {body['name']}@{body['default_version']}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -221,7 +220,7 @@ def verify(
         for adapter in names:
             for ref, sound in answer(session.post(path_of("adapters", adapter) + ":verify"))["versions"].items():
                 damaged += not sound
-                CONSOLE.print(f"{'ok     ' if sound else 'DAMAGED'} {ref}", markup=False, soft_wrap=True)
+                on_stdout().print(f"{'ok     ' if sound else 'DAMAGED'} {ref}", markup=False, soft_wrap=True)
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -237,11 +236,11 @@ def rebuild(
         raise typer.BadParameter("name an exact version, such as sql-json@2")
     with client(url, key, timeout_s=_REBUILD_S) as session:
         rebuilt = answer(session.post(path_of("adapters", adapter, "versions", number) + ":rebuild"), *_REBUILT)
-    CONSOLE.print(f"{rebuilt['model']}  stored   {rebuilt['digest']}", markup=False, soft_wrap=True)
-    CONSOLE.print(f"{rebuilt['model']}  rebuilt  {rebuilt['rebuilt_digest']}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{rebuilt['model']}  stored   {rebuilt['digest']}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{rebuilt['model']}  rebuilt  {rebuilt['rebuilt_digest']}", markup=False, soft_wrap=True)
     if rebuilt["identical"]:
-        CONSOLE.print(f"identical, built in {rebuilt['seconds']:.2f} s", markup=False, soft_wrap=True)
+        on_stdout().print(f"identical, built in {rebuilt['seconds']:.2f} s", markup=False, soft_wrap=True)
         return
     first = ", ".join(f"{what} {which}" for what, which in rebuilt["built_with"].items())
-    ERRORS.print(f"[red]not the same bytes[/red]; the first build was by {escape(first)}", soft_wrap=True)
+    on_stderr().print(f"[red]not the same bytes[/red]; the first build was by {escape(first)}", soft_wrap=True)
     raise typer.Exit(1)

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from amalgam.cli.client import (
-    CONSOLE,
     DEFAULT_URL,
-    ERRORS,
     Key,
     Url,
     answer,
@@ -19,6 +17,7 @@ from amalgam.cli.client import (
     path_of,
     print_table,
 )
+from amalgam.cli.consoles import on_stderr, on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.tables import PlainTable, whole
 
@@ -68,7 +67,7 @@ def route_alias(
     try:
         router = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        ERRORS.print(f"{file} is no JSON: {error}. Mend the file.", markup=False, soft_wrap=True)
+        on_stderr().print(f"{file} is no JSON: {error}. Mend the file.", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
     body = {"router": router, "revision": revision}
     with client(url, key) as session:
@@ -85,7 +84,7 @@ def explain(
     """Show which target an alias chooses for a prompt, and why, as JSON."""
     with client(url, key) as session:
         found = answer(session.post(path_of("aliases", name) + ":explain", json={"prompt": prompt}), "model", "reason")
-        CONSOLE.print_json(data=found)
+        on_stdout().print_json(data=found)
 
 
 @app.command()
@@ -98,7 +97,7 @@ def show(
     """Show one alias, or its latest changes, as JSON."""
     with client(url, key) as session:
         path = path_of("aliases", name, *(["history"] if history else []))
-        CONSOLE.print_json(data=answer(session.get(path), "data" if history else "name"))
+        on_stdout().print_json(data=answer(session.get(path), "data" if history else "name"))
 
 
 @app.command()
@@ -107,7 +106,7 @@ def rm(name: str, revision: Revision = None, url: Url = DEFAULT_URL, key: Key = 
     headers = {} if revision is None else {"If-Match": f'"{revision}"'}
     with client(url, key) as session:
         gone = answer(session.delete(path_of("aliases", name), headers=headers), "deleted")
-    CONSOLE.print(f"deleted {gone['deleted']}", markup=False, soft_wrap=True)
+    on_stdout().print(f"deleted {gone['deleted']}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -137,4 +136,6 @@ def _meaning(alias: dict[str, Any]) -> str:
 
 
 def _print(alias: dict[str, Any]) -> None:
-    CONSOLE.print(f"{alias['name']} -> {_meaning(alias)}  (revision {alias['revision']})", markup=False, soft_wrap=True)
+    on_stdout().print(
+        f"{alias['name']} -> {_meaning(alias)}  (revision {alias['revision']})", markup=False, soft_wrap=True
+    )

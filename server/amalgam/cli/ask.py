@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from amalgam.cli.client import DEFAULT_URL, ERRORS, Url, answer, client
+from amalgam.cli.client import DEFAULT_URL, Url, answer, client
+from amalgam.cli.consoles import on_stderr
 from amalgam.cli.one_line import ended, ended_with
 from amalgam.errors.terminal import NotAmalgam
 
@@ -43,7 +44,7 @@ def ask(
             print(text, end="", flush=True)
     print()
     if reason == "length":
-        ERRORS.print("The answer was cut. Raise --max-tokens for the rest.", style="yellow", soft_wrap=True)
+        on_stderr().print("The answer was cut. Raise --max-tokens for the rest.", style="yellow", soft_wrap=True)
 
 
 def _choices(session: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

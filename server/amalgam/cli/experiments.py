@@ -7,9 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from amalgam.cli.client import (
-    CONSOLE,
     DEFAULT_URL,
-    ERRORS,
     Key,
     Url,
     answer,
@@ -18,6 +16,7 @@ from amalgam.cli.client import (
     path_of,
     print_table,
 )
+from amalgam.cli.consoles import on_stderr, on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.tables import PlainTable, whole
 
@@ -57,7 +56,7 @@ def start(
         try:
             body = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            ERRORS.print(f"{file} is no JSON: {error}. Mend the file.", markup=False, soft_wrap=True)
+            on_stderr().print(f"{file} is no JSON: {error}. Mend the file.", markup=False, soft_wrap=True)
             raise typer.Exit(1) from error
     with client(url, key) as session:
         _print(answer(session.put(path_of("aliases", alias, "experiment"), json=body), "targets"))
@@ -91,7 +90,7 @@ def outcomes(alias: str, url: Url = DEFAULT_URL, key: Key = None) -> None:
 def _print(one: dict[str, Any]) -> None:
     ended = "" if one["verdict"] is None else f": {one['verdict']}"
     winner = "" if one["winner"] is None else f", {one['winner']} stays"
-    CONSOLE.print(f"{one['alias']} {one['state']}{ended}{winner}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{one['alias']} {one['state']}{ended}{winner}", markup=False, soft_wrap=True)
     columns = ("role", "outcomes", "mean", "between", "above the control", "requests", "errors", "slow")
     table = PlainTable(whole("target"), *columns)
     for target in one["targets"]:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.recipe_options import (
-    CONSOLE,
     Device,
     Expression,
     Mismatch,
@@ -60,7 +60,7 @@ def export(
         record = folders.get(target.name)
     files = f"{record.weight_bytes} bytes in {record.shard_count} files"
     said = "" if record.added is None else f", {rank_of(record.added)}"
-    CONSOLE.print(
+    on_stdout().print(
         f"{out}: {record.changed_modules} modules changed{said}, {files}, {seconds:.1f} s", markup=False, soft_wrap=True
     )
     print_warnings(() if record.added is None else record.added.warnings)

@@ -7,8 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from amalgam.cli.consoles import on_stderr
 from amalgam.cli.serve import CommandLine, listen, serve_until_stopped
 from amalgam.cli.tls import tls_context
 from amalgam.cli.vllm_environment import unheeded
@@ -16,8 +15,6 @@ from amalgam.engine.protocol import Engine
 from amalgam.errors.remote import EnginesOfAnotherModel
 from amalgam.errors.serving import FlagRefused
 from amalgam.settings import Settings, settle
-
-_CONSOLE = Console(stderr=True, highlight=False)
 
 
 def run_front(settings: Settings, model: str | None, served_model_name: str | None, flags: list[str]) -> None:
@@ -36,7 +33,7 @@ def run_front(settings: Settings, model: str | None, served_model_name: str | No
     if flags or served_model_name is not None:
         raise FlagRefused((flags or ["--served-model-name"])[0], "give it to amalgam engine, which runs vLLM")
     for sentence in unheeded(os.environ):
-        _CONSOLE.print(sentence, style="yellow", markup=False, soft_wrap=True)
+        on_stderr().print(sentence, style="yellow", markup=False, soft_wrap=True)
     address = address_of(settings.engine.engine_address)
     folder = base_folder(settings, model)
     tls_context(settings.tls)
@@ -45,7 +42,7 @@ def run_front(settings: Settings, model: str | None, served_model_name: str | No
     join(address)
     settle(os.environ, settings)
     handle = engine_handle(address)
-    with _CONSOLE.status("Waiting for a replica of the engine"):
+    with on_stderr().status("Waiting for a replica of the engine"):
         facts = asyncio.run(first_facts(handle, address, ENGINE_START_TIMEOUT_S))
     if base_spec(folder, facts.names[0], facts.max_lora_rank).fingerprint != facts.fingerprint:
         raise EnginesOfAnotherModel(str(folder), facts.names)
@@ -76,5 +73,5 @@ def base_folder(settings: Settings, model: str | None) -> Path:
 
     if model is not None:
         return local_model(model)
-    with _CONSOLE.status("Preparing the demo model") as status:
+    with on_stderr().status("Preparing the demo model") as status:
         return ensure_base_model(settings.storage.cache_dir, lambda text: status.update(text))

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, path_of, print_table
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, path_of, print_table
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.one_line import OneLineGroup, ended
 from amalgam.cli.recipe_options import progress_bar
 from amalgam.cli.tables import PlainTable, whole
@@ -38,14 +39,16 @@ def list_jobs(
 def show(job: JobId, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show one job, as JSON."""
     with client(url, key) as session:
-        CONSOLE.print_json(data=answer(session.get(path_of("jobs", job)), "id"))
+        on_stdout().print_json(data=answer(session.get(path_of("jobs", job)), "id"))
 
 
 @app.command()
 def cancel(job: JobId, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Cancel a job that is not done yet."""
     with client(url, key) as session:
-        CONSOLE.print(described(answer(session.post(path_of("jobs", job) + ":cancel"))), markup=False, soft_wrap=True)
+        on_stdout().print(
+            described(answer(session.post(path_of("jobs", job) + ":cancel"))), markup=False, soft_wrap=True
+        )
 
 
 def described(job: dict[str, Any]) -> str:

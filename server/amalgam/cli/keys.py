@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from amalgam.cli import limit_options
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.tables import PlainTable, whole
 from amalgam.errors.requests import FieldRefused
@@ -110,7 +111,7 @@ def update(
         one = answer(session.patch(path_of("keys", key_id), json=body), "id", "limits")
     ends = "" if one["expires_at"] is None else f", expires {one['expires_at']}"
     line = f"{one['id']}: {_state(one)}{ends}, models {', '.join(one['models'])}, blends {one['blends']}"
-    CONSOLE.print(f"{line}, limits: {limit_options.told(one['limits'])}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{line}, limits: {limit_options.told(one['limits'])}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -137,7 +138,7 @@ def revoke(
     """End a key at once; other servers of one registry follow within a second."""
     with client(url, key) as session:
         ended = answer(session.post(path_of("keys", key_id) + ":revoke"), "id", "state")
-    CONSOLE.print(f"{ended['id']} is {ended['state']}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{ended['id']} is {ended['state']}", markup=False, soft_wrap=True)
 
 
 def _scopes(models: list[str] | None, blends: str | None) -> dict[str, Any]:

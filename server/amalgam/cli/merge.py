@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.merge_outputs import LINEAGE_END, FormOption, default_dtype, require_free, sink_of, target_of
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import (
-    CONSOLE,
     DEFAULT_MAX_RANK,
     Backend,
     Base,
@@ -85,7 +85,7 @@ def build(
     stored = outcome.lineage["result"]["storage_error"]
     kept += f", {stored:.4f} off in {outcome.recipe.output.dtype}" if stored else ""
     seconds = sum(outcome.seconds.values())
-    CONSOLE.print(
+    on_stdout().print(
         f"{out}: {outcome.module_count} modules, rank {outcome.rank}{kept}, {seconds:.2f} s",
         markup=False,
         soft_wrap=True,
@@ -138,7 +138,7 @@ def plan(
         return
     facts["energy_kept"] = "all of it" if kept is None else f"{kept:.4f}{seen}"
     for name, value in facts.items():
-        CONSOLE.print(f"{name.replace('_', ' '):16} {value}", markup=False, soft_wrap=True)
+        on_stdout().print(f"{name.replace('_', ' '):16} {value}", markup=False, soft_wrap=True)
     _print_inputs(overall)
     print_warnings(layout.warnings)
 
@@ -155,7 +155,7 @@ def methods() -> None:
             "\n".join(_parameter_lines(spec.name)),
             spec.paper,
         )
-    print_fitting(CONSOLE, table)
+    print_fitting(on_stdout(), table)
 
 
 @app.command()
@@ -183,7 +183,7 @@ def report(
         name = real.name.removesuffix(LINEAGE_END) if folder.is_file() else real.name
         target = out or real.with_name((name or "merge") + "-report.html")
         target.write_text(page, encoding="utf-8")
-    CONSOLE.print(str(target), markup=False, soft_wrap=True)
+    on_stdout().print(str(target), markup=False, soft_wrap=True)
 
 
 def _parameter_lines(name: str) -> Iterator[str]:
@@ -209,7 +209,7 @@ def _print_inputs(overall: Mapping[str, Any]) -> None:
         row = overall["cosine"][i]
         cosines = [_nearest(i, row)] if wide else [f"{value:+.3f}" for value in row]
         table.add_texts(str(i + 1), _short(name), f"{overall['norms'][i]:.4g}", *kept, *cosines)
-    print_fitting(CONSOLE, table)
+    print_fitting(on_stdout(), table)
 
 
 def _nearest(own: int, cosines: Sequence[float]) -> str:

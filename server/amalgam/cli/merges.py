@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, ERRORS, Key, Url, answer, client, path_of
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, path_of
+from amalgam.cli.consoles import on_stderr, on_stdout
 from amalgam.cli.jobs import described, followed
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import recipe_file
@@ -108,7 +109,7 @@ def create(
             adapter, _, number = job["version"].partition("@")
             made = answer(session.get(path_of("adapters", adapter, "versions", number)))
         if "job" in made:
-            CONSOLE.print(described(made["job"]), markup=False, soft_wrap=True)
+            on_stdout().print(described(made["job"]), markup=False, soft_wrap=True)
             return
         _print_version(made)
 
@@ -116,13 +117,13 @@ def create(
 def _print_version(made: dict[str, Any]) -> None:
     """What was built, how its weights were found, and what it keeps of its inputs."""
     text = f"{made['model']}  rank {made['rank']}  {made['size_bytes'] / 1e6:.1f} MB"
-    CONSOLE.print(text, markup=False, soft_wrap=True)
+    on_stdout().print(text, markup=False, soft_wrap=True)
     lineage = made["lineage"] or {}
     if found := lineage.get("fit"):
         weights = ", ".join(f"{weight:g} of {name}" for name, weight in found["weights"].items())
-        CONSOLE.print(f"weights: {weights} ({found['tried']} tried)", markup=False, soft_wrap=True)
+        on_stdout().print(f"weights: {weights} ({found['tried']} tried)", markup=False, soft_wrap=True)
     for name, figures in (lineage.get("kept") or {}).get("inputs", {}).items():
         line = f"gives {figures['answers']:.0%} of the answers of {name} alike ({figures['prompts']} prompts)"
-        CONSOLE.print(line, markup=False, soft_wrap=True)
+        on_stdout().print(line, markup=False, soft_wrap=True)
     for warning in made["warnings"]:
-        ERRORS.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+        on_stderr().print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)

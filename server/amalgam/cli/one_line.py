@@ -10,16 +10,15 @@ from typing import Any, Final
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from amalgam.cli.consoles import on_stderr
 from amalgam.errors import AmalgamError
 from amalgam.errors.requests import FieldRefused
 from amalgam.errors.terminal import FileUnusable, InvalidUsage
 from amalgam.errors.type_words import told
 
-_CONSOLE: Final = Console(stderr=True, highlight=False)
 _WIDEST_HELP: Final = 100
 """Columns."""
 _NOT_TEXT: Final = "has letters that are not UTF-8. Write it in letters that are, or set LC_ALL=C.UTF-8."
@@ -30,7 +29,7 @@ _HELP_SHOWN: Final = "NoArgsIsHelpError"
 def ended(code: str, text: str, status: int = 2) -> typer.Exit:
     """Write one line on standard error; raise what comes back to end the program."""
     line = " ".join(f"{code}: {text}".split())
-    _CONSOLE.print(line, markup=False, style="red", soft_wrap=True)
+    on_stderr().print(line, markup=False, style="red", soft_wrap=True)
     return typer.Exit(status)
 
 
@@ -130,7 +129,7 @@ def _told(run: Callable[[], Any]) -> Any:
         raise typer.Exit(1) from None
     except TyperException as error:
         if type(error).__name__ == _HELP_SHOWN:
-            _CONSOLE.print(error.format_message(), markup=False, soft_wrap=True)
+            on_stderr().print(error.format_message(), markup=False, soft_wrap=True)
             raise typer.Exit(error.exit_code) from None
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else None

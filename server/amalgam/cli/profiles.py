@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, path_of
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, path_of
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import sentences
 from amalgam.errors.requests import FieldRefused
@@ -23,7 +24,7 @@ app = typer.Typer(
 def show(version: Version, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Show a version's profile with its history, as JSON."""
     with client(url, key) as session:
-        CONSOLE.print_json(data=answer(session.get(_path(session, version)), "model"))
+        on_stdout().print_json(data=answer(session.get(_path(session, version)), "model"))
 
 
 @app.command("set")
@@ -73,7 +74,7 @@ def rm(version: Version, url: Url = DEFAULT_URL, key: Key = None) -> None:
     """Take a version's profile away; its history stays."""
     with client(url, key) as session:
         gone = answer(session.delete(_path(session, version)), "model")
-    CONSOLE.print(f"{gone['model']} has no profile now", markup=False, soft_wrap=True)
+    on_stdout().print(f"{gone['model']} has no profile now", markup=False, soft_wrap=True)
 
 
 def _switch(version: str, url: str, key: str | None, *, active: bool) -> None:
@@ -90,7 +91,7 @@ def _path(session: httpx.Client, version: str) -> str:
 def _say(view: dict[str, Any]) -> None:
     parts = ", ".join(view["profile"] or ()) or "nothing"
     state = "on" if view["active"] else "off"
-    CONSOLE.print(f"{view['model']}  revision {view['revision']}  {state}  {parts}", markup=False, soft_wrap=True)
+    on_stdout().print(f"{view['model']}  revision {view['revision']}  {state}  {parts}", markup=False, soft_wrap=True)
 
 
 def _read(option: str, data: bytes) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from amalgam.cli.consoles import on_stderr
 from amalgam.cli.foreign_inputs import open_foreign
 from amalgam.cli.one_line import ended_with
 from amalgam.domain.expression import parse_expression
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 DTYPES: Final = get_args(Output.model_fields["dtype"].annotation)
 """What a result may be stored in."""
-CONSOLE: Final = Console(highlight=False)
-ERRORS: Final = Console(stderr=True, highlight=False)
 DEFAULT_MAX_RANK: Final = EngineSettings().max_lora_rank
 """Largest rank of a result unless ``--max-rank`` says otherwise: what a server allows unless it is told otherwise."""
 
@@ -253,13 +251,13 @@ def require_writable(folder: Path) -> None:
 def progress_bar() -> Progress:
     """A bar on standard error, gone when it is done."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=ERRORS, transient=True)
+    return Progress(*columns, console=on_stderr(), transient=True)
 
 
 def print_warnings(warnings: tuple[str, ...]) -> None:
     """One line each, on standard error."""
     for warning in warnings:
-        ERRORS.print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
+        on_stderr().print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
 
 
 @contextmanager

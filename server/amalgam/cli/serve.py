@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from amalgam.cli.consoles import on_stderr
 from amalgam.cli.one_line import ended
 from amalgam.cli.tls import tls_context
 from amalgam.cli.vllm_environment import unheeded
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from amalgam.wiring.parts import EngineFactory
 
 DEMO_NAME = "smollm2"
-_CONSOLE = Console(stderr=True, highlight=False)
 
 
 def serve(
@@ -80,7 +79,7 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
         # Flags may change the address and add keys; `listen` asks again in any case.
         require_safe_binding(settings)
     for sentence in unheeded(os.environ):
-        _CONSOLE.print(sentence, style="yellow", markup=False, soft_wrap=True)
+        on_stderr().print(sentence, style="yellow", markup=False, soft_wrap=True)
     # Before anything is started: the engine's processes read settings from it, and none of them needs a key.
     settle(os.environ, settings)
     is_demo = model is None
@@ -95,7 +94,7 @@ def run(settings: Settings, model: str | None, served_model_name: str | None, fl
     if model is None:
         from amalgam.demo.base_model import ensure_base_model
 
-        with _CONSOLE.status("Preparing the demo model") as status:
+        with on_stderr().status("Preparing the demo model") as status:
             model = str(ensure_base_model(settings.storage.cache_dir, lambda text: status.update(text)))
     else:
         model = str(local_model(model))
@@ -206,9 +205,9 @@ def serve_until_stopped(
         parts = {"command line": serving - began} | startup_s
         split = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in parts.items())
         took_s = time.monotonic() - began
-        _CONSOLE.print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {escape(url)}", soft_wrap=True)
+        on_stderr().print(f"[green]Ready[/green] in {took_s:.1f} s ({split}): {escape(url)}", soft_wrap=True)
         if settings.http.console:
-            _CONSOLE.print(f"In a browser: {url}/console/", soft_wrap=True, markup=False)
+            on_stderr().print(f"In a browser: {url}/console/", soft_wrap=True, markup=False)
         if is_demo:
             _print_examples(url)
 
@@ -262,7 +261,7 @@ class _Phases:
     """What the start is doing: a moving line on a terminal, plain lines elsewhere."""
 
     def __init__(self, is_terminal: bool) -> None:
-        self._status: Any = _CONSOLE.status("Starting") if is_terminal else None
+        self._status: Any = on_stderr().status("Starting") if is_terminal else None
         self._lock = threading.Lock()
         if self._status is not None:
             self._status.start()
@@ -273,7 +272,7 @@ class _Phases:
             if self._status is not None:
                 self._status.update(f"{phase} …")
             else:
-                _CONSOLE.print(f"{phase} …", markup=False, soft_wrap=True)
+                on_stderr().print(f"{phase} …", markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """Stop moving."""
@@ -298,4 +297,4 @@ def _print_examples(url: str) -> None:
         f"curl {url}/v1/chat/completions {header} -d '{json.dumps(chat)}'",
         f"curl '{url}/admin/v1/merges?wait_s=60' {header} -d '{json.dumps(merge)}'",
     ):
-        _CONSOLE.print(f"\n{line}", soft_wrap=True, markup=False)
+        on_stderr().print(f"\n{line}", soft_wrap=True, markup=False)

@@ -11,7 +11,7 @@ from rich.text import Text
 UNBOUND: Final = 1000
 """Columns of what no terminal shows."""
 LEAST_WIDTH: Final = 24
-"""Columns. What a terminal has not, it breaks itself; in fewer no word would be left."""
+"""Columns. In fewer, headings and values side by side would leave no word whole."""
 
 
 class PlainTable(Table):
@@ -43,7 +43,7 @@ def print_fitting(console: Console, table: PlainTable) -> None:
             console.print(record)
             continue
         for heading, cell in zip(*(column.cells for column in record.columns), strict=True):
-            console.print(Text.assemble(str(heading), " ", str(cell)), soft_wrap=True)
+            console.print(Text.assemble(str(heading), " ", str(cell)), overflow="fold")
 
 
 def _records(table: PlainTable) -> Iterator[Table]:

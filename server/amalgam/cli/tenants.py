@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from amalgam.cli import limit_options
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, every_page, path_of, print_table
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.tables import PlainTable, whole
 
@@ -112,7 +113,7 @@ def rm(tenant: Annotated[str, typer.Argument(help="id")], url: Url = DEFAULT_URL
     """Delete a tenant and revoke its keys; what it registered stays."""
     with client(url, key) as session:
         gone = answer(session.delete(path_of("tenants", tenant)), "id")
-    CONSOLE.print(f"deleted {gone['id']}, and revoked its keys", markup=False, soft_wrap=True)
+    on_stdout().print(f"deleted {gone['id']}, and revoked its keys", markup=False, soft_wrap=True)
 
 
 def _fields(name: str | None, weight: float | None, cache_group: str | None) -> dict[str, Any]:
@@ -128,4 +129,4 @@ def _limits(tenant: dict[str, Any]) -> str:
 
 def _print(tenant: dict[str, Any]) -> None:
     line = f"{tenant['id']}: {tenant['state']}, weight {tenant['weight']:g}, limits: {_limits(tenant)}"
-    CONSOLE.print(line, markup=False, soft_wrap=True)
+    on_stdout().print(line, markup=False, soft_wrap=True)

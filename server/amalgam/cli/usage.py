@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from amalgam.cli.client import CONSOLE, DEFAULT_URL, Key, Url, answer, client, print_table
+from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, print_table
+from amalgam.cli.consoles import on_stdout
 from amalgam.cli.tables import PlainTable, whole
 from amalgam.errors.requests import FieldRefused
 
@@ -42,7 +43,7 @@ def usage(
             begin = [line["start_time"]] if width else []
             table.add_texts(*begin, *(line[name] for name in names), *(f"{line[name]:,}" for name in _COUNTS))
     if table.row_count == 0:
-        CONSOLE.print("nothing was used")
+        on_stdout().print("nothing was used")
         return
     print_table(table)
 

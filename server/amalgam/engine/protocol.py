@@ -91,7 +91,7 @@ class EngineInfo:
 
     @property
     def digests(self) -> frozenset[str]:
-        """Of the files that it may read again; blends have none."""
+        """The digests of the files that it may read again; blends have none."""
         return frozenset(resident.digest for resident in self.residents if resident.digest)
 
 

@@ -77,7 +77,10 @@ async def test_a_line_that_breaks_is_made_again(
     notices, heard = listening
     told = heard.times
     async with database.write() as connection:
-        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = %s AND pid <> pg_backend_pid()"
+        query = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query = %s AND datname = current_database() AND pid <> pg_backend_pid()"
+        )
         for said in (f"LISTEN {CHANNEL}", "SELECT 1"):
             await connection.exec_driver_sql(query, (said,))
     # What was committed meanwhile may have been missed, so the new line begins with a word.
