@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ COLLABORATORS: dict[str, tuple[type, str]] = {
 """Of each loop, a method that it calls soon after its start, if it waits for that method, or again and again."""
 
 
+UNDER_TEST: ContextVar[object] = ContextVar("UNDER_TEST")
+"""The fault of the application whose tasks run in this context; those of other tests' applications have none."""
+
+
 class Unforeseen(Exception):
     """Not of the error tree."""
 
@@ -88,7 +93,8 @@ class Fault:
 
         def is_here() -> bool:
             task = asyncio.current_task()
-            return not self.is_over and task is not None and task.get_name() == self.loop
+            is_ours = UNDER_TEST.get(None) is self
+            return is_ours and not self.is_over and task is not None and task.get_name() == self.loop
 
         def strike() -> None:
             self.strikes += 1
@@ -119,6 +125,8 @@ async def app_whose(
     monkeypatch.setattr(background_loops, "PAUSE_S", 0.2)
     monkeypatch.setattr(background_loops, "MAX_PAUSE_S", 0.4)
     monkeypatch.setattr(background_loops, "SETTLED_S", 1.0)
+    # Every task that the application starts inherits it.
+    UNDER_TEST.set(fault)
     async with start_app(tmp_path) as running_app:
         fault.due.set()
         # The process for templates is started with the first of them.

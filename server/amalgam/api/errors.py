@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from amalgam.api.access import caller_of
 from amalgam.api.anthropic_errors import anthropic_body, speaks_anthropic
+from amalgam.api.fields.by_endpoint import FIELD_NAMES
 from amalgam.api.inference.rate_headers import RATE_HEADERS
 from amalgam.api.transport.cross_origin import PERMISSION
 from amalgam.domain.adapter import NAME_PATTERN
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _MAX_PLACE: Final = 128
 _MAX_REASON: Final = 400
 _MAX_MESSAGE: Final = 1000
+_FIRST_WORD: Final = re.compile(r"[`']?([a-z_]+)\b")
 _PRIVATE: Final = re.compile(r"(?<![\w:/])(?:/[\w.@+~-]+){2,}/?(?::\d+)?|\b0x[0-9a-fA-F]{6,}\b")
 """Absolute paths, with the line that stands behind one, and addresses in memory."""
 
@@ -84,10 +86,11 @@ def error_body(error: AmalgamError, request_id: str | None = None, scopes: Scope
 
     Of exact versions only those are named that are in ``scopes``, or that whoever asks has named.
     """
+    is_engines = isinstance(error, EngineRefused)
     content: dict[str, Any] = {
-        "message": _told(error.message) if isinstance(error, EngineRefused) else error.message,
+        "message": _told(error.message) if is_engines else error.message,
         "type": error.type,
-        "param": error.param,
+        "param": _field_named(error.message) if error.param is None and is_engines else error.param,
         "code": error.code,
     }
     if isinstance(error, InvalidAdapter):
@@ -98,6 +101,12 @@ def error_body(error: AmalgamError, request_id: str | None = None, scopes: Scope
     if request_id is not None:
         content["request_id"] = request_id
     return {"error": content}
+
+
+def _field_named(message: str) -> str | None:
+    """The field that a sentence of the engine begins with: it says so of some refusals in no other way."""
+    begin = _FIRST_WORD.match(message)
+    return begin[1] if begin is not None and begin[1] in FIELD_NAMES else None
 
 
 def _told(message: str) -> str:

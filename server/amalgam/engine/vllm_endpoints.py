@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from vllm.entrypoints.anthropic import api_router as anthropic
 from vllm.entrypoints.openai.chat_completion import api_router as chat
 from vllm.entrypoints.openai.completion import api_router as completion
@@ -21,6 +21,7 @@ from vllm.entrypoints.serve.tokenize import api_router as tokenize
 from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from amalgam.engine.constraint_failures import constraint_of, explained_stream
 from amalgam.engine.object_arguments import bind_to_objects
 from amalgam.engine.own_templates import begin, let_in
 from amalgam.engine.plain_usage import with_plain_usage
@@ -34,8 +35,6 @@ from amalgam.errors.type_words import told
 
 # What vLLM's own exception handlers turn into answers; anything else is a fault of the server and stays one.
 ANSWERED: Final = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
-
-_CONSTRAINTS: Final = ("structured_outputs", "response_format", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +117,9 @@ async def answer(
         raise asked.failure
     if response is not None and response.status_code >= 400:
         raise _refused_body(response.status_code, response.body)
+    if isinstance(response, StreamingResponse) and (constraint := constraint_of(body)) is not None:
+        response.body_iterator = explained_stream(response.body_iterator, constraint)
     return spec.shaped(response)
-
-
-def explained(error: AmalgamError, body: Mapping[str, Any]) -> AmalgamError:
-    """``error`` of a request whose engine goes on, in the words of its cause where the request had a constraint.
-
-    xgrammar fails on some expressions only when it compiles them, in the engine's process; vLLM calls that an internal
-    error.
-    """
-    constraint = next((name for name in _CONSTRAINTS if body.get(name)), None)
-    if error.status != 500 or constraint is None:
-        return error
-    message = "The engine could not compile or follow this constraint. Send a simpler schema or expression."
-    return EngineRefused(400, f"{constraint}: {message}", constraint)
 
 
 def _refused(info: Any) -> EngineRefused:

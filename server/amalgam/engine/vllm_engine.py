@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.engine.constraint_checks import spare_the_loop
+from amalgam.engine.constraint_failures import explained
 from amalgam.engine.core_watch import watch_core
 from amalgam.engine.cpu.fork_server import ForkServer
 from amalgam.engine.engine_metrics import drop_combinations
@@ -369,7 +370,7 @@ class VllmEngine:
         self._require_ready()
         if not self.supports(endpoint):
             raise EndpointUnsupported(endpoint)
-        from amalgam.engine.vllm_endpoints import answer, explained
+        from amalgam.engine.vllm_endpoints import answer
 
         try:
             return await answer(self._endpoints[endpoint], body, raw_request, self._answers, profile)

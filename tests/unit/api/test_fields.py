@@ -247,6 +247,26 @@ def test_fields_that_bound_each_other() -> None:
     assert refusal("completions", {"stream_options": {"include_usage": 1}, "stream": True}).param == "stream_options"
     check_fields("completions", {"stream_options": {"include_usage": True}, "stream": True})
     assert refusal("chat_completions", {"top_logprobs": 2, "logprobs": False}).param == "top_logprobs"
+    both = {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}
+    assert refusal("chat_completions", both).param == "structured_outputs"
+    check_fields("chat_completions", both | {"response_format": {"type": "text"}})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "left"),
+    [
+        ("completions", {"suffix": ""}, {}),
+        ("completions", {"suffix": "x"}, {"suffix": "x"}),
+        ("chat_completions", {"top_logprobs": 0}, {}),
+        ("chat_completions", {"top_logprobs": 0, "logprobs": False}, {"logprobs": False}),
+        ("chat_completions", {"top_logprobs": 0, "logprobs": True}, {"top_logprobs": 0, "logprobs": True}),
+        ("responses", {"top_logprobs": 0}, {}),
+        ("completions", {"stream_options": {}}, {}),
+        ("chat_completions", {"stream_options": {"include_usage": False}, "stream": False}, {"stream": False}),
+    ],
+)
+def test_what_asks_for_nothing_is_as_absent(endpoint: Endpoint, body: dict[str, Any], left: dict[str, Any]) -> None:
+    assert check_fields(endpoint, body).body == left
 
 
 def test_without_a_known_vocabulary_ids_are_left_to_the_engine() -> None:

@@ -162,3 +162,18 @@ def test_what_the_engine_says_is_told_without_what_is_private(said: str, told: s
 def test_our_own_words_are_told_as_they_are() -> None:
     message = "GET /admin/v1/adapters lists them."
     assert error_body(AmalgamError(message))["error"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ("n must be 1 when using greedy sampling, got 2.", "n"),
+        ("thinking_token_budget is set but reasoning_config is not configured.", "thinking_token_budget"),
+        ("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs"),
+        ("The model does not read pictures.", None),
+        ("nothing like a field", None),
+    ],
+)
+def test_a_refusal_of_the_engine_names_the_field_that_it_begins_with(said: str, field: str | None) -> None:
+    assert error_body(EngineRefused(400, said))["error"]["param"] == field
+    assert error_body(EngineRefused(400, said, "messages"))["error"]["param"] == "messages"

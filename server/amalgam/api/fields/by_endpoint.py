@@ -228,6 +228,8 @@ FIELDS: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
     endpoint: {**NOT_HONOURED, **ONE_ENDPOINT.get(endpoint, {}), **table} for endpoint, table in HONOURED.items()
 }
 """Every field of every endpoint that this server knows."""
+FIELD_NAMES: Final = frozenset(name for table in HONOURED.values() for name in table)
+"""The honoured fields of all endpoints together."""
 _OF_TOKENS: Final = ("prompt", "input", "tokens", "stop_token_ids", "logit_bias", "allowed_token_ids")
 
 

@@ -83,6 +83,8 @@ def check_together(endpoint: Endpoint, body: Mapping[str, Any], context_tokens: 
         raise FieldRefused("min_tokens", "must not be larger than max_tokens")
     if body.get("top_logprobs") and body.get("logprobs") is False:
         raise FieldRefused("top_logprobs", "needs logprobs to be true")
+    if body.get("structured_outputs") and (body.get("response_format") or {}).get("type", "text") != "text":
+        raise FieldRefused("structured_outputs", "cannot stand beside response_format; send one of the two")
     if endpoint == "completions" and longest == 0 and not body.get("echo"):
         raise FieldRefused("max_tokens", "must not be 0 without echo")
     _check_lengths(body, context_tokens)

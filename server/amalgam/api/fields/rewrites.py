@@ -39,6 +39,7 @@ def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
         FieldRefused: ``tool_choice`` asks for a tool that is not there.
     """
     left_out: list[str] = []
+    _leave_what_asks_for_nothing(body)
     _read_json_object_schema(body)
     if isinstance(options := body.get("stream_options"), dict):
         body["stream_options"] = {key: value for key, value in options.items() if key in STREAM_OPTIONS}
@@ -61,6 +62,17 @@ def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
         # There is nothing to choose from, which vLLM would refuse.
         del body["tool_choice"]
     return left_out
+
+
+def _leave_what_asks_for_nothing(body: dict[str, Any]) -> None:
+    """Take out values that are as none, and that vLLM refuses beside others, or where nothing could heed them."""
+    if body.get("suffix") == "":
+        del body["suffix"]
+    if body.get("top_logprobs") == 0 and not body.get("logprobs"):
+        del body["top_logprobs"]
+    options = body.get("stream_options")
+    if isinstance(options, dict) and not body.get("stream") and not any(options.values()):
+        del body["stream_options"]
 
 
 def _known_words(body: dict[str, Any]) -> list[str]:
