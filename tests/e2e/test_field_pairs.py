@@ -6,7 +6,6 @@ requests are drawn that hold, between them, every pair of edges of every two fie
 
 import random
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any, Final
 
 import httpx
@@ -15,6 +14,7 @@ import pytest
 from amalgam.api.fields.by_endpoint import HONOURED
 from amalgam.engine.protocol import Endpoint
 from tests.e2e.conftest import RunningServer
+from tests.support.covering import covering
 
 ABSENT: Final = object()
 """The field is left out."""
@@ -120,35 +120,6 @@ def edges(endpoint: Endpoint) -> dict[str, Sequence[Any]]:
     return {name: (*OTHERWISE[endpoint].get(name, EDGES[name]), ABSENT) for name in fields}
 
 
-def covering(table: Mapping[str, Sequence[Any]], draws: random.Random) -> list[dict[str, int]]:
-    """Rows of one edge of each field, by its number, that together hold every pair; a greedy covering array."""
-    names = list(table)
-    missing = {
-        (one, i, other, j)
-        for one, other in combinations(names, 2)
-        for i in range(len(table[one]))
-        for j in range(len(table[other]))
-    }
-    rows: list[dict[str, int]] = []
-    while missing:
-        one, i, other, j = min(missing)
-        row = {one: i, other: j}
-        for name in draws.sample(names, len(names)):
-            if name in row:
-                continue
-            gains = [
-                sum(
-                    ((a, k, name, number) if a < name else (name, number, a, k)) in missing
-                    for a, k in row.items()
-                )
-                for number in range(len(table[name]))
-            ]  # fmt: skip
-            row[name] = max(range(len(gains)), key=lambda number: (gains[number], draws.random()))
-        missing -= {(a, row[a], b, row[b]) for a, b in combinations(names, 2)}
-        rows.append(row)
-    return rows
-
-
 def refusal(answer: httpx.Response, what: Mapping[str, Any]) -> str | None:
     """The field that a refusal names, "" where it names none; None: it was answered. Fails where it was neither."""
     assert answer.status_code in (200, 400), (answer.status_code, what, answer.text)
@@ -187,8 +158,7 @@ def test_pairs_of_edges_are_answered_or_refused(server: RunningServer, endpoint:
         answered = 0
         rows = covering(table, random.Random(7))
         for row in rows:
-            chosen = {name: table[name][number] for name, number in row.items()}
-            answered += ask(session, path, base, {name: value for name, value in chosen.items() if value is not ABSENT})
+            answered += ask(session, path, base, {name: value for name, value in row.items() if value is not ABSENT})
         again = session.post(path, json=golden_body).json()
     assert said(again) == said(golden)
     assert answered > len(rows) / 2, "most of what is drawn is refused: the pairs are hidden"

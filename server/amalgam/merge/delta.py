@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor
+from torch._C import _LinAlgError as LinAlgError
 
 from amalgam.errors.merging import NonFinite
 from amalgam.kernels import reference
@@ -103,7 +104,11 @@ class DeltaMerge:
         shape = (module.out_features, module.in_features)
         computed = self.tiles(inputs, stack.inputs, shape, buffer)
         tiles = computed if buffer is None else _held(computed, buffer)
-        factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
+        try:
+            factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
+        except LinAlgError:
+            # Of finite numbers there always is a decomposition.
+            raise NonFinite("The result", module.name) from None
         if not bool(torch.isfinite(factors.total).all()):
             raise NonFinite("The result", module.name)
         return factors

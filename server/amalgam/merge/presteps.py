@@ -1,6 +1,7 @@
 """Pre-steps, for any method: what is done to the inputs before they are merged."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from amalgam.kernels.eigen import semidefinite_eigh
 from amalgam.merge.core import balanced_gauge
 from amalgam.merge.lowrank import inverse_where_safe
 from amalgam.merge.stack import Stack
+
+_ROUNDING: Final = torch.finfo(torch.float32).eps
+"""Of a column's length. Factors are stored in float32 at most: less of one is not told by them."""
 
 
 def prepare(stack: Stack, recipe: Recipe, references: Mapping[str, Tensor] | None) -> Stack:
@@ -50,13 +54,17 @@ def orthogonalize_rows(stack: Stack, reference: Tensor) -> Stack:
 
 
 def _cleared(columns: Tensor, reference: Tensor) -> Tensor:
-    """The columns less their part in the span of the reference's columns, computed in float64."""
+    """The columns less their part in the span of the reference's columns, computed in float64.
+
+    What is left of a column that lies in the span is rounding. It becomes zero, so that nothing makes it large again.
+    """
     wide = reference.double()
     eigenvalues, V = semidefinite_eigh(wide.mT @ wide)
     Q = wide @ (V * inverse_where_safe(eigenvalues).unsqueeze(-2))
     exact = columns.double()
     cleared: Tensor = exact - Q @ (Q.mT @ exact)
-    return cleared.float()
+    told = cleared.norm(dim=-2, keepdim=True) > _ROUNDING * exact.norm(dim=-2, keepdim=True)
+    return torch.where(told, cleared, 0.0).float()
 
 
 def balance_norms(stack: Stack) -> Stack:
