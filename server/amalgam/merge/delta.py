@@ -10,7 +10,6 @@ from typing import Final, Literal
 
 import torch
 from torch import Tensor
-from torch._C import _LinAlgError as LinAlgError
 
 from amalgam.errors.merging import NonFinite
 from amalgam.kernels import reference
@@ -106,7 +105,7 @@ class DeltaMerge:
         tiles = computed if buffer is None else _held(computed, buffer)
         try:
             factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
-        except LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             # Of finite numbers there always is a decomposition.
             raise NonFinite("The result", module.name) from None
         if not bool(torch.isfinite(factors.total).all()):
