@@ -12,7 +12,7 @@ from amalgam.routing.features import vector
 from amalgam.routing.linear import Fit, LinearModel, Scores, fit
 from amalgam.routing.neutral_prompts import NEUTRAL_PROMPTS
 
-RELEASE: Final = "1"
+RELEASE: Final = "2"
 """Changes with features, fit and prompts of no task, so that a digest never means two models."""
 _KEPT_OUT: Final = 0.9
 """Share of the prompts of no task that a threshold keeps away from all candidates."""
