@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.save_pretrained(found)
     shape = LlamaConfig(
         vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048,
+        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.3,
     )  # fmt: skip
     torch.manual_seed(0)
     LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(found)
