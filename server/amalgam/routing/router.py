@@ -65,7 +65,7 @@ def _share(high: float, low: float) -> float:
 
 
 def fit_router(spec: RouterSpec) -> tuple[Router, RouterNumbers]:
-    """Fit what is asked for. Takes processor time, a second for a thousand examples; the same spec gives the same.
+    """Fit what is asked for. Takes processor time, two seconds for a thousand examples; the same spec gives the same.
 
     Where the spec has no threshold, it is the one that keeps `_KEPT_OUT` of the prompts of no task away.
     """
