@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from amalgam_demo.tasks import generate
 from tests.e2e.conftest import RunningServer
 
 FLIPS = int(os.environ.get("AMALGAM_TEST_FLIPS", "120"))
@@ -113,3 +114,20 @@ def _flip(admin: httpx.Client, alias: str, targets: tuple[str, ...]) -> Iterator
             answer = ask(admin, alias)
             assert answer.model == target
             yield answer
+
+
+def test_adapters_find_the_examples_of_a_router(server: RunningServer, admin: httpx.Client) -> None:
+    """The base model reads prompts without labels in the merge process, and the demo's adapters tell them apart."""
+    tasks = ("sql", "json", "code")
+    prompts = [item.prompt for task in tasks for item in generate(task, "train", 8, 1)]
+    router = {"candidates": tasks, "by": {"adapters": {"prompts": [*prompts, "Tell me a story about a fox."]}}}
+    made = admin.put("/admin/v1/aliases/by-adapters", json={"router": router})
+    assert made.status_code == 201, made.text
+    try:
+        assert made.json()["router"]["examples"] == [8, 8, 8], "the story is nobody's"
+        for task in tasks:
+            body = {"prompt": generate(task, "test", 1, 2)[0].prompt}
+            explained = admin.post("/admin/v1/aliases/by-adapters:explain", json=body).json()
+            assert explained["model"] == task, explained
+    finally:
+        admin.delete("/admin/v1/aliases/by-adapters")

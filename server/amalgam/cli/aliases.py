@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -24,6 +24,8 @@ from amalgam.cli.tables import PlainTable, whole
 app = typer.Typer(cls=OneLineGroup, help="Names for weighted targets, on a running server.", no_args_is_help=True)
 
 _WEIGHTED = re.compile(r"(.+)=(\d+)", re.DOTALL)
+_FIT_TIMEOUT_S: Final = 330.0
+"""Longer than the server reads prompts for adapters that find their examples."""
 Revision = Annotated[
     int | None, typer.Option(help="only if the alias is at this revision; 0: only if it is new", min=0)
 ]
@@ -70,7 +72,7 @@ def route_alias(
         on_stderr().print(f"{file} is no JSON: {error}. Mend the file.", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
     body = {"router": router, "revision": revision}
-    with client(url, key) as session:
+    with client(url, key, _FIT_TIMEOUT_S) as session:
         _print(answer(session.put(path_of("aliases", name), json=body)))
 
 

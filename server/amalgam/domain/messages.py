@@ -1,7 +1,8 @@
 """What the server and its child processes say to each other: one JSON object a line, told apart by its ``type``.
 
-    to the merge worker     `Wake`, `PlanQuestion`, `RebuildQuestion`
-    from the merge worker   `WorkerNamed`, `JobNews`, `JobProgressed`, `PlanAnswer`, `RebuildAnswer`, `Refusal`
+    to the merge worker     `Wake`, `PlanQuestion`, `RebuildQuestion`, `EnergyQuestion`
+    from the merge worker   `WorkerNamed`, `JobNews`, `JobProgressed`, `PlanAnswer`, `RebuildAnswer`, `EnergyAnswer`,
+                            `Refusal`
     to the blend process    `BlendOrder`
     from the blend process  `BlendBuilt`, `Refusal`
 
@@ -63,6 +64,17 @@ class RebuildQuestion(_Message):
     """Of the result."""
 
 
+class EnergyQuestion(_Message):
+    """How much of what the base model makes of prompts lies in the row space of adapters."""
+
+    type: Literal["energies"] = "energies"
+    id: int
+    adapters: tuple[str, ...]
+    """Pinned."""
+    prompts: tuple[str, ...]
+    budget_s: float
+
+
 # --- from the merge worker
 
 
@@ -113,6 +125,15 @@ class RebuildAnswer(_Message):
     id: int
     digest: str
     seconds: float
+
+
+class EnergyAnswer(_Message):
+    """Answers `EnergyQuestion`."""
+
+    type: Literal["energies_found"] = "energies_found"
+    id: int
+    energies: tuple[Annotated[tuple[float, ...], Field(min_length=1)], ...]
+    """Of each prompt, by adapter."""
 
 
 # --- to and from the blend process
@@ -167,12 +188,12 @@ class Refusal(_Message):
 
 # --- lines
 
-Question = PlanQuestion | RebuildQuestion | BlendOrder | TemplateOrder
-Answer = PlanAnswer | RebuildAnswer | BlendBuilt | Refusal | TemplateAnswer
+Question = PlanQuestion | RebuildQuestion | EnergyQuestion | BlendOrder | TemplateOrder
+Answer = PlanAnswer | RebuildAnswer | EnergyAnswer | BlendBuilt | Refusal | TemplateAnswer
 WorkerNews = WorkerNamed | JobNews | JobProgressed
 News = WorkerNews | TemplateReady
-ToWorker = Wake | PlanQuestion | RebuildQuestion
-FromWorker = WorkerNews | PlanAnswer | RebuildAnswer | Refusal
+ToWorker = Wake | PlanQuestion | RebuildQuestion | EnergyQuestion
+FromWorker = WorkerNews | PlanAnswer | RebuildAnswer | EnergyAnswer | Refusal
 ToBlender = BlendOrder
 FromBlender = BlendBuilt | Refusal
 ToTemplates = TemplateOrder

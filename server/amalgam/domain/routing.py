@@ -15,6 +15,8 @@ LEAST_EXAMPLES: Final = 3
 MAX_EXAMPLES: Final = 200
 """Of each candidate; of all together `MAX_ALL_EXAMPLES`."""
 MAX_ALL_EXAMPLES: Final = 1000
+MAX_PROMPTS: Final = 500
+"""That the adapters tell apart; each takes a pass of the base model."""
 MAX_EXAMPLE_LENGTH: Final = 4000
 """Characters."""
 _HEADER_BYTES: Final = 1024

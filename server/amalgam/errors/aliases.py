@@ -76,6 +76,22 @@ class AliasNotRouted(InvalidRequest):
         )
 
 
+class PromptsUnread(InvalidRequest):
+    """Prompts that the base model was to read, to see which adapter each is for, and did not.
+
+    Next step: the message says why; give examples instead.
+    """
+
+    status = 422
+    code = "prompts_unread"
+    param = "router.by.adapters"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The prompts cannot be told apart by the adapters: {reason}. Give fewer prompts, or examples by candidate."
+        )
+
+
 class AliasTargetGone(NotFound):
     """A request drew a target that does not exist any more.
 

@@ -4,6 +4,7 @@ Everything is computed on whole arrays, so that a text of 2000 letters takes a f
 integers until the counts, so that every machine finds the same places.
 """
 
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -11,14 +12,17 @@ import numpy.typing as npt
 
 WIDTH: Final = 16384
 """Places of a vector. Two features rarely meet in one; where they do, their signs differ half of the time."""
-ENDS: Final = 60
-"""Characters at either end of a text that count once more: an instruction stands before or after what it is about."""
+ENDS: Final = (30, 60)
+"""Characters at either end of a long text that count once more: an instruction stands before or after what it is
+about."""
 HALF_TEXT: Final = 500
 """Of a long text its first and its last so many characters are read."""
 EARLIER_WEIGHT: Final = 0.5
 """Of what the user said in earlier turns, beside the last one."""
 _LETTERS: Final = (3, 4, 5)
 """Lengths of groups of letters."""
+_WORDS_COUNT, _PAIRS_COUNT, _LETTERS_COUNT = 1.0, 0.5, 1.5
+"""Of one piece of text: another wording has other pairs of words, and often the same stems."""
 _FACTOR: Final = 0x01000193
 """Odd, and so with an inverse modulo 2^32: it is that of FNV-1a, by Fowler, Noll and Vo."""
 _SPREAD: Final = np.uint32(0x9E3779B1)
@@ -27,6 +31,21 @@ _ZERO, _NINE, _UNDERLINE = np.uint32(ord("0")), np.uint32(ord("9")), np.uint32(o
 Vector: TypeAlias = npt.NDArray[np.float32]
 _Codes: TypeAlias = npt.NDArray[np.uint32]
 _Flags: TypeAlias = npt.NDArray[np.bool_]
+_Places: TypeAlias = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """What a text has of one kind: the hash of each, and where it starts and stops."""
+
+    hashes: _Codes
+    starts: _Places
+    stops: _Places
+
+    def inside(self, first: int, last: int) -> _Codes:
+        """The hashes of those that lie between two places of the text."""
+        found: _Codes = self.hashes[(self.starts >= first) & (self.stops <= last)]
+        return found
 
 
 def bounded(text: str) -> str:
@@ -48,14 +67,27 @@ def vector(last: str, earlier: str = "") -> Vector:
 
 
 def _of_text(text: str) -> Vector:
-    """Words count as much as groups of letters, and each end of a long text as much as the whole."""
+    """The features of the whole and, of a long text, those of its ends, each piece counting alike."""
     plain = " ".join(bounded(text).lower().split())
     if not plain:
         return np.zeros(WIDTH, np.float32)
-    pieces = [plain] if len(plain) <= 2 * ENDS else [plain, plain[:ENDS], plain[-ENDS:]]
-    groups = [_placed(find(codes)) for codes in map(_codes, pieces) for find in (_word_hashes, _letter_hashes)]
-    places = np.concatenate([found for found, _ in groups])
-    values = np.concatenate([found for _, found in groups])
+    codes = _codes(plain)
+    words = _words(codes)
+    size = len(codes)
+    pieces = [(0, size)]
+    if size > 2 * max(ENDS):
+        pieces += [piece for length in ENDS for piece in ((0, length), (size - length, size))]
+    placed = [
+        _placed(features.inside(*piece), counts)
+        for features, counts in (
+            (words, _WORDS_COUNT),
+            (_pairs(words), _PAIRS_COUNT),
+            (_letters(codes), _LETTERS_COUNT),
+        )
+        for piece in pieces
+    ]
+    places = np.concatenate([found for found, _ in placed])
+    values = np.concatenate([found for _, found in placed])
     return _scaled(np.bincount(places, weights=values, minlength=WIDTH).astype(np.float32))
 
 
@@ -76,8 +108,8 @@ def _in_words(codes: _Codes) -> _Flags:
     return found
 
 
-def _word_hashes(codes: _Codes) -> _Codes:
-    """The hashes of words and of signs, and of two that follow each other.
+def _words(codes: _Codes) -> _Hashed:
+    """Words and signs.
 
     A word's hash is a polynomial in `_FACTOR`: the difference of two sums over the text, taken back to its place.
     """
@@ -87,11 +119,16 @@ def _word_hashes(codes: _Codes) -> _Codes:
     begins[1:] |= inside[1:] & ~inside[:-1]
     ends = is_sign.copy()
     ends[:-1] |= inside[:-1] & ~inside[1:]
-    starts, stops = np.flatnonzero(begins), np.flatnonzero(ends)
+    starts, stops = np.flatnonzero(begins), np.flatnonzero(ends) + 1
     powers, inverses = _powers(_FACTOR, len(codes)), _powers(pow(_FACTOR, -1, 1 << 32), len(codes))
     sums = np.concatenate([np.zeros(1, np.uint32), np.cumsum(codes * powers, dtype=np.uint32)])
-    words = (sums[stops + 1] - sums[starts]) * inverses[starts]
-    return _mixed(np.concatenate([words, words[:-1] * _SPREAD ^ _mixed(words[1:])]))
+    return _Hashed((sums[stops] - sums[starts]) * inverses[starts], starts, stops)
+
+
+def _pairs(words: _Hashed) -> _Hashed:
+    """Two words or signs that follow each other."""
+    hashes = words.hashes[:-1] * _SPREAD ^ _mixed(words.hashes[1:])
+    return _Hashed(hashes, words.starts[:-1], words.stops[1:])
 
 
 def _powers(factor: int, count: int) -> _Codes:
@@ -100,17 +137,17 @@ def _powers(factor: int, count: int) -> _Codes:
     return np.cumprod(found, dtype=np.uint32)
 
 
-def _letter_hashes(codes: _Codes) -> _Codes:
-    """The hashes of every group of letters, blanks among them; a text too short for a group has none of that length."""
+def _letters(codes: _Codes) -> _Hashed:
+    """Every group of letters, blanks among them; a text too short for a group has none of that length."""
     found = []
     for length in _LETTERS:
-        if len(codes) < length:
-            continue
-        hashes = np.full(len(codes) - length + 1, length, np.uint32)
+        count = max(len(codes) - length + 1, 0)
+        hashes = np.full(count, length, np.uint32)
         for offset in range(length):
-            hashes = hashes * np.uint32(_FACTOR) ^ codes[offset : offset + len(hashes)]
-        found.append(hashes)
-    return _mixed(np.concatenate(found)) if found else np.zeros(0, np.uint32)
+            hashes = hashes * np.uint32(_FACTOR) ^ codes[offset : offset + count]
+        starts = np.arange(count)
+        found.append((hashes, starts, starts + length))
+    return _Hashed(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _mixed(hashes: _Codes) -> _Codes:
@@ -120,12 +157,13 @@ def _mixed(hashes: _Codes) -> _Codes:
     return spread ^ spread >> np.uint32(16)
 
 
-def _placed(hashes: _Codes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Places and what stands there, of length 1: counted, each with its sign, more than one of a kind damped."""
-    places, which = np.unique(hashes % np.uint32(WIDTH), return_inverse=True)
-    counts = np.bincount(which, weights=1.0 - 2.0 * (hashes >> np.uint32(31)))
+def _placed(hashes: _Codes, length: float) -> tuple[_Places, npt.NDArray[np.float64]]:
+    """Places and what stands there, of this length: counted, each with its sign, more than one of a kind damped."""
+    mixed = _mixed(hashes)
+    places, which = np.unique(mixed % np.uint32(WIDTH), return_inverse=True)
+    counts = np.bincount(which, weights=1.0 - 2.0 * (mixed >> np.uint32(31)))
     damped = np.sign(counts) * np.log1p(np.abs(counts))
-    return places.astype(np.intp), damped / max(float(np.sqrt(damped @ damped)), 1e-9)
+    return places.astype(np.intp), damped * (length / max(float(np.sqrt(damped @ damped)), 1e-9))
 
 
 def _scaled(values: Vector) -> Vector:

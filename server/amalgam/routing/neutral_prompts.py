@@ -1,13 +1,15 @@
 """Prompts of no particular task: what a router compares every target's examples with, so that it knows the rest.
 
-They are everyday requests to an assistant, in several languages. Which of them an alias' own examples are like does
-not matter much: what they have in common with every task (asking, politeness, small words) then decides nothing.
+They are everyday requests to an assistant, in several languages, some of them long. Which of them an alias' own
+examples are like does not matter much: what they have in common with every task (asking, politeness, small words) then
+decides nothing. How many they are does: with half of them fewer requests reach their candidate.
 """
 
 from typing import Final
 
 NEUTRAL_PROMPTS: Final = (
-    "Hi", "Hello there", "Good morning!", "Thank you very much", "Thanks a lot, bye", "OK", "Yes, please", "No, why?",
+    "Hi", "Hello there", "Good morning!", "Thank you very much", "Thanks a lot, bye", "OK", "Yes, please",
+    "No, why?",
     "Go on", "What do you mean?", "Can you explain that?", "I do not understand", "Try again", "Are you sure?",
     "That is wrong", "Can you help me?", "Please help", "What can you do?", "Who made you?", "Are you a human?",
     "What is your name?", "Tell me something interesting.", "Tell me a story.", "Make me laugh.", "I am bored.",
@@ -36,7 +38,8 @@ NEUTRAL_PROMPTS: Final = (
     "How do I say no politely?", "What is a good gift for my mother?", "Give me ideas for a party.",
     "Recommend a film for tonight.", "Recommend some music for running.", "What are good books about history?",
     "Suggest a name for my boat.", "Suggest a hobby for the winter.", "Write a poem about spring.",
-    "Write a birthday card for my brother.", "Write a song about rain.", "Write a story about a dragon and a knight.",
+    "Write a birthday card for my brother.", "Write a song about rain.",
+    "Write a story about a dragon and a knight.",
     "Write an e-mail to my teacher.", "Write a speech for a wedding.", "Invent a game for five children.",
     "Pretend you are a pirate.", "Give me a riddle.", "Let's play twenty questions.", "Roll a die for me.",
     "What is 12 times 14?", "What is the square root of 144?", "How many seconds are in a day?",
@@ -49,7 +52,8 @@ NEUTRAL_PROMPTS: Final = (
     "How do I improve my handwriting?", "How do I write a good essay?", "Give me three facts about whales.",
     "List the planets.", "List the seven wonders of the world.", "Name ten kinds of cheese.",
     "Compare cats and dogs.", "What are the pros and cons of working from home?", "Describe a sunset.",
-    "Describe how to tie a shoe.", "Step by step, how do I change a light bulb?", "How does a bicycle stay upright?",
+    "Describe how to tie a shoe.", "Step by step, how do I change a light bulb?",
+    "How does a bicycle stay upright?",
     "How does the internet work?", "What is a computer virus?", "Which phone should I buy?", "My laptop is slow.",
     "How do I take a screenshot?", "How do I reset my password?", "What is artificial intelligence?",
     "Will robots take our jobs?", "How do I meditate?", "How do I stop worrying?", "What are the rules of poker?",
@@ -59,11 +63,184 @@ NEUTRAL_PROMPTS: Final = (
     "Erzähl mir einen Witz.", "Warum ist der Himmel blau?", "Danke, das war gut.", "Wer hat das Telefon erfunden?",
     "Bonjour, ça va ?", "Quelle heure est-il ?", "Raconte-moi une histoire.", "Comment faire une omelette ?",
     "Merci beaucoup !", "Qui a peint Guernica ?", "Hola, ¿qué tal?", "¿Qué puedo visitar en Madrid?",
-    "Cuéntame un chiste.", "¿Por qué llueve?", "Gracias por la ayuda.", "Ciao, come stai?", "Dove si trova Firenze?",
+    "Cuéntame un chiste.", "¿Por qué llueve?", "Gracias por la ayuda.", "Ciao, come stai?",
+    "Dove si trova Firenze?",
     "Olá, tudo bem?", "Qual é a capital do Brasil?", "Hej, hur mår du?", "Hoe laat is het?", "Cześć, jak się masz?",
     "Привет, как дела?", "Расскажи мне сказку.", "你好，今天天气怎么样？", "请给我讲一个笑话。",
     "こんにちは、元気ですか。",
     "富士山の高さは？", "안녕하세요, 오늘 기분이 어때요?", "مرحبا، كيف حالك؟", "नमस्ते, आप कैसे हैं?",
     "Merhaba, nasılsın?",
+    "Hey", "Hi, I have a question.", "How are things?", "See you tomorrow", "Nice to meet you", "Cool",
+    "Wow, really?",
+    "I agree.", "I do not think so.", "Stop", "Wait a moment", "One more thing", "Let us start again.",
+    "Tell me more.",
+    "In more detail, please.", "Keep it simple.", "Why is that?", "How do you know?", "Is that true?", "What else?",
+    "Which one is better?", "Can you give me some advice?", "What would you do?",
+    "Do you remember what I said before?",
+    "How old are you?", "Where do you live?", "Do you have feelings?", "Which languages do you speak?",
+    "Can you see pictures?", "What is your favourite colour?", "Are you better than other assistants?",
+    "What is the longest river in Europe?", "Which city is older, Athens or Rome?",
+    "What is the currency of Poland?",
+    "Where are the Alps?", "How many continents are there?", "Which planet has the most moons?",
+    "How deep is the ocean?", "What do pandas eat?", "How long do turtles live?", "Can penguins fly?",
+    "Why do dogs bark?", "What is the fastest bird?", "How do spiders make silk?",
+    "Why do bees die when they sting?",
+    "Who was Napoleon?", "Who built the pyramids?", "When did the Berlin Wall fall?", "What was the Cold War?",
+    "Why did the Titanic sink?", "Who was the queen before Victoria?", "What did people eat in the Middle Ages?",
+    "Who composed The Magic Flute?", "Who directed Jaws?", "Which actor played Batman first?",
+    "Who is your favourite author?",
+    "What is the plot of Macbeth?", "Who painted The Starry Night?", "What is jazz?",
+    "How many strings has a violin?",
+    "How does a microwave work?", "How do solar panels work?", "What is electricity?", "Why does ice float?",
+    "What is an atom made of?", "How do clouds form?", "Why is there lightning?", "What is the water cycle?",
+    "How do earthquakes happen?", "What is a comet?", "How do we know the age of the Earth?",
+    "How does a camera work?",
+    "What are antibiotics?", "Why do we need sleep?", "How do I stop a nosebleed?", "What helps against hay fever?",
+    "How many calories has a banana?", "Is sugar unhealthy?", "How do I start running?",
+    "Which exercises are good for my back?",
+    "Can I eat cheese after its date?", "How do I make tomato sauce?", "What goes well with salmon?",
+    "How do I store fresh basil?", "How long can I keep cooked rice?", "Give me an idea for dinner.",
+    "A dessert without sugar, please", "How do I brew good coffee?", "How do I sharpen a knife?",
+    "How do I get chewing gum out of a carpet?", "How do I remove limescale?", "How do I iron a shirt?",
+    "My car does not start. What can it be?", "How often should I change the oil?",
+    "How do I park in a narrow street?",
+    "How do I insulate a window?", "Which lamp is right for a kitchen?", "How do I hang a heavy mirror?",
+    "What grows on a north-facing balcony?", "How do I make compost?", "How do I keep snails away?",
+    "Why does my orchid lose its leaves?", "How often should I bathe a dog?", "Can rabbits live outside in winter?",
+    "Where can I go skiing in April?", "Is Vienna worth a visit in winter?", "What should I eat in Naples?",
+    "How do I get from Paris to Nice?", "What do I pack for a week at the seaside?", "How do I avoid jet lag?",
+    "Plan a hike in Scotland.", "Suggest a holiday with small children.", "Is it safe to travel alone?",
+    "How do I write a will?", "What does a lawyer cost?", "Can my boss read my messages?", "What is a good salary?",
+    "How do I quit my job politely?", "What do I say in my first meeting?", "How do I work better from home?",
+    "How do I lead a team?", "How do I find customers for my café?", "What is a budget?", "Should I buy gold?",
+    "How do interest rates work?", "What is a credit score?", "How do I explain money to a child?",
+    "My son does not want to go to school. What can I do?", "How do I put a baby to sleep?",
+    "At what age do children learn to read?", "What can we play on a long drive?", "How do I calm an angry child?",
+    "How do I apologise to a friend?", "How do I deal with a rude neighbour?", "I feel lonely.",
+    "I passed my exam!",
+    "I am nervous about tomorrow.", "How do I become more patient?", "How do I stop biting my nails?",
+    "How do I forget someone?", "What makes a good friend?", "How do I choose a religion?", "What is happiness?",
+    "Is it wrong to lie?", "What is free will?", "Who was Socrates?", "What do Buddhists believe?",
+    "Write a love poem.", "Write a toast for my father's birthday.", "Write an invitation to a barbecue.",
+    "Write a message to cancel a dinner.", "Write an excuse for being late.", "Write a speech about courage.",
+    "Write a scene in which two strangers meet on a train.", "Write a fairy tale with a wolf.",
+    "Write a rap about Mondays.",
+    "Write a letter to my future self.", "Make up a riddle about time.", "Make up a name for a superhero.",
+    "Imagine a city under the sea.", "Play the part of a detective.", "Let's make up a story together.",
+    "Help me with my homework on the Romans.", "Help me to decide between two phones.", "Help me to plan my day.",
+    "Help me to understand fractions.", "Give me five tips for better sleep.", "Give me an interesting fact.",
+    "Give me a motto for the year.", "Give me a quiz about animals.", "Name three famous bridges.",
+    "Name a sport that starts with B.", "List some good habits.", "List foods with much iron.",
+    "Show me a magic trick.",
+    "Teach me a card game.", "Teach me how to whistle.", "Explain how a piano works.",
+    "Explain the rules of tennis.",
+    "Explain what a black belt is.", "Describe a rainy day in London.", "Describe the smell of coffee.",
+    "Compare trains and planes.", "Compare living in the city with living in the country.", "Guess my age.",
+    "What is 7 plus 8?", "What is a third of 90?", "How many minutes are in a week?",
+    "What is the area of a circle?",
+    "How do I convert miles to kilometres?", "Is zero an even number?", "What are the odds of winning the lottery?",
+    "How do I type an accent?", "How do I back up my photos?", "How do I block a number?", "Why is my Wi-Fi slow?",
+    "What is the cloud?", "How do I spot a fake e-mail?", "Which laptop is good for students?",
+    "Do I need an antivirus?",
+    "Who won the match last night?", "How many players has a volleyball team?", "How do I hold a golf club?",
+    "How do I train for a triathlon?", "What is the best position in football?", "Is chess a sport?",
+    "What does LOL mean?", "What is the plural of octopus?", "What is a synonym for happy?",
+    "Is 'irregardless' a word?",
+    "What is the opposite of brave?", "How do I pronounce quinoa?", "Why do we say 'raining cats and dogs'?",
+    "I moved to a new town two months ago and I still know nobody here. I work from home and I am a bit shy. "
+    "What could I do to meet people?",
+    "My grandmother turns ninety next month. She likes gardens, old songs and card games, but she does not hear well "
+    "any more. How could we celebrate with about twenty guests?",
+    "We want to drive from Hamburg to Lake Garda with two children and a dog, and we do not want to drive more than "
+    "five hours a day. Where could we stay for the night?",
+    "I have eggs, half a cabbage, some rice and a tin of chickpeas at home, and the market is closed. "
+    "What can I cook for three people in half an hour?",
+    "Yesterday my colleague presented my idea as his own, and our boss praised him for it. I do not want to start a "
+    "quarrel. Should I say something, and to whom?",
+    "My tomato plants grow well, but the lower leaves turn yellow and have brown spots. I water them each evening and "
+    "they stand close together. What is wrong?",
+    "I started to run in March and now my left knee hurts after about three kilometres. Resting for a week did not "
+    "help. Do I have to see a doctor?",
+    "Our daughter is four and wakes up every night at three. She is not ill and not afraid, she just wants to play. "
+    "We are very tired. What do other parents do?",
+    "I have been offered two jobs. One pays more, but the office is an hour away. The other one is close and the "
+    "people are nice, but it is only for a year. How would you decide?",
+    "The old flat that we have rented has thin walls, and the neighbour plays drums on Sundays. "
+    "We spoke to him twice and he only laughed. What are our rights?",
+    "I would like to read more, but in the evening I always end up with my phone in my hand. "
+    "Do you know a way to make it a habit? I like stories about the sea.",
+    "When I was a child we had a game with stones and a circle in the sand, and I cannot remember how it goes. "
+    "You had to throw one stone and hop. Do you know it?",
+    "It was raining all week, so the match was put off, and now it is on the day of my sister's wedding. "
+    "My team says that they need me. What should I tell them?",
+    "I bought a used bicycle and the seller told me that it is ten years old. The brakes squeal and the saddle is too "
+    "low. Is it worth the repair or should I look for another one?",
+    "Let me think about it.", "I will tell you later.", "You misunderstood me.", "That was not my question.",
+    "Again?",
+    "Surprise me.", "Anything else?", "How so?", "I forgot what I wanted to ask.", "Do you speak Italian?",
+    "Is this going to take long?", "You are funny.", "I like you.", "Who is your boss?", "Can I trust you?",
+    "Where is the nearest pharmacy?", "When does the museum open?", "What is on television tonight?",
+    "Who has called me?",
+    "What happened on this day a hundred years ago?", "How did the dinosaurs die out?",
+    "What lives in the deep sea?",
+    "Which fruit has the most vitamin C?", "What is tofu made of?", "How spicy is a jalapeno?",
+    "How do I peel a mango?",
+    "What is the difference between baking soda and baking powder?", "How do I fold a paper plane?",
+    "How do I knit a scarf?",
+    "What paint do I use for wood?", "Which drill bit do I need for tiles?", "How do I get a splinter out?",
+    "How do I read a map?", "How do I light a fire in the rain?", "How do I find north without a compass?",
+    "What is the best seat on a plane?", "What can I take in my hand luggage?", "How much do I tip in New York?",
+    "What is a fair rent?", "How do I write a CV without experience?", "What does an architect do all day?",
+    "Do I have to pay for a wrong delivery?", "When may I prune the hedge of my neighbour?",
+    "How do I vote from abroad?",
+    "What is a senate?", "Who wrote the Declaration of Independence?", "What did Gandhi achieve?",
+    "How do I breathe while swimming?", "How do I do a cartwheel?", "What is a good time for ten kilometres?",
+    "Which chord comes after G?", "How do I tune a guitar?", "What is the saddest song?", "What is abstract art?",
+    "Think of an animal and let me guess.", "Tell me a tongue twister.", "Tell me something about Finland.",
+    "Tell me about your day.", "Say something nice.", "Wish me luck.", "Congratulate my sister on her degree.",
+    "Write a farewell card for a colleague.", "Write a poem about my cat.", "Write a short play about a lost key.",
+    "Make a shopping list for a picnic.", "Make a plan for learning the flute.",
+    "Make me a vegetarian menu for a week.",
+    "My uncle has a small vineyard, and this year birds ate nearly half of the grapes. He does not want to use nets. "
+    "What else keeps starlings away?",
+    "The new theatre in our town opens on Friday. I have never been to an opera and a friend has invited me. "
+    "What do I wear, and may I eat something in the break?",
+    "The council wants to close our library because fewer people come each year. We would like to keep it. "
+    "Which ideas have worked in other towns?",
+    "I found a young hedgehog in the garden. It is November, it is smaller than my hand and it walks about by day. "
+    "What should I do with it?",
+    "Our class is going to the coast for five days in June. We are twenty-four pupils and two teachers, and it may "
+    "rain. Which games need little space and nothing to buy?",
+    "My laptop makes a loud noise when I watch films, and the keyboard becomes warm. It is four years old. "
+    "Can I clean it by myself?",
+    "A friend has borrowed 300 euros from me and says every month that he will pay next month. "
+    "I like him and I need the money. How do I ask him again?",
+    "In the story that my father used to tell, a fisherman caught a golden fish and set it free three times. "
+    "I do not know how it ended. Which tale could that be?",
+    "The bus strike goes on until Thursday, and my office is eleven kilometres away. I have a bicycle but I get to "
+    "work sweaty. How do other people manage?",
+    "The bread from our bakery was dearer last week than ever, and the baker says that it is because of the price of "
+    "gas. Is that likely?",
+    "Researchers say that coffee makes people live longer, and a year ago it was said to be bad for the heart. "
+    "Whom should I believe?",
+    "They are building a tunnel below our street and at night the windows shake. The firm says that this is normal. "
+    "Where can I complain?",
+    "She was tired when she came home, the kettle was still warm and the gate to the garden stood open. "
+    "Please continue my story with a few sentences.",
+    "Our choir has thirty members, most of them older than sixty. We want to win young singers, but our songs are old "
+    "and the rehearsal is on Friday evening. What would you change?",
+    "The hotel has written that our room is not free in July because of repairs. We have paid already. "
+    "Do we get our money back, or only another date?",
+    "I have read your last answer twice and I still do not see why the moon always shows us the same side. "
+    "Is there a simple picture for it?",
+    "Wie lange muss ein Ei kochen?", "Was soll ich meiner Freundin schenken?", "Wann beginnt der Sommer?",
+    "Schreib mir ein Gedicht über den Herbst.", "Ich kann nicht schlafen.", "Guten Morgen! Was machst du?",
+    "Wie werde ich Pilot?", "Où se trouve le mont Blanc ?", "Je m'ennuie.", "Écris un poème sur la mer.",
+    "Pourquoi les chats ronronnent-ils ?", "Bonne nuit !", "Comment apprendre à nager ?", "Buenos días",
+    "¿Quién fue Simón Bolívar?", "Recomiéndame un libro.", "¿Cómo se cuida un cactus?", "Buongiorno!",
+    "Come si fa il pesto?", "Quanto è alta la torre di Pisa?", "Como faço um bolo?", "Hvad er klokken?",
+    "Waar ligt Utrecht?", "Jaka jest stolica Węgier?", "Сколько тебе лет?", "Почему трава зелёная?", "你叫什么名字？",
+    "推荐一部电影。", "おすすめの本は何ですか。", "맛있는 김치찌개 만드는 법은?",
+    "ما هي عاصمة المغرب؟", "चाय कैसे बनाते हैं?",
 )  # fmt: skip
 """In the order in which a fit reads them, which is part of what makes it repeatable."""

@@ -12,7 +12,7 @@ from amalgam.routing.features import vector
 from amalgam.routing.linear import Fit, LinearModel, Scores, fit
 from amalgam.routing.neutral_prompts import NEUTRAL_PROMPTS
 
-RELEASE: Final = "1"
+RELEASE: Final = "2"
 """Changes with features, fit and prompts of no task, so that a digest never means two models."""
 _KEPT_OUT: Final = 0.9
 """Share of the prompts of no task that a threshold keeps away from all candidates."""
@@ -65,7 +65,7 @@ def _share(high: float, low: float) -> float:
 
 
 def fit_router(spec: RouterSpec) -> tuple[Router, RouterNumbers]:
-    """Fit what is asked for. Takes processor time, a second for a thousand examples; the same spec gives the same.
+    """Fit what is asked for. Takes processor time, two seconds for a thousand examples; the same spec gives the same.
 
     Where the spec has no threshold, it is the one that keeps `_KEPT_OUT` of the prompts of no task away.
     """

@@ -23,6 +23,7 @@ from amalgam.errors.requests import FieldRefused
 from amalgam.registry.routers import RouterRegistry
 from amalgam.routing.router import fit_router, nearest
 from amalgam.services.catalog import Catalog
+from amalgam.services.prompt_labels import PromptLabels
 
 _NEAREST: Final = 5
 _AT_ONCE: Final = 1
@@ -46,9 +47,11 @@ class AliasRouters:
     Args:
         catalog: what names mean.
         registry: what routers were fitted with.
+        labels: tells prompts apart by the adapters.
     """
 
-    def __init__(self, catalog: Catalog, registry: RouterRegistry) -> None:
+    def __init__(self, catalog: Catalog, registry: RouterRegistry, labels: PromptLabels) -> None:
+        self.labels = labels
         self._catalog = catalog
         self._registry = registry
         self._turn = asyncio.Semaphore(_AT_ONCE)

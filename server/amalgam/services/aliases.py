@@ -1,6 +1,6 @@
 """The life of aliases: set, roll back, delete. A change is in force, here, when its call returns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from amalgam.domain.adapter import is_name
 from amalgam.domain.alias import Alias, AliasHistory, AliasPage, AliasTarget
@@ -86,6 +86,12 @@ class AliasService:
         alias, created = await self._registry.put(name, targets, expected=expected, router=router)
         await self._catalog.refresh()
         return alias, created
+
+    async def labelled(
+        self, candidates: Sequence[str], prompts: Sequence[str], scopes: Scopes = EVERYTHING
+    ) -> Mapping[str, Sequence[str]]:
+        """The prompts by the candidate whose adapter knows them; see `PromptLabels`."""
+        return await self._routers.labels.labelled(candidates, prompts, scopes)
 
     async def explain(self, name: str, said: Said, scopes: Scopes = EVERYTHING) -> Explanation:
         """How the alias decides about what is said. Raises AliasNotFound, AliasNotRouted."""

@@ -10,6 +10,8 @@ from amalgam.domain.job import JobProgress
 from amalgam.domain.messages import (
     FROM_WORKER,
     Answer,
+    EnergyAnswer,
+    EnergyQuestion,
     JobNews,
     JobProgressed,
     News,
@@ -129,7 +131,21 @@ class WorkerLink:
         assert isinstance(answer, RebuildAnswer)
         return answer
 
-    async def _ask(self, question: PlanQuestion | RebuildQuestion) -> Answer:
+    async def energies(
+        self, adapters: Sequence[str], prompts: Sequence[str], budget_s: float
+    ) -> Sequence[Sequence[float]]:
+        """How much of what the base model makes of each prompt lies in the row space of each pinned adapter.
+
+        Besides, as `forecast`.
+        """
+        question = EnergyQuestion(
+            id=self._child.number(), adapters=tuple(adapters), prompts=tuple(prompts), budget_s=budget_s
+        )
+        answer = await self._ask(question)
+        assert isinstance(answer, EnergyAnswer)
+        return answer.energies
+
+    async def _ask(self, question: PlanQuestion | RebuildQuestion | EnergyQuestion) -> Answer:
         try:
             answer = await self._child.ask(question, question.budget_s + _GRACE_S)
         except TimeoutError:

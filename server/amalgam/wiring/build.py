@@ -13,6 +13,7 @@ from amalgam.services.evaluation_calls import Ask
 from amalgam.services.inner_charges import InnerCharges
 from amalgam.services.lora_modules import register_modules
 from amalgam.services.profiles import ProfileService
+from amalgam.services.prompt_labels import PromptLabels
 from amalgam.services.versions_in_use import VersionsInUse
 from amalgam.wiring.access import Access
 from amalgam.wiring.answering import Answering, Blending, open_profiles
@@ -34,7 +35,7 @@ async def build(parts: Parts, ask: Ask, asker: LineAsker, salts: CacheSalts) -> 
     making = await _started(parts, kept, Making.open(parts, kept, answering, profiles, probes))
     asked = (ask, probes, InnerCharges(access.directory, charging.limits, charging.usage, answering.inference))
     measuring = Measuring.open(parts, kept, answering.inference, making.merges, *asked)
-    given = (answering.inference, _aliases(kept, answering), access.audit, charging.usage, ask)
+    given = (answering.inference, _aliases(kept, answering, making), access.audit, charging.usage, ask)
     learning = Learning.open(parts, kept, *given)
     looping = (blending.names, access.directory, charging, learning)
     upkeep = Upkeep.begin(parts, kept, making, measuring, batching, *looping)
@@ -124,7 +125,8 @@ async def _started(parts: Parts, kept: Storage, making: Making) -> Making:
     return making
 
 
-def _aliases(kept: Storage, answering: Answering) -> AliasService:
+def _aliases(kept: Storage, answering: Answering, making: Making) -> AliasService:
     registry = AliasRegistry(kept.database, kept.database.clock, kept.base.served_name)
-    routers = AliasRouters(kept.catalog, RouterRegistry(kept.database))
+    labels = PromptLabels(kept.catalog, making.worker)
+    routers = AliasRouters(kept.catalog, RouterRegistry(kept.database), labels)
     return AliasService(registry, kept.catalog, answering.inference.resolve, routers)

@@ -14,6 +14,7 @@ from amalgam.domain.recipe import Recipe
 from amalgam.domain.version import VersionDraft
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged
+from amalgam.errors.aliases import PromptsUnread
 from amalgam.errors.merge_run import OutOfMemory
 from amalgam.merge.build import BuildOptions, MergeOutcome, build_adapter
 from amalgam.merge.rehearse import rehearse
@@ -23,6 +24,7 @@ from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_norms import delta_bound
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors
+from amalgam.workers.base_reading import BaseReading, energies
 
 Versions = Mapping[str, AdapterVersion]
 """By the recipe's spelling."""
@@ -101,6 +103,26 @@ class MergeBuilder:
             options = self.options(versions, max_rank)
             build_adapter(recipe, sources, FolderSink(staging.folder), options, is_cancelled=is_over)
             return self._store.digest(staging), time.monotonic() - began
+
+    def energies(
+        self, versions: Versions, prompts: Sequence[str], is_over: Callable[[], bool]
+    ) -> Sequence[Sequence[float]]:
+        """How much of what the base model makes of each prompt lies in the row space of each version.
+
+        The base model is in memory meanwhile, and no longer.
+
+        Raises:
+            PromptsUnread: there is none here, it is of another kind than transformers reads, or the time is up.
+        """
+        base = self._settings.exports.base_model
+        if base is None:
+            raise PromptsUnread("the merge worker has no folder of the base model")
+        sources = {ref: self.open(version) for ref, version in versions.items()}
+        factors = {
+            ref: {module: source.factors(module)[0] for module in source.header.modules}
+            for ref, source in sources.items()
+        }
+        return energies(BaseReading(base), factors, prompts, is_over)
 
     def options(self, versions: Versions, max_rank: int | None = None) -> BuildOptions:
         """Bounds and circumstances of a merge of ``versions``; the server's largest rank unless another is given."""

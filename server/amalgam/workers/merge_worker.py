@@ -15,7 +15,16 @@ from amalgam.domain.adapter import AdapterVersion, VersionRef
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.export import ExportSpec
 from amalgam.domain.job import Job
-from amalgam.domain.messages import JobNews, PlanAnswer, PlanQuestion, RebuildAnswer, RebuildQuestion, Refusal
+from amalgam.domain.messages import (
+    EnergyAnswer,
+    EnergyQuestion,
+    JobNews,
+    PlanAnswer,
+    PlanQuestion,
+    RebuildAnswer,
+    RebuildQuestion,
+    Refusal,
+)
 from amalgam.domain.recipe import Recipe
 from amalgam.errors import AmalgamError
 from amalgam.errors.exports import ExportsOff
@@ -91,12 +100,13 @@ class MergeWorker:
             await self._fail(job, failure(error))
         return True
 
-    async def answer(self, asked: PlanQuestion | RebuildQuestion) -> None:
+    async def answer(self, asked: PlanQuestion | RebuildQuestion | EnergyQuestion) -> None:
         """Answer a question of the server, during the job in work; one question at a time."""
         # The time allowed runs from here, so a question that waited for another is answered no later.
         deadline = time.monotonic() + asked.budget_s
         try:
-            versions = {ref: await self._version(ref) for ref in asked.recipe.adapters}
+            refs = asked.adapters if isinstance(asked, EnergyQuestion) else asked.recipe.adapters
+            versions = {ref: await self._version(ref) for ref in refs}
             async with self._answering:
                 say(await asyncio.to_thread(self._answer, asked, versions, deadline))
         except Exception as error:
@@ -105,13 +115,19 @@ class MergeWorker:
             say(Refusal(id=asked.id, error=failure(error)))
 
     def _answer(
-        self, asked: PlanQuestion | RebuildQuestion, versions: dict[str, AdapterVersion], deadline: float
-    ) -> PlanAnswer | RebuildAnswer:
+        self,
+        asked: PlanQuestion | RebuildQuestion | EnergyQuestion,
+        versions: dict[str, AdapterVersion],
+        deadline: float,
+    ) -> PlanAnswer | RebuildAnswer | EnergyAnswer:
         def is_over() -> bool:
             return time.monotonic() > deadline
 
         if isinstance(asked, PlanQuestion):
             return PlanAnswer(id=asked.id, forecast=self._builder.rehearse(asked.recipe, versions, is_over))
+        if isinstance(asked, EnergyQuestion):
+            found = self._builder.energies(versions, asked.prompts, is_over)
+            return EnergyAnswer(id=asked.id, energies=tuple(map(tuple, found)))
         digest, seconds = self._builder.rebuild(asked.recipe, versions, asked.max_rank, is_over)
         return RebuildAnswer(id=asked.id, digest=digest, seconds=seconds)
 

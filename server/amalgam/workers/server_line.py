@@ -16,6 +16,7 @@ from amalgam.domain.messages import (
     TO_BLENDER,
     TO_WORKER,
     BlendOrder,
+    EnergyQuestion,
     Message,
     PlanQuestion,
     RebuildQuestion,
@@ -26,7 +27,7 @@ from amalgam.errors.internal import MessageUnreadable
 
 logger = logging.getLogger(__name__)
 
-Question = PlanQuestion | RebuildQuestion
+Question = PlanQuestion | RebuildQuestion | EnergyQuestion
 Answer = Callable[[Question], Awaitable[None]]
 
 

@@ -18,6 +18,7 @@ import torch
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.job import Job, JobRequest
+from amalgam.domain.messages import FROM_WORKER, EnergyAnswer, EnergyQuestion, Refusal
 from amalgam.errors.jobs import LeaseLost
 from amalgam.errors.merge_run import MergeCancelled
 from amalgam.errors.merging import NonFinite
@@ -251,3 +252,38 @@ def said_states(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What the server heard of the job's states."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     return [line["state"] for line in lines if "state" in line]
+
+
+ASKED = EnergyQuestion(id=8, adapters=("two@1", "one@1"), prompts=("a", "b"), budget_s=5)
+
+
+async def test_a_question_of_energies_reads_the_prompts_with_the_base_model_and_the_stored_factors(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def energies(reading: Any, factors: Any, prompts: Any, is_over: Callable[[], bool]) -> list[list[float]]:
+        asked.append((reading, {name: sorted(modules) for name, modules in factors.items()}, prompts, is_over()))
+        return [[1.0, 2.0], [3.0, 4.0]]
+
+    monkeypatch.setattr(merge_build, "BaseReading", lambda folder: folder)
+    monkeypatch.setattr(merge_build, "energies", energies)
+    builder = queue.worker._builder
+    monkeypatch.setattr(builder, "_settings", Settings(base_model=Path("/base")))
+    await queue.worker.answer(ASKED)
+    ((reading, modules, prompts, is_over),) = asked
+    assert (reading, prompts, is_over) == (Path("/base"), ("a", "b"), False)
+    assert list(modules) == ["two@1", "one@1"], "columns are in the order of the question"
+    assert modules["one@1"] == modules["two@1"] != []
+    answer = FROM_WORKER.read(capsys.readouterr().out.encode())
+    assert answer == EnergyAnswer(id=8, energies=((1.0, 2.0), (3.0, 4.0)))
+    await queue.worker.answer(ASKED.model_copy(update={"budget_s": -1.0}))
+    assert asked[1][3], "the time that is allowed is over"
+
+
+async def test_without_a_base_model_energies_are_refused(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    await queue.worker.answer(ASKED)
+    answer = FROM_WORKER.read(capsys.readouterr().out.encode())
+    assert isinstance(answer, Refusal)
+    assert (answer.id, answer.error.code, answer.error.status) == (8, "prompts_unread", 422)
+    assert "no folder of the base model" in answer.error.message

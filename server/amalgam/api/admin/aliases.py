@@ -86,7 +86,7 @@ def router() -> APIRouter:
 async def _put(request: Request, name: str, body: AliasBody, expected: int | None) -> tuple[Alias, bool]:
     found, scopes = services(request), scopes_of(request)
     if body.router is not None:
-        spec = body.router.spec(found.catalog.base.served_name, await examples_of(request, body.router.by))
+        spec = body.router.spec(found.catalog.base.served_name, await examples_of(request, body.router))
         return await found.aliases.put_router(name, spec, expected=expected, scopes=scopes)
     targets = [AliasTarget(model=target.model, weight=target.weight) for target in body.targets or ()]
     return await found.aliases.put(name, targets, expected=expected, scopes=scopes)

@@ -12,6 +12,7 @@ from amalgam.domain.routing import (
     MAX_CANDIDATES,
     MAX_EXAMPLE_LENGTH,
     MAX_EXAMPLES,
+    MAX_PROMPTS,
     Router,
     RouteReason,
     RouterSpec,
@@ -35,8 +36,19 @@ class EvaluationBody(Body):
     )
 
 
+class AdaptersBody(Body):
+    """Prompts without a target, which the adapters tell apart."""
+
+    prompts: tuple[_Text, ...] = Field(
+        min_length=1,
+        max_length=MAX_PROMPTS,
+        description="what users say; each that one adapter knows better than the others do becomes its example",
+        examples=[["How many users are there?", "Turn this into JSON: Ann, 34"]],
+    )
+
+
 class SignalBody(Body):
-    """What a choice is made by: examples, written out or from evaluations."""
+    """What a choice is made by: examples, written out, from evaluations, or found among prompts by the adapters."""
 
     examples: Mapping[TargetName, _Texts] = Field(
         default={},
@@ -49,6 +61,9 @@ class SignalBody(Body):
         max_length=MAX_CANDIDATES + 1,
         description="evaluations by candidate, whose questions are added to its examples",
         examples=[{"sql": {"evaluation": "eval-8f14e45fceea4e6f", "task": "sql"}}],
+    )
+    adapters: AdaptersBody | None = Field(
+        default=None, description="prompts that the candidates' adapters tell apart, by one pass of the base model each"
     )
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="least score; without it, found from the examples", examples=[0.2]

@@ -1,0 +1,137 @@
+"""What the base model's modules are given at the end of a prompt, where it has read all of it: one pass, in torch."""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from amalgam.errors.aliases import PromptsUnread
+from amalgam.kernels.row_energy import row_basis, row_energy
+
+BATCH: Final = 8
+"""Prompts of about one length that are read together."""
+MOST_TOKENS: Final = 1024
+"""Of one prompt, its first and last in equal parts."""
+_LAYER: Final = re.compile(r"\.(\d+)\.")
+_FIRST_OF_FOUR: Final = 3
+"""The last quarter of the layers is looked at: the first tell little of what is asked for."""
+
+
+class BaseReading:
+    """The base model, and what its modules were given last.
+
+    Args:
+        folder: of the base model, as transformers reads it.
+
+    Raises:
+        PromptsUnread: transformers does not read it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        except (OSError, ValueError, KeyError) as error:
+            raise PromptsUnread(f"transformers does not read the base model: {type(error).__name__}") from error
+        self._given: dict[str, Tensor] = {}
+
+    def late_modules(self, modules: Collection[str]) -> list[str]:
+        """Those of ``modules`` that the model has in the last quarter of its layers."""
+        known = {name for name, one in self._model.named_modules() if isinstance(one, nn.Linear)}
+        layers = [int(found[1]) for name in known if (found := _LAYER.search(name))]
+        first = _FIRST_OF_FOUR * (max(layers, default=-1) + 1) // 4
+        return sorted(
+            name for name in known & set(modules) if (found := _LAYER.search(name)) and int(found[1]) >= first
+        )
+
+    def inputs(
+        self, prompts: Sequence[str], modules: Collection[str], is_over: Callable[[], bool] = lambda: False
+    ) -> Mapping[str, Tensor]:
+        """What each module is given at the last token of each prompt, which the model is about to answer: [n, in].
+
+        Args:
+            prompts: what a user says.
+            modules: names of linear layers.
+            is_over: asked between batches; whether the time is up.
+
+        Raises:
+            PromptsUnread: the time is up.
+        """
+        tokens = [self._tokens(prompt) for prompt in prompts]
+        order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
+        hooks = [self._model.get_submodule(name).register_forward_pre_hook(self._seen(name)) for name in modules]
+        found: dict[str, list[Tensor]] = {name: [] for name in modules}
+        try:
+            for start in range(0, len(order), BATCH):
+                if is_over():
+                    raise PromptsUnread("reading them takes longer than is allowed")
+                self._read([tokens[place] for place in order[start : start + BATCH]])
+                for name in modules:
+                    found[name].append(self._given[name])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        back = torch.tensor(order).argsort()
+        return {name: torch.cat(rows)[back] for name, rows in found.items()}
+
+    def _seen(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def keep(module: nn.Module, given: tuple[Any, ...]) -> None:
+            self._given[name] = given[0][:, -1].float()
+
+        return keep
+
+    def _tokens(self, prompt: str) -> list[int]:
+        """As a chat of one turn where the model has a template, else as the text is; of a long one the ends."""
+        if self._tokenizer.chat_template is None:
+            found = list(self._tokenizer(prompt)["input_ids"])
+        else:
+            turns = [{"role": "user", "content": prompt}]
+            found = list(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"])
+        half = MOST_TOKENS // 2
+        return found if len(found) <= MOST_TOKENS else [*found[:half], *found[-half:]]
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> None:
+        """One pass over rows that end together."""
+        longest = max(map(len, rows))
+        tokens = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            self._model.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
+
+
+def energies(
+    reading: BaseReading,
+    factors: Mapping[str, Mapping[str, Tensor]],
+    prompts: Sequence[str],
+    is_over: Callable[[], bool] = lambda: False,
+) -> list[list[float]]:
+    """How much of what the base model makes of each prompt lies in the row space of each adapter.
+
+    Args:
+        reading: the base model.
+        factors: `lora_A` by module, of each adapter.
+        prompts: what users say.
+        is_over: whether the time is up.
+
+    Returns:
+        For each prompt, the mean over the adapter's modules in the last quarter of the layers, of each adapter.
+
+    Raises:
+        PromptsUnread: the time is up, or an adapter changes no module there.
+    """
+    late = {name: reading.late_modules(modules) for name, modules in factors.items()}
+    for name, modules in late.items():
+        if not modules:
+            raise PromptsUnread(f"{name!r} changes no linear layer in the last quarter of the base model")
+    given = reading.inputs(prompts, {module for modules in late.values() for module in modules}, is_over)
+    columns = [
+        torch.stack([row_energy(given[one], row_basis(factors[name][one])) for one in modules]).mean(dim=0)
+        for name, modules in late.items()
+    ]
+    return [[float(value) for value in row] for row in torch.stack(columns, dim=1)]

@@ -1,0 +1,115 @@
+"""What the base model's modules are given at the end of prompts, on a Llama of four layers that reads bytes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from amalgam.errors.aliases import PromptsUnread
+from amalgam.kernels.row_energy import row_basis, row_energy
+from amalgam.workers import base_reading
+from amalgam.workers.base_reading import BaseReading, energies
+
+TEMPLATE = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+LAST, EARLIER, HEAD = "model.layers.3.mlp.down_proj", "model.layers.2.mlp.down_proj", "lm_head"
+QUERY = "model.layers.3.self_attn.q_proj"
+PROMPTS = ["How many users are there?", "a", "Turn this into JSON, please: Ann is 34", "", "x" * 60]
+ROUNDING = 0.05
+"""Of bfloat16, over rows that are padded and rows that are not; values are about 1."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("base")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(found)
+    shape = LlamaConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def reading(folder: Path) -> BaseReading:
+    return BaseReading(folder)
+
+
+def alone(folder: Path, text: str, module: str) -> torch.Tensor:
+    """What a module is given last, in a pass over one text as it is."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    seen: list[torch.Tensor] = []
+    model.get_submodule(module).register_forward_pre_hook(lambda _, given: seen.append(given[0][0, -1].float()))
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([tokenizer(text)["input_ids"]]))
+    return seen[0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_batch_gives_what_a_pass_over_each_alone_gives(
+    reading: BaseReading, folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(base_reading, "BATCH", size)
+    found = reading.inputs(PROMPTS, [LAST, QUERY])
+    for module in (LAST, QUERY):
+        assert found[module].shape[0] == len(PROMPTS)
+        for place, prompt in enumerate(PROMPTS):
+            expected = alone(folder, f"<{prompt}>:", module)
+            torch.testing.assert_close(found[module][place], expected, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_of_a_long_prompt_both_ends_are_read(reading: BaseReading) -> None:
+    tokens = reading._tokens("begin" + "y" * 5000 + "end")
+    text = "".join(map(chr, tokens))
+    assert len(tokens) == base_reading.MOST_TOKENS
+    assert tokens[:6] == reading._tokens("begin")[:6]
+    assert tokens[-5:] == reading._tokens("end")[-5:]
+    assert len(set(text)) > 3
+
+
+def test_without_a_template_the_text_is_read_as_it_is(folder: Path) -> None:
+    reading = BaseReading(folder)
+    reading._tokenizer.chat_template = None
+    assert reading._tokens("ab") == list(PreTrainedTokenizerFast.from_pretrained(folder)("ab")["input_ids"])
+
+
+def test_the_last_quarter_of_the_layers_is_looked_at(reading: BaseReading) -> None:
+    assert reading.late_modules([QUERY, LAST, EARLIER, HEAD, "model.embed_tokens", "other.layers.3.x"]) == [LAST, QUERY]
+
+
+def test_energies_are_means_over_an_adapters_own_late_modules(reading: BaseReading) -> None:
+    torch.manual_seed(3)
+    a, b, c = torch.randn(4, 64), torch.randn(2, 32), torch.randn(3, 64)
+    found = energies(reading, {"one": {LAST: a, QUERY: b, EARLIER: c}, "two": {LAST: c}}, PROMPTS)
+    given = reading.inputs(PROMPTS, [LAST, QUERY])
+    one = (row_energy(given[LAST], row_basis(a)) + row_energy(given[QUERY], row_basis(b))) / 2
+    expected = torch.stack([one, row_energy(given[LAST], row_basis(c))], dim=1)
+    torch.testing.assert_close(torch.tensor(found), expected)
+
+
+def test_an_adapter_without_late_modules_is_refused(reading: BaseReading) -> None:
+    with pytest.raises(PromptsUnread, match="'two' changes no linear layer"):
+        energies(reading, {"one": {LAST: torch.ones(1, 64)}, "two": {EARLIER: torch.ones(1, 64)}}, PROMPTS)
+
+
+def test_it_stops_between_batches_and_leaves_no_hook(reading: BaseReading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_reading, "BATCH", 2)
+    asked = iter([False, True])
+    with pytest.raises(PromptsUnread, match="longer than is allowed"):
+        reading.inputs(PROMPTS, [LAST], lambda: next(asked))
+    assert next(asked, "all were asked") == "all were asked"
+    assert not reading._model.get_submodule(LAST)._forward_pre_hooks
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PromptsUnread, match="transformers does not read the base model"):
+        BaseReading(tmp_path)
