@@ -186,6 +186,14 @@ async def test_a_conversation_gets_what_it_does_not_say(running_app: RunningApp,
     assert "max_completion_tokens" not in body, "longer answers are asked for"
 
 
+async def test_the_likeliest_token_alone_is_asked_for_as_the_engine_takes_it(
+    running_app: RunningApp, admin: httpx.AsyncClient
+) -> None:
+    await admin.put(PATH, json={"sampling": {"top_p": 0}})
+    body, _ = await asked(running_app, admin, "/v1/chat/completions", messages=HI)
+    assert 0 < body["top_p"] < 1e-6
+
+
 async def test_every_dialect_of_conversations_gets_it_in_its_own_words(
     running_app: RunningApp, admin: httpx.AsyncClient
 ) -> None:

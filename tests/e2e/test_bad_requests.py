@@ -45,7 +45,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": ""}),
     ("/v1/completions", {"prompt": "word " * 20_000}),
     ("/v1/completions", {"prompt": "a", "max_tokens": 100_000}),
-    ("/v1/completions", {"prompt": "a", "top_p": 0}),
     ("/v1/completions", {"prompt": "a", "top_k": -5}),
     ("/v1/completions", {"prompt": "a", "suffix": "b"}),
     ("/v1/completions", {"prompt": "a", "echo": "yes"}),
@@ -97,6 +96,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 STRANGE: list[tuple[str, dict[str, Any]]] = [
     # Odd, and allowed: an answer or a refusal, but no fault.
     ("/v1/completions", {"prompt": "a", "min_tokens": 2, "stop_token_ids": [0, 49151]}),
+    ("/v1/completions", {"prompt": "a", "top_p": 0, "temperature": 2}),
     ("/v1/completions", {"prompt": "\x00\u202e😀", "seed": -(1 << 63)}),
     ("/v1/completions", {"prompt": "a", "logit_bias": {"0": -100, "49151": 100}, "logprobs": 20}),
     ("/v1/completions", {"prompt": [[0], [49151, 1]], "n": 2, "temperature": 2}),

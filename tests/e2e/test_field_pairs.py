@@ -86,7 +86,7 @@ EDGES: Final[Mapping[str, Sequence[Any]]] = {
     "tools": ([], [TOOL]),
     "top_k": (-1, 0, 1, 1 << 20),
     "top_logprobs": (0, 20),
-    "top_p": (1e-9, 1),
+    "top_p": (0, 1e-9, 1),
     "truncate_prompt_tokens": (-1, 1),
     "truncation": ("disabled", "auto"),
     "truncation_side": ("left", "right"),

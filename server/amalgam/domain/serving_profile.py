@@ -14,6 +14,8 @@ MAX_SYSTEM_PROMPT: Final = 1 << 16
 MAX_STOPS: Final = 16
 MAX_STOP: Final = 256
 """Longest string that ends an answer, characters."""
+LEAST_TOP_P: Final = 1e-9
+"""What a ``top_p`` of 0 means, the likeliest token alone; vLLM takes what is above 0."""
 MAX_CHANGES_KEPT: Final = 100
 """Changes of one version's profile that its history holds; older ones are forgotten."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from amalgam.domain.adapter import AdapterVersion
-from amalgam.domain.serving_profile import ServingProfile, VersionProfile
+from amalgam.domain.serving_profile import LEAST_TOP_P, ServingProfile, VersionProfile
 from amalgam.engine.protocol import CallProfile, Endpoint, OwnTemplate
 from amalgam.errors.findings import Finding
 from amalgam.errors.profiles import ProfileNotFound
@@ -189,5 +189,7 @@ def _sampling(endpoint: Endpoint, body: Mapping[str, Any], profile: ServingProfi
         given.pop("max_tokens", None)
     if (body.get("n") or 1) > 1 and given.get("temperature", 1) < _GREEDY:
         given.pop("temperature")
+    if given.get("top_p") == 0:
+        given["top_p"] = LEAST_TOP_P
     fields = _FIELDS.get(endpoint, {})
     return {fields[name]: value for name, value in given.items() if name in fields and body.get(fields[name]) is None}

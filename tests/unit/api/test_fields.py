@@ -256,6 +256,8 @@ def test_fields_that_bound_each_other() -> None:
     ("endpoint", "body", "left"),
     [
         ("completions", {"suffix": ""}, {}),
+        ("messages", {"top_p": 0}, {"top_p": 1e-9}),
+        ("chat_completions", {"top_p": 0.0}, {"top_p": 1e-9}),
         ("completions", {"suffix": "x"}, {"suffix": "x"}),
         ("chat_completions", {"top_logprobs": 0}, {}),
         ("chat_completions", {"top_logprobs": 0, "logprobs": False}, {"logprobs": False}),
@@ -265,7 +267,9 @@ def test_fields_that_bound_each_other() -> None:
         ("chat_completions", {"stream_options": {"include_usage": False}, "stream": False}, {"stream": False}),
     ],
 )
-def test_what_asks_for_nothing_is_as_absent(endpoint: Endpoint, body: dict[str, Any], left: dict[str, Any]) -> None:
+def test_what_vllm_would_refuse_though_it_is_harmless_is_put_right(
+    endpoint: Endpoint, body: dict[str, Any], left: dict[str, Any]
+) -> None:
     assert check_fields(endpoint, body).body == left
 
 

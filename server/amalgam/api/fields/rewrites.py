@@ -13,6 +13,7 @@ from amalgam.api.fields.plain_chats import (
     plain_tool,
 )
 from amalgam.api.fields.table import shown_name
+from amalgam.domain.serving_profile import LEAST_TOP_P
 from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 
@@ -40,6 +41,8 @@ def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
     """
     left_out: list[str] = []
     _leave_what_asks_for_nothing(body)
+    if body.get("top_p") == 0:
+        body["top_p"] = LEAST_TOP_P
     _read_json_object_schema(body)
     if isinstance(options := body.get("stream_options"), dict):
         body["stream_options"] = {key: value for key, value in options.items() if key in STREAM_OPTIONS}
