@@ -155,15 +155,13 @@ _TOKEN: Final = integer(0, (1 << 31) - 1)
 
 
 def stops(name: str, value: Any) -> None:
-    """One stop string or a few; an empty one would stop at once."""
+    """One stop string or a few; an empty one is as none."""
     stop_list(name, value if isinstance(value, list) else [value])
 
 
 def stop_list(name: str, value: Any) -> None:
     """A few stop strings."""
     _STOP_LIST(name, value)
-    if "" in value:
-        raise FieldRefused(name, "must not hold an empty string")
 
 
 def token_ids(limit: int) -> Shaped:

@@ -69,8 +69,15 @@ def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:
 
 def _leave_what_asks_for_nothing(body: dict[str, Any]) -> None:
     """Take out values that are as none, and that vLLM refuses beside others, or where nothing could heed them."""
-    if body.get("suffix") == "":
-        del body["suffix"]
+    for name in ("suffix", "structured_outputs", "reasoning_effort"):
+        if name in body and not body[name]:
+            del body[name]
+    for name in ("stop", "stop_sequences", "bad_words"):
+        said = body.get(name)
+        if said == "":
+            del body[name]
+        elif isinstance(said, list) and "" in said:
+            body[name] = [one for one in said if one]
     if body.get("top_logprobs") == 0 and not body.get("logprobs"):
         del body["top_logprobs"]
     options = body.get("stream_options")

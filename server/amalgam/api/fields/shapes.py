@@ -172,7 +172,7 @@ class StreamOptions(Shape):
     include_obfuscation: bool | None = None
 
 
-_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+_Stop = Annotated[str, Field(max_length=MAX_STOP)]
 StopList = Annotated[list[_Stop], Field(max_length=MAX_STOPS)]
 Stops = _Stop | StopList
 Biases = Annotated[
