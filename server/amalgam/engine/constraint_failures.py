@@ -5,7 +5,7 @@ token that the rest of the request allows. vLLM calls both an internal error, in
 """
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from amalgam.errors import AmalgamError
@@ -44,10 +44,19 @@ def explained(error: AmalgamError, body: Mapping[str, Any]) -> AmalgamError:
     return EngineRefused(400, f"{constraint}: {_TOLD}", constraint)
 
 
-async def explained_stream(pieces: AsyncIterable[Piece], constraint: str) -> AsyncIterator[Piece]:
-    """The events of a stream under ``constraint``, of which vLLM's internal errors are told as the constraint's."""
-    async for piece in pieces:
-        yield _explained_event(piece, constraint)
+async def explained_stream(pieces: Any, constraint: str) -> AsyncIterator[Piece]:
+    """The events of a stream under ``constraint``, of which vLLM's internal errors are told as the constraint's.
+
+    Args:
+        pieces: vLLM's generator; it is closed with this one, so that an answer that nobody reads on is not made.
+        constraint: the field that holds it.
+    """
+    try:
+        async for piece in pieces:
+            yield _explained_event(piece, constraint)
+    finally:
+        if hasattr(pieces, "aclose"):
+            await pieces.aclose()
 
 
 def _explained_event(piece: Piece, constraint: str) -> Piece:

@@ -118,7 +118,8 @@ async def answer(
     if response is not None and response.status_code >= 400:
         raise _refused_body(response.status_code, response.body)
     if isinstance(response, StreamingResponse) and (constraint := constraint_of(body)) is not None:
-        response.body_iterator = explained_stream(response.body_iterator, constraint)
+        pieces = explained_stream(response.body_iterator, constraint)
+        response = StreamingResponse(pieces, response.status_code, response.headers, background=response.background)
     return spec.shaped(response)
 
 

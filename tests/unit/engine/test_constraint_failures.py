@@ -66,6 +66,22 @@ async def test_an_internal_error_in_a_stream_names_the_constraint_too(begin: str
         assert (content["code"], content["param"]) == (400, "structured_outputs")
 
 
+async def test_a_stream_that_nobody_reads_on_is_closed_where_it_is_made() -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[Piece]:
+        try:
+            while True:
+                yield "data: {}\n\n"
+        finally:
+            closed.append(True)
+
+    told = explained_stream(source(), "response_format")
+    await anext(told)
+    await told.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert closed == [True]
+
+
 async def test_everything_else_in_a_stream_stays_byte_for_byte() -> None:
     refused = 'data: {"error": {"message": "x", "code": 404}}\n\n'
     pieces: list[Piece] = [
