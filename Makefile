@@ -13,7 +13,7 @@ help:
 	@echo "make serve [GPU=1] [ARGS='...']  install what is missing and start the server on 127.0.0.1:8000"
 	@echo "make cluster                     PostgreSQL, an S3 server, engines on Ray and two servers, on this machine"
 	@echo "make test                        install what is missing and run the tests that need no GPU and share one engine"
-	@echo "make test-slow                   install what is missing and run the tests that start engines of their own"
+	@echo "make test-slow                   install what is missing and run the tests that start engines of their own, or take long"
 	@echo "make test-clients                install what is missing and run the suites of more Python clients"
 	@echo "make test-cluster                install Ray and run the tests of engines in processes of their own"
 	@echo "make test-models                 check tiny models of many families, some in a server each"
@@ -34,7 +34,7 @@ ray:
 test: setup-dev
 	@deploy/test_services.sh deploy/run_tests.sh $(BIN)/python $(ARGS)
 
-# Apart from `make test`, because each of these starts engines of its own.
+# Apart from `make test`, because these start engines of their own, drive a browser, cut databases off, or draw requests at random.
 test-slow: setup-dev
 	@deploy/test_services.sh $(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 

@@ -22,6 +22,8 @@ from amalgam.api.inference.openai import ENDPOINT_PATHS
 from tests.api.fake_engine import FakeEngine
 from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, served, start_app, write_adapter
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 8
 QUIET = settings(
     max_examples=EXAMPLES,

@@ -85,3 +85,10 @@ async def console(browser: Browser, tmp_path_factory: pytest.TempPathFactory) ->
 def bad_folder(tmp_path: Path) -> Path:
     """An adapter of a rank that the server does not take."""
     return write_adapter(tmp_path / "wide", rank=32)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/browser/" in item.path.as_posix():
+            item.add_marker("slow")

@@ -38,6 +38,8 @@ from tests.support.running_app import (
     write_adapter,
 )
 
+pytestmark = pytest.mark.slow
+
 REFUSED_S = 3.0
 """An admin call is refused within."""
 SCRAPE_S = 1.0
