@@ -17,6 +17,8 @@ from tests.support.every_path import paths, plain, routes, told, values
 from tests.support.running_app import ADMIN_KEY, assert_error, push, start_app, write_adapter
 from tests.support.two_tenants import ABSENT, CHAT, FOREIGN, OWN, TwoTenants, furnish
 
+pytestmark = pytest.mark.slow
+
 IDS = ("job_id", "evaluation_id", "sweep_id", "key_id", "file_id", "batch_id")
 KINDS = ("client", "publisher", "reader", "own blends", "no blends", "one version")
 ENDPOINTS: dict[str, dict[str, Any]] = {

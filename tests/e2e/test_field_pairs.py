@@ -16,6 +16,8 @@ from amalgam.engine.protocol import Endpoint
 from tests.e2e.conftest import RunningServer
 from tests.support.covering import covering
 
+pytestmark = pytest.mark.slow
+
 ABSENT: Final = object()
 """The field is left out."""
 VOCABULARY: Final = 49152

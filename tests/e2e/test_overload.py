@@ -9,6 +9,8 @@ import pytest
 
 from tests.e2e.conftest import ADMIN_KEY, API_KEY, RunningServer
 
+pytestmark = pytest.mark.slow
+
 FLOOD = 150
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Count to one hundred."}], "ignore_eos": True}
 

@@ -138,6 +138,7 @@ OPEN: dict[str, Any] = {"type": "object", "properties": {"when": {"type": "strin
 """A schema that a constraint could not hold to the letter, so that it is left to the engine."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [OPEN, {"type": "object"}, {}], ids=["pattern", "open", "any"])
 def test_a_forced_tool_streams_an_object_whatever_its_schema(server: RunningServer, schema: dict[str, Any]) -> None:
     chat_tool = {"type": "function", "function": {"name": "look", "parameters": schema}}

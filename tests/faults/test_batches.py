@@ -14,7 +14,7 @@ from amalgam.registry.tables import batches
 from tests.faults.test_shutdown import server
 from tests.support.running_app import ADMIN_KEY
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 LINES = 60
 CONCURRENCY = 4

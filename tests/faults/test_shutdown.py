@@ -24,7 +24,7 @@ import pytest
 
 from tests.support.running_app import API_KEY, assert_error
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 VICTIM = Path(__file__).with_name("stopping_victim.py")
 MESSAGES: Any = [{"role": "user", "content": "x"}]

@@ -4,8 +4,12 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.faults.test_shutdown import MESSAGES, server
 from tests.support.running_app import ADMIN_KEY
+
+pytestmark = pytest.mark.slow
 
 BODY = {"model": "tiny", "messages": MESSAGES, "max_tokens": 5}
 

@@ -95,6 +95,7 @@ def test_a_base_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     assert "model.safetensors" in words
 
 
+@pytest.mark.slow
 def test_vllm_itself_says_which_architectures_take_lora() -> None:
     llama, gpt2, unknown = (ask_vllm([name]) for name in ("LlamaForCausalLM", "GPT2LMHeadModel", "NoSuchModel"))
     assert llama is not None

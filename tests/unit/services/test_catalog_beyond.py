@@ -24,6 +24,8 @@ from amalgam.registry.routers import RouterRegistry
 from amalgam.services.catalog import Catalog
 from tests.registry_fixtures import FakeClock, aliases, clock, database, database_url, draft, registry
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["aliases", "clock", "database", "database_url", "registry"]
 
 BASE = BaseModelSpec("base", "f" * 64, {}, 16)
