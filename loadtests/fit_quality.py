@@ -131,8 +131,8 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "# Fitted weights", "",
         f"{report['machine']}; {', '.join(f'{name} {value}' for name, value in report['versions'].items())}; "
-        f"{report['date']}.", f"Right answers of {count} held-out questions a task; the machine was busy with other "
-        "work, so that seconds are upper bounds. 48 candidates a fit at most.", "", f"`{report['command']}`", "",
+        f"{report['date']}.", f"Right answers of {count} held-out questions a task; 48 candidates a fit at most.",
+        "", f"`{report['command']}`", "",
         "| merge | " + " | ".join(TASKS) + " | worst of own | seconds | candidates, given up | calls |",
         "|---|" + "---|" * (len(TASKS) + 4),
         "| each adapter alone | " + " | ".join(str(own[task]) for task in TASKS) + " | | | | |",
