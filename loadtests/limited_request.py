@@ -1,7 +1,7 @@
 """One request as far as limits and the ledger of usage concern it: reserved, settled and written down; nothing else."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -39,6 +39,11 @@ class GenerousSlices:
         """See `amalgam.services.limits.SliceStore`."""
 
 
+async def _found(look: Callable[[], Any], *, must_ask: bool = False) -> Any:
+    """What is in memory, as most of what is asked for."""
+    return look()
+
+
 class LimitedRequest:
     """Requests of one key, one after another.
 
@@ -59,7 +64,7 @@ class LimitedRequest:
             keys=SimpleNamespace(tenant=lambda _: tenant, key=lambda _: key),
             limits=Limiter(GenerousSlices(), "front", time.monotonic, lambda: _MOMENT),
             usage=UsageLedger(cast(Any, None), "front", lambda: _MOMENT, 1),
-            inference=SimpleNamespace(names_of=lambda model: (model,)),
+            inference=SimpleNamespace(names_of=lambda model: (model,), found=_found),
             catalog=SimpleNamespace(profile=lambda name: None, base=SimpleNamespace(served_name="tiny")),
             bodies=SimpleNamespace(context_tokens=8192, reads_media=False),
             settings=SimpleNamespace(access=SimpleNamespace(unsaid_answer_tokens=2048)),
