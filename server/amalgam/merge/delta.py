@@ -103,11 +103,7 @@ class DeltaMerge:
         shape = (module.out_features, module.in_features)
         computed = self.tiles(inputs, stack.inputs, shape, buffer)
         tiles = computed if buffer is None else _held(computed, buffer)
-        try:
-            factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            # Of finite numbers there always is a decomposition.
-            raise NonFinite("The result", module.name) from None
+        factors = truncate(tiles, shape, module.rank, self.energy, inputs[0].B.device)
         if not bool(torch.isfinite(factors.total).all()):
             raise NonFinite("The result", module.name)
         return factors

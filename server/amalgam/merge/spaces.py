@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from amalgam.domain.recipe import EnergyRank
 from amalgam.errors.merge_run import BackendUnavailable
+from amalgam.errors.merging import NonFinite
 from amalgam.kernels.backend import select_backend
 from amalgam.kernels.cpu_tiles import CpuTiles
 from amalgam.kernels.philox import stable_id
@@ -74,8 +75,17 @@ def tile_backend(plan: MergePlan, requested: str, device: torch.device) -> TileB
 
 
 def merge_stack(stack: Stack, around: Circumstances) -> Factors:
-    """Merge one batch of modules as the plan says."""
-    return _SPACES[around.plan.space](stack, around)
+    """Merge one batch of modules as the plan says.
+
+    Raises:
+        NonFinite: the rule produced NaN or infinity.
+    """
+    try:
+        return _SPACES[around.plan.space](stack, around)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Of finite numbers there always is a decomposition.
+        alike = " or another module of its shape" if len(stack.modules) > 1 else ""
+        raise NonFinite("The result", stack.modules[0].name + alike) from None
 
 
 def _concat(stack: Stack, around: Circumstances) -> Factors:

@@ -36,7 +36,7 @@ class BaseReading:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
             self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise PromptsUnread(f"transformers does not read the base model: {type(error).__name__}") from error
         self._given: dict[str, Tensor] = {}
 
@@ -60,7 +60,7 @@ class BaseReading:
             is_over: asked between batches; whether the time is up.
 
         Raises:
-            PromptsUnread: the time is up.
+            PromptsUnread: the time is up, or a module is not read for every prompt.
         """
         tokens = [self._tokens(prompt) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
@@ -72,6 +72,8 @@ class BaseReading:
                     raise PromptsUnread("reading them takes longer than is allowed")
                 self._read([tokens[place] for place in order[start : start + BATCH]])
                 for name in modules:
+                    if name not in self._given:
+                        raise PromptsUnread(f"the base model does not use {name} for every prompt")
                     found[name].append(self._given[name])
         finally:
             for hook in hooks:
@@ -81,7 +83,9 @@ class BaseReading:
 
     def _seen(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def keep(module: nn.Module, given: tuple[Any, ...]) -> None:
-            self._given[name] = given[0][:, -1].float()
+            # An expert is given some tokens of all prompts, in one row each.
+            if given[0].dim() == 3:
+                self._given[name] = given[0][:, -1].float()
 
         return keep
 
@@ -97,6 +101,7 @@ class BaseReading:
 
     def _read(self, rows: Sequence[Sequence[int]]) -> None:
         """One pass over rows that end together."""
+        self._given.clear()
         longest = max(map(len, rows))
         tokens = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])

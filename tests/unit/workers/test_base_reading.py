@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from amalgam.errors.aliases import PromptsUnread
 from amalgam.kernels.row_energy import row_basis, row_energy
@@ -108,6 +108,23 @@ def test_it_stops_between_batches_and_leaves_no_hook(reading: BaseReading, monke
         reading.inputs(PROMPTS, [LAST], lambda: next(asked))
     assert next(asked, "all were asked") == "all were asked"
     assert not reading._model.get_submodule(LAST)._forward_pre_hooks
+
+
+def test_a_module_that_the_pass_does_not_use_is_refused(reading: BaseReading) -> None:
+    with pytest.raises(PromptsUnread, match="does not use lm_head"):
+        reading.inputs(PROMPTS, [LAST, HEAD])
+    assert not reading._model.get_submodule(HEAD)._forward_pre_hooks
+
+
+def test_a_library_that_the_model_needs_and_that_is_missing_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("a quantiser")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", missing)
+    with pytest.raises(PromptsUnread, match="does not read the base model: ImportError"):
+        BaseReading(folder)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
