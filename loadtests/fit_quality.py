@@ -1,6 +1,6 @@
-"""What fitted weights are worth: the demo adapters merged at their defaults, and with weights that the server found.
+"""What fits are worth on a server: the demo adapters merged at their defaults, by `iteris`, and with searched weights.
 
-Fits by 10 unlabelled prompts an input and by 10 scored items an input, of the split `dev`; every merge is then asked
+Fits by 10 unlabelled prompts an input and by 10 items an input, of the split `dev`; every merge is then asked
 held-out questions of the split `test`, and its answers are run and compared. Counts do not depend on how busy the
 machine is, minutes do.
 
@@ -48,10 +48,15 @@ def fits(seeds: int) -> dict[str, dict[str, Any]]:
         task: [{"messages": item.messages, "reference": item.reference} for item in rows]
         for task, rows in items.items()
     }
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {
+        "iteris-kept": {"method": "iteris", "prompts": prompts},
+        "iteris-items": {"method": "iteris", "by": "items", "items": scored},
+    }
     for seed in range(seeds):
-        found[f"kept-{seed}"] = {"prompts": prompts, "seed": seed}
-        found[f"items-{seed}"] = {"by": "items", "items": scored, "metrics": METRICS, "seed": seed}
+        found[f"kept-{seed}"] = {"method": "weights", "prompts": prompts, "seed": seed}
+        found[f"items-{seed}"] = {
+            "method": "weights", "by": "items", "items": scored, "metrics": METRICS, "seed": seed,
+        }  # fmt: skip
     return found
 
 
@@ -69,13 +74,17 @@ async def fitted(client: httpx.AsyncClient, name: str, fit: Mapping[str, Any], b
     if job["state"] != "published":
         raise SystemExit(f"{name}: {job}")
     took_s = time.monotonic() - began
-    sweep = (await client.get(f"/admin/v1/sweeps/{job['fit']['sweep']}")).json()
     version = (await client.get(f"/admin/v1/adapters/{name}/versions/1")).json()
     kept = {ref: row["answers"] for ref, row in ((version["lineage"] or {}).get("kept") or {})["inputs"].items()}
-    evaluation = sweep["evaluation"]
-    return {
-        "name": name, "fit": job["fit"], "seconds": round(took_s, 1), "calls": evaluation["done"], "probe": kept,
-        "given_up": sum(one["worst"] is None for one in sweep["candidates"]), "load": round(os.getloadavg()[0], 1),
+    found = {
+        "name": name, "fit": job["fit"], "seconds": round(took_s, 1), "probe": kept, "timings": job["timings"],
+        "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+    if job["fit"]["method"] == "iteris":
+        return found
+    sweep = (await client.get(f"/admin/v1/sweeps/{job['fit']['sweep']}")).json()
+    return found | {
+        "calls": sweep["evaluation"]["done"], "given_up": sum(one["worst"] is None for one in sweep["candidates"]),
         "points": [{"point": one["point"], "retention": one["retention"]} for one in sweep["candidates"]],
     }  # fmt: skip
 
@@ -94,7 +103,9 @@ async def run(server: Server, file: Path, arguments: argparse.Namespace) -> None
     """All that the file does not know yet."""
     async with httpx.AsyncClient(base_url=server.url, timeout=900) as client:
         for name, fit in fits(arguments.seeds).items():
-            if name not in known(file, "fit"):
+            # What was fitted in an earlier run is not on this server.
+            is_here = fit["method"] == "weights" or name in known(file, "score")
+            if name not in known(file, "fit") or not is_here:
                 note(file, {"kind": "fit", **await fitted(client, name, fit, arguments.budget_s)})
         models = [*((task, (task,)) for task in TASKS), *((model, TASKS) for model in PLAIN)]
         for name, row in known(file, "fit").items():
@@ -107,7 +118,9 @@ async def run(server: Server, file: Path, arguments: argparse.Namespace) -> None
 
 
 def expression(row: Mapping[str, Any]) -> str:
-    """The merge that a fit found."""
+    """What the merge of a fit is called by."""
+    if row["fit"]["method"] == "iteris":
+        return str(row["name"])
     return " + ".join(f"{weight}*{ref}" for ref, weight in row["fit"]["weights"].items())
 
 
@@ -143,12 +156,12 @@ def page(report: Mapping[str, Any]) -> str:
             continue
         worst = min(row["right"][task] / own[task] for task in TASKS)
         fit = fit_of.get(model)
-        name = f"`{model}`" if fit is None else f"fit by {fit['fit']['by']}, seed {fit['fit']['seed']}: `{model}`"
-        told = (
-            "| | |"
-            if fit is None
-            else f"{fit['seconds']:.0f} | {fit['fit']['tried']}, {fit['given_up']} | {fit['calls']} |"
-        )
+        name, told = f"`{model}`", "| | |"
+        if fit is not None and fit["fit"]["method"] == "iteris":
+            name, told = f"fit `iteris` by {fit['fit']['by']}", f"{fit['seconds']:.0f} | | |"
+        elif fit is not None:
+            name = f"fit `weights` by {fit['fit']['by']}, seed {fit['fit']['seed']}: `{model}`"
+            told = f"{fit['seconds']:.0f} | {fit['fit']['tried']}, {fit['given_up']} | {fit['calls']} |"
         lines.append(
             f"| {name} | " + " | ".join(str(row["right"][task]) for task in TASKS) + f" | {worst:.0%} | {told}"
         )

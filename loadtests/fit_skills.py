@@ -1,10 +1,10 @@
-"""What fitted weights are worth: families of adapters merged at their defaults, and with weights that a fit finds.
+"""What fits are worth: families of adapters merged at their defaults, by `iteris`, and with weights that are searched.
 
-The server's search and grades, in torch and without a server: candidates are measured on a few unlabelled prompts of
-each input, or on scored items, of the split `dev`, and given up by the same bound. Every merge then answers held-out
+The server's own code, in torch and without a server, by ten prompts of each input of the split `dev`: `iteris` as the
+worker does it, and with `--search` the search for weights with the server's grades. Every merge then answers held-out
 questions of the split `test`. Counts do not depend on how busy the machine is.
 
-    python loadtests/fit_skills.py --work FOLDER [--families demo] [--out fit_skills]   # goes on where it stopped
+    python loadtests/fit_skills.py --work FOLDER [--families demo] [--search] [--out fit_skills]   # goes on
 """
 
 import argparse
@@ -25,18 +25,21 @@ import torch  # noqa: E402
 from amalgam.domain.evaluation import EvaluationItem, Measurement  # noqa: E402
 from amalgam.domain.evolution import ELITE, Tried, Weights, elite, first_weights, next_round  # noqa: E402
 from amalgam.domain.expression import parse_expression  # noqa: E402
+from amalgam.domain.fit import ReadingFit  # noqa: E402
 from amalgam.domain.search import SweepPlan, SweepTask  # noqa: E402
 from amalgam.services.weight_board import Board  # noqa: E402
 from amalgam.services.weight_search import in_turn  # noqa: E402
+from amalgam.workers.reading_fit import Place, read_and_fit  # noqa: E402
 from loadtests.report import RESULTS, machine, versions  # noqa: E402
-from loadtests.skill_families import FAMILIES, Family, family_items, is_right  # noqa: E402
+from loadtests.skill_families import FAMILIES, MIXED, Family, family_items, is_right  # noqa: E402
 from loadtests.skill_model import SkillModel, merged, opened, written  # noqa: E402
 
+SETS = FAMILIES | MIXED
 PROMPTS = 10
 """Of an input."""
 PARTS = 3
 """In which a candidate is measured; between them it may be given up."""
-PLAIN = ("{}", "linear({})", "ties({})", "iso_c({})")
+PLAIN = ("{}", "linear({})", "ties({})", "iso_c({})", "tsv({})", "karcher({})")
 """Merges at their defaults."""
 
 
@@ -129,6 +132,34 @@ class FitBench:
             "s": round(time.monotonic() - began, 1),
         }  # fmt: skip
 
+    def iteris(self, metric: str) -> dict[str, Any]:
+        """The sum of the inputs, each fitted to what it reads: its own answers, or by ``right`` those that are wanted.
+
+        Returns: the row, less the right answers of what the model wears then.
+        """
+        began = time.monotonic()
+        items = {
+            task: tuple(
+                EvaluationItem(messages=tuple(item.messages), reference=item.reference)
+                for item in self._items
+                if item.task == task
+            )
+            for task in self._names
+        }
+        fit = ReadingFit(items=items, labelled=metric == "right", max_tokens=self.family.max_tokens, budget_s=1e6)
+        place = Place(self._model.base, "cpu", 1 << 30)
+        found = read_and_fit(place, self._sources, fit, lambda: False)
+        expression = " + ".join(self._names)
+        self._model.wear(merged(expression, found.sources))
+        return {
+            "by": metric, "seed": 0, "expression": f"iteris: {expression}", "kept": [], "candidates": 0, "given_up": 0,
+            "items_measured": len(self._items), "s": round(time.monotonic() - began, 1),
+        }  # fmt: skip
+
+    def right_now(self) -> dict[str, int]:
+        """Right answers of what the model wears."""
+        return self._right(self._names)
+
     def expression(self, weights: Weights) -> str:
         """The merge with these weights."""
         return " + ".join(f"{weight}*{name}" for weight, name in zip(weights, self._names, strict=True))
@@ -138,20 +169,25 @@ def measure(work: Path, arguments: argparse.Namespace) -> None:
     """All that the file does not know yet."""
     file, model = work / "fits.jsonl", SkillModel()
     for name in arguments.families:
-        bench = FitBench(FAMILIES[name], model, work, arguments.items)
+        bench = FitBench(SETS[name], model, work, arguments.items)
         base = {"family": name, "items": arguments.items, "own": bench.own}
-        inputs = ", ".join(FAMILIES[name].tasks)
+        inputs = ", ".join(SETS[name].tasks)
         print(name, bench.own, flush=True)
         for form in PLAIN:
             expression = form.format(inputs if "(" in form else inputs.replace(", ", " + "))
             if not known_rows(file, family=name, expression=expression):
                 written(file, base | {"by": "", "expression": expression, "right": bench.right(expression)})
-        for seed in range(arguments.seeds):
+        for metric in ("kept", "right"):
+            if not known_rows(file, family=name, by=metric, candidates=0):
+                found = bench.iteris(metric)
+                written(file, base | found | {"right": bench.right_now()})
+                print(known_rows(file, family=name, by=metric, candidates=0), flush=True)
+        for seed in range(arguments.seeds if arguments.search else 0):
             for metric in ("kept", "right"):
-                if not known_rows(file, family=name, by=metric, seed=seed):
+                if not known_rows(file, family=name, by=metric, seed=seed, candidates=arguments.candidates):
                     found = bench.fit(metric, arguments.candidates, seed)
                     written(file, base | found | {"right": bench.right(found["expression"])})
-                    print(known_rows(file, family=name, by=metric, seed=seed), flush=True)
+                    print(found, flush=True)
 
 
 def known_rows(file: Path, **fields: Any) -> list[dict[str, Any]]:
@@ -182,9 +218,12 @@ def page(report: Mapping[str, Any]) -> str:
         for row in rows:
             right = " | ".join(str(row["right"][task]) for task in own)
             worst = min(row["right"][task] / own[task] for task in own)
-            name = f"`{row['expression']}`" + (f", fit by {row['by']}, seed {row['seed']}" if row["by"] else "")
-            told = " | | "
+            name = f"`{row['expression']}`"
+            told = f" | | {row['s']:.0f}" if row["by"] else " | | "
             if row["by"]:
+                name = f"`{row['expression']}`, by {row['by']}"
+            if row["by"] and row["candidates"]:
+                name += f", seed {row['seed']}"
                 told = f"{row['candidates']}, {row['given_up']} | {row['items_measured']} | {row['s']:.0f}"
             lines.append(f"| {name} | {right} | {worst:.0%} | {told} |")
     return "\n".join(lines) + "\n"
@@ -193,8 +232,9 @@ def page(report: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for adapters and rows")
-    parser.add_argument("--families", nargs="+", default=["demo"], choices=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", default=["demo"], choices=list(SETS))
     parser.add_argument("--items", type=int, default=40, help="held-out questions a task")
+    parser.add_argument("--search", action="store_true", help="search weights too")
     parser.add_argument("--candidates", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=1, help="fits of each kind")
     parser.add_argument("--threads", type=int, default=2)

@@ -45,14 +45,30 @@ class Family:
     max_tokens: int
 
 
+_DEMO: Final[Mapping[str, Training | None]] = {"sql": None, "code": None, "json": None}
+_FORMS: Final[Mapping[str, Training | None]] = {
+    "date": Training(8, 70),
+    "row": Training(4, 90),
+    "call": Training(16, 60),
+}
+_TEXTS: Final[Mapping[str, Training | None]] = {
+    "xml": Training(8, 90), "bullets": Training(16, 70), "swap": Training(4, 110),
+}  # fmt: skip
+_NINE: Final = {**_DEMO, **_FORMS, **_TEXTS}
+
 FAMILIES: Final = {
     family.name: family
-    for family in (
-        Family("demo", {"sql": None, "code": None, "json": None}, 64),
-        Family("forms", {"date": Training(8, 70), "row": Training(4, 90), "call": Training(16, 60)}, 28),
-        Family("texts", {"xml": Training(8, 90), "bullets": Training(16, 70), "swap": Training(4, 110)}, 72),
+    for family in (Family("demo", _DEMO, 64), Family("forms", _FORMS, 28), Family("texts", _TEXTS, 72))
+}
+MIXED: Final = {
+    name: Family(name, {task: _NINE[task] for task in tasks}, 72)
+    for name, tasks in (
+        ("two", ("sql", "json")),
+        ("five", ("sql", "code", "json", "date", "xml")),
+        ("eight", ("sql", "code", "json", "date", "row", "call", "xml", "bullets")),
     )
 }
+"""Adapters of all families together."""
 
 _NAMES: Final = (
     "Anna", "Ben", "Clara", "David", "Elena", "Felix", "Greta", "Hugo", "Irene", "Jonas", "Karla", "Liam", "Mona",

@@ -15,6 +15,7 @@ from amalgam.demo.base_model import ensure_base_model
 from amalgam.domain.expression import parse_expression
 from amalgam.merge.build import BuildOptions, build_adapter
 from amalgam.merge.run import RunOptions
+from amalgam.merge.sources import TensorSource
 from amalgam.settings import Settings
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import AdapterTensors, open_tensors
@@ -23,7 +24,8 @@ from amalgam_demo.task_item import TaskItem
 from amalgam_demo.training import answer_loss, encode
 from loadtests.skill_families import Family, Training, family_items
 
-RANK: Final = 64
+RANK: Final = 128
+"""Of merges, so that eight adapters are not cut."""
 BATCH: Final = 64
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -175,7 +177,7 @@ def opened(family: Family, work: Path, model: SkillModel) -> dict[str, AdapterTe
     return found
 
 
-def merged(expression: str, sources: Mapping[str, AdapterTensors]) -> Factors:
+def merged(expression: str, sources: Mapping[str, TensorSource]) -> Factors:
     """What an expression comes to."""
     recipe = parse_expression(expression)
     sink = Captured()

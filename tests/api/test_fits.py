@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from amalgam.domain.fit import FitRecord, ReadingFit
 from amalgam.domain.version import VersionDraft
 from tests.api.test_blends import Instant
 from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
@@ -76,15 +77,17 @@ async def test_a_job_waits_for_its_weights_and_is_built_with_them(
     assert graph["nodes"][0]["fit"] == done["fit"]
 
 
-async def published(running_app: RunningApp, job_id: str, token: int) -> None:
+async def published(
+    running_app: RunningApp, job_id: str, token: int, *, name: str = "mix", fit: FitRecord | None = None
+) -> None:
     """The claimed job as the worker and the server would end it."""
     jobs = (await running_app.stored()).jobs
     digest = running_app.services.catalog.snapshot.versions["sql@1"].digest
     draft = VersionDraft(
-        name="mix", digest=digest, rank=2, size_bytes=1, module_count=1, base_fingerprint="", source="merge",
-        lineage={"recipe": {}},
+        name=name, digest=digest, rank=2, size_bytes=1, module_count=1, base_fingerprint="", source="merge",
+        lineage={"recipe": {}}, recipe_digest=(await jobs.get(job_id)).recipe_digest,
     )  # fmt: skip
-    await jobs.finish_built(job_id, token, draft, {})
+    await jobs.finish_built(job_id, token, draft, {}, fit)
     held = await jobs.claim_built("server", lease_s=30)
     if held is not None:
         await jobs.publish(held.id, held.fencing_token, {})
@@ -92,6 +95,49 @@ async def published(running_app: RunningApp, job_id: str, token: int) -> None:
         while (await jobs.get(job_id)).state != "published":
             await asyncio.sleep(0.05)
     await running_app.services.catalog.refresh()
+
+
+async def test_prompts_are_read_by_the_worker_unless_weights_are_asked_for(
+    fitting: tuple[RunningApp, httpx.AsyncClient],
+) -> None:
+    running_app, http = fitting
+    job = await submitted(http, name="read", fit={"prompts": PROMPTS})
+    fit = job["fit"]
+    assert (fit["method"], fit["by"], fit["sweep"], fit["candidates"], fit["tokens"]) == (
+        "iteris", "kept", None, None, None,
+    )  # fmt: skip
+    assert (await submitted(http, name="read", fit={"prompts": PROMPTS}))["id"] == job["id"]
+    jobs = (await running_app.stored()).jobs
+    claimed = await jobs.claim("worker", lease_s=30, max_attempts=1)
+    assert claimed is not None
+    assert claimed.id == job["id"]
+    reading = ReadingFit.model_validate(claimed.reading)
+    assert {ref: [item.prompt for item in items] for ref, items in reading.items.items()} == {
+        f"{name}@1": [row["prompt"] for row in rows] for name, rows in PROMPTS.items()
+    }
+    assert (reading.labelled, reading.max_tokens) == (False, 64)
+    record = FitRecord.model_validate(claimed.fit).model_copy(update={"tokens": 321, "unread": 2})
+    await published(running_app, claimed.id, claimed.fencing_token, name="read", fit=record)
+    graph = (await http.get("/admin/v1/adapters/read/versions/1/lineage")).json()
+    assert graph["nodes"][0]["fit"] == fit | {"tokens": 321, "unread": 2}
+    others = await submitted(http, name="read", fit={"prompts": PROMPTS | {"sql": [{"prompt": "another"}]}})
+    assert others["id"] != job["id"]
+    await http.post(f"/admin/v1/jobs/{others['id']}:cancel")
+
+
+async def test_references_are_read_where_items_have_them(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    running_app, http = fitting
+    job = await submitted(http, name="labelled", fit={"by": "items", "items": ITEMS})
+    assert (job["fit"]["method"], job["fit"]["by"]) == ("iteris", "items")
+    stored = await (await running_app.stored()).jobs.get(job["id"])
+    reading = ReadingFit.model_validate(stored.reading)
+    assert reading.labelled
+    assert {item.reference for items in reading.items.values() for item in items} == {"right"}
+    await http.post(f"/admin/v1/jobs/{job['id']}:cancel")
+    patterns = {name: [{"prompt": "x", "pattern": "y"}] for name in ITEMS}
+    body = BODY | {"name": "bare", "fit": {"method": "iteris", "by": "items", "items": patterns}}
+    error = assert_error(await http.post("/admin/v1/merges", json=body), 400, "fit_refused")
+    assert "has no reference" in error["message"]
 
 
 async def test_scored_items_find_weights_too(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
@@ -167,6 +213,8 @@ async def test_a_search_without_a_result_fails_the_job(fitting: tuple[RunningApp
         ({"fit": FIT | {"candidates": 0}}, 400, "invalid_value"),
         ({"fit": FIT | {"budget_s": 0}}, 400, "invalid_value"),
         ({"fit": FIT | {"by": "items"}}, 400, "invalid_value"),
+        ({"fit": FIT | {"method": "iteris"}}, 400, "invalid_value"),
+        ({"fit": {"by": "items", "items": ITEMS, "metrics": {}, "method": "iteris"}}, 400, "invalid_value"),
         ({"fit": FIT | {"items": ITEMS}}, 400, "invalid_value"),
         ({"fit": {"by": "items", "items": PROMPTS}}, 400, "metric_not_applicable"),
         ({"fit": {"by": "items", "items": ITEMS, "metrics": {"poem": "contains"}}}, 400, "fit_refused"),

@@ -152,3 +152,23 @@ def test_a_version_can_be_built_again(admin: httpx.Client) -> None:
     rebuilt = admin.post("/admin/v1/adapters/again/versions/1:rebuild").json()
     assert rebuilt["identical"], rebuilt
     assert rebuilt["rebuilt_digest"] == made.json()["digest"]
+
+
+def test_a_merge_is_fitted_to_what_its_inputs_read_and_built_again(admin: httpx.Client) -> None:
+    prompts = {task: [item.prompt for item in generate(task, "dev", 4, seed=1)] for task in ("sql", "json")}
+    body = {"name": "fitted", "inputs": ["sql", "json"], "fit": {"prompts": prompts, "max_tokens": 48}}
+    made = admin.post("/admin/v1/merges", params={"wait_s": 240}, json=body)
+    assert made.status_code == 201, made.text
+    lineage = made.json()["lineage"]
+    fit = lineage["fit"]
+    assert (fit["method"], fit["by"], fit["sweep"], fit["unread"]) == ("iteris", "kept", None, 0)
+    assert fit["tokens"] > 400
+    plain = merge(admin, "unfitted", "sql + json", probe={"prompts": prompts, "max_tokens": 48})
+    kept, lost = lineage["kept"]["inputs"], plain.json()["lineage"]["kept"]["inputs"]
+    for ref in ("sql@1", "json@1"):
+        assert kept[ref]["agreement"] > 0.97
+        assert kept[ref]["agreement"] > lost[ref]["agreement"]
+    again = admin.post("/admin/v1/merges", params=WAIT, json=body)
+    assert (again.status_code, again.json()["model"]) == (200, "fitted@1")
+    rebuilt = admin.post("/admin/v1/adapters/fitted/versions/1:rebuild", timeout=300).json()
+    assert rebuilt["identical"], rebuilt

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from amalgam.cli.consoles import on_stdout
+from amalgam.cli.fit_options import FitFile, fitted_inputs
 from amalgam.cli.merge_outputs import LINEAGE_END, FormOption, default_dtype, require_free, sink_of, target_of
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import (
@@ -63,6 +64,7 @@ def build(
     base: Base = None,
     uniform_rank: UniformRank = False,
     form: FormOption = None,
+    fit: FitFile = None,
 ) -> None:
     """Merge adapter folders into a new one."""
     with sentences():
@@ -75,6 +77,8 @@ def build(
         sources = open_inputs(recipe, base, dora_rank=max_rank)
         sink = sink_of(target, known, sources, base)
         options = build_options(sources, max_rank, device, backend, max_workspace, base)
+        place = (base, device, options.run.max_workspace_bytes)
+        sources, sink = fitted_inputs(fit, recipe, sources, sink, place)
         with progress_bar() as progress:
             task = progress.add_task("merging", total=None)
             outcome = build_adapter(

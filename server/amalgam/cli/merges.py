@@ -11,6 +11,7 @@ from amalgam.cli.consoles import on_stderr, on_stdout
 from amalgam.cli.jobs import described, followed
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import recipe_file
+from amalgam.domain.fit import FitMethod
 from amalgam.errors.terminal import FileUnusable
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def prompts_file(path: Path) -> dict[str, Any]:
 
 
 def fit_body(path: Path | None, evaluation: str | None, budget_s: float | None) -> dict[str, Any] | None:
-    """What the server searches weights by; None where it searches none.
+    """What the server fits the merge by; None where it fits nothing.
 
     Raises:
         FileUnusable: the file is no JSON object, or has prompts beside items.
@@ -65,14 +66,22 @@ def create(
         Path | None,
         typer.Option(
             "--fit",
-            help="search the weights first, by a JSON file: prompts by input, or items with references by input",
+            help="fit the merge first, by a JSON file: prompts by input, or items with references by input",
         ),
     ] = None,
     fit_evaluation: Annotated[
         str | None, typer.Option("--fit-evaluation", help="the same by an evaluation, whose items are scored")
     ] = None,
+    fit_method: Annotated[
+        FitMethod | None,
+        typer.Option(
+            "--fit-method",
+            help="iteris (inputs are fitted to what they read) or weights (a search); without it the server chooses",
+        ),
+    ] = None,
     fit_budget_s: Annotated[
-        float | None, typer.Option("--fit-budget-s", min=1, help="longest search, seconds; the server's default is 300")
+        float | None,
+        typer.Option("--fit-budget-s", min=1, help="longest search or reading, seconds; the server's default is 300"),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="until it is in service, or has failed")] = False,
     keep_default: Annotated[bool, typer.Option("--keep-default", help="leave the default version where it is")] = False,
@@ -96,7 +105,7 @@ def create(
     else:
         body["expression"] = expression
     if (searched := fit_body(fit, fit_evaluation, fit_budget_s)) is not None:
-        body["fit"] = searched
+        body["fit"] = searched if fit_method is None else searched | {"method": fit_method}
     asked = {"prompts": prompts_file(probe) if probe else None, "evaluation": probe_evaluation}
     if any(asked.values()):
         body["probe"] = {name: value for name, value in asked.items() if value}

@@ -1,4 +1,8 @@
-"""Fits: a merge whose weights are searched before it is built."""
+"""Fits: a merge that is made to keep its inputs' skills, by prompts of each of them, before it is built.
+
+By `iteris` the worker reads the prompts with the base model, and each input is fitted to what it is given on its own
+(`amalgam.merge.projection`). By `weights` the server tries weights as blends, and the best ones are built.
+"""
 
 import hashlib
 import json
@@ -12,6 +16,7 @@ from amalgam.domain.evaluation import EvaluationItem
 
 MAX_CANDIDATES: Final = 60
 """Of one fit; with the inputs they are the targets of one sweep."""
+FitMethod = Literal["iteris", "weights"]
 FIT_BY: Final[tuple[Literal["kept", "items"], ...]] = ("kept", "items")
 
 
@@ -20,16 +25,33 @@ class FitRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    by: Literal["kept", "items"] = Field(
-        description="what weights were searched by: answers of the inputs, or scored items", examples=["kept"]
+    method: FitMethod = Field(
+        default="weights",
+        description="`iteris`: each input fitted to its own prompts; `weights`: a search for weights",
+        examples=["iteris"],
     )
-    sweep: str = Field(description="the sweep that searches; it has every candidate", examples=["eval-8f14e4…"])
+    by: Literal["kept", "items"] = Field(
+        description="what it was fitted by: answers of the inputs, or items with references", examples=["kept"]
+    )
+    sweep: str | None = Field(
+        default=None,
+        description="of `weights`, the sweep that searches; it has every candidate",
+        examples=["eval-8f14e4…"],
+    )
     prompts_digest: str = Field(description="of all prompts, with what is wanted as answers", examples=["5b0c…"])
     seed: int = Field(examples=[0])
     max_tokens: int = Field(description="longest answer, tokens", examples=[64])
-    candidates: int = Field(description="most that are tried", examples=[48])
-    budget_s: float = Field(description="longest search, seconds", examples=[300.0])
-    tried: int | None = Field(default=None, description="candidates; null until the search has ended", examples=[48])
+    candidates: int | None = Field(default=None, description="of `weights`: most that are tried", examples=[48])
+    budget_s: float = Field(description="longest search or reading, seconds", examples=[300.0])
+    tried: int | None = Field(
+        default=None, description="of `weights`: candidates; null until the search has ended", examples=[48]
+    )
+    tokens: int | None = Field(
+        default=None, description="of `iteris`: tokens that were read; null until they are", examples=[4210]
+    )
+    unread: int = Field(
+        default=0, description="of `iteris`: modules that no prompt came to, which are summed as they are", examples=[0]
+    )
     weights: Mapping[str, float] = Field(
         default={}, description="by input, as they were found", examples=[{"sql@1": 0.85, "json@1": 0.45}]
     )
@@ -53,10 +75,27 @@ class FitOrder:
     budget_s: float
     seed: int
     max_tokens: int
+    method: FitMethod | None = None
+    """None: `iteris` where the server has the base model's files and every item has an answer, else `weights`."""
+
+
+class ReadingFit(BaseModel):
+    """What `iteris` needs beside the recipe: the prompts of every input, as its job has them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: Mapping[str, tuple[EvaluationItem, ...]]
+    """Input, as ``name@number`` -> its prompts."""
+    labelled: bool
+    """Whether the references of the items are read as answers; else the input's own answers are."""
+    max_tokens: int
+    """Longest answer of an input."""
+    budget_s: float
+    """Longest reading, seconds."""
 
 
 def fit_digest(recipe_digest: str, record: FitRecord) -> str:
     """Names what is asked for, before anybody knows the weights: SHA-256, in hex."""
-    asked = record.model_dump(mode="json", exclude={"sweep", "tried", "weights", "kept"})
+    asked = record.model_dump(mode="json", exclude={"sweep", "tried", "tokens", "unread", "weights", "kept"})
     text = json.dumps({"recipe": recipe_digest, **asked}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

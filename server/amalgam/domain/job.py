@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.error_report import ErrorReport
-from amalgam.domain.fit import FitRecord
+from amalgam.domain.fit import FitRecord, ReadingFit
 from amalgam.domain.skill_probe import SkillProbe
 from amalgam.domain.stored_bytes import StoredBy
 from amalgam.errors.jobs import JobStateConflict
@@ -81,6 +81,7 @@ class Job(BaseModel):
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by step")
     probe: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.skill_probe.SkillProbe`")
     fit: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.fit.FitRecord`")
+    reading: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.fit.ReadingFit`")
     waits_for: str | None = Field(default=None, description="the sweep that searches its weights; it is queued so long")
     created_at: datetime
     updated_at: datetime
@@ -122,7 +123,9 @@ class JobRequest:
     probe: SkillProbe | None = None
     """What the result is asked before it is published."""
     fit: FitRecord | None = None
-    """The search for its weights, which has to end first."""
+    """How it is fitted. A search for weights has to end first."""
+    reading: ReadingFit | None = None
+    """The prompts that the worker reads before it merges."""
     stored_by: StoredBy | None = None
     """Whose bytes the result counts as; None: the server's own."""
     output_bytes: int = 0

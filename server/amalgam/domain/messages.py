@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.fit import ReadingFit
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.template_messages import TemplateAnswer, TemplateOrder, TemplateReady
 from amalgam.errors.internal import MessageUnreadable
@@ -62,6 +63,8 @@ class RebuildQuestion(_Message):
     budget_s: float
     max_rank: int
     """Of the result."""
+    reading: ReadingFit | None = None
+    """The prompts that it was fitted to."""
 
 
 class EnergyQuestion(_Message):

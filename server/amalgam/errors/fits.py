@@ -1,6 +1,7 @@
 """Errors of fits, which search for the weights of a merge before it is built.
 
 - asking: FitRefused
+- reading: FitUnread
 - the search: FitUnfinished, FitStopped
 """
 
@@ -18,6 +19,23 @@ class FitRefused(InvalidRequest):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The weights cannot be fitted: {reason}.")
+
+
+class FitUnread(InvalidRequest):
+    """Prompts of a fit that the base model was to read, and did not; nothing is built.
+
+    Next step: the message says why; ``"method": "weights"`` needs no reading.
+    """
+
+    status = 422
+    code = "fit_unread"
+    param = "fit.prompts"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f'The prompts of the fit cannot be read: {reason}. Mend that, or send "method": "weights", which tries '
+            "weights on the engine."
+        )
 
 
 class FitUnfinished(InvalidRequest):

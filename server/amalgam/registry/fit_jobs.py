@@ -1,4 +1,4 @@
-"""Jobs that wait for the end of a search for their weights."""
+"""Jobs that are fitted: those that wait for the end of a search for their weights, and what workers read for others."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from amalgam.domain.clock import Clock
-from amalgam.domain.fit import FitRecord
+from amalgam.domain.fit import FitRecord, ReadingFit
 from amalgam.domain.job import LIVE_STATES, Job
 from amalgam.registry.database import Database
 from amalgam.registry.job_rows import change_job, find_job, job_of, read_job, select_jobs
@@ -46,6 +46,13 @@ class FitJobRegistry:
                 return None
             fields = {"recipe": dict(recipe), "recipe_digest": recipe_digest, "fit": fit.model_dump(mode="json")}
             return await change_job(connection, job_id, self._clock(), waits_for=None, **fields)
+
+    async def reading_of(self, version_id: int) -> ReadingFit | None:
+        """The prompts that a version was fitted to; None where no job has them."""
+        query = sa.select(jobs.c.reading).where(jobs.c.version_id == version_id, jobs.c.reading.is_not(sa.null()))
+        async with self._database.read() as connection:
+            found = (await connection.execute(query.limit(1))).scalar_one_or_none()
+        return None if found is None else ReadingFit.model_validate(found)
 
     async def forget_search(self, job_id: str) -> None:
         """The job waits for nothing any more: it has ended."""

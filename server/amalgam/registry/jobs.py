@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.clock import Clock
+from amalgam.domain.fit import FitRecord
 from amalgam.domain.job import JOB_KINDS, LIVE_STATES, Job, JobPage, JobRequest, JobState, Submission, check_transition
 from amalgam.domain.skill_probe import KeptRecord
 from amalgam.domain.version import VersionDraft
@@ -107,6 +108,7 @@ class JobRegistry:
             "timings": {},
             "probe": probe_row(request),
             "fit": None if request.fit is None else request.fit.model_dump(mode="json"),
+            "reading": None if request.reading is None else request.reading.model_dump(mode="json"),
             "waits_for": None if request.fit is None else request.fit.sweep,
             "created_at": now,
             "updated_at": now,
@@ -207,13 +209,19 @@ class JobRegistry:
             return await change_job(connection, job_id, now, lease_expires_at=None, **fields)
 
     async def finish_built(
-        self, job_id: str, token: int, draft: VersionDraft, timings: Mapping[str, float] | None = None
+        self,
+        job_id: str,
+        token: int,
+        draft: VersionDraft,
+        timings: Mapping[str, float] | None = None,
+        fit: FitRecord | None = None,
     ) -> AdapterVersion:
         """Record the result: version and job in one transaction. Nobody is served it before `publish`.
 
         Args:
             draft: Its files are in the store already.
             timings: Seconds by step, added to the job's.
+            fit: How it was fitted, where the worker did that.
 
         Raises:
             JobNotFound, LeaseLost: as `heartbeat`; nothing was written.
@@ -233,6 +241,7 @@ class JobRegistry:
                 version_id=version.id,
                 lease_expires_at=None,
                 timings=job.timings | dict(timings or {}),
+                fit=job.fit if fit is None else fit.model_dump(mode="json"),
             )
         return version
 

@@ -148,6 +148,7 @@ jobs: Final = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("probe", JSON),
     sa.Column("fit", JSON),
+    sa.Column("reading", JSON),
     sa.Column("waits_for", sa.String(64), index=True),
     *_stored_by(),
     sa.Index(None, "state", "created_at"),

@@ -1,4 +1,4 @@
-"""Fits: a merge job that waits while a sweep searches its weights, and is built with the best ones."""
+"""Fits: a merge job whose worker reads its inputs' prompts first, or that waits while a sweep searches its weights."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from amalgam.domain.answer_metrics import KEPT
 from amalgam.domain.evaluation import CANCELLABLE, Evaluation, EvaluationItem, digest_of_items
-from amalgam.domain.fit import FitOrder, FitRecord, fit_digest
+from amalgam.domain.fit import FitOrder, FitRecord, ReadingFit, fit_digest
 from amalgam.domain.job import Job, JobRequest
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.scopes import EVERYTHING, Scopes
@@ -49,7 +49,7 @@ class FittedMerge:
 
 
 class FitService:
-    """Submits merges whose weights are searched, and lets them be built when their searches end.
+    """Submits merges that are fitted, and lets those be built whose searches for weights end.
 
     Args:
         evaluations: what sweeps are.
@@ -57,6 +57,7 @@ class FitService:
         merges: build.
         jobs: all jobs.
         waiting: jobs that wait for a search.
+        reads: whether workers have the files of the base model, and read prompts with it.
     """
 
     def __init__(
@@ -66,15 +67,18 @@ class FitService:
         merges: MergeService,
         jobs: JobRegistry,
         waiting: FitJobRegistry,
+        *,
+        reads: bool = False,
     ) -> None:
         self._evaluations = evaluations
         self._sweeps = sweeps
         self._merges = merges
         self._jobs = jobs
         self._waiting = waiting
+        self._reads = reads
 
     async def submit(self, order: FittedMerge) -> MergeAnswer:
-        """Queue the search and the merge that waits for it, or answer with the live job of the very same.
+        """Queue the merge, and the search that it waits for if any, or answer with the live job of the very same.
 
         Raises:
             FitRefused: prompts that do not fit the inputs, or weights that cannot be searched.
@@ -87,23 +91,38 @@ class FitService:
         if lacking:
             raise FitRefused(f"{lacking[0]} has no prompts, so that nothing says what is kept of it; add some")
         items = tuple(item.model_copy(update={"task": ref}) for ref, its in given.items() for item in its)
+        method = fit.method or ("weights" if _bare(fit, given) or not self._reads else "iteris")
         record = FitRecord(
+            method=method,
             by=fit.by,
-            sweep="",
             prompts_digest=digest_of_items(items),
             seed=fit.seed,
             max_tokens=fit.max_tokens,
-            candidates=fit.candidates,
+            candidates=fit.candidates if method == "weights" else None,
             budget_s=fit.budget_s,
         )
         digest = fit_digest(request.recipe_digest, record)
+        request = replace(request, recipe_digest=digest, fit=record)
+        if method == "iteris":
+            return await self._merges.queue(replace(request, reading=self._reading(fit, given)))
         if (live := await self._waiting.find_live(order.name, digest)) is not None:
             return MergeAnswer(None, live)
         # Before anything is measured for it.
         await self._jobs.require_storage(request)
         sweep = await self._search(order, recipe, items, await self._metrics(order))
-        named = record.model_copy(update={"sweep": sweep.id})
-        return await self._queue(replace(request, recipe_digest=digest, fit=named), sweep)
+        return await self._queue(replace(request, fit=record.model_copy(update={"sweep": sweep.id})), sweep)
+
+    def _reading(self, fit: FitOrder, given: Mapping[str, tuple[EvaluationItem, ...]]) -> ReadingFit:
+        """What the worker reads.
+
+        Raises:
+            FitRefused: no worker has the base model's files, or an item has no answer that could be read.
+        """
+        if not self._reads:
+            raise FitRefused('the server has no files of the base model to read prompts with; send "method": "weights"')
+        if bare := _bare(fit, given):
+            raise FitRefused(f"an item of {bare[0]} has no reference, which is read as its answer; add it")
+        return ReadingFit(items=given, labelled=fit.by == "items", max_tokens=fit.max_tokens, budget_s=fit.budget_s)
 
     async def _pinned(self, order: FittedMerge) -> tuple[JobRequest, Mapping[str, tuple[EvaluationItem, ...]]]:
         """The merge as it would be queued, and the items of the fit by exact version."""
@@ -238,6 +257,13 @@ def _best(job: Job, report: SweepReport) -> tuple[Recipe, FitRecord]:
         }
     )
     return plan.evolution.at(weights), record
+
+
+def _bare(fit: FitOrder, given: Mapping[str, tuple[EvaluationItem, ...]]) -> list[str]:
+    """Inputs with an item that has no answer which could be read in place of the input's own."""
+    if fit.by == "kept":
+        return []
+    return sorted(ref for ref, items in given.items() if any(not item.reference for item in items))
 
 
 def _questions(items: tuple[EvaluationItem, ...]) -> tuple[EvaluationItem, ...]:

@@ -7,11 +7,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from amalgam.domain.adapter import AdapterVersion, VersionRef
+from amalgam.domain.fit import ReadingFit
 from amalgam.domain.lineage import KnownVersion, LineageEdge, LineageGraph, Rebuilt
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.adapters import ArtifactDamaged, VersionNotFound
 from amalgam.errors.merging import NotRebuildable
 from amalgam.registry.adapters import AdapterRegistry
+from amalgam.registry.fit_jobs import FitJobRegistry
 from amalgam.registry.profiles import ProfileRegistry
 from amalgam.services.worker_link import WorkerLink
 from amalgam.store.adapter_store import AdapterStore
@@ -28,11 +30,13 @@ class LineageService:
         registry: AdapterRegistry,
         store: AdapterStore,
         worker: WorkerLink,
+        fits: FitJobRegistry,
         profiles: ProfileRegistry | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
         self._worker = worker
+        self._fits = fits
         self._profiles = profiles
 
     async def graph(self, name: str, number: int) -> LineageGraph:
@@ -75,8 +79,18 @@ class LineageService:
         recipe = _recipe(version, lineage)
         for ref in recipe.adapters:
             await self._require_files(version, ref, lineage["inputs"][ref])
-        answer = await self._worker.rebuild(recipe, _limit(recipe, int(lineage["result"]["rank"])), _REBUILD_S)
+        reading = await self._reading(version, lineage)
+        answer = await self._worker.rebuild(recipe, _limit(recipe, int(lineage["result"]["rank"])), _REBUILD_S, reading)
         return Rebuilt(version, answer.digest, answer.seconds)
+
+    async def _reading(self, version: AdapterVersion, lineage: Mapping[str, Any]) -> ReadingFit | None:
+        """The prompts that the version was fitted to, which its job has; None where it was not."""
+        if (lineage.get("fit") or {}).get("method") != "iteris":
+            return None
+        found = await self._fits.reading_of(version.id)
+        if found is None:
+            raise NotRebuildable(str(version.ref), "the job that fitted it, which had its prompts, is gone")
+        return found
 
     async def _require_files(self, version: AdapterVersion, ref: str, digest: str) -> None:
         try:

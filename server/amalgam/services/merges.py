@@ -150,6 +150,10 @@ class MergeService:
         request = await self.request(
             name, recipe, set_default=set_default, scopes=scopes, probe=probe, stored_by=stored_by
         )
+        return await self.queue(request)
+
+    async def queue(self, request: JobRequest) -> MergeAnswer:
+        """Have the worker build what `request` has made. Raises StorageSpent."""
         submission = await self._jobs.submit(request)
         if submission.created:
             self._worker.wake()

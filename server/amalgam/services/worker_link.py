@@ -6,6 +6,7 @@ The end of its standard input tells the worker to stop, so a server that is kill
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from amalgam.domain.diagnostics import MergeForecast
+from amalgam.domain.fit import ReadingFit
 from amalgam.domain.job import JobProgress
 from amalgam.domain.messages import (
     FROM_WORKER,
@@ -124,9 +125,13 @@ class WorkerLink:
         assert isinstance(answer, PlanAnswer)
         return answer.forecast
 
-    async def rebuild(self, recipe: Recipe, max_rank: int, budget_s: float) -> RebuildAnswer:
-        """Under which digest the result of a recipe would be stored. Besides, as `forecast`."""
-        question = RebuildQuestion(id=self._child.number(), recipe=recipe, max_rank=max_rank, budget_s=budget_s)
+    async def rebuild(
+        self, recipe: Recipe, max_rank: int, budget_s: float, reading: ReadingFit | None = None
+    ) -> RebuildAnswer:
+        """Under which digest the result of a recipe would be stored, fitted to ``reading``. Besides, as `forecast`."""
+        question = RebuildQuestion(
+            id=self._child.number(), recipe=recipe, max_rank=max_rank, budget_s=budget_s, reading=reading
+        )
         answer = await self._ask(question)
         assert isinstance(answer, RebuildAnswer)
         return answer

@@ -91,7 +91,9 @@ class Making:
         folders = None if settings.exports.export_root is None else ExportFolders(settings.exports.export_root)
         workspace = settings.merging.merge_workspace_bytes
         exports = ExportService(kept.jobs, store, catalog, merges, worker, folders, Path(model), workspace)
-        return cls(adapters, worker, merges, LineageService(kept.registry, store, worker, kept.profiles), exports)
+        fits = FitJobRegistry(kept.database, kept.database.clock)
+        lineage = LineageService(kept.registry, store, worker, fits, kept.profiles)
+        return cls(adapters, worker, merges, lineage, exports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class Measuring:
         evaluations = EvaluationService(rows, kept.catalog, inference, most, runner.wake, metrics)
         sweeps = SweepService(evaluations, merges)
         waiting = FitJobRegistry(kept.database, kept.database.clock)
-        fits = FitService(evaluations, sweeps, merges, kept.jobs, waiting)
+        reads = kept.base.folder is not None
+        fits = FitService(evaluations, sweeps, merges, kept.jobs, waiting, reads=reads)
         return cls(runner, evaluations, sweeps, trials, fits)
 
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.error_report import ErrorReport
+from amalgam.domain.fit import FitRecord, ReadingFit
 from amalgam.domain.job import Job
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.version import VersionDraft
@@ -19,12 +20,14 @@ from amalgam.errors.merge_run import OutOfMemory
 from amalgam.merge.build import BuildOptions, MergeOutcome, build_adapter
 from amalgam.merge.rehearse import rehearse
 from amalgam.merge.run import RunOptions
+from amalgam.merge.sources import TensorSource
 from amalgam.settings import Settings
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_norms import delta_bound
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors
 from amalgam.workers.base_reading import BaseReading, energies
+from amalgam.workers.reading_fit import Fitted, Place, read_and_fit
 
 Versions = Mapping[str, AdapterVersion]
 """By the recipe's spelling."""
@@ -36,7 +39,9 @@ class Built:
 
     draft: VersionDraft
     timings: dict[str, float]
-    """Seconds by step: read, merge, write."""
+    """Seconds by step: read, merge, write; of a fit that it did itself also fit."""
+    fit: FitRecord | None = None
+    """What that fit came to."""
 
 
 class MergeBuilder:
@@ -68,8 +73,10 @@ class MergeBuilder:
             MergeCancelled: ``is_cancelled`` said so. Besides, as `build_adapter`.
         """
         began = time.monotonic()
-        sources = {ref: self.open(version) for ref, version in versions.items()}
-        opened = time.monotonic()
+        opened = {ref: self.open(version) for ref, version in versions.items()}
+        read = time.monotonic()
+        sources, fit = self._fitted(job, recipe, opened, is_cancelled)
+        begun = time.monotonic()
         with self._store.stage() as staging:
             outcome = build_adapter(
                 recipe,
@@ -83,10 +90,32 @@ class MergeBuilder:
             # What we wrote passes the same checks as what others upload.
             header = read_peft_folder(staging.folder, None).require(staging.findings)
             stored = self._store.publish(staging)
-        timings = {"read": opened - began, "merge": computed - opened, "write": time.monotonic() - computed}
+        timings = {"read": read - began, "merge": computed - begun, "write": time.monotonic() - computed}
+        if fit is not None:
+            timings["fit"] = begun - read
         draft = _draft(job, outcome, stored.digest, stored.size_bytes, list(versions.values()))
         assert header.rank == draft.rank
-        return Built(draft, timings)
+        return Built(draft, timings, fit)
+
+    def _fitted(
+        self, job: Job, recipe: Recipe, sources: Mapping[str, TensorSource], is_cancelled: Callable[[], bool]
+    ) -> tuple[Mapping[str, TensorSource], FitRecord | None]:
+        """The inputs as they are merged, and what was done to them; as they are where nothing is to be fitted."""
+        if job.reading is None:
+            return sources, None
+        record = FitRecord.model_validate(job.fit)
+        found = self._read(ReadingFit.model_validate(job.reading), recipe, sources, is_cancelled)
+        return found.sources, record.model_copy(update={"tokens": found.tokens, "unread": len(found.unread)})
+
+    def _read(
+        self, fit: ReadingFit, recipe: Recipe, sources: Mapping[str, TensorSource], is_over: Callable[[], bool]
+    ) -> Fitted:
+        """The recipe's inputs, fitted to their prompts; what else it names stays as it is. Raises FitUnread."""
+        merging = self._settings.merging
+        inputs = {entry.adapter: sources[entry.adapter] for entry in recipe.inputs}
+        place = Place(self._settings.exports.base_model, merging.worker_device, merging.merge_workspace_bytes)
+        found = read_and_fit(place, inputs, fit, is_over)
+        return replace(found, sources={**sources, **found.sources})
 
     def rehearse(self, recipe: Recipe, versions: Versions, is_over: Callable[[], bool]) -> MergeForecast:
         """What the merge would give and take, as far as the time goes; nothing is written."""
@@ -94,11 +123,18 @@ class MergeBuilder:
         return rehearse(recipe, sources, self.options(versions), is_over=is_over)
 
     def rebuild(
-        self, recipe: Recipe, versions: Versions, max_rank: int, is_over: Callable[[], bool]
+        self,
+        recipe: Recipe,
+        versions: Versions,
+        max_rank: int,
+        is_over: Callable[[], bool],
+        reading: ReadingFit | None = None,
     ) -> tuple[str, float]:
         """Build it all again beside the store. Returns the digest that it would be stored under, and seconds."""
         began = time.monotonic()
-        sources = {ref: self.open(version) for ref, version in versions.items()}
+        sources: Mapping[str, TensorSource] = {ref: self.open(version) for ref, version in versions.items()}
+        if reading is not None:
+            sources = self._read(reading, recipe, sources, is_over).sources
         with self._store.stage() as staging:
             options = self.options(versions, max_rank)
             build_adapter(recipe, sources, FolderSink(staging.folder), options, is_cancelled=is_over)

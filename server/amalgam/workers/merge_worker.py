@@ -128,7 +128,7 @@ class MergeWorker:
         if isinstance(asked, EnergyQuestion):
             found = self._builder.energies(versions, asked.prompts, is_over)
             return EnergyAnswer(id=asked.id, energies=tuple(map(tuple, found)))
-        digest, seconds = self._builder.rebuild(asked.recipe, versions, asked.max_rank, is_over)
+        digest, seconds = self._builder.rebuild(asked.recipe, versions, asked.max_rank, is_over, asked.reading)
         return RebuildAnswer(id=asked.id, digest=digest, seconds=seconds)
 
     async def _fail(self, job: Job, why: ErrorReport) -> None:
@@ -155,7 +155,7 @@ class MergeWorker:
     async def _finish(self, job: Job, built: Built) -> None:
         """Record the result; done already where the answer to the first attempt was lost on its way."""
         try:
-            await self._jobs.finish_built(job.id, job.fencing_token, built.draft, built.timings)
+            await self._jobs.finish_built(job.id, job.fencing_token, built.draft, built.timings, built.fit)
         except LeaseLost:
             found = await self._jobs.get(job.id)
             # The server that publishes it has taken it under a token of its own by now.

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from amalgam.errors.aliases import PromptsUnread
 from amalgam.kernels.row_energy import row_basis, row_energy
 from amalgam.workers import base_reading
 from amalgam.workers.base_reading import BaseReading, energies
+from tests.support.reading_base import write_reading_base
 
-TEMPLATE = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
 LAST, EARLIER, HEAD = "model.layers.3.mlp.down_proj", "model.layers.2.mlp.down_proj", "lm_head"
 QUERY = "model.layers.3.self_attn.q_proj"
 PROMPTS = ["How many users are there?", "a", "Turn this into JSON, please: Ann is 34", "", "x" * 60]
@@ -22,20 +21,7 @@ ROUNDING = 0.05
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("base")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(found)
-    shape = LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.3,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(shape).to(torch.bfloat16).save_pretrained(found)
-    return found
+    return write_reading_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

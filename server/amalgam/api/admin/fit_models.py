@@ -1,4 +1,4 @@
-"""The part of a merge's body that asks for its weights to be searched."""
+"""The part of a merge's body that asks for it to be fitted to its inputs' prompts."""
 
 from typing import Annotated, Literal, Self
 
@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from amalgam.api.admin.evaluation_models import ItemBody, MetricName
 from amalgam.api.admin.kit import ID_PATTERN, NO_NUL, Body
 from amalgam.api.admin.probe_models import Prompt
-from amalgam.domain.fit import MAX_CANDIDATES
+from amalgam.domain.fit import MAX_CANDIDATES, FitMethod
 from amalgam.domain.recipe import MAX_INPUTS
 from amalgam.domain.skill_probe import MAX_PROMPTS
 from amalgam.domain.skill_probe import MAX_TOKENS as PROBE_TOKENS
@@ -18,7 +18,7 @@ _MAX_ITEMS = 200
 
 
 class FitBody(Body):
-    """Prompts of every input, by which the weights are searched that keep most of the input that is kept least."""
+    """Prompts of every input, by which the merge is made to keep what each input does."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -38,9 +38,15 @@ class FitBody(Body):
         },
     )
 
+    method: FitMethod | None = Field(
+        default=None,
+        description="`iteris`: the worker reads the prompts with the base model, and fits each input to what layers "
+        "are given there; `weights`: a search for weights, on the engine. Left out: `iteris`, where the server has the "
+        "base model's files and neither candidates nor metrics are given",
+    )
     by: Literal["kept", "items"] = Field(
         default="kept",
-        description="`kept`: what is kept of the inputs' own answers, without labels; `items`: scored answers",
+        description="`kept`: by the inputs' own answers, without labels; `items`: by answers that are wanted",
     )
     prompts: dict[_Input, Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS)]] = Field(
         default={}, max_length=MAX_INPUTS, description="input -> what it is asked; of `kept`"
@@ -54,10 +60,12 @@ class FitBody(Body):
         description="takes the first items of each task of this evaluation that is named like an input",
     )
     metrics: dict[_Input, MetricName] = Field(
-        default={}, max_length=MAX_INPUTS, description="of `items`, by input; left out: exact_match"
+        default={}, max_length=MAX_INPUTS, description="of `items` and `weights`, by input; left out: exact_match"
     )
-    candidates: int = Field(default=48, ge=1, le=MAX_CANDIDATES, description="most weights that are tried")
-    budget_s: float = Field(default=300.0, gt=0, le=86_400, allow_inf_nan=False, description="longest search, seconds")
+    candidates: int = Field(default=48, ge=1, le=MAX_CANDIDATES, description="of `weights`: most that are tried")
+    budget_s: float = Field(
+        default=300.0, gt=0, le=86_400, allow_inf_nan=False, description="longest search or reading, seconds"
+    )
     seed: int = Field(default=0, ge=0, lt=1 << 53, description="the same prompts and the same seed try the same")
     max_tokens: int = Field(default=64, ge=1, le=PROBE_TOKENS, description="longest answer, tokens", examples=[64])
 
@@ -69,4 +77,11 @@ class FitBody(Body):
             raise ValueError('prompts go with "by": "kept"; of `items` give items')
         if not (self.prompts or self.items) and self.evaluation is None:
             raise ValueError("give prompts or items of every input, or an evaluation")
+        if self.method == "iteris" and self.of_search:
+            raise ValueError(f'{self.of_search[0]} goes with "method": "weights"; of `iteris` leave it out')
         return self
+
+    @property
+    def of_search(self) -> list[str]:
+        """Fields that are given and that only a search for weights has."""
+        return [name for name in ("candidates", "metrics") if name in self.model_fields_set]

@@ -80,7 +80,9 @@ class MergeBody(RecipeBody):
         default=None, min_length=2, max_length=MAX_INPUTS, description="with `fit`: their weighted sum is the merge"
     )
     fit: FitBody | None = Field(
-        default=None, description="weights are searched first, from those of the recipe; the job is queued so long"
+        default=None,
+        description="the merge is made to keep what its inputs do on prompts of theirs: each input is fitted to what "
+        "it is given there, or weights are searched first, from those of the recipe",
     )
 
     @model_validator(mode="after")
@@ -89,7 +91,7 @@ class MergeBody(RecipeBody):
         if sum(one is not None for one in given) != 1:
             raise ValueError("give one of expression, recipe and inputs")
         if self.inputs is not None and self.fit is None:
-            raise ValueError("inputs alone need a fit, which finds their weights; else give an expression")
+            raise ValueError("inputs alone need a fit, which says what to keep of each; else give an expression")
         return self
 
     @model_validator(mode="after")

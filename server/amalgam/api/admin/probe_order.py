@@ -42,7 +42,7 @@ async def read_probe(request: Request, body: MergeBody) -> ProbeOrder | None:
 
 
 async def fitted_merge(request: Request, body: MergeBody, fit: FitBody, probe: ProbeOrder | None) -> FittedMerge:
-    """A merge whose weights are searched. Raises as `read_fit`."""
+    """A merge that is fitted first. Raises as `read_fit`."""
     return FittedMerge(
         name=body.name,
         recipe=body.described(),
@@ -57,7 +57,7 @@ async def fitted_merge(request: Request, body: MergeBody, fit: FitBody, probe: P
 
 
 async def read_fit(request: Request, body: MergeBody, fit: FitBody) -> FitOrder:
-    """What ``fit`` searches by, each prompt within the bounds of a client's request.
+    """What ``fit`` goes by, each prompt within the bounds of a client's request.
 
     Raises:
         FieldRefused: of the first prompt at fault, by its place.
@@ -79,7 +79,8 @@ async def read_fit(request: Request, body: MergeBody, fit: FitBody) -> FitOrder:
         found[name] = read_items(rows, f"fit.items.{name}")
     if strange := sorted(fit.metrics.keys() - found.keys()):
         raise FitRefused(f"a metric is given for {strange[0]!r}, which has no items; name it as its items do")
-    return FitOrder(fit.by, found, fit.metrics, fit.candidates, fit.budget_s, fit.seed, fit.max_tokens)
+    method = "weights" if fit.of_search else fit.method
+    return FitOrder(fit.by, found, fit.metrics, fit.candidates, fit.budget_s, fit.seed, fit.max_tokens, method)
 
 
 def by_input(

@@ -1,0 +1,124 @@
+"""`amalgam merge build --fit`: each input fitted to prompts of its own, with the base model, before it is merged."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from pydantic import ValidationError
+
+from amalgam.domain.evaluation import EvaluationItem, digest_of_items
+from amalgam.domain.fit import FitRecord, ReadingFit
+from amalgam.domain.recipe import Recipe
+from amalgam.errors.fits import FitRefused
+from amalgam.errors.requests import FieldRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from amalgam.merge.sources import AdapterSink, TensorSource
+
+FitFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--fit",
+        help='JSON file of prompts by input, such as {"./sql": ["…"]}: each input is fitted to its own; needs --base',
+        dir_okay=False,
+    ),
+]
+
+_MAX_TOKENS: Final = 64
+"""Longest answer of an input to one of its prompts."""
+_BUDGET_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class FitNote:
+    """What a lineage says of a fit; the sink that it comes from writes it beside the rest."""
+
+    sink: "AdapterSink"
+    record: FitRecord
+
+    def write(
+        self,
+        tensors: "Mapping[str, tuple[Tensor, Tensor]]",
+        config: Mapping[str, Any],
+        lineage: Mapping[str, Any],
+    ) -> None:
+        """Write the result with the fit in its lineage."""
+        self.sink.write(tensors, config, {**lineage, "fit": self.record.model_dump(mode="json")})
+
+
+def fitted_inputs(
+    file: Path | None,
+    recipe: Recipe,
+    sources: "dict[str, TensorSource]",
+    sink: "AdapterSink",
+    place: tuple[Path | None, str, int],
+) -> "tuple[dict[str, TensorSource], AdapterSink]":
+    """The inputs as they are merged, and where the result goes; both as they were without a file.
+
+    Args:
+        file: Of prompts by input: texts, or objects with `prompt` or `messages`, and `reference` if all have one.
+        recipe: Its inputs are what the file names: as they are spelled there, or by the last part of that.
+        sources: Every adapter of the recipe.
+        sink: Where the result would go.
+        place: The base model's folder, the device, and the workspace in bytes.
+
+    Raises:
+        FieldRefused, FitRefused: the file, or that there is no base model. FitUnread: the base model reads them not.
+    """
+    if file is None:
+        return sources, sink
+    from amalgam.workers.reading_fit import Place, read_and_fit
+
+    base, device, workspace = place
+    if base is None:
+        raise FieldRefused("base", "is needed with --fit: the base model reads the prompts. Name its folder")
+    fit = reading_of(file, recipe)
+    inputs = {ref: sources[ref] for ref in fit.items}
+    found = read_and_fit(Place(base, device, workspace), inputs, fit, lambda: False)
+    items = [item for its in fit.items.values() for item in its]
+    record = FitRecord(
+        method="iteris", by="items" if fit.labelled else "kept", prompts_digest=digest_of_items(items), seed=0,
+        max_tokens=fit.max_tokens, budget_s=fit.budget_s, tokens=found.tokens, unread=len(found.unread),
+    )  # fmt: skip
+    return {**sources, **found.sources}, FitNote(sink, record)
+
+
+def reading_of(file: Path, recipe: Recipe) -> ReadingFit:
+    """The prompts of a file, by the recipe's spelling of its inputs.
+
+    Raises:
+        FieldRefused: the file is not read, or is no JSON object of prompts.
+        FitRefused: an input has no prompts, or some of them have answers and some have not.
+    """
+    try:
+        given = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise FieldRefused("fit", f"{str(file)!r} cannot be read as JSON. Give prompts by input") from None
+    if not isinstance(given, dict):
+        raise FieldRefused("fit", f"{str(file)!r} is no JSON object of prompts by input. Give one")
+    items: dict[str, tuple[EvaluationItem, ...]] = {}
+    for entry in recipe.inputs:
+        name = entry.adapter
+        rows = given.get(name, given.get(Path(name).name))
+        if not isinstance(rows, list) or not rows:
+            raise FitRefused(f"{name} has no prompts in {file}, so that nothing says what is kept of it; add some")
+        items[name] = tuple(_item(name, at, row) for at, row in enumerate(rows))
+    answered = {bool(item.reference) for its in items.values() for item in its}
+    if len(answered) > 1:
+        raise FitRefused("some of the prompts have a reference and some have none; give all of them one, or none")
+    return ReadingFit(items=items, labelled=answered == {True}, max_tokens=_MAX_TOKENS, budget_s=_BUDGET_S)
+
+
+def _item(name: str, at: int, row: Any) -> EvaluationItem:
+    fields = {"messages": [{"role": "user", "content": row}]} if isinstance(row, str) else row
+    try:
+        return EvaluationItem.model_validate(fields)
+    except ValidationError:
+        raise FieldRefused(
+            "fit", f"prompt {at + 1} of {name} is neither a text nor an object with messages or prompt. Mend it"
+        ) from None

@@ -1,0 +1,115 @@
+"""Adapters that act on what is their own: each Δ is fitted to what its module is given on that adapter's prompts.
+
+The merge Δ* of a module minimises Σ_t ‖(Δ* - Δ_t) X_t‖² / ‖X_t‖² + α ‖Δ*‖², over what the module is given (the columns
+of X_t) while adapter t reads its own prompts. With G_t = X_t X_tᵀ / ‖X_t‖² · in_features that is
+
+    Δ* = Σ_t Δ_t P_t,    P_t = G_t (Σ_s G_s + αI)⁻¹,
+
+so each adapter keeps its B, and A_t becomes A_t P_t: a sum of adapters of the ranks that they had, and exact. α is
+``RIDGE`` times the mean of the diagonal of Σ G_s. It is RegMean (Jin et al. 2022, arXiv:2212.09849) for low-rank
+changes, which is the first round of IterIS (Chen et al. 2024, arXiv:2411.15231).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from amalgam.domain.adapter import AdapterHeader
+from amalgam.errors.merging import NonFinite
+from amalgam.merge.sources import TensorSource
+
+RIDGE: Final = 0.05
+"""α over the mean of the diagonal of Σ G: what keeps directions that no prompt has from being made up."""
+
+
+class Projection:
+    """What one input of a layer tells: the modules that are given it, and G of one adapter after the other.
+
+    Args:
+        down: adapter -> module -> A [rank, in_features], of the modules that are given this input.
+        in_features: of them all.
+        device: where it is computed.
+    """
+
+    def __init__(self, down: Mapping[str, Mapping[str, Tensor]], in_features: int, device: torch.device) -> None:
+        self._down = down
+        self._size = in_features
+        self._device = device
+        self._all = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        self._one: Tensor | None = None
+        self._read: dict[str, dict[str, Tensor]] = {}
+
+    def observe(self, given: Tensor) -> None:
+        """More of what the layer is given while an adapter reads: [tokens, in_features]."""
+        rows = given.to(self._device, torch.float32)
+        if self._one is None:
+            self._one = torch.zeros_like(self._all)
+        self._one.addmm_(rows.mT, rows)
+
+    def end_of(self, adapter: str) -> None:
+        """The adapter has read all of its prompts; prompts of another follow."""
+        gram, self._one = self._one, None
+        energy = 0.0 if gram is None else float(torch.diagonal(gram).sum())
+        if gram is None or energy == 0:
+            # No token came here, of an expert say.
+            self._read[adapter] = {
+                module: torch.zeros_like(a, dtype=torch.float32) for module, a in self._mine(adapter)
+            }
+            return
+        gram *= self._size / energy
+        self._all += gram
+        self._read[adapter] = {module: a.to(self._device, torch.float32) @ gram for module, a in self._mine(adapter)}
+
+    def _mine(self, adapter: str) -> Sequence[tuple[str, Tensor]]:
+        return list(self._down.get(adapter, {}).items())
+
+    def projected(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """A_t P_t [rank, in_features] by adapter and module, float32 on the CPU; nothing where no token came here.
+
+        Raises:
+            NonFinite: what the layer was given is not finite.
+        """
+        diagonal = torch.diagonal(self._all)
+        mean = float(diagonal.mean())
+        if mean == 0:
+            return {}
+        if not bool(torch.isfinite(diagonal).all()):
+            raise NonFinite("What the base model computes", next(iter(next(iter(self._down.values())))))
+        whole = self._all.double()
+        torch.diagonal(whole).add_(RIDGE * mean)
+        lower = torch.linalg.cholesky(whole)
+        return {
+            adapter: {
+                # P is symmetric times symmetric: A G M⁻¹ = (M⁻¹ (A G)ᵀ)ᵀ.
+                module: torch.cholesky_solve(rows.double().mT, lower).mT.float().contiguous().cpu()
+                for module, rows in by_module.items()
+            }
+            for adapter, by_module in self._read.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedSource:
+    """An adapter some of whose A are others; besides as the one that it is of."""
+
+    source: TensorSource
+    down: Mapping[str, Tensor]
+    """Module -> A P [rank, in_features]; modules that it lacks stay as they are."""
+
+    @property
+    def header(self) -> AdapterHeader:
+        """Of the adapter; its ranks and scales are the same."""
+        return self.source.header
+
+    @property
+    def digest(self) -> str:
+        """Of the adapter."""
+        return self.source.digest
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor]:
+        """A P [rank, in_features] and B [out_features, rank]."""
+        a, b = self.source.factors(module)
+        return self.down.get(module, a), b

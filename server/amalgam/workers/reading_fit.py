@@ -1,0 +1,189 @@
+"""Fits the inputs of a merge to what the base model makes of their prompts, before they are merged."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from amalgam.domain.fit import ReadingFit
+from amalgam.engine.environment import free_memory
+from amalgam.errors.fits import FitUnread
+from amalgam.errors.merge_run import MergeCancelled
+from amalgam.kernels.backend import usable_device
+from amalgam.merge.projection import ProjectedSource, Projection
+from amalgam.merge.sources import TensorSource
+from amalgam.workers.base_passes import BasePasses
+
+_ROOM: Final = 1.2
+"""Over the weights' bytes: what a pass takes beside them."""
+_MATRICES: Final = 3
+"""In float32 and of in_features squared, that a projection has at once."""
+
+Row = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a fit comes to."""
+
+    sources: Mapping[str, TensorSource]
+    tokens: int
+    """That were read, over all inputs."""
+    unread: tuple[str, ...]
+    """Modules that no prompt came to, or that are no layer of the base: they are summed as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where prompts are read."""
+
+    base: Path | None
+    """Folder of the base model."""
+    device: str
+    workspace_bytes: int
+    """For the matrices of layers that are fitted in one pass over the prompts."""
+
+
+def read_and_fit(
+    place: Place,
+    sources: Mapping[str, TensorSource],
+    fit: ReadingFit,
+    is_over: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> Fitted:
+    """`fitted`, with the base model in memory meanwhile and no longer.
+
+    Raises:
+        FitUnread: there is no base model here, it does not fit into memory, transformers does not read it, or the
+            fit's own time is up. Besides, as `fitted`.
+    """
+    if place.base is None:
+        raise FitUnread("the merge worker has no folder of the base model")
+    require_memory(place.base)
+    ends_at = clock() + fit.budget_s
+
+    def is_late() -> bool:
+        if clock() > ends_at:
+            raise FitUnread(f"it takes longer than budget_s, {fit.budget_s:g} seconds; give it more, or fewer prompts")
+        return is_over()
+
+    device = usable_device(place.device)
+    return fitted(BasePasses(place.base, device), sources, fit, device, place.workspace_bytes, is_late)
+
+
+def require_memory(folder: Path) -> None:
+    """Nothing where the base model is likely to fit beside what runs here.
+
+    Raises:
+        FitUnread: it is not.
+    """
+    needed = _ROOM * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if needed > (free := free_memory()):
+        raise FitUnread(
+            f"the base model takes about {needed / 2**30:.1f} GiB here, and {free / 2**30:.1f} GiB are free"
+        )
+
+
+def fitted(
+    passes: BasePasses,
+    sources: Mapping[str, TensorSource],
+    fit: ReadingFit,
+    device: torch.device,
+    workspace_bytes: int,
+    is_over: Callable[[], bool],
+) -> Fitted:
+    """The inputs, each with A projected onto what it is given on its own prompts; see `amalgam.merge.projection`.
+
+    Args:
+        passes: the base model.
+        sources: the inputs, as the fit names them.
+        fit: prompts of every input.
+        device: where it is computed.
+        workspace_bytes: for the matrices of layers that are fitted in one pass over the prompts.
+        is_over: asked between passes; whether to stop.
+
+    Raises:
+        FitUnread: the base model has none of the adapters' modules, or reads no prompt.
+        MergeCancelled: ``is_over`` said so.
+    """
+    rows = {ref: _rows(passes, sources[ref], fit, ref, is_over) for ref in sources}
+    adapted = {module: header.in_features for one in sources.values() for module, header in one.header.modules.items()}
+    known = [module for module in adapted if passes.knows(module)]
+    if not known:
+        raise FitUnread("transformers has other names for the layers of this base model than its adapters")
+    groups = passes.sharing(next(iter(rows.values()))[0], known)
+    down: dict[str, dict[str, torch.Tensor]] = {ref: {} for ref in sources}
+    for block in _blocks(groups, adapted, workspace_bytes):
+        projections = {group[0]: _projection(group, sources, adapted[group[0]], device) for group in block}
+        for ref, its in rows.items():
+            with passes.wearing(sources[ref]):
+                _read(passes, its, projections, is_over)
+            for projection in projections.values():
+                projection.end_of(ref)
+        for leader in list(projections):
+            for ref, modules in projections.pop(leader).projected().items():
+                down[ref] |= modules
+    read = {module for modules in down.values() for module in modules}
+    return Fitted(
+        {ref: ProjectedSource(source, down[ref]) for ref, source in sources.items()},
+        sum(len(row) for its in rows.values() for row in its),
+        tuple(sorted(adapted.keys() - read)),
+    )
+
+
+def _rows(
+    passes: BasePasses, source: TensorSource, fit: ReadingFit, ref: str, is_over: Callable[[], bool]
+) -> list[Row]:
+    """Each prompt of an input with its answer: the one that is given, or else the input's own."""
+    items = fit.items[ref]
+    before = [passes.tokens(item) for item in items]
+    if fit.labelled:
+        after = [passes.text_tokens(item.reference or "") for item in items]
+    else:
+        with passes.wearing(source):
+            after = passes.answers(before, fit.max_tokens, is_over)
+    if len(after) < len(before):
+        raise MergeCancelled
+    rows: list[Row] = [[*question, *answer] for question, answer in zip(before, after, strict=True)]
+    if not all(rows):
+        raise FitUnread(f"a prompt of {ref} has no token")
+    return rows
+
+
+def _blocks(
+    groups: Sequence[Sequence[str]], in_features: Mapping[str, int], workspace_bytes: int
+) -> list[list[Sequence[str]]]:
+    """Groups whose matrices fit into the workspace together; one that does not fit is a block of its own."""
+    blocks: list[list[Sequence[str]]] = []
+    room = 0
+    for group in groups:
+        needed = 4 * _MATRICES * in_features[group[0]] ** 2
+        if not blocks or needed > room:
+            blocks.append([])
+            room = workspace_bytes
+        blocks[-1].append(group)
+        room -= needed
+    return blocks
+
+
+def _projection(
+    group: Sequence[str], sources: Mapping[str, TensorSource], in_features: int, device: torch.device
+) -> Projection:
+    down = {
+        ref: {module: source.factors(module)[0] for module in group if module in source.header.modules}
+        for ref, source in sources.items()
+    }
+    return Projection(down, in_features, device)
+
+
+def _read(
+    passes: BasePasses, rows: Sequence[Row], projections: Mapping[str, Projection], is_over: Callable[[], bool]
+) -> None:
+    watched = {leader: projection.observe for leader, projection in projections.items()}
+    for row in rows:
+        if is_over():
+            raise MergeCancelled
+        passes.read(row, watched)

@@ -1,0 +1,109 @@
+"""Projected adapters against the minimum that they are defined by, in float64 and dense."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from amalgam.errors.merging import NonFinite
+from amalgam.merge.projection import RIDGE, Projection
+
+CPU = torch.device("cpu")
+IN, OUT = 12, 7
+
+
+def adapters(seed: int, ranks: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> A [rank, IN], B [OUT, rank]."""
+    chance = torch.Generator().manual_seed(seed)
+    return {
+        f"a{at}": (torch.randn(rank, IN, generator=chance), torch.randn(OUT, rank, generator=chance))
+        for at, rank in enumerate(ranks)
+    }
+
+
+def projected(
+    factors: Mapping[str, tuple[Tensor, Tensor]], given: Mapping[str, Sequence[Tensor]]
+) -> Mapping[str, Mapping[str, Tensor]]:
+    projection = Projection({name: {"q": a} for name, (a, _) in factors.items()}, IN, CPU)
+    for name in factors:
+        for rows in given[name]:
+            projection.observe(rows)
+        projection.end_of(name)
+    return projection.projected()
+
+
+def merged(factors: Mapping[str, tuple[Tensor, Tensor]], found: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+    return torch.stack([b.double() @ found[name]["q"].double() for name, (_, b) in factors.items()]).sum(dim=0)
+
+
+def loss(delta: Tensor, factors: Mapping[str, tuple[Tensor, Tensor]], given: Mapping[str, Sequence[Tensor]]) -> Tensor:
+    """What the merge is to make small: see `amalgam.merge.projection`."""
+    total = torch.zeros((), dtype=torch.float64)
+    grams = 0.0
+    for name, (a, b) in factors.items():
+        rows = torch.cat(list(given[name])).double()
+        rows = rows * (IN / rows.square().sum()).sqrt()
+        total = total + (rows @ (delta - b.double() @ a.double()).T).square().sum()
+        grams += float(rows.square().sum())
+    return total + RIDGE * grams / IN * delta.square().sum()
+
+
+@given(
+    seed=st.integers(0, 1 << 30), ranks=st.lists(st.integers(1, 3), min_size=1, max_size=4), tokens=st.integers(1, 30)
+)
+def test_the_sum_of_projected_adapters_is_the_minimum(seed: int, ranks: list[int], tokens: int) -> None:
+    factors = adapters(seed, ranks)
+    chance = torch.Generator().manual_seed(seed + 1)
+    read = {name: [torch.randn(tokens, IN, generator=chance) * (at + 1)] for at, name in enumerate(factors)}
+    delta = merged(factors, projected(factors, read)).requires_grad_()
+    value = loss(delta, factors, read)
+    (slope,) = torch.autograd.grad(value, delta)
+    reach = max(float(b.norm() * a.norm()) for a, b in factors.values())
+    assert float(slope.norm()) < 1e-4 * reach
+
+
+def test_inputs_that_never_meet_keep_all_that_they_do() -> None:
+    factors = adapters(1, [2, 3])
+    read = {"a0": [torch.eye(IN)[:6]], "a1": [torch.eye(IN)[6:]]}
+    delta = merged(factors, projected(factors, read))
+    for name, (a, b) in factors.items():
+        alone, kept = (read[name][0].double() @ one.T for one in (b.double() @ a.double(), delta))
+        # The ridge takes RIDGE of the mean of the diagonal, 1 of 12 here for each input; a direction's own is 2.
+        torch.testing.assert_close(kept, alone * 2 / (2 + RIDGE * 2), rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_that_read_the_same_are_averaged_but_for_the_ridge() -> None:
+    factors = adapters(2, [2, 2])
+    same = torch.linalg.qr(torch.randn(IN, IN, generator=torch.Generator().manual_seed(0)))[0]
+    delta = merged(factors, projected(factors, {"a0": [same], "a1": [same * 5]}))
+    mean = torch.stack([b.double() @ a.double() for a, b in factors.values()]).mean(dim=0)
+    torch.testing.assert_close(delta, mean / (1 + RIDGE), rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_what_is_read_make_what_all_of_it_makes() -> None:
+    factors = adapters(3, [1, 2])
+    chance = torch.Generator().manual_seed(0)
+    rows = {name: torch.randn(9, IN, generator=chance) for name in factors}
+    whole = projected(factors, {name: [one] for name, one in rows.items()})
+    parts = projected(factors, {name: list(one.split([4, 1, 4])) for name, one in rows.items()})
+    for name in factors:
+        torch.testing.assert_close(parts[name]["q"], whole[name]["q"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_that_nothing_came_to_adds_nothing_there() -> None:
+    factors = adapters(4, [2, 2])
+    found = projected(factors, {"a0": [torch.eye(IN)], "a1": []})
+    assert not found["a1"]["q"].any()
+    torch.testing.assert_close(found["a0"]["q"], factors["a0"][0] / (1 + RIDGE))
+
+
+def test_where_nothing_came_at_all_nothing_is_told() -> None:
+    assert projected(adapters(5, [1, 1]), {"a0": [], "a1": [torch.zeros(3, IN)]}) == {}
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    with pytest.raises(NonFinite, match="What the base model computes"):
+        projected(adapters(6, [1]), {"a0": [torch.full((2, IN), torch.inf)]})

@@ -1,0 +1,188 @@
+"""Fits by reading, on a Llama of four layers: what is read, by whom, and what becomes of the inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from amalgam.domain.adapter import AdapterHeader, ModuleHeader
+from amalgam.domain.evaluation import EvaluationItem
+from amalgam.domain.fit import ReadingFit
+from amalgam.errors.fits import FitUnread
+from amalgam.errors.merge_run import MergeCancelled
+from amalgam.merge.projection import RIDGE
+from amalgam.workers import reading_fit
+from amalgam.workers.base_passes import BasePasses
+from amalgam.workers.reading_fit import Place, fitted, read_and_fit
+from tests.support.reading_base import write_reading_base
+
+CPU = torch.device("cpu")
+Q, K, DOWN, HEAD = (
+    "model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.k_proj", "model.layers.2.mlp.down_proj", "lm_head",
+)  # fmt: skip
+SHAPES = {Q: (32, 32), K: (16, 32), DOWN: (32, 64), HEAD: (256, 32), "model.layers.9.other": (8, 32)}
+PROMPTS = {"one@1": ("How many?", "List them all."), "two@1": ("As JSON: Ann is 34", "x: 1, y: 2")}
+
+
+@dataclass(frozen=True)
+class MadeAdapter:
+    """An adapter in memory."""
+
+    header: AdapterHeader
+    tensors: Mapping[str, tuple[Tensor, Tensor]]
+    digest: str = "0" * 64
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor]:
+        return self.tensors[module]
+
+
+def adapter(seed: int, *modules: str, rank: int = 2, size: float = 0.3) -> MadeAdapter:
+    chance = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: (
+            torch.randn(rank, SHAPES[name][1], generator=chance) * size,
+            torch.randn(SHAPES[name][0], rank, generator=chance) * size,
+        )
+        for name in modules
+    }
+    headers = {name: ModuleHeader(name, rank, SHAPES[name][1], SHAPES[name][0], 2.0, "F32") for name in modules}
+    return MadeAdapter(AdapterHeader(headers, None, 0), tensors)
+
+
+def spec(labelled: bool = False, budget_s: float = 300.0) -> ReadingFit:
+    items = {
+        ref: tuple(EvaluationItem(messages=({"role": "user", "content": text},), reference="yes") for text in texts)
+        for ref, texts in PROMPTS.items()
+    }
+    return ReadingFit(items=items, labelled=labelled, max_tokens=6, budget_s=budget_s)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reading_base(tmp_path_factory.mktemp("base"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def passes(folder: Path) -> BasePasses:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("amalgam.workers.base_passes.multiplies_bfloat16", lambda units: False)
+        return BasePasses(folder, CPU)
+
+
+def given_to(passes: BasePasses, row: list[int], module: str) -> Tensor:
+    seen: list[Tensor] = []
+    passes.read(row, {module: lambda rows: seen.append(rows.clone())})
+    return torch.cat(seen)
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_worn_adapter_adds_its_change_and_is_gone_afterwards(folder: Path, passes: BasePasses) -> None:
+    one = adapter(1, Q, DOWN)
+    row = passes.tokens(EvaluationItem(prompt="How many users are there?"))
+    before = given_to(passes, row, HEAD)
+    with passes.wearing(one):
+        worn = given_to(passes, row, HEAD)
+    dense = LlamaForCausalLM.from_pretrained(folder)
+    for name, (a, b) in one.tensors.items():
+        dense.get_submodule(name).weight.data += 2.0 * b @ a
+    seen: list[Tensor] = []
+    dense.lm_head.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+    dense(input_ids=torch.tensor([row]))
+    torch.testing.assert_close(worn, seen[0], rtol=1e-4, atol=1e-4)
+    assert float((worn - before).abs().max()) > 1e-2
+    torch.testing.assert_close(given_to(passes, row, HEAD), before)
+
+
+def test_answers_together_are_answers_alone_and_end_where_the_model_says(passes: BasePasses) -> None:
+    rows = [passes.tokens(EvaluationItem(prompt=text)) for text in ("abc", "a longer question", "x")]
+    together = passes.answers(rows, 5, never)
+    assert together == [passes.answers([row], 5, never)[0] for row in rows]
+    assert [len(one) for one in together] == [5, 5, 5]
+    assert passes.answers(rows, 5, lambda: True) == []
+    passes._model.generation_config.eos_token_id = together[0][2]
+    try:
+        assert passes.answers(rows[:1], 5, never) == [together[0][: together[0].index(together[0][2]) + 1]]
+    finally:
+        passes._model.generation_config.eos_token_id = None
+
+
+def test_modules_that_are_given_the_same_are_one_group(passes: BasePasses) -> None:
+    row = passes.tokens(EvaluationItem(prompt="abc"))
+    assert passes.sharing(row, [DOWN, Q, HEAD, K]) == [[DOWN], [Q, K], [HEAD]]
+
+
+@pytest.mark.parametrize("workspace_bytes", [1, 1 << 30])
+def test_each_input_is_projected_onto_what_it_reads_itself(passes: BasePasses, workspace_bytes: int) -> None:
+    sources = {"one@1": adapter(1, Q, K, DOWN), "two@1": adapter(2, Q, HEAD)}
+    found = fitted(passes, sources, spec(), CPU, workspace_bytes, never)
+    tokens, grams = 0, dict[str, dict[str, Tensor]]()
+    for ref, source in sources.items():
+        with passes.wearing(source):
+            before = [passes.tokens(item) for item in spec().items[ref]]
+            rows = [[*a, *b] for a, b in zip(before, passes.answers(before, 6, never), strict=True)]
+            tokens += sum(map(len, rows))
+            for module in (Q, DOWN, HEAD):
+                given = torch.cat([given_to(passes, row, module) for row in rows]).double()
+                grams.setdefault(module, {})[ref] = given.T @ given * given.shape[1] / given.square().sum()
+    assert (found.tokens, found.unread) == (tokens, ())
+    for ref, source in sources.items():
+        assert found.sources[ref].header is source.header
+        for module, (a, b) in source.tensors.items():
+            own = grams[{K: Q}.get(module, module)]
+            whole = torch.stack(list(own.values())).sum(dim=0)
+            ridge = RIDGE * whole.diagonal().mean() * torch.eye(len(whole), dtype=torch.float64)
+            wanted = a.double() @ own[ref] @ torch.linalg.inv(whole + ridge)
+            got_a, got_b = found.sources[ref].factors(module)
+            torch.testing.assert_close(got_a.double(), wanted, rtol=1e-3, atol=1e-4)
+            assert got_b is b
+
+
+def test_answers_that_are_given_are_read_in_place_of_the_inputs_own(passes: BasePasses) -> None:
+    found = fitted(passes, {ref: adapter(1, Q) for ref in PROMPTS}, spec(labelled=True), CPU, 1 << 30, never)
+    said = [len(passes.tokens(item)) + len("yes") for its in spec().items.values() for item in its]
+    assert found.tokens == sum(said)
+
+
+def test_modules_that_the_base_lacks_stay_as_they_are_and_are_told(passes: BasePasses) -> None:
+    sources = {"one@1": adapter(1, Q, "model.layers.9.other"), "two@1": adapter(2, Q)}
+    found = fitted(passes, sources, spec(), CPU, 1 << 30, never)
+    assert found.unread == ("model.layers.9.other",)
+    kept = found.sources["one@1"].factors("model.layers.9.other")[0]
+    assert kept is sources["one@1"].factors("model.layers.9.other")[0]
+
+
+def test_an_adapter_of_other_names_is_refused(passes: BasePasses) -> None:
+    sources = {ref: adapter(1, "model.layers.9.other") for ref in PROMPTS}
+    with pytest.raises(FitUnread, match="other names for the layers"):
+        fitted(passes, sources, spec(), CPU, 1 << 30, never)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3, 5])
+def test_it_stops_when_it_is_told_to(passes: BasePasses, calls: int) -> None:
+    asked = iter([*[False] * calls, True])
+    with pytest.raises(MergeCancelled):
+        fitted(passes, {ref: adapter(1, Q) for ref in PROMPTS}, spec(), CPU, 1 << 30, lambda: next(asked))
+
+
+def test_time_and_memory_that_are_not_there_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {ref: adapter(1, Q) for ref in PROMPTS}
+    times = iter([0.0, 2.0])
+    with pytest.raises(FitUnread, match="longer than budget_s, 1 seconds"):
+        read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(budget_s=1), never, lambda: next(times))
+    monkeypatch.setattr(reading_fit, "free_memory", lambda: 1000)
+    with pytest.raises(FitUnread, match="GiB are free"):
+        read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(), never)
+    with pytest.raises(FitUnread, match="no folder of the base model"):
+        read_and_fit(Place(None, "cpu", 1 << 30), sources, spec(), never)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FitUnread, match="transformers does not read the base model"):
+        read_and_fit(Place(tmp_path, "cpu", 1 << 30), {ref: adapter(1, Q) for ref in PROMPTS}, spec(), never)
