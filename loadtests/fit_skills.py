@@ -173,15 +173,15 @@ def measure(work: Path, arguments: argparse.Namespace) -> None:
         base = {"family": name, "items": arguments.items, "own": bench.own}
         inputs = ", ".join(SETS[name].tasks)
         print(name, bench.own, flush=True)
-        for form in PLAIN:
-            expression = form.format(inputs if "(" in form else inputs.replace(", ", " + "))
-            if not known_rows(file, family=name, expression=expression):
-                written(file, base | {"by": "", "expression": expression, "right": bench.right(expression)})
         for metric in ("kept", "right"):
             if not known_rows(file, family=name, by=metric, candidates=0):
                 found = bench.iteris(metric)
                 written(file, base | found | {"right": bench.right_now()})
                 print(known_rows(file, family=name, by=metric, candidates=0), flush=True)
+        for form in PLAIN:
+            expression = form.format(inputs if "(" in form else inputs.replace(", ", " + "))
+            if not known_rows(file, family=name, expression=expression):
+                written(file, base | {"by": "", "expression": expression, "right": bench.right(expression)})
         for seed in range(arguments.seeds if arguments.search else 0):
             for metric in ("kept", "right"):
                 if not known_rows(file, family=name, by=metric, seed=seed, candidates=arguments.candidates):
