@@ -158,6 +158,8 @@ async def test_a_guard_takes_a_failing_candidate_out(
     control, candidate = ended["targets"]
     assert control["errors"] == 0
     assert candidate["errors"] == candidate["requests"] > 0
+    assert candidate["more_errors"][0] > 0.02, "what the guard acted on is shown"
+    assert (control["more_errors"], candidate["more_slow"]) == (None, None)
     page = (await admin.get("/metrics")).text
     assert 'amalgam_experiments_ended_total{verdict="guard_errors"} 1.0' in page
 
@@ -174,6 +176,7 @@ async def test_a_guard_takes_a_slow_candidate_out_and_leaves_the_others(
     await look(running_app)
     ended = await shown(admin, "slow")
     assert (ended["verdict"], ended["removed"]) == ("guard_latency", ["sql@3"])
+    assert [one["more_slow"] and one["more_slow"][0] > 0.05 for one in ended["targets"]] == [None, False, True]
     assert await meaning(admin, "slow") == [("sql@1", 8), ("sql@2", 1)]
 
 
