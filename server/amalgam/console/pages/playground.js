@@ -78,7 +78,9 @@ function link(form, models) {
 
 /** What an answer may be and what the model may call, as JSON. */
 function Constraints({ form, field }) {
-  return html`<details open=${Boolean(form.tools || form.schema || form.more)}><summary>Tools, JSON schema and other fields</summary>
+  // As the address has it; what is typed later, or taken away, folds nothing.
+  const [open] = useState(Boolean(form.tools || form.schema || form.more));
+  return html`<details open=${open}><summary>Tools, JSON schema and other fields</summary>
     <div class="columns"><div><${Field} label="Tools, a JSON list" hint=${TOOLS}><textarea class="wide" rows="3" spellcheck="false" value=${form.tools} onInput=${field("tools")}></textarea><//>
     <${Field} label="tool_choice"><select value=${form.tool_choice} onChange=${field("tool_choice")}>
       ${["", "auto", "none", "required"].map((one) => html`<option key=${one} value=${one}>${one || "default"}</option>`)}</select><//></div>

@@ -55,7 +55,7 @@ function CandidateFields({ one, at, set, remove }) {
 /** By what a choice is made besides the examples. */
 function Signals({ form, set }) {
   const prompts = unlined(form.prompts).length;
-  return html`<details open=${Boolean(form.prompts)}><summary>Let the adapters find examples</summary>
+  return html`<details><summary>Let the adapters find examples</summary>
       <${Field} label="Prompts without a target, one a line" hint=${`up to 500${prompts ? `, ${prompts} so far; the base model reads each once, about a second a prompt on processors` : "; each that one candidate's adapter knows better than the others do becomes its example"}`}>
         <textarea class="wide" rows="4" value=${form.prompts} onInput=${set("prompts")}></textarea><//></details>
     <div class="row"><${Field} label="Threshold" hint="least score, 0 to 1"><input type="number" min="0" max="1" step="any" placeholder="found" value=${form.threshold} onInput=${set("threshold")} /><//>
