@@ -273,6 +273,25 @@ async def test_shadows_get_copies_and_never_answer(
     assert any(one.get("endpoint") == "shadows" and one.get("version") == "sql@3" for one in lines)
 
 
+async def test_a_shadow_that_breaks_is_counted_and_stops_no_other_copy(
+    running_app: RunningApp, admin: httpx.AsyncClient, client: httpx.AsyncClient
+) -> None:
+    assert isinstance(running_app.engine, FailingEngine)
+    await admin.put(f"{PATH}/broken", json={"targets": [{"model": "sql@1"}]})
+    assert (await admin.put(f"{PATH}/broken/experiment", json={"shadows": ["sql@3", "sql@2"]})).status_code == 200
+    running_app.engine.failing = "sql@3"
+    try:
+        assert {await ask(client, "broken", f"broken-{number}") for number in range(3)} == {"sql@1"}
+        async with asyncio.timeout(20):
+            while min(one["requests"] for one in (await shown(admin, "broken"))["targets"]) < 3:
+                await asyncio.sleep(0.02)
+    finally:
+        running_app.engine.failing = ""
+    targets = (await shown(admin, "broken"))["targets"]
+    assert [(one["model"], one["errors"]) for one in targets] == [("sql@1", 0), ("sql@3", 3), ("sql@2", 0)]
+    assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_copies_wait_for_spare_capacity_and_too_many_are_dropped(tmp_path: Path) -> None:
     async with (
         start_app(tmp_path, shadow_waiting=1, shadow_concurrency=1) as busy,
