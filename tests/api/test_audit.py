@@ -271,3 +271,23 @@ def test_nothing_in_the_code_changes_an_entry() -> None:
         if "tables import" in path.read_text() and " audit" in path.read_text()
     ]
     assert users == ["audit.py"]
+
+
+async def test_the_changes_of_one_thing_are_asked_for_by_its_kind_and_name(
+    audited: RunningApp, admin: httpx.AsyncClient
+) -> None:
+    folder = write_adapter(audited.sources / "asked")
+    assert (await push(admin, "asked", folder)).status_code == 201
+    for name in ("asked-for", "another"):
+        assert (await admin.put(f"/admin/v1/aliases/{name}", json={"targets": [{"model": "asked"}]})).status_code == 201
+    assert (await admin.delete("/admin/v1/aliases/asked-for")).status_code == 200
+    found = await entries(admin, kind="alias", object="asked-for")
+    assert [(one["verb"], one["object"]) for one in found] == [
+        ("alias.delete", "asked-for"), ("alias.set", "asked-for"),
+    ]  # fmt: skip
+    assert await entries(admin, kind="adapter", object="asked-for") == []
+    assert {one["object"] for one in await entries(admin, kind="alias")} >= {"asked-for", "another"}
+    lines = (await admin.get("/admin/v1/audit/export", params={"kind": "alias", "object": "asked-for"})).text
+    assert [json.loads(line)["verb"] for line in lines.splitlines()] == ["alias.set", "alias.delete"]
+    for query in ({"kind": "nothing"}, {"object": "a b"}, {"object": ""}):
+        assert_error(await admin.get("/admin/v1/audit", params=query), 400, "invalid_value")

@@ -158,6 +158,8 @@ async def test_a_guard_takes_a_failing_candidate_out(
     control, candidate = ended["targets"]
     assert control["errors"] == 0
     assert candidate["errors"] == candidate["requests"] > 0
+    assert candidate["more_errors"][0] > 0.02, "what the guard acted on is shown"
+    assert (control["more_errors"], candidate["more_slow"]) == (None, None)
     page = (await admin.get("/metrics")).text
     assert 'amalgam_experiments_ended_total{verdict="guard_errors"} 1.0' in page
 
@@ -174,6 +176,7 @@ async def test_a_guard_takes_a_slow_candidate_out_and_leaves_the_others(
     await look(running_app)
     ended = await shown(admin, "slow")
     assert (ended["verdict"], ended["removed"]) == ("guard_latency", ["sql@3"])
+    assert [one["more_slow"] and one["more_slow"][0] > 0.05 for one in ended["targets"]] == [None, False, True]
     assert await meaning(admin, "slow") == [("sql@1", 8), ("sql@2", 1)]
 
 
@@ -268,6 +271,25 @@ async def test_shadows_get_copies_and_never_answer(
     assert (shadow["requests"], shadow["errors"], shadow["outcomes"]) == (3, 0, 0)
     lines = (await admin.get("/admin/v1/usage?by=endpoint,version")).json()["data"]
     assert any(one.get("endpoint") == "shadows" and one.get("version") == "sql@3" for one in lines)
+
+
+async def test_a_shadow_that_breaks_is_counted_and_stops_no_other_copy(
+    running_app: RunningApp, admin: httpx.AsyncClient, client: httpx.AsyncClient
+) -> None:
+    assert isinstance(running_app.engine, FailingEngine)
+    await admin.put(f"{PATH}/broken", json={"targets": [{"model": "sql@1"}]})
+    assert (await admin.put(f"{PATH}/broken/experiment", json={"shadows": ["sql@3", "sql@2"]})).status_code == 200
+    running_app.engine.failing = "sql@3"
+    try:
+        assert {await ask(client, "broken", f"broken-{number}") for number in range(3)} == {"sql@1"}
+        async with asyncio.timeout(20):
+            while min(one["requests"] for one in (await shown(admin, "broken"))["targets"]) < 3:
+                await asyncio.sleep(0.02)
+    finally:
+        running_app.engine.failing = ""
+    targets = (await shown(admin, "broken"))["targets"]
+    assert [(one["model"], one["errors"]) for one in targets] == [("sql@1", 0), ("sql@3", 3), ("sql@2", 0)]
+    assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_copies_wait_for_spare_capacity_and_too_many_are_dropped(tmp_path: Path) -> None:

@@ -274,7 +274,19 @@ async def test_a_key_is_told_of_what_is_in_its_scope_alone(
         explained = await acme.post(f"{PATH}/{auto}:explain", json={"prompt": ASKED_SQL})
         assert explained.status_code == 200, explained.text
         assert {one["candidate"] for one in explained.json()["nearest"]} == {"json"}
-        for told in (explained, await acme.get(f"{PATH}/{auto}"), await acme.get(f"{PATH}/{auto}/history")):
+        assert set((await acme.get(f"{PATH}/{auto}/examples")).json()["examples"]) == {"json"}
+        for told in (explained, *[await acme.get(f"{PATH}/{auto}{end}") for end in ("", "/history", "/examples")]):
             assert "sql" not in told.text
             assert "tiny" not in told.text
         assert_error(await acme.put(f"{PATH}/auto", json={"router": ROUTER}), 404, "model_not_found")
+
+
+async def test_what_it_was_fitted_with_is_given_back_and_can_be_set_again(admin: httpx.AsyncClient) -> None:
+    made = await put(admin, "given")
+    found = (await admin.get(f"{PATH}/given/examples")).json()
+    assert found == {"examples": {"sql@1": list(SQL), "json": list(JSON)}}
+    again = await put(admin, "given", by=found)
+    assert (again.status_code, again.json()["router"]) == (200, made.json()["router"])
+    assert_error(await admin.get(f"{PATH}/none/examples"), 404, "alias_not_found")
+    await admin.put(f"{PATH}/given-by-weight", json={"targets": [{"model": "sql"}]})
+    assert_error(await admin.get(f"{PATH}/given-by-weight/examples"), 400, "alias_not_routed")

@@ -10,7 +10,8 @@ from tests.support.running_app import ADMIN_KEY
 expect.set_options(timeout=PATIENCE_MS)
 CHANGING = {"Register", "Create", "Save", "Save as version", "Make alias", "Roll back", "Delete", "Suspend", "Start",
             "Promote", "Verify the stored files", "Create the key", "make default", "pin", "load", "rebuild", "rotate",
-            "revoke", "cancel", "delete", "bring back", "New", "New key"}  # fmt: skip
+            "revoke", "cancel", "delete", "bring back", "New", "New key", "New experiment", "Begin the experiment",
+            "Stop the experiment", "Save the router", "Change the router", "Explain", "Go on", "Stop"}  # fmt: skip
 """Labels of what changes something."""
 READ = ("overview", "adapters", "adapters/sql", "aliases", "evaluations", "jobs", "tenants/acme", "usage", "key")
 

@@ -29,6 +29,9 @@ async def test_every_page_opens_is_readable_and_stays_with_the_server(console: C
         await expect(page.locator("#page h1")).to_be_visible()
         await page.locator("#page .loading").wait_for(state="detached")
         await assert_readable(page, place)
+        await page.emulate_media(color_scheme="light" if dark else "dark")
+        await assert_readable(page, f"{place}, the other way round")
+        await page.emulate_media(color_scheme="dark" if dark else "light")
     assert not console.troubles
     assert not console.strangers
     await page.context.close()
@@ -216,6 +219,10 @@ async def test_pages_are_used_without_a_mouse(console: Console) -> None:
     await page.keyboard.press("ArrowRight")
     await expect(page.get_by_label("Recipe")).to_have_value("sql + 0.55*json")
     assert {"lock", "dice", "weights as a grid"} <= await reachable(page)
+    assert await page.evaluate("document.querySelector('a, button, input').textContent") == "Skip to the page"
+    await page.get_by_role("button", name="Skip to the page").focus()
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("document.activeElement.id") == "page", "the header can be skipped"
     await page.context.close()
 
 

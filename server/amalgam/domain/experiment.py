@@ -166,24 +166,37 @@ class Standing:
         mean: of its outcomes; None before the first.
         interval: of the mean.
         difference: of the mean and the control's; None of the control and of shadows.
+        more_errors: of the share of errors and the control's; None as well where no guard watches them.
+        more_slow: the same of slow requests.
     """
 
     target: str
     mean: float | None
     interval: Interval
     difference: Interval | None
+    more_errors: Interval | None = None
+    more_slow: Interval | None = None
 
 
 def standings(experiment: Experiment) -> Sequence[Standing]:
     """Every target, the control first, then candidates, then shadows."""
-    control, risk = experiment.of(experiment.spec.control).outcome, _risk(experiment)
     found = []
     for target in (*experiment.targets, *experiment.spec.shadows):
         seen = experiment.of(target).outcome
-        is_candidate = target in experiment.candidates
-        difference = difference_interval(control, seen, risk) if is_candidate else None
-        found.append(Standing(target, seen.mean, interval(seen, experiment.spec.risk), difference))
+        against = _against_control(experiment, target) if target in experiment.candidates else (None, None, None)
+        found.append(Standing(target, seen.mean, interval(seen, experiment.spec.risk), *against))
     return found
+
+
+def _against_control(experiment: Experiment, target: str) -> tuple[Interval, Interval | None, Interval | None]:
+    """Of a candidate less the control: the mean, and what the guards watch."""
+    spec, risk = experiment.spec, _risk(experiment)
+    usual, seen = experiment.of(spec.control), experiment.of(target)
+    return (
+        difference_interval(usual.outcome, seen.outcome, risk),
+        None if spec.errors is None else difference_interval(usual.failed, seen.failed, risk),
+        None if spec.latency is None else difference_interval(usual.slowed, seen.slowed, risk),
+    )
 
 
 def judge(experiment: Experiment) -> Ending | None:

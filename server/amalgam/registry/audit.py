@@ -4,7 +4,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from amalgam.domain.audit import AuditDraft, AuditEntry, AuditPage
+from amalgam.domain.audit import AuditDraft, AuditEntry, AuditKind, AuditPage
 from amalgam.domain.clock import Clock
 from amalgam.registry.database import Database
 from amalgam.registry.tables import audit
@@ -30,6 +30,8 @@ class AuditRegistry:
         tenant: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        kind: AuditKind | None = None,
+        object_name: str | None = None,
         oldest_first: bool = False,
     ) -> AuditPage:
         """A page of entries, newest first unless the other way round is asked for.
@@ -40,6 +42,8 @@ class AuditRegistry:
             tenant: Of this tenant's keys alone; None: of all.
             since: From this moment on.
             until: Before this moment.
+            kind: Of objects of this kind alone; None: of all.
+            object_name: Of the objects of this name or id alone; None: of all.
             oldest_first: The order.
         """
         order = audit.c.id.asc() if oldest_first else audit.c.id.desc()
@@ -53,6 +57,10 @@ class AuditRegistry:
             query = query.where(audit.c.at >= since)
         if until is not None:
             query = query.where(audit.c.at < until)
+        if kind is not None:
+            query = query.where(audit.c.kind == kind)
+        if object_name is not None:
+            query = query.where(audit.c.object == object_name)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         items = tuple(AuditEntry.model_validate(dict(row)) for row in rows[:limit])

@@ -294,6 +294,7 @@ audit: Final = sa.Table(
     sa.Column("before", DIGEST),
     sa.Column("after", DIGEST),
     sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Index(None, "kind", "object"),
     sqlite_autoincrement=True,
     comment="rows are added and never changed; before, after: SHA-256 of the object, null where there was none",
 )

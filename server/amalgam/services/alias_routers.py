@@ -1,7 +1,7 @@
 """Routers of aliases: what an operator asks for is checked, fitted beside the event loop, and explained."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,6 +87,18 @@ class AliasRouters:
         async with self._turn:
             return await asyncio.to_thread(fit_router, spec)
 
+    async def examples(self, alias: Alias, scopes: Scopes) -> Mapping[str, Sequence[str]]:
+        """What ``alias`` was fitted with, by target, of those that may be told.
+
+        Raises:
+            AliasNotRouted: weights choose among its targets.
+        """
+        if alias.router is None:
+            raise AliasNotRouted(alias.name)
+        numbers = (await self._registry.numbers([alias.router.digest])).get(alias.router.digest)
+        kept = {} if numbers is None else numbers.examples
+        return {name: texts for name, texts in kept.items() if self._catalog.covers(name, scopes)}
+
     async def explained(self, alias: Alias, said: Said, scopes: Scopes) -> Explanation:
         """How ``alias`` decides about ``said``, and the examples that are most like it.
 
@@ -100,12 +112,9 @@ class AliasRouters:
         def covers(name: str) -> bool:
             return self._catalog.covers(name, scopes)
 
-        numbers = (await self._registry.numbers([router.digest])).get(router.digest)
-        found: Sequence[tuple[str, str, float]] = ()
-        if numbers is not None:
-            told = {name: texts for name, texts in numbers.examples.items() if covers(name)}
-            seen = RouterNumbers(numbers.digest, told, b"")
-            found = await asyncio.to_thread(nearest, seen, said, _NEAREST) if told else ()
+        told = await self.examples(alias, scopes)
+        seen = RouterNumbers(router.digest, {name: tuple(texts) for name, texts in told.items()}, b"")
+        found = await asyncio.to_thread(nearest, seen, said, _NEAREST) if told else ()
         return Explanation(route.shown(covers, HIDDEN), router.threshold, router.margin, found)
 
 

@@ -98,6 +98,10 @@ class AliasService:
         await self._catalog.refresh()
         return await self._routers.explained(await self.get(name), said, scopes)
 
+    async def examples(self, name: str, scopes: Scopes = EVERYTHING) -> Mapping[str, Sequence[str]]:
+        """What the alias' router was fitted with. Raises AliasNotFound, AliasNotRouted."""
+        return await self._routers.examples(await self.get(name), scopes)
+
     def _checked(
         self,
         name: str,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from amalgam.domain.audit import AuditDraft, AuditEntry, AuditPage
+from amalgam.domain.audit import AuditDraft, AuditEntry, AuditKind, AuditPage
 from amalgam.errors import Unavailable
 from amalgam.errors.tenants import AuditUnavailable
 from amalgam.registry.audit import AuditRegistry
@@ -22,6 +22,9 @@ class AuditQuery:
     since: datetime | None = None
     until: datetime | None = None
     """Entries of this moment are not among them."""
+    kind: AuditKind | None = None
+    object_name: str | None = None
+    """The name or id of what was changed."""
 
 
 class AuditService:
@@ -49,6 +52,8 @@ class AuditService:
             tenant=asked.tenant,
             since=asked.since,
             until=asked.until,
+            kind=asked.kind,
+            object_name=asked.object_name,
             oldest_first=oldest_first,
         )
 

@@ -30,6 +30,7 @@ SHADOWS: Final = "shadows"
 of the loop and of the tasks that it is."""
 LONGEST_S: Final = 600.0
 """A copy that is not answered by then has failed."""
+_FAILED: Final = 500
 _OF_STREAMS: Final = frozenset({"stream", "stream_options"})
 
 
@@ -128,9 +129,17 @@ class Shadows:
                 note_adapter(held.engine_name)
                 began = self._clock()
                 await self._ask(copy.endpoint, {**copy.body, "model": held.engine_name})
-        except (AmalgamError, TimeoutError) as error:
-            is_error = True
+        except AmalgamError as error:
+            # As of targets: what is refused for what the client sent is no error of the model.
+            is_error = error.status >= _FAILED
             logger.info("shadow_failed alias=%s target=%s error=%s", copy.alias, copy.target, error)
+        except TimeoutError:
+            is_error = True
+            logger.info("shadow_failed alias=%s target=%s error=not_answered_in_time", copy.alias, copy.target)
+        except Exception:
+            # A shadow that breaks is counted, and takes neither the other copies nor readiness with it.
+            is_error = True
+            logger.exception("shadow_failed alias=%s target=%s", copy.alias, copy.target)
         took_ms = (self._clock() - began) * 1e3
         is_slow = copy.slow_ms is not None and took_ms > copy.slow_ms
         self._counts.add(copy.experiment, copy.target, is_error=is_error, is_slow=is_slow)

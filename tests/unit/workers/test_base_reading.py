@@ -1,19 +1,28 @@
 """What the base model's modules are given at the end of prompts, on a Llama of four layers that reads bytes."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.errors.aliases import PromptsUnread
 from amalgam.kernels.row_energy import row_basis, row_energy
+from amalgam.store.meta_model import meta_shapes
 from amalgam.workers import base_reading
 from amalgam.workers.base_reading import BaseReading, energies
 from tests.support.reading_base import write_reading_base
 
 LAST, EARLIER, HEAD = "model.layers.3.mlp.down_proj", "model.layers.2.mlp.down_proj", "lm_head"
 QUERY = "model.layers.3.self_attn.q_proj"
+DISAGREEING = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 16,
+    "num_attention_heads": 32,
+}
 PROMPTS = ["How many users are there?", "a", "Turn this into JSON, please: Ann is 34", "", "x" * 60]
 ROUNDING = 0.05
 """Of bfloat16, over rows that are padded and rows that are not; values are about 1."""
@@ -116,3 +125,12 @@ def test_a_library_that_the_model_needs_and_that_is_missing_is_told(
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PromptsUnread, match="transformers does not read the base model"):
         BaseReading(tmp_path)
+
+
+def test_a_config_that_a_check_of_transformers_refuses_is_refused(tmp_path: Path) -> None:
+    """Its class of errors is none of Python's own."""
+    (tmp_path / "config.json").write_text(json.dumps(DISAGREEING))
+    with pytest.raises(PromptsUnread, match="transformers does not read the base model"):
+        BaseReading(tmp_path)
+    with pytest.raises(BaseModelUnreadable, match="does not say the shapes"):
+        meta_shapes(tmp_path)

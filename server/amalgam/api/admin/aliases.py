@@ -22,7 +22,7 @@ from amalgam.api.admin.alias_models import (
 from amalgam.api.admin.in_scope import covered_page, scopes_of, shown_alias
 from amalgam.api.admin.kit import PUBLISHES, READS, WHOLE_NAME, LongLimit, NameCursor, Search, admin_router
 from amalgam.api.admin.router_examples import examples_of
-from amalgam.api.admin.router_models import ExplainBody, ExplanationView
+from amalgam.api.admin.router_models import ExamplesView, ExplainBody, ExplanationView
 from amalgam.api.state import services
 from amalgam.domain.alias import Alias, AliasTarget
 from amalgam.domain.in_scope import shown_change
@@ -152,6 +152,11 @@ def _add_reading(routes: APIRouter) -> None:
     async def explain(request: Request, name: _Name, body: ExplainBody) -> ExplanationView:
         said = said_in({"prompt": body.prompt} if body.messages is None else {"messages": list(body.messages)})
         return ExplanationView.of(await services(request).aliases.explain(name, said, scopes_of(request)))
+
+    @routes.get("/aliases/{name}/examples", dependencies=PUBLISHES, summary="What a router was fitted with")
+    async def examples(request: Request, name: _Name) -> ExamplesView:
+        found = await services(request).aliases.examples(name, scopes_of(request))
+        return ExamplesView(examples={target: tuple(texts) for target, texts in found.items()})
 
     @routes.get("/aliases/{name}/history", dependencies=READS, summary="What it meant, newest first")
     async def history(

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -13,13 +14,24 @@ from amalgam.api.admin.in_scope import covered_page, scopes_of, sees_every_tenan
 from amalgam.api.admin.kit import READS, ShortLimit, admin_router
 from amalgam.api.admin.tenant_models import AuditEntryView, AuditPageView
 from amalgam.api.state import services
-from amalgam.domain.audit import NAMING_KINDS, AuditEntry
+from amalgam.domain.audit import NAMING_KINDS, AuditEntry, AuditKind
 from amalgam.domain.tenant import TENANT_PATTERN
 from amalgam.errors.requests import FieldRefused
 from amalgam.services.audit import AuditQuery
 
 _Tenant = Annotated[str | None, Query(pattern=f"^{TENANT_PATTERN}$", description="by this tenant's keys alone")]
 _Moment = Annotated[datetime | None, Query(description="a moment with its offset from UTC")]
+_Kind = Annotated[AuditKind | None, Query(description="of objects of this kind alone")]
+_Object = Annotated[
+    str | None,
+    Query(
+        alias="object",
+        min_length=1,
+        max_length=256,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$",
+        description="of the object of this name or id alone",
+    ),
+]
 _Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]
 _COLUMNS: Final = tuple(AuditEntryView.model_fields)
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -49,10 +61,12 @@ def _add_list(routes: APIRouter) -> None:
         tenant: _Tenant = None,
         since: _Moment = None,
         until: _Moment = None,
+        kind: _Kind = None,
+        object_name: _Object = None,
         limit: ShortLimit = 100,
         cursor: _Cursor = None,
     ) -> AuditPageView:
-        asked = _query(request, tenant, since, until)
+        asked = replace(_query(request, tenant, since, until), kind=kind, object_name=object_name)
 
         async def read(most: int, after: str | None) -> Any:
             return await services(request).audit.page(asked, most, after)
@@ -74,16 +88,19 @@ def _add_export(routes: APIRouter) -> None:
         tenant: _Tenant = None,
         since: _Moment = None,
         until: _Moment = None,
+        kind: _Kind = None,
+        object_name: _Object = None,
         form: Literal["jsonl", "csv"] = Query("jsonl", alias="format"),
     ) -> StreamingResponse:
-        entries = services(request).audit.all(_query(request, tenant, since, until))
+        asked = replace(_query(request, tenant, since, until), kind=kind, object_name=object_name)
+        entries = services(request).audit.all(asked)
         is_shown = _is_shown(request)
         shown = (entry async for entry in entries if is_shown is None or is_shown(entry))
-        pieces, kind = (
+        pieces, media_type = (
             (_csv(shown), "text/csv; charset=utf-8") if form == "csv" else (_lines(shown), "application/jsonl")
         )
         headers = {"Content-Disposition": f'attachment; filename="audit.{form}"'}
-        return StreamingResponse(pieces, media_type=kind, headers=headers)
+        return StreamingResponse(pieces, media_type=media_type, headers=headers)
 
 
 def _query(request: Request, tenant: str | None, since: datetime | None, until: datetime | None) -> AuditQuery:

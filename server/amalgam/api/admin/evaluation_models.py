@@ -166,6 +166,26 @@ class ResultPageView(Page[MeasurementView]):
     """One page of measurements, in order of target and item."""
 
 
+class ItemView(BaseModel):
+    """One question, as it was sent."""
+
+    item: int = Field(description="its place; measurements name it", examples=[0])
+    task: str = Field(examples=["all"])
+    messages: tuple[Mapping[str, Any], ...] | None = Field(description="null of a text to continue")
+    prompt: str | None = Field(description="null of a chat", examples=["2 + 2 ="])
+    reference: str | None = Field(examples=["4"])
+    pattern: str | None = Field(examples=["^4$"])
+
+    @classmethod
+    def of(cls, place: int, item: EvaluationItem) -> "ItemView":
+        """The view of ``item``."""
+        return cls(item=place, **item.model_dump())
+
+
+class ItemPageView(Page[ItemView]):
+    """One page of questions, in order."""
+
+
 class ComparisonView(BaseModel):
     """Two targets on one task by one metric."""
 

@@ -18,6 +18,8 @@ from amalgam.api.admin.evaluation_models import (
     EvaluationReportView,
     EvaluationView,
     ItemBody,
+    ItemPageView,
+    ItemView,
     MeasurementView,
     ResultPageView,
 )
@@ -130,6 +132,19 @@ def _add_reading(routes: APIRouter) -> None:
 
 
 def _add_results(routes: APIRouter) -> None:
+    @routes.get("/evaluations/{evaluation_id}/items", dependencies=READS, summary="What is asked")
+    async def items(
+        request: Request,
+        evaluation_id: _Id,
+        limit: ShortLimit = 100,
+        cursor: str | None = Query(None, pattern=r"^[0-9]{1,5}$"),
+    ) -> ItemPageView:
+        found = await services(request).evaluations.items(evaluation_id)
+        first = 0 if cursor is None else int(cursor) + 1
+        page = list(enumerate(found))[first : first + limit]
+        next_cursor = str(page[-1][0]) if page and page[-1][0] + 1 < len(found) else None
+        return ItemPageView.of(page, lambda pair: ItemView.of(*pair), next_cursor)
+
     @routes.get("/evaluations/{evaluation_id}/results", dependencies=READS, summary="Its measurements, with answers")
     async def results(
         request: Request,

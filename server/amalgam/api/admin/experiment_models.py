@@ -119,6 +119,11 @@ class TargetView(BaseModel):
     difference: Pair | None = Field(
         description="the same of the mean less the control's; null but of candidates", examples=[(0.01, 0.14)]
     )
+    more_errors: Pair | None = Field(
+        description="of the share of errors less the control's, which the guard watches; null but of candidates",
+        examples=[(-0.01, 0.004)],
+    )
+    more_slow: Pair | None = Field(description="the same of slow requests", examples=[(-0.02, 0.03)])
     requests: int = Field(description="that ended", examples=[5120])
     errors: int = Field(description="that the server did not answer", examples=[3])
     slow: int = Field(description="that took longer than slow_ms", examples=[41])
@@ -216,6 +221,8 @@ def _target(experiment: Experiment, standing: Standing, shown: Callable[[str], s
         mean=standing.mean,
         interval=_pair(standing.interval),
         difference=None if standing.difference is None else _pair(standing.difference),
+        more_errors=None if standing.more_errors is None else _pair(standing.more_errors),
+        more_slow=None if standing.more_slow is None else _pair(standing.more_slow),
         requests=counts.requests,
         errors=counts.errors,
         slow=counts.slow,

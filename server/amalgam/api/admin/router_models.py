@@ -144,6 +144,15 @@ class ExplainBody(Body):
         return self
 
 
+class ExamplesView(BaseModel):
+    """What a router was fitted with."""
+
+    examples: Mapping[str, tuple[str, ...]] = Field(
+        description="texts by target, as by.examples takes them; those of targets that are out of scope are left out",
+        examples=[{"sql": ["How many users are there?", "List every order", "Which city has most users?"]}],
+    )
+
+
 class NearestView(BaseModel):
     """An example that is like what is said."""
 

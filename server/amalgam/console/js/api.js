@@ -140,37 +140,3 @@ export async function* stream(path, body, signal) {
     yield event;
   }
 }
-
-/** The same request for a terminal. @param {string} method @param {string} path @param {any} [body] */
-export function asCurl(method, path, body) {
-  const parts = ["curl", method === "GET" ? "" : `-X ${method}`, quoted(address(path))];
-  parts.push(`-H "Authorization: Bearer $AMALGAM_KEY"`);
-  if (body !== undefined) parts.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
-  return parts.filter(Boolean).join(" ");
-}
-
-/** @param {string} text */
-const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
-
-/** The same chat for Python. @param {any} body */
-export function asPython(body) {
-  const { model, messages, ...rest } = body;
-  const named = ["temperature", "max_tokens", "top_p", "stream"].filter((name) => name in rest);
-  const fields = named.map((name) => `, ${name}=${python(rest[name])}`).join("");
-  return [
-    "import os",
-    "",
-    "from openai import OpenAI",
-    "",
-    `client = OpenAI(base_url=${JSON.stringify(address("/v1"))}, api_key=os.environ["AMALGAM_KEY"])`,
-    "answer = client.chat.completions.create(",
-    `    model=${JSON.stringify(model)}, messages=${JSON.stringify(messages)}${fields}`,
-    ")",
-    rest.stream
-      ? 'for chunk in answer:\n    print(chunk.choices[0].delta.content or "", end="")'
-      : "print(answer.choices[0].message.content)",
-  ].join("\n");
-}
-
-/** @param {any} value */
-const python = (value) => (value === true ? "True" : value === false ? "False" : JSON.stringify(value));

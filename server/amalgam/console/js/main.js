@@ -93,7 +93,8 @@ function Shell() {
   const shown = Object.entries(PAGES).filter(([, { needs, isListed = true }]) => isListed && may[needs]);
   const name = wanted === "key" || may[PAGES[wanted].needs] ? wanted : first;
   const dark = theme.value === "dark" || (theme.value === "" && matchMedia("(prefers-color-scheme: dark)").matches);
-  return html`<header>
+  return html`<button type="button" class="skip" onClick=${() => document.getElementById("page")?.focus()}>Skip to the page</button>
+    <header>
       <a class="brand" href="#/">Amalgam</a>
       <nav aria-label="Pages">${shown.map(([page, { title }]) => html`
         <a key=${page} href=${linkTo(page)} aria-current=${page === name ? "page" : undefined}>${title}</a>`)}
@@ -105,7 +106,7 @@ function Shell() {
           setKey("");
         }}>forget key</button>`}
     </header>
-    <main id="page"><${Page} name=${name} /></main>`;
+    <main id="page" tabindex="-1"><${Page} name=${name} /></main>`;
 }
 
 const Notices = () => html`<div class="notices" role="status" aria-live="polite">${notices.value.map((notice) => html`

@@ -1,7 +1,8 @@
 // What pages are made of: headings, tables, buttons that say how they fared, and what is copied.
 
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
-import { ApiError, asCurl } from "./api.js";
+import { ApiError } from "./api.js";
+import { asCurl, asPython } from "./copied.js";
 import { html } from "./html.js";
 import { allowed, notify } from "./state.js";
 
@@ -41,6 +42,19 @@ export function Action({ label, does, needs = "changes", kind = "", sure = "", d
   return html`<button type="button" class=${kind} disabled=${busy || disabled} aria-busy=${busy} onClick=${click}>${label}</button>`;
 }
 
+/**
+ * What a form does, whose refusal is to stay beside it until it is sent again.
+ * @param {() => Promise<any>} does
+ */
+export function useSending(does) {
+  const [wrong, setWrong] = useState(null);
+  async function send() {
+    setWrong(null);
+    await does().catch(setWrong);
+  }
+  return { wrong, send };
+}
+
 /** Copies a text, and says so. */
 export function Copy({ label, text }) {
   async function click() {
@@ -54,9 +68,9 @@ export function Copy({ label, text }) {
   return html`<button type="button" class="quiet" onClick=${click}>${label}</button>`;
 }
 
-/** The request behind a view, for a terminal. */
+/** The request behind a view, for a terminal and for Python. */
 export const CopyCurl = ({ method = "GET", path, body }) =>
-  html`<${Copy} label="copy as curl" text=${() => asCurl(method, path, body)} />`;
+  html`<span class="copies"><${Copy} label="copy as curl" text=${() => asCurl(method, path, body)} /><${Copy} label="as Python" text=${() => asPython(method, path, body)} /></span>`;
 
 /** Rows below headings. */
 export function Table({ caption, head, rows, empty = "Nothing yet." }) {

@@ -1,16 +1,16 @@
 // One adapter: its versions, what is done with them, where one comes from, and how it is asked.
 
 import { useState } from "../vendor/hooks.js";
-import { address, asPython, download, get, inPath, send } from "../js/api.js";
+import { address, download, get, inPath, send } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Action, Copy, CopyCurl, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
+import { Action, CopyCurl, Refusal, size, Table, useLoaded, when } from "../js/parts.js";
 import { linkTo, notify } from "../js/state.js";
 import Lineage from "./lineage.js";
 
 function Snippet({ model }) {
   const body = { model, messages: [{ role: "user", content: "…" }], max_tokens: 64 };
   return html`<h2>How it is asked</h2>
-    <p class="row"><${CopyCurl} method="POST" path="/v1/chat/completions" body=${body} /> <${Copy} label="copy as Python" text=${() => asPython(body)} /></p>
+    <p class="row"><${CopyCurl} method="POST" path="/v1/chat/completions" body=${body} /></p>
     <pre tabindex="0">${`curl ${address("/v1/chat/completions")} -H 'Content-Type: application/json' \\\n  -H "Authorization: Bearer $AMALGAM_KEY" \\\n  -d '${JSON.stringify(body)}'`}</pre>`;
 }
 

@@ -1,10 +1,12 @@
 // What the targets of an alias did: requests, those that were not answered, and how long they took, with how certain that is.
 
-import { ask } from "../js/api.js";
+import { ask, get } from "../js/api.js";
 import { html } from "../js/html.js";
-import { Refusal, Table, useLoaded } from "../js/parts.js";
+import { CopyCurl, fixed, Refusal, Table, useLoaded } from "../js/parts.js";
 import { samples } from "../js/prometheus.js";
+import { allowed } from "../js/state.js";
 import { medianBetween, shareBetween } from "../js/statistics.js";
+import { between } from "../js/verdict.js";
 
 const EVERY_MS = 5000;
 const SECONDS = "amalgam_alias_request_duration_seconds";
@@ -40,10 +42,24 @@ function outcomes(page, name) {
     one.timed ? `${Math.round((one.sum / one.timed) * 1000)} ms` : "–", median(one.buckets)]);
 }
 
-/** @param {{name: string}} given */
-export default function Outcomes({ name }) {
+/** What clients said, by target, version and name. @param {{path: string}} given */
+function Feedback({ path }) {
+  const found = useLoaded((signal) => get(`${path}/outcomes`, signal), [path], EVERY_MS);
+  return html`<h2>What clients say</h2><${Refusal} error=${found.error} />
+    ${found.value && html`<${Table} caption="Feedback" head=${["target", "version", "name", "count", "mean", "the mean lies between"]} empty="No feedback about its answers yet."
+      rows=${found.value.data.map((one) => [one.target, one.version, one.name, one.count, fixed(one.mean, 3), between(one.interval)])} />`}
+    <p><${CopyCurl} path=${`${path}/outcomes`} /></p>`;
+}
+
+/** The metrics name every adapter, and are the administrator's. @param {{name: string}} given */
+function Requests({ name }) {
   const metrics = useLoaded(async (signal) => samples(await (await ask("GET", "/metrics", { signal })).text()), [name], EVERY_MS);
   return html`<h2>What its targets did</h2><p><small>Since the server began, with 95 % certainty.</small></p><${Refusal} error=${metrics.error} />
     ${metrics.value && html`<${Table} caption="Outcomes" head=${["version", "requests", "not answered, and its share", "mean time", "median time"]}
       rows=${outcomes(metrics.value, name)} empty="No request named it since the server began." />`}`;
+}
+
+/** @param {{name: string, path: string}} given */
+export default function Outcomes({ name, path }) {
+  return html`<${Feedback} path=${path} />${allowed.value?.administers && html`<${Requests} name=${name} />`}`;
 }

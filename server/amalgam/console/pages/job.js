@@ -31,7 +31,7 @@ function useFollowed(path) {
     const abort = new AbortController();
     let timer = 0;
     async function follow() {
-      let last = null;
+      let last = /** @type {any} */ (null);
       for await (const { kind, data } of events(`${path}/events`, abort.signal)) {
         setError(null);
         if (kind === "progress") setJob((known) => known && { ...known, progress: data });

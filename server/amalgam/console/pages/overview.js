@@ -6,10 +6,13 @@ import { html } from "../js/html.js";
 import { CopyCurl, fixed, Refusal, Table, useLoaded, when } from "../js/parts.js";
 import { meanBetween, rate, samples, total } from "../js/prometheus.js";
 import { allowed, linkTo } from "../js/state.js";
+import { brief } from "../js/verdict.js";
 
 const EVERY_MS = 2000;
 const LONG_WAIT_S = 10;
 const STALE_S = 5;
+const VERDICTS_MS = 15000;
+const RECENT_MS = 24 * 3600 * 1000;
 
 const Figure = ({ name, value, unit = "" }) =>
   html`<div class="figure"><dt>${name}</dt><dd>${value}${unit && html` <small>${unit}</small>`}</dd></div>`;
@@ -28,8 +31,9 @@ function useMetrics() {
 }
 
 /** What an operator should look at, in words. */
-function alerts(engine, pair) {
-  const found = [];
+function alerts(engine, pair, experiments) {
+  const taken = experiments.filter((one) => one.removed.length && Date.now() - Date.parse(one.ended_at) < RECENT_MS);
+  const found = taken.map((one) => `The experiment of the alias ${one.alias} ended: ${brief(one)}.`);
   const page = pair?.now.page;
   const longest = engine.queue[0];
   if (longest?.longest_wait_s > LONG_WAIT_S) found.push(`Requests for ${longest.model} have waited ${Math.round(longest.longest_wait_s)} s for a place; ${longest.waiting} wait.`);
@@ -65,10 +69,11 @@ function Speeds({ pair }) {
 export default function Overview() {
   const engine = useLoaded((signal) => get("/admin/v1/engine", signal), [], EVERY_MS);
   const jobs = useLoaded((signal) => get("/admin/v1/jobs?limit=5", signal), [], EVERY_MS);
+  const experiments = useLoaded((signal) => get("/admin/v1/experiments?limit=500", signal), [], VERDICTS_MS);
   const metrics = useMetrics();
   const shown = engine.value;
   if (!shown) return html`<h1>Overview</h1><${Refusal} error=${engine.error} />`;
-  const troubles = alerts(shown, metrics.value);
+  const troubles = alerts(shown, metrics.value, experiments.value?.data ?? []);
   return html`<h1>Overview</h1>
     <${Refusal} error=${engine.error ?? metrics.error} />
     ${troubles.map((text) => html`<p class="refusal" role="alert" key=${text}>${text}</p>`)}
@@ -89,6 +94,6 @@ export default function Overview() {
       empty="No adapter was asked for yet." />
     <h2>Last jobs</h2>
     <${Table} caption="Last jobs" head=${["job", "makes", "state", "when"]}
-      rows=${(jobs.value?.data ?? []).map((job) => [html`<a href=${linkTo("jobs")}>${job.kind}</a>`, job.name, job.state, when(job.updated_at)])} />
+      rows=${(jobs.value?.data ?? []).map((job) => [html`<a href=${linkTo("jobs", job.id)}>${job.kind}</a>`, job.name, job.state, when(job.updated_at)])} />
     <p><${CopyCurl} path="/admin/v1/engine" /></p>`;
 }

@@ -1,7 +1,7 @@
 // The same chat asked of two to four models side by side.
 
 import { useEffect, useState } from "../vendor/hooks.js";
-import { asPython, get } from "../js/api.js";
+import { get } from "../js/api.js";
 import { Answer, useAnswer } from "../js/answer.js";
 import { messagesOf } from "../js/chat.js";
 import { html } from "../js/html.js";
@@ -60,8 +60,7 @@ function Column({ model, set, remove, sent, round, report, beside }) {
     <div class="row"><input class="wide" list="models" aria-label="model" value=${model} onInput=${(event) => set(event.target.value)} />
       ${remove && html`<button type="button" class="quiet" aria-label=${`leave out ${model}`} onClick=${remove}>×</button>`}</div>
     <${Answer} answer=${answer} error=${error} beside=${beside} />
-    ${body && html`<p class="row"><${CopyCurl} method="POST" path="/v1/chat/completions" body=${body} />
-      <${Copy} label="copy as Python" text=${() => asPython(body)} /></p>`}</section>`;
+    ${body && html`<p class="row"><${CopyCurl} method="POST" path="/v1/chat/completions" body=${body} /></p>`}</section>`;
 }
 
 /** The state in the address, so that it can be sent to somebody. */
@@ -79,7 +78,9 @@ function link(form, models) {
 
 /** What an answer may be and what the model may call, as JSON. */
 function Constraints({ form, field }) {
-  return html`<details open=${Boolean(form.tools || form.schema || form.more)}><summary>Tools, JSON schema and other fields</summary>
+  // As the address has it; what is typed later, or taken away, folds nothing.
+  const [open] = useState(Boolean(form.tools || form.schema || form.more));
+  return html`<details open=${open}><summary>Tools, JSON schema and other fields</summary>
     <div class="columns"><div><${Field} label="Tools, a JSON list" hint=${TOOLS}><textarea class="wide" rows="3" spellcheck="false" value=${form.tools} onInput=${field("tools")}></textarea><//>
     <${Field} label="tool_choice"><select value=${form.tool_choice} onChange=${field("tool_choice")}>
       ${["", "auto", "none", "required"].map((one) => html`<option key=${one} value=${one}>${one || "default"}</option>`)}</select><//></div>
