@@ -151,6 +151,23 @@ def test_the_manual_lists_every_event_that_is_an_error() -> None:
     assert others <= {event_text(call).split(" ")[0] for _, _, call in log_calls()}
 
 
+def test_an_event_has_the_fields_that_the_manual_names() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = {
+        event: re.findall(r"`(\w+)`", fields)
+        for event, fields in re.findall(r"^\| `(\w+)` \|[^|]*?\(((?:`\w+`(?:, )?)+)\)", page, re.MULTILINE)
+    }
+    assert len(named) > 5
+    texts = [(place, event_text(call)) for place, _, call in log_calls()]
+    lacking = [
+        (place, text, field)
+        for place, text in texts
+        for field in named.get(text.split(" ")[0], ())
+        if f" {field}=" not in text
+    ]
+    assert lacking == []
+
+
 # --- walks
 
 STEP = re.compile(r"`((?:[\w-]+/)*[\w-]+\.py)(?::([\w.]+))?`")
