@@ -28,7 +28,7 @@ from amalgam.api.auth import KeyRing  # noqa: E402
 from amalgam.domain.clock import new_key_id, new_key_secret, utc_now  # noqa: E402
 from amalgam.domain.scopes import EVERYTHING, Scopes  # noqa: E402
 from amalgam.domain.tenant import AccessRows, Key, Role, Tenant, secret_digest  # noqa: E402
-from amalgam.services.key_directory import KeyDirectory, _Known  # noqa: E402
+from amalgam.services.key_directory import KeyDirectory  # noqa: E402
 from amalgam.settings import Settings  # noqa: E402
 from loadtests.limited_request import LimitedRequest  # noqa: E402
 from loadtests.report import Row, write_report  # noqa: E402
@@ -52,6 +52,21 @@ def sides_us(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[
     return samples
 
 
+class Rows:
+    """In the place of the registry: tenants and keys that are there already."""
+
+    def __init__(self, rows: AccessRows) -> None:
+        self._rows = rows
+
+    async def revision(self) -> int:
+        """Their revision."""
+        return self._rows.revision
+
+    async def load(self) -> AccessRows:
+        """All of them."""
+        return self._rows
+
+
 def directory_of(count: int, scopes: Scopes) -> tuple[KeyDirectory, str]:
     """A directory of so many keys, and one of them."""
     now, keys, token = utc_now(), [], ""
@@ -61,10 +76,10 @@ def directory_of(count: int, scopes: Scopes) -> tuple[KeyDirectory, str]:
         key = Key(id=new_key_id(), tenant="t", secret_digest=digest, role=Role.CLIENT, scopes=scopes, created_at=now)
         keys.append(key)
         token = f"{key.prefix}_{secret}"
-    unused: Any = None
-    directory = KeyDirectory(unused, unused, lambda: datetime.now(UTC))
     tenant = Tenant(id="t", name="", created_at=now, updated_at=now)
-    directory._known = _Known.of(AccessRows(1, (tenant,), tuple(keys)))
+    rows: Any = Rows(AccessRows(1, (tenant,), tuple(keys)))
+    directory = KeyDirectory(rows, rows, lambda: datetime.now(UTC))
+    asyncio.run(directory.refresh())
     return directory, token
 
 

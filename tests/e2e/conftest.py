@@ -109,12 +109,13 @@ def start_server(folder: Path, *arguments: str, **environment: str) -> RunningSe
 
     def read() -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            log.append(line)
-            found = re.search(r"Ready.*?(https?://\S+)", line)
-            if found:
-                url.append(found[1])
-                ready.set()
+        with process.stderr as lines:
+            for line in lines:
+                log.append(line)
+                found = re.search(r"Ready.*?(https?://\S+)", line)
+                if found:
+                    url.append(found[1])
+                    ready.set()
         ready.set()
 
     threading.Thread(target=read, daemon=True).start()

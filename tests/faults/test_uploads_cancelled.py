@@ -49,7 +49,7 @@ async def assert_whole(running_app: RunningApp) -> bool:
         while adapters._working or any(entry.is_task for entry in adapters._loops._entries.values()):
             await asyncio.sleep(0.01)
     await running_app.services.catalog.refresh()
-    rows = await adapters._registry.load_catalog()
+    rows = await (await running_app.stored()).versions.load_catalog()
     live = [str(version.ref) for version in rows.versions]
     residents = {resident.engine_name for resident in running_app.engine.info().residents}
     assert set(live) == set(running_app.services.catalog.snapshot.versions)
@@ -147,5 +147,5 @@ async def test_a_deletion_that_is_cancelled_frees_the_engine(
     async with asyncio.timeout(20):
         while running_app.engine.info().residents:
             await asyncio.sleep(0.01)
-    assert (await running_app.services.adapters._registry.load_catalog()).versions == ()
+    assert (await (await running_app.stored()).versions.load_catalog()).versions == ()
     assert running_app.services.catalog.snapshot.versions == {}

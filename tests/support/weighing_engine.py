@@ -1,7 +1,9 @@
 """A fake engine whose answers and log-probabilities depend on the weights of the blend that is asked."""
 
+import asyncio
 import math
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -27,9 +29,13 @@ class WeighingEngine(FakeEngine):
         self.blends: Instant | None = None
         self.asked: list[str] = []
         """Who was asked, in order."""
+        self.slow: Random | None = None
+        """Says which calls take longer than others; None: none does."""
 
     async def call(self, endpoint: Any, body: dict[str, Any], raw_request: Any, profile: Any = None) -> Any:
         await super().call(endpoint, body, raw_request, profile)
+        if self.slow is not None:
+            await asyncio.sleep(self.slow.choice((0.0, 0.0, 0.001, 0.01)))
         if endpoint == "tokenize":
             return JSONResponse({"tokens": [ord(letter) for letter in body["prompt"]]})
         self.asked.append(body["model"])

@@ -73,6 +73,22 @@ def test_other_terms_are_none(text: str) -> None:
     assert not BANNED.search(text)
 
 
+# --- names
+
+
+def test_tests_and_benchmarks_import_no_private_name() -> None:
+    """What is tested is what others may call, so that the inside of a module can change without its tests."""
+    found, seen = [], 0
+    for path in sorted(path for folder in ("tests", "loadtests") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("amalgam", "amalgam_demo"):
+                seen += 1
+                private = [a.name for a in node.names if a.name.startswith("_") and not a.name.endswith("__")]
+                found += [f"{path.relative_to(ROOT)}:{node.lineno} {node.module}.{name}" for name in private]
+    assert seen > 1000
+    assert found == []
+
+
 # --- docstrings
 
 FRAGMENT = re.compile(r"(?:Of|By|To|From|On|Behind|Until|Without|With|In)\b|(?:As|For) (?:`|the\b|it\b|ever\b|vLLM\b)")
@@ -133,6 +149,23 @@ def test_the_manual_lists_every_event_that_is_an_error() -> None:
     assert set(listed) == logged
     others = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", section)) - set(listed) - {"exit_code"}
     assert others <= {event_text(call).split(" ")[0] for _, _, call in log_calls()}
+
+
+def test_an_event_has_the_fields_that_the_manual_names() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = {
+        event: re.findall(r"`(\w+)`", fields)
+        for event, fields in re.findall(r"^\| `(\w+)` \|[^|]*?\(((?:`\w+`(?:, )?)+)\)", page, re.MULTILINE)
+    }
+    assert len(named) > 5
+    texts = [(place, event_text(call)) for place, _, call in log_calls()]
+    lacking = [
+        (place, text, field)
+        for place, text in texts
+        for field in named.get(text.split(" ")[0], ())
+        if f" {field}=" not in text
+    ]
+    assert lacking == []
 
 
 # --- walks

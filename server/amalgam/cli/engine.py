@@ -70,7 +70,7 @@ def _order(
     settle(os.environ, settings)
     inherited = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
     variables = {key: value for key, value in inherited.items() if not is_secret(key)}
-    variables |= _store(settings)
+    variables |= store_variables(settings)
     # Ray would set it to the CPUs that it counts for the actor.
     variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (here or 1))))
     is_folder = here is not None or model is None or Path(model).is_dir()
@@ -85,7 +85,7 @@ def _order(
     )
 
 
-def _store(settings: Settings) -> dict[str, str]:
+def store_variables(settings: Settings) -> dict[str, str]:
     """The store as every machine finds it: copies of a bucket lie in a folder of each one."""
     bucket, folder = settings.storage.bucket, settings.storage.store
     if bucket and Settings(store=bucket).storage.store == folder:
@@ -121,7 +121,7 @@ def _run(
         AdapterStore.open(settings.storage.store)
         ready_token(settings.ray_token, secrets.token_hex(32))
         # One more for a replica that takes the place of another.
-        address = stack.enter_context(own_ray(port, replicas + 1, _of_ray(os.environ, settings)))
+        address = stack.enter_context(own_ray(port, replicas + 1, environment_of_ray(os.environ, settings)))
     else:
         address = address_of(ray)
     join(address)
@@ -135,7 +135,7 @@ def _run(
         threading.Event().wait()
 
 
-def _of_ray(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
+def environment_of_ray(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """Leave out what is secret, because every worker of Ray's has it, but what Ray, and engines at the bucket, need."""
     needed = ("RAY_AUTH_", *(OBJECT_STORE_PREFIXES if settings.storage.bucket else ()))
     return {name: value for name, value in environment.items() if name.startswith(needed) or not is_secret(name)}

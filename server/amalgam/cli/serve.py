@@ -167,6 +167,7 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         from amalgam.errors.requests import PortTaken
 
+        listener.close()
         raise PortTaken(settings.http.port, error.strerror or "cannot bind") from None
     return listener
 

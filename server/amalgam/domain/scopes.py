@@ -83,10 +83,10 @@ EVERYTHING: Final = Scopes()
 @lru_cache(maxsize=4096)
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
     """One expression for all ``patterns``. Remembered by their text: keys of one tenant often share it."""
-    return re.compile("|".join(map(_expression, patterns))) if patterns else None
+    return re.compile("|".join(map(pattern_expression, patterns))) if patterns else None
 
 
-def _expression(pattern: str) -> str:
+def pattern_expression(pattern: str) -> str:
     """The pattern as an expression that never goes back: what stands between stars is found at its first place.
 
     A name has neither star nor question mark, so that nothing else needs to be escaped twice.

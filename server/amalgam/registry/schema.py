@@ -12,7 +12,8 @@ from alembic.script import ScriptDirectory
 from amalgam.domain.failpoints import Failpoints
 from amalgam.errors.registry import SchemaTooNew
 
-_STEPS: Final = Path(__file__).parent / "migrations"
+STEPS: Final = Path(__file__).parent / "migrations"
+"""The folder of migrations."""
 _POSTGRES_LOCK: Final = 0x616D616C67616D
 """Any number that nobody else locks in this database: 'amalgam' in ASCII."""
 
@@ -27,7 +28,7 @@ def upgrade(connection: sa.Connection, failpoints: Failpoints) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
     config = Config()
     # A percent sign in the path would be read as an interpolation.
-    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
+    config.set_main_option("script_location", str(STEPS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None:

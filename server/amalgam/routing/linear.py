@@ -15,8 +15,9 @@ import numpy.typing as npt
 from amalgam.domain.routing import Said
 from amalgam.routing.features import WIDTH, Vector, vector
 
-_RIDGE: Final = 0.1
-_CONSTANT: Final = 0.1
+RIDGE: Final = 0.1
+"""How strongly weights are drawn towards zero."""
+CONSTANT: Final = 0.1
 """What every two texts have in common, so that scores need not be zero where nothing is known."""
 _STORED: Final = np.dtype("<f2")
 """Half precision, the same on every machine."""
@@ -42,7 +43,7 @@ class LinearModel:
         """The score of each candidate, 0 to 1; they are no probabilities."""
         values = vector(said.last, said.earlier)
         places = np.flatnonzero(values)
-        row = _weighed(values[None, places], self.rarity[places])
+        row = weighed(values[None, places], self.rarity[places])
         return as_scores((row @ self.weights[places])[0] + self.offsets)
 
     def to_bytes(self) -> bytes:
@@ -78,15 +79,15 @@ def fit(texts: Sequence[str], labels: Sequence[int], candidates: int) -> Fit:
     raw = np.stack([vector(text) for text in texts])
     seen = np.count_nonzero(raw, axis=0)
     rarity = (np.log((len(texts) + 1) / (seen + 1)) + 0.1).astype(np.float32)
-    rows = _weighed(raw, rarity).astype(np.float64)
+    rows = weighed(raw, rarity).astype(np.float64)
     label = np.array(labels)
     wanted = np.where(label[:, None] == np.arange(candidates)[None], 1.0, -1.0)
     counts = np.array([np.count_nonzero(label == one) for one in labels])
     # Every candidate counts as much as another, however many examples it has.
     share = len(texts) / (counts * (candidates + 1))
-    inverse = np.linalg.inv(rows @ rows.T + _CONSTANT + _RIDGE * np.diag(1 / share))
+    inverse = np.linalg.inv(rows @ rows.T + CONSTANT + RIDGE * np.diag(1 / share))
     duals = inverse @ wanted
-    weights, offsets = rows.T @ duals, _CONSTANT * duals.sum(axis=0)
+    weights, offsets = rows.T @ duals, CONSTANT * duals.sum(axis=0)
     model = LinearModel(rarity, weights.astype(np.float32), offsets.astype(np.float32))
     return Fit(model, as_scores(wanted - duals / np.diag(inverse)[:, None]))
 
@@ -97,7 +98,7 @@ def as_scores(values: npt.NDArray[np.float32] | Scores) -> Scores:
     return found
 
 
-def _weighed(rows: Vector, rarity: Vector) -> Vector:
+def weighed(rows: Vector, rarity: Vector) -> Vector:
     """Rows with rare features weighed more, of length 1 again."""
     found = rows * rarity
     lengths = np.sqrt((found * found).sum(axis=1, keepdims=True))

@@ -72,7 +72,8 @@ class FairQueue:
         metrics: Metrics = NO_METRICS,
         places: Places | None = None,
     ) -> None:
-        self._slots = slots
+        self.slots = slots
+        """Adapters that may have a turn at once."""
         self._quantum = quantum
         self._wait_s = wait_s
         self._clock = clock
@@ -91,7 +92,7 @@ class FairQueue:
     def resize(self, places: Places, slots: float | None = None) -> None:
         """Set the bounds anew, when the engine has said how large its batch is; ``slots`` None: they stay."""
         self._places = places
-        self._slots = self._slots if slots is None else slots
+        self.slots = self.slots if slots is None else slots
         self._settle()
 
     @property
@@ -205,7 +206,7 @@ class FairQueue:
 
     def _may_begin(self, claim: Claim, key: KeyState) -> bool:
         """Whether it may begin where nobody waits: nothing but counting."""
-        has_slot = claim.adapter == BASE or claim.adapter in self._turns or len(self._turns) < self._slots
+        has_slot = claim.adapter == BASE or claim.adapter in self._turns or len(self._turns) < self.slots
         return has_slot and self._has_place(key, claim.sequences)
 
     async def _wait(self, claim: Claim, gone: Gone | None, within_s: float | None) -> None:
@@ -340,7 +341,7 @@ class FairQueue:
     def _next(self) -> tuple[Who, int] | None:
         """The line whose first request begins next: of the tenant, and the key, with the least the oldest line."""
         closed = self._closed(self._clock())
-        is_full = len(self._turns) >= self._slots
+        is_full = len(self._turns) >= self.slots
         best: tuple[Who, int] | None = None
         least: tuple[float, int, float] | None = None
         counters = {name: tenant.counter for name, tenant in self._tenants.items()}
@@ -366,7 +367,7 @@ class FairQueue:
 
     def _to_close(self, now_s: float) -> int:
         """How many turns close: none while nobody waits for want of a slot, and more the longer the first one does."""
-        if len(self._turns) < self._slots:
+        if len(self._turns) < self.slots:
             return 0
         waits = [
             line.since_s

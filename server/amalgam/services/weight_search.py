@@ -87,9 +87,20 @@ class WeightSearch:
     def note(self, one: Measurement) -> None:
         """Something was measured."""
         self._board.note(one)
-        if one.target >= self._plan.first_candidate and self._board.is_complete(one.target):
-            weights = weights_of(self._plan.points[one.target - self._plan.first_candidate], self._recipe)
-            self._tried.setdefault(one.target, Tried(one.target, weights, self._board.kept(one.target)))
+
+    def _measured_whole(self) -> tuple[Tried, ...]:
+        """The candidates that are measured to the end; none while what they are compared with is not known.
+
+        A call of an adapter may take longer than all calls of a candidate, and what the candidate keeps of half an
+        adapter is another number than what it keeps in the end.
+        """
+        if not self._board.knows_the_inputs():
+            return ()
+        for target in range(self._plan.first_candidate, len(self.sweep.targets)):
+            if target not in self._tried and self._board.is_complete(target):
+                weights = weights_of(self._plan.points[target - self._plan.first_candidate], self._recipe)
+                self._tried[target] = Tried(target, weights, self._board.kept(target))
+        return tuple(self._tried.values())
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """(target, item) that is worth measuring at the moment it is asked for: each adapter's own items first."""
@@ -105,7 +116,7 @@ class WeightSearch:
         """Whether nothing that is measured still could bring the candidate among those that the search goes on from."""
         if target in self._board.refused:
             return True
-        best = elite(tuple(self._tried.values()))
+        best = elite(self._measured_whole())
         return len(best) == ELITE and min(self._board.kept(target)) < min(best[-1].kept)
 
     async def extend(self) -> bool:
@@ -119,8 +130,7 @@ class WeightSearch:
         room = evolution.candidates - len(known)
         if now > self._until or room <= 0:
             return False
-        tried = tuple(self._tried.values())
-        drawn = next_round(tried, known, first_weights(self._recipe), evolution.seed, room)
+        drawn = next_round(self._measured_whole(), known, first_weights(self._recipe), evolution.seed, room)
         if not drawn:
             return False
         targets = [await self._pin(expression_at(evolution, weights), self.sweep.tenant) for weights in drawn]

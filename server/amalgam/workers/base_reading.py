@@ -63,7 +63,7 @@ class BaseReading:
         Raises:
             PromptsUnread: the time is up, or a module is not read for every prompt.
         """
-        tokens = [self._tokens(prompt) for prompt in prompts]
+        tokens = [self.tokens(prompt) for prompt in prompts]
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
         hooks = [self._model.get_submodule(name).register_forward_pre_hook(self._seen(name)) for name in modules]
         found: dict[str, list[Tensor]] = {name: [] for name in modules}
@@ -90,8 +90,8 @@ class BaseReading:
 
         return keep
 
-    def _tokens(self, prompt: str) -> list[int]:
-        """As a chat of one turn where the model has a template, else as the text is; of a long one the ends."""
+    def tokens(self, prompt: str) -> list[int]:
+        """The tokens of a chat of one turn where the model has a template, else of the text; a long one's two ends."""
         if self._tokenizer.chat_template is None:
             found = list(self._tokenizer(prompt)["input_ids"])
         else:

@@ -96,8 +96,9 @@ class MergeWorker:
             # The job is another's by now, or is left to the end of its lease.
             logger.warning("job_left job=%s reason=%s", job.id, error)
         except Exception as error:
-            logger.exception("job_failed job=%s", job.id)
-            await self._fail(job, failure(error))
+            why = failure(error)
+            logger.exception("job_failed job=%s code=%s", job.id, why.code)
+            await self._fail(job, why)
         return True
 
     async def answer(self, asked: PlanQuestion | RebuildQuestion | EnergyQuestion) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from amalgam.api.admin.idempotency import MAX_KEPT_BYTES, Fingerprint, _answer, _name
+from amalgam.api.admin.idempotency import MAX_KEPT_BYTES, Fingerprint, answer_to_keep, key_name
 from amalgam.errors.requests import FieldRefused
 
 
@@ -83,7 +83,7 @@ def test_whatever_differs_makes_another_request() -> None:
 
 def test_keys_belong_to_their_caller_and_are_not_kept_in_plain_text() -> None:
     def name(key: str, **headers: str) -> str:
-        return _name([key], Request(scope(headers=headers)))
+        return key_name([key], Request(scope(headers=headers)))
 
     names = [
         name("k"),
@@ -99,7 +99,7 @@ def test_keys_belong_to_their_caller_and_are_not_kept_in_plain_text() -> None:
 @pytest.mark.parametrize("given", [[""], ["x" * 256], ["ä"], ["a\tb"], ["a", "a"]])
 def test_what_is_no_key(given: list[str]) -> None:
     with pytest.raises(FieldRefused, match="Idempotency-Key"):
-        _name(given, Request(scope()))
+        key_name(given, Request(scope()))
 
 
 def answered(status: int, body: bytes = b"{}") -> list[Any]:
@@ -113,15 +113,15 @@ def answered(status: int, body: bytes = b"{}") -> list[Any]:
 
 def test_what_a_retry_may_do_better_is_not_kept() -> None:
     whole = Fingerprint(scope())
-    assert _answer(answered(201), whole) is None
+    assert answer_to_keep(answered(201), whole) is None
     whole.update({"type": "http.request", "body": b"", "more_body": False})
     for status in (200, 201, 202, 400, 404, 409, 422):
-        kept = _answer(answered(status), whole)
+        kept = answer_to_keep(answered(status), whole)
         assert kept is not None
         assert (kept.status, kept.body) == (status, b"{}")
         assert kept.headers == (("content-type", "application/json"), ("location", "/x"))
     for status in (429, 499, 500, 502, 503):
-        assert _answer(answered(status), whole) is None
-    assert _answer(answered(200, b"x" * MAX_KEPT_BYTES), whole) is not None
-    assert _answer(answered(200, b"x" * (MAX_KEPT_BYTES + 1)), whole) is None
-    assert _answer([], whole) is None
+        assert answer_to_keep(answered(status), whole) is None
+    assert answer_to_keep(answered(200, b"x" * MAX_KEPT_BYTES), whole) is not None
+    assert answer_to_keep(answered(200, b"x" * (MAX_KEPT_BYTES + 1)), whole) is None
+    assert answer_to_keep([], whole) is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from amalgam.cli.engine import _of_ray, _store
+from amalgam.cli.engine import environment_of_ray, store_variables
 from amalgam.settings import Settings
 
 BUCKET = "s3://models/amalgam"
@@ -14,7 +14,7 @@ ENVIRONMENT = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "r", "HF_TOKEN": "h",
 def test_copies_of_a_bucket_lie_where_each_machine_has_its_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = _store(Settings(store=BUCKET))
+    told = store_variables(Settings(store=BUCKET))
     assert told == {"AMALGAM_STORE": BUCKET, "AMALGAM_BUCKET": BUCKET}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
@@ -26,11 +26,11 @@ def test_copies_of_a_bucket_lie_where_each_machine_has_its_cache(
 
 def test_a_folder_that_was_named_is_named_to_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _store(Settings(store=Path("here"), bucket=BUCKET)) == {"AMALGAM_STORE": str(tmp_path / "here")}
-    assert _store(Settings(store=Path("here"))) == {"AMALGAM_STORE": str(tmp_path / "here")}
+    assert store_variables(Settings(store=Path("here"), bucket=BUCKET)) == {"AMALGAM_STORE": str(tmp_path / "here")}
+    assert store_variables(Settings(store=Path("here"))) == {"AMALGAM_STORE": str(tmp_path / "here")}
 
 
 def test_ray_gets_the_buckets_credentials_where_there_is_one_and_no_other_secret() -> None:
-    without = _of_ray(ENVIRONMENT, Settings())
+    without = environment_of_ray(ENVIRONMENT, Settings())
     assert without == {"AWS_REGION": "r", "RAY_AUTH_TOKEN": "t", "PATH": "p"}
-    assert _of_ray(ENVIRONMENT, Settings(store=BUCKET)) == without | {"AWS_SECRET_ACCESS_KEY": "s"}
+    assert environment_of_ray(ENVIRONMENT, Settings(store=BUCKET)) == without | {"AWS_SECRET_ACCESS_KEY": "s"}

@@ -1,5 +1,7 @@
 """No flag of vLLM's own server is taken without effect: each is passed on, a setting, always so, or refused by name."""
 
+import gc
+import socket
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from amalgam.cli import serve, vllm_flags
 from amalgam.cli.serve import CommandLine, listen
 from amalgam.cli.vllm_flags import ALWAYS, OURS, READ_BY_VLLM, REFUSED, SETTINGS
 from amalgam.errors import AmalgamError
-from amalgam.errors.requests import UnsafeBinding
+from amalgam.errors.requests import PortTaken, UnsafeBinding
 from amalgam.errors.serving import FlagRefused, LoraModuleUnusable
 from amalgam.settings import Settings, setting_fields
 from tests.adapter_factory import write_lora
@@ -157,6 +159,14 @@ def test_an_address_that_a_flag_gives_needs_keys_as_any_other(model: str) -> Non
         listen(line.settings)
     line = read(model, "--host", "0.0.0.0", "--port", "0", "--api-key", "ak_flag", admin_key="ak_root")
     assert line.settings.http.host == "0.0.0.0"
+
+
+def test_a_taken_port_is_refused_and_no_socket_stays_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(PortTaken):
+            listen(Settings(port=taken.getsockname()[1]))
+        # A socket that nobody closed is told of here, which fails the test.
+        gc.collect()
 
 
 def test_adapters_that_a_flag_names_become_sources(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from amalgam.domain.adapter import VersionRef
 from amalgam.domain.in_scope import HIDDEN, covers, redacted
-from amalgam.domain.scopes import EVERYTHING, Scopes
+from amalgam.domain.scopes import EVERYTHING, Scopes, pattern_expression
 
 LETTERS = "ab.-"
 PATTERNS = st.text(alphabet=LETTERS + "*?", min_size=1, max_size=12)
@@ -98,7 +98,5 @@ def test_exact_versions_out_of_scope_are_taken_out_of_texts_and_json() -> None:
 
 
 def test_patterns_are_compiled_without_a_way_back() -> None:
-    from amalgam.domain.scopes import _expression
-
-    assert re.fullmatch(_expression("a.*b?c*"), "a.xxbyczz")
-    assert "(?>" in _expression("a*b*c")
+    assert re.fullmatch(pattern_expression("a.*b?c*"), "a.xxbyczz")
+    assert "(?>" in pattern_expression("a*b*c")

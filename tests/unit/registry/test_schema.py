@@ -15,7 +15,7 @@ from amalgam.errors.registry import SchemaTooNew
 from amalgam.registry.connections import create_engine
 from amalgam.registry.database import Database
 from amalgam.registry.names import NameRegistry
-from amalgam.registry.schema import _STEPS
+from amalgam.registry.schema import STEPS
 from amalgam.registry.tables import METADATA
 
 OPEN_AND_WRITE = """
@@ -80,7 +80,7 @@ async def test_a_database_of_a_later_release_is_left_alone(database: Database, d
 def _before_rows_knew_when_they_changed(connection: sa.Connection) -> None:
     """The tables of an earlier release, with some adapters in them."""
     config = Config()
-    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
+    config.set_main_option("script_location", str(STEPS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, "0017")

@@ -5,7 +5,7 @@ import pytest
 
 from amalgam.domain.routing import Said
 from amalgam.routing.features import vector
-from amalgam.routing.linear import _CONSTANT, _RIDGE, _weighed, as_scores, fit
+from amalgam.routing.linear import CONSTANT, RIDGE, as_scores, fit, weighed
 
 TEXTS = (
     "How many users are there?", "Count the rows of the table", "List every order of last week",
@@ -19,10 +19,10 @@ ROUNDING = 2e-3
 
 def solved(kept: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Likeness of all texts, and the dual weights of a fit of ``kept`` alone."""
-    rows = _weighed(np.stack([vector(text) for text in TEXTS]), fit(TEXTS, LABELS, 2).model.rarity).astype(np.float64)
-    alike = rows @ rows.T + _CONSTANT
+    rows = weighed(np.stack([vector(text) for text in TEXTS]), fit(TEXTS, LABELS, 2).model.rarity).astype(np.float64)
+    alike = rows @ rows.T + CONSTANT
     wanted = np.array([[1.0 if label == one else -1.0 for one in range(2)] for label in LABELS])
-    inner = alike[np.ix_(kept, kept)] + _RIDGE * np.diag(1 / SHARES[kept])
+    inner = alike[np.ix_(kept, kept)] + RIDGE * np.diag(1 / SHARES[kept])
     return alike, np.linalg.solve(inner, wanted[kept])
 
 

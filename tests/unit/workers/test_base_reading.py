@@ -63,18 +63,18 @@ def test_a_batch_gives_what_a_pass_over_each_alone_gives(
 
 
 def test_of_a_long_prompt_both_ends_are_read(reading: BaseReading) -> None:
-    tokens = reading._tokens("begin" + "y" * 5000 + "end")
+    tokens = reading.tokens("begin" + "y" * 5000 + "end")
     text = "".join(map(chr, tokens))
     assert len(tokens) == base_reading.MOST_TOKENS
-    assert tokens[:6] == reading._tokens("begin")[:6]
-    assert tokens[-5:] == reading._tokens("end")[-5:]
+    assert tokens[:6] == reading.tokens("begin")[:6]
+    assert tokens[-5:] == reading.tokens("end")[-5:]
     assert len(set(text)) > 3
 
 
 def test_without_a_template_the_text_is_read_as_it_is(folder: Path) -> None:
     reading = BaseReading(folder)
     reading._tokenizer.chat_template = None
-    assert reading._tokens("ab") == list(PreTrainedTokenizerFast.from_pretrained(folder)("ab")["input_ids"])
+    assert reading.tokens("ab") == list(PreTrainedTokenizerFast.from_pretrained(folder)("ab")["input_ids"])
 
 
 def test_the_last_quarter_of_the_layers_is_looked_at(reading: BaseReading) -> None:

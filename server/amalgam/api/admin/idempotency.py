@@ -101,7 +101,7 @@ class IdempotencyKeys:
             return
         request = Request(scope)
         try:
-            await self._once(_name(given, request), request, receive, send)
+            await self._once(key_name(given, request), request, receive, send)
         except AmalgamError as error:
             await error_response(error, request)(scope, receive, send)
 
@@ -135,7 +135,7 @@ class IdempotencyKeys:
         await self._app(scope, hashed, collect)
         try:
             await _drain(fingerprint, receive)
-            answer = _answer(messages, fingerprint, scope.get(_KEPT_BODY))
+            answer = answer_to_keep(messages, fingerprint, scope.get(_KEPT_BODY))
             if answer is not None:
                 await held.finish(answer)
         except AmalgamError as error:
@@ -143,7 +143,7 @@ class IdempotencyKeys:
         return messages
 
 
-def _name(given: list[str], request: Request) -> str:
+def key_name(given: list[str], request: Request) -> str:
     """Caller and key under one name, which gives neither away."""
     if len(given) != 1 or not _KEY.fullmatch(given[0]):
         raise FieldRefused(HEADER, "must be sent once, with 1 to 255 printable ASCII characters")
@@ -160,7 +160,7 @@ async def _drain(fingerprint: Fingerprint, receive: Receive) -> None:
         fingerprint.update(message)
 
 
-def _answer(messages: list[Message], fingerprint: Fingerprint, kept: bytes | None = None) -> KeptAnswer | None:
+def answer_to_keep(messages: list[Message], fingerprint: Fingerprint, kept: bytes | None = None) -> KeptAnswer | None:
     """What is to be kept, ``kept`` in place of the body where it is there; None for what may come out better again."""
     start = next((message for message in messages if message["type"] == "http.response.start"), None)
     body = b"".join(message.get("body", b"") for message in messages)

@@ -96,8 +96,12 @@ class PreloadingWorker(AskedWorker):
 def listen(where: str, preloads: Preloads) -> socket.socket:
     """Answer, in a thread that ends with the process, until the socket is closed."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(where)
-    listener.listen()
+    try:
+        listener.bind(where)
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
     threading.Thread(target=_accept, args=(listener, preloads), name="adapter preloads", daemon=True).start()
     return listener
 

@@ -1,6 +1,7 @@
 """Adapters that are read beside the engine's steps: over a real socket, with vLLM's worker played by a few lines."""
 
 import asyncio
+import gc
 import os
 import socket
 import threading
@@ -66,6 +67,15 @@ def listened(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Worker, PreloadL
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+def test_a_name_that_is_taken_is_refused_and_no_socket_stays_open() -> None:
+    where = f"\0amalgam-test-{uuid4().hex}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as taken:
+        taken.bind(where)
+        with pytest.raises(OSError, match="in use"):
+            preload.listen(where, preload.Preloads(lambda path: None))
+        gc.collect()
 
 
 def step(worker: Worker, version: LoadableVersion) -> Any:

@@ -243,9 +243,9 @@ async def test_places_are_counted_again_when_a_replica_goes(handle: Handle, monk
     fitted = line(1)
     async with running(handle, monkeypatch) as engine:
         fitting = asyncio.create_task(fitted.fit_to_engine(engine, 10))
-        await until(lambda: fitted.queue._slots == 4)
+        await until(lambda: fitted.queue.slots == 4)
         handle.replicas[1] = None
-        await until(lambda: fitted.queue._slots == 2)
+        await until(lambda: fitted.queue.slots == 2)
         fitting.cancel()
 
 
@@ -253,4 +253,4 @@ async def test_one_engine_in_this_process_is_fitted_once_and_keeps_its_slots() -
     fitted = line(3)
     async with asyncio.timeout(5):
         await fitted.fit_to_engine(FakeEngine(sequences=8), 10)
-    assert fitted.queue._slots == 3
+    assert fitted.queue.slots == 3
