@@ -198,9 +198,10 @@ def run(size: Size, way: Choose, seed: int) -> dict[str, float]:
         model.send(model.engines[choose(adapter)], adapter)
     model.forget()
     for adapter in model.arrivals(size.requests):
-        began = time.perf_counter()
+        # Processor time: nothing else that the machine does is counted.
+        began = time.thread_time()
         place = choose(adapter)
-        decided_s += time.perf_counter() - began
+        decided_s += time.thread_time() - began
         model.send(model.engines[place], adapter)
     return model.figures() | {"a decision, µs": decided_s / size.requests * 1e6}
 

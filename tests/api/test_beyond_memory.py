@@ -61,7 +61,7 @@ async def test_an_alias_of_several_and_a_blend_are_answered(http: httpx.AsyncCli
 
 
 async def test_what_is_not_there_is_not_found_with_near_names(http: httpx.AsyncClient) -> None:
-    for model, near in (("sqll", "sql"), ("sql@9", "sql@1"), ("bth", "both")):
+    for model, near in (("sqll", "sql"), ("sql@9", "sql@1"), ("bth", "both"), ("acme/sql", "acme.sql")):
         assert near in assert_error(await chat(http, model), 404, "model_not_found")["message"]
     missing = await chat(http, "sql + jsn")
     assert 400 <= missing.status_code < 500

@@ -26,12 +26,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ready_token(token, "b" * 64)
     prepare_ray(os.environ, token)
     paths = os.pathsep.join([str(ROOT / "server"), str(ROOT), before.get("PYTHONPATH", "")])
-    with own_ray(0, 8, {**os.environ, "PYTHONPATH": paths}) as address:
-        join(address)
+    with own_ray(0, 8, {**os.environ, "PYTHONPATH": paths}) as started:
+        join(started.address)
         import ray
 
         try:
-            made = Cluster(address, store)
+            made = Cluster(started.address, store)
             made.deploy(2)
             yield made
         finally:

@@ -20,7 +20,7 @@ from amalgam.engine.remote.remote_engine import RemoteEngine
 from amalgam.engine.remote.replica import INFO, ReplicaOrder
 from amalgam.settings import Settings
 from amalgam.wiring.parts import Start
-from tests.cluster.fake_replica import FACTORY
+from tests.cluster.fake_replica import FACTORY, TOKENS
 from tests.support.running_app import ADMIN_KEY, API_KEY, push, running, served, write_adapter, write_base
 
 LONGEST_S = 90.0
@@ -102,9 +102,9 @@ async def traffic(http: httpx.AsyncClient, models: Sequence[str], over: asyncio.
     return found
 
 
-async def stream(http: httpx.AsyncClient, model: str) -> Streamed:
-    """Ask for a stream, and read it to its end."""
-    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": True}
+async def stream(http: httpx.AsyncClient, model: str, tokens: int = TOKENS) -> Streamed:
+    """Ask for a stream of so many tokens, and read it to its end."""
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": tokens}
     pids, error, is_done = [], None, False
     async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code != 200:

@@ -1,6 +1,7 @@
-"""Two engines with vLLM on the demo model, and two fronts: one set of greedy answers, also when an engine is killed."""
+"""Two engines with vLLM on the demo model, and two fronts: one set of greedy answers, though an engine or core dies."""
 
 import importlib.util
+import logging
 import os
 import signal
 import time
@@ -10,10 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cluster.test_command_line import environments, free_port, is_ready, program, until
+from tests.cluster.test_command_line import free_port, is_ready, program, until
+from tests.support.processes import titled
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+logger = logging.getLogger(__name__)
 MODELS = ("smollm2", "sql", "json", "code", "0.6*sql + 0.4*json", "0.5*code + 0.5*json")
+ENGINE, CORE = "ServeReplica", "EngineCore"
 PROMPT = "List the names of all customers who ordered twice."
 
 
@@ -26,19 +30,6 @@ def answers(url: str) -> dict[str, str]:
         assert answer.status_code == 200, (model, answer.text)
         found[model] = answer.json()["choices"][0]["message"]["content"]
     return found
-
-
-def engine_processes(token: Path) -> list[int]:
-    """Of this test's Ray."""
-    ours = [pid for pid, said in environments().items() if str(token).encode() in said]
-    return [pid for pid in ours if b"ServeReplica" in _command(pid)]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_two_fronts_and_two_engines_give_one_set_of_answers(tmp_path: Path) -> None:
@@ -55,15 +46,26 @@ def test_two_fronts_and_two_engines_give_one_set_of_answers(tmp_path: Path) -> N
             told = ("--engine", f"ray://127.0.0.1:{port}", "--store", str(store), "--port", url.rpartition(":")[2])
             stack.enter_context(program(of_front, "serve", *told, is_fake=False))
             until(lambda url=url: is_ready(url), of_front, 300)  # type: ignore[misc]
+        began = time.monotonic()
         said = answers(urls[0])
+        logger.info("seen answers_s=%.1f %s", time.monotonic() - began, said)
         assert len(set(said.values())) > 3, "adapters answer otherwise than the base model"
         assert answers(urls[1]) == said
-        (victim, *_) = found = engine_processes(store / "ray_token")
+        (victim, *_) = found = titled(engines.pid, ENGINE)
         assert len(found) == 2
         os.kill(victim, signal.SIGKILL)
         assert answers(urls[1]) == said
         deadline = time.monotonic() + 600
-        while len([pid for pid in engine_processes(store / "ray_token") if pid != victim]) < 2:
+        while len([pid for pid in titled(engines.pid, ENGINE) if pid != victim]) < 2:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(1)
+        assert answers(urls[0]) == said
+        core, *_ = before = titled(engines.pid, CORE)
+        assert len(before) == 2
+        began = time.monotonic()
+        os.kill(core, signal.SIGKILL)
+        assert answers(urls[1]) == said
+        logger.info("seen answers_while_a_core_is_away_s=%.1f", time.monotonic() - began)
+        until(lambda: len([pid for pid in titled(engines.pid, CORE) if pid != core]) == 2, log, 600)
+        logger.info("seen core_back_after_s=%.1f", time.monotonic() - began)
         assert answers(urls[0]) == said

@@ -1,6 +1,7 @@
 """Fronts and engines on a real Ray: where requests go, and what clients see when replicas come, go and die."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections import defaultdict
@@ -14,6 +15,7 @@ from tests.cluster.fronts import LONGEST_S, Cluster, Front, Streamed, stream, tr
 from tests.support.running_app import ADMIN_KEY, assert_error, push, write_adapter
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+logger = logging.getLogger(__name__)
 CLIENTS = 12
 MODELS = [f"a{number}" for number in range(8)]
 
@@ -36,6 +38,8 @@ async def clients(server: Front) -> AsyncIterator[list[Streamed]]:
             over.set()
             for some in await asyncio.gather(*tasks):
                 found += some
+            broken = sum(not one.is_done for one in found)
+            logger.info("seen requests=%d broken=%d", len(found), broken)
 
 
 async def homes(server: Front) -> dict[str, int]:
@@ -144,12 +148,14 @@ async def test_a_third_replica_takes_its_share_and_goes_again(server: Front, clu
         await server.until_replicas(3)
     assert all(one.status == 200 and one.is_done for one in found), [one for one in found if not one.is_done]
     after = await homes(server)
+    assert set(before.values()) < set(after.values()), "those that were there stay"
     moved = {model for model in MODELS if before[model] != after[model]}
     assert {after[model] for model in moved} <= set(after.values()) - set(before.values()), "to the new one alone"
     async with clients(server) as found:
         await asyncio.to_thread(cluster.deploy, 2)
         await server.until_replicas(2)
     assert all(one.status == 200 and one.is_done for one in found), [one for one in found if not one.is_done]
+    assert set((await homes(server)).values()) < set(after.values()), "and nobody came in place of who went"
 
 
 async def test_all_replicas_are_replaced_under_twelve_clients(server: Front, cluster: Cluster) -> None:

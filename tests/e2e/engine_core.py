@@ -1,31 +1,20 @@
 """The engine's core as a process below a server, and whether the server says that it is ready."""
 
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import RunningServer
+from tests.support.processes import titled
 
 RESTART_LIMIT_S = 240
 
 
 def core_pid(server: RunningServer) -> int:
     """The engine's core among the server's descendants, by the title vLLM gives it."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(entry.parent.name)] = int(fields[1])
-    family = {server.process.pid}
-    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= grown
-    for pid in family:
-        if "EngineCore" in (Path("/proc") / str(pid) / "cmdline").read_text(errors="replace"):
-            return pid
+    for pid in titled(server.process.pid, "EngineCore"):
+        return pid
     raise AssertionError("no engine core among the server's processes")
 
 

@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,9 +120,10 @@ def _run(
         AdapterStore.open(settings.storage.store)
         ready_token(settings.ray_token, secrets.token_hex(32))
         # One more for a replica that takes the place of another.
-        address = stack.enter_context(own_ray(port, replicas + 1, environment_of_ray(os.environ, settings)))
+        ours = stack.enter_context(own_ray(port, replicas + 1, environment_of_ray(os.environ, settings)))
+        address = ours.address
     else:
-        address = address_of(ray)
+        ours, address = None, address_of(ray)
     join(address)
     # Ray has put handlers of its own.
     _end_on_signals()
@@ -131,8 +131,8 @@ def _run(
     with on_stderr().status(f"Starting {replicas} engine{'s' if replicas > 1 else ''}"):
         deploy(order, replicas, cpus=1.0, gpus=each, drain_s=settings.http.drain_timeout_s, busy=32)
     on_stderr().print(f"[green]Ready[/green]: amalgam serve --engine ray://{escape(address)}", soft_wrap=True)
-    if ray is None:
-        threading.Event().wait()
+    if ours is not None:
+        ours.wait()
 
 
 def environment_of_ray(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:

@@ -56,6 +56,18 @@ class RayNotStarted(AmalgamError):
         super().__init__(f"Ray did not start: {reason}. Mend that and start the engines again.")
 
 
+class RayEnded(AmalgamError):
+    """The Ray that was started for the engines has ended, or one of its processes has, and all engines with it.
+
+    Next step: start the engines again; a supervisor of programs does so by itself.
+    """
+
+    code = "ray_ended"
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"Ray ended with status {status}, and all engines with it. Start the engines again.")
+
+
 class EnginesOfAnotherModel(AmalgamError):
     """The engines serve another base model than the server was started with.
 

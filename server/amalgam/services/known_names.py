@@ -259,7 +259,8 @@ class KnownNames:
         Raises:
             NotInMemory: the registry has to be asked.
         """
-        if self._snapshot.is_whole or not (is_name(name) or VersionRef.parse(name)):
+        # A hub's org/name is no name, and the registry knows the ones that are near it.
+        if self._snapshot.is_whole or not (is_name(name.replace("/", "-")) or VersionRef.parse(name)):
             return None
         if (found := self._hot.get(name)) is not None:
             return found

@@ -35,6 +35,8 @@ _CHUNK_BYTES: Final = 4 << 20
 _CONNECT_S: Final = 5
 _SILENT_S: Final = 10
 _RETRY_S: Final = 10
+_FULL: Final = ("507 Insufficient Storage", "QuotaExceeded")
+"""What stores say of themselves that have no room, within obstore's texts: there is no class for it."""
 _ANSWER_S: Final = 600.0
 """Longest time for one file, however it trickles."""
 
@@ -219,7 +221,9 @@ def bucket_errors() -> Iterator[None]:
     except FileNotFoundError as error:
         # What is not there is Python's own error in some of its calls, and its own in others.
         raise NotFoundError(error.strerror or "no such object") from None
-    except (PermissionDeniedError, UnauthenticatedError):
-        raise ObjectStoreUnavailable("it refuses the server's credentials") from None
     except BaseError as error:
+        if any(word in str(error) for word in _FULL):
+            raise ObjectStoreUnavailable("it has no room left") from None
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+            raise ObjectStoreUnavailable("it refuses the server's credentials") from None
         raise ObjectStoreUnavailable(type(error).__name__) from None

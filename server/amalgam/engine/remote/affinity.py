@@ -110,7 +110,7 @@ def ranked(key: str, seen: Sequence[Seen], homes: int, busy: int, attempt: int) 
         full = sorted((i for i in own if seen[i].load >= busy), key=lambda i: seen[i].load)
         rest = sorted(others, key=lambda i: (not seen[i].is_resident, seen[i].load))
         spare = [i for i in rest if seen[i].load < busy]
-        order = [*free, *spare, *full, *(i for i in rest if i not in spare)]
+        order = [*free, *spare, *full, *(i for i in rest if seen[i].load >= busy)]
     first = attempt % len(order) if order else 0
     order = order[first:] + order[:first]
     return sorted(order, key=lambda i: not seen[i].is_ready)

@@ -1,11 +1,13 @@
 """Engines on Ray Serve: started from the command line, and reached by a front's handle. Ray is imported when asked."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
+from amalgam import __version__
 from amalgam.engine.remote.messages import ReplicaInfo, ServedFacts
 from amalgam.engine.remote.replica import INFO, EngineReplica, ReplicaOrder
 from amalgam.errors.engine import EngineStartFailed
@@ -102,7 +104,10 @@ def engines(order: ReplicaOrder, replicas: int, *, cpus: float, gpus: float, dra
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=2,
     )
-    return deployment.bind(order.model_dump_json())
+    written = order.model_dump_json()
+    # Without a version Ray Serve draws one in each call, and replaces all replicas where only their number changes.
+    version = hashlib.sha256(f"{__version__} {written}".encode()).hexdigest()
+    return deployment.options(version=version, _internal=True).bind(written)
 
 
 def engine_handle(address: str) -> Any:

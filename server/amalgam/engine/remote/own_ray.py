@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from amalgam.errors.remote import RayNotStarted
+from amalgam.errors.remote import RayEnded, RayNotStarted
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,25 @@ _OBJECTS_BYTES: Final = 100 << 20
 """Ray's own store of objects: answers are small, and go by calls of actors."""
 
 
+@dataclass(frozen=True)
+class OwnRay:
+    """A head node that was started here."""
+
+    address: str
+    process: "subprocess.Popen[bytes]"
+
+    def wait(self) -> None:
+        """Wait until it ends by itself, as it does where any of its processes does.
+
+        Raises:
+            RayEnded: always.
+        """
+        raise RayEnded(self.process.wait())
+
+
 @contextmanager
-def own_ray(port: int, cpus: float, environment: Mapping[str, str]) -> Iterator[str]:
-    """Run a head node while the block runs; gives its address.
+def own_ray(port: int, cpus: float, environment: Mapping[str, str]) -> Iterator[OwnRay]:
+    """Run a head node while the block runs.
 
     Args:
         port: that others join at; 0 picks one.
@@ -47,7 +64,7 @@ def own_ray(port: int, cpus: float, environment: Mapping[str, str]) -> Iterator[
             )
             try:
                 _await_port(process, chosen, log)
-                yield f"{LOOPBACK}:{chosen}"
+                yield OwnRay(f"{LOOPBACK}:{chosen}", process)
             finally:
                 _end(process)
 

@@ -103,12 +103,11 @@ class RemoteEngine:
 
     async def _follow(self) -> None:
         while True:
-            try:
-                self._infos = await self._told_infos()
-            except Exception as error:
-                # Whatever it was: Ray may be on its way back.
-                logger.warning("replicas_unknown reason=%s: %s", type(error).__name__, error)
-                self._infos = ()
+            infos = await self._looked()
+            if not infos and self._infos:
+                # Once more: to a front that stood still for a while nobody answered in time, though all of them did.
+                infos = await self._looked()
+            self._infos = infos
             if any(info.engine.state == "ready" for info in self._infos):
                 self._state = "ready"
                 self._ready.set()
@@ -116,6 +115,15 @@ class RemoteEngine:
                 self._state = "restarting"
                 self._ready.clear()
             await asyncio.sleep(_LOOK_S)
+
+    async def _looked(self) -> tuple[ReplicaInfo, ...]:
+        """What the replicas say of themselves; nothing where Ray is away."""
+        try:
+            return await self._told_infos()
+        except Exception as error:
+            # Whatever it was: Ray may be on its way back.
+            logger.warning("replicas_unknown reason=%s: %s", type(error).__name__, error)
+            return ()
 
     async def _told_infos(self) -> tuple[ReplicaInfo, ...]:
         said = await self._handle.broadcast("info").results_async(timeout_s=_ANSWER_S, return_exceptions=True)

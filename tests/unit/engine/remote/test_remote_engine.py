@@ -61,6 +61,8 @@ class Handle:
     def __init__(self, replicas: list[EngineReplica | None]) -> None:
         self.replicas = replicas
         self.keys: list[str] = []
+        self.unheard = 0
+        """Looks to come in which nobody answers in time."""
 
     def options(self, *, multiplexed_model_id: str, stream: bool = False) -> "Options":
         self.keys.append(multiplexed_model_id)
@@ -89,6 +91,9 @@ class Broadcast:
 
     async def results_async(self, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
         targets = self._handle.replicas
+        if self._method == "info" and self._handle.unheard:
+            self._handle.unheard -= 1
+            raise TimeoutError
         return [Gone() if one is None else await getattr(one, self._method)(*self._arguments) for one in targets]
 
 
@@ -178,6 +183,23 @@ async def test_it_is_ready_while_one_replica_is(
         with pytest.raises(EngineNotReady):
             await engine.load(version("a@1", 1))
         inner(handle.replicas[0]).current = "ready"
+        await until(lambda: engine.state == "ready")
+
+
+async def test_a_front_that_stood_still_and_heard_nobody_is_ready_all_the_same(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(handle, monkeypatch) as engine:
+        handle.unheard, seen = 1, set[EngineState]()
+
+        def is_heard_again() -> bool:
+            seen.add(engine.state)
+            return handle.unheard == 0 and engine.info().replicas == 2
+
+        await until(is_heard_again)
+        assert seen == {"ready"}
+        handle.unheard = 4
+        await until(lambda: engine.state == "restarting")
         await until(lambda: engine.state == "ready")
 
 
