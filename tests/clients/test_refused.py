@@ -43,6 +43,10 @@ REFUSED: Final[dict[str, tuple[str, dict[str, Any], int, str | None, str]]] = {
     "a call in what a user says": (
         CHAT, {"messages": [{"role": "user", "content": [USE]}]}, 400, "messages", "with the role assistant",
     ),
+    "a call whose id is no text": (
+        CHAT, {"messages": [*HI, {"role": "assistant", "content": [{**USE, "id": 5}]}]},
+        400, "messages", "tool_call_id",
+    ),
     "`tool_calls` at Anthropic's route": (
         MESSAGES, {"messages": [*HI, CALLED], "max_tokens": 4}, 400, "messages", "send blocks of type tool_use",
     ),

@@ -10,6 +10,7 @@ from amalgam.engine.cpu.fork_server import ForkServer
 from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.sound_rates import resample_with_what_there_is
+from amalgam.engine.sound_samples import unpack_sounds_as_they_are
 from amalgam.engine.spawned import adopt_spawned_core
 
 
@@ -19,6 +20,7 @@ def import_vllm() -> None:
     import vllm.v1.engine.async_llm  # noqa: F401
 
     resample_with_what_there_is()
+    unpack_sounds_as_they_are()
 
 
 def build_client(args: Namespace, fork_server: ForkServer | None) -> Any:

@@ -18,7 +18,7 @@ from amalgam.errors.merging import NonFinite, UnsupportedFormat
 from amalgam.errors.requests import FieldRefused
 from amalgam.store.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from amalgam.store.gguf_names import ARCHITECTURES, MAX_LAYERS, GgufModel, module_names, reordered, restored
-from amalgam.store.loaded_tensors import LoadedTensors, Readable, header_of, matched, padded
+from amalgam.store.loaded_tensors import TEXT_MODEL, LoadedTensors, Readable, header_of, matched, padded
 from amalgam.store.tensor_files import file_digest
 
 SUFFIX: Final = ".gguf"
@@ -76,7 +76,7 @@ def open_gguf(adapter: str, path: Path, model: GgufModel | None = None) -> GgufT
     if alpha == 0 and header.fields.get(_ALPHA, 0) != 0:
         raise UnsupportedFormat(adapter, "GGUF", f"{_ALPHA} is no finite number")
     scales = {module: alpha / A.shape[0] if alpha else 1.0 for module, (A, _) in ordered.items()}
-    facts = header_of(ordered, scales.__getitem__, header.text(_BASE_NAME) or None)
+    facts = header_of(ordered, scales.__getitem__, header.text(_BASE_NAME) or None, TEXT_MODEL)
     opened = GgufTensors(facts, file_digest(path), ordered)
     opened.model = known
     return opened

@@ -33,9 +33,15 @@ class LoadedTensors:
 Readable = AdapterTensors | LoadedTensors
 """What a writer takes."""
 
+TEXT_MODEL: Final = "CAUSAL_LM"
+"""PEFT's word for a model that goes on with a text, which is all that mlx-lm and llama.cpp train adapters for."""
+
 
 def header_of(
-    pairs: Mapping[str, tuple[Tensor, Tensor]], scaling_of: Callable[[str], float], base_model: str | None = None
+    pairs: Mapping[str, tuple[Tensor, Tensor]],
+    scaling_of: Callable[[str], float],
+    base_model: str | None = None,
+    task_type: str | None = None,
 ) -> AdapterHeader:
     """The header of factors in memory.
 
@@ -43,12 +49,14 @@ def header_of(
         pairs: Canonical module name -> (A [rank, in], B [out, rank]), of a type in `DTYPE_NAMES`.
         scaling_of: True scale of a module by its name.
         base_model: Name of the model they were trained on, where it is known.
+        task_type: What kind of model that is, in PEFT's word, where the format is of one kind alone.
     """
     modules = {
         name: ModuleHeader(name, A.shape[0], A.shape[1], B.shape[0], scaling_of(name), DTYPE_NAMES[A.dtype])
         for name, (A, B) in pairs.items()
     }
-    return AdapterHeader(modules, base_model, sum(a.nbytes + b.nbytes for a, b in pairs.values()))
+    weight_bytes = sum(a.nbytes + b.nbytes for a, b in pairs.values())
+    return AdapterHeader(modules, base_model, weight_bytes, task_type=task_type)
 
 
 def written(tensors: Mapping[str, tuple[Tensor, Tensor]], base_model: str | None) -> LoadedTensors:

@@ -17,7 +17,15 @@ from amalgam.domain.adapter import AdapterHeader
 from amalgam.domain.recipe import layer_of
 from amalgam.errors.formats import UnsupportedTarget
 from amalgam.errors.merging import NonFinite, UnsupportedFormat
-from amalgam.store.loaded_tensors import DTYPE_NAMES, LoadedTensors, Readable, header_of, matched, padded
+from amalgam.store.loaded_tensors import (
+    DTYPE_NAMES,
+    TEXT_MODEL,
+    LoadedTensors,
+    Readable,
+    header_of,
+    matched,
+    padded,
+)
 from amalgam.store.tensor_files import CONFIG, file_digest, load_checked
 
 WEIGHTS: Final = "adapters.safetensors"
@@ -54,7 +62,8 @@ def open_mlx(adapter: str, folder: Path) -> LoadedTensors:
             raise NonFinite(adapter, module)
         found.setdefault(module, {})[factor] = tensor.mT.contiguous()
     pairs = matched(adapter, "MLX", found, ("lora_a", "lora_b"))
-    return LoadedTensors(header_of(pairs, lambda _: scale), file_digest(folder / WEIGHTS), pairs)
+    header = header_of(pairs, lambda _: scale, task_type=TEXT_MODEL)
+    return LoadedTensors(header, file_digest(folder / WEIGHTS), pairs)
 
 
 def _scale(adapter: str, path: Path) -> float:

@@ -7,6 +7,7 @@ import pytest
 
 from amalgam.api.fields.by_endpoint import check_fields
 from amalgam.api.fields.plain_chats import plain_choice, plain_message, plain_tool
+from amalgam.errors.requests import FieldRefused
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 NESTED = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
@@ -89,3 +90,34 @@ def test_words_of_the_responses_dialect_that_vllm_does_not_know_are_left_out_and
     checked = check_fields("responses", asked)
     assert checked.body == {"include": ["reasoning.encrypted_content"]}
     assert checked.ignored == ["service_tier", "include.web_search_call.action.sources"]
+
+
+@pytest.mark.parametrize("change", [{"type": ""}, {"type": None}, {"id": None}], ids=str)
+def test_what_clients_leave_empty_in_a_call_is_as_absent(change: dict[str, Any]) -> None:
+    call = {"id": "call_look", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call | change]}
+    body = check_fields("chat_completions", {"model": "m", "messages": [said]}).body
+    assert body["messages"][0]["tool_calls"] == [call]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"id": 5}, "id of each of tool_calls must be a text"), ({"type": "zz"}, "must be of type function")],
+    ids=str,
+)
+def test_what_vllm_would_find_out_while_it_fills_the_template_is_refused_before(
+    change: dict[str, Any], words: str
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    with pytest.raises(FieldRefused, match=words):
+        check_fields(
+            "chat_completions", {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call | change]}]}
+        )
+    blocks = [{"type": "tool_use", "id": 5, "name": "look", "input": {}}]
+    with pytest.raises(FieldRefused, match="must be a text"):
+        check_fields("chat_completions", {"model": "m", "messages": [{"role": "assistant", "content": blocks}]})
+
+
+def test_a_function_whose_type_is_null_is_a_function() -> None:
+    tool = {"type": None, "function": {"name": "look", "parameters": {}}}
+    assert plain_tool(tool) == {**tool, "type": "function"}

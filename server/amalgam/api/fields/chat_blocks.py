@@ -80,8 +80,8 @@ def _as_chat(name: str, message: Message, left_out: set[str]) -> Iterator[Messag
         else:
             parts.append(_plain_part(part))
     given = message.get("tool_calls") or []
-    known = {call.get("id") for call in given if isinstance(call, Mapping)} if isinstance(given, list) else set()
-    calls = [call for call in calls if call["id"] is None or call["id"] not in known]
+    known = [call.get("id") for call in given if isinstance(call, Mapping)] if isinstance(given, list) else []
+    calls = [call for call in calls if call["id"] not in known]
     if not parts and not calls and not thoughts:
         return
     told: dict[str, Any] = {**message, "content": parts or None}

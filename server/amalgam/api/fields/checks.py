@@ -144,6 +144,14 @@ def choice(name: str, value: Any) -> None:
         raise FieldRefused(name, "must be a string or an object")
     else:
         shallow(name, value)
+        for holder in (value, value.get("function"), value.get("custom")):
+            wrong = [key for key in ("type", "name") if isinstance(holder, dict) and not _may_be_text(holder.get(key))]
+            if wrong:
+                raise FieldRefused(name, f"{wrong[0]} must be a text")
+
+
+def _may_be_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 _CHOICE_NAME: Final = text(MAX_CHOICE_NAME).check

@@ -190,14 +190,20 @@ def _message(name: str, message: Mapping[str, Any]) -> None:
     if calls is not None:
         _CALLS(name, calls)
         for call in calls:
-            _call(name, mapping(name, call).get("function"))
+            _call(name, mapping(name, call))
 
 
-def _call(name: str, function: Any) -> None:
+def _call(name: str, call: Mapping[str, Any]) -> None:
+    """VLLM reads calls while it fills the template, long after its class has taken the request."""
+    function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise FieldRefused(name, "each of tool_calls needs a function with a name")
     if not isinstance(function.get("arguments"), str):
         raise FieldRefused(name, "arguments of a call must be an object, or its JSON in a text")
+    if not isinstance(call.get("id"), str):
+        raise FieldRefused(name, "id of each of tool_calls must be a text; its result has the same in tool_call_id")
+    if call.get("type") != "function":
+        raise FieldRefused(name, "each of tool_calls must be of type function, or custom with a custom call in it")
     _arguments(name, function["arguments"])
 
 

@@ -35,8 +35,9 @@ def bind_forced(endpoint: Endpoint, body: dict[str, Any]) -> None:
 def _forces(choice: Any) -> bool:
     if not isinstance(choice, Mapping):
         return bool(choice == "required")
-    if choice.get("type") != "allowed_tools":
-        return choice.get("type") in _FORCING
+    kind = choice.get("type")
+    if kind != "allowed_tools":
+        return isinstance(kind, str) and kind in _FORCING
     allowed = choice.get("allowed_tools", choice)
     return isinstance(allowed, Mapping) and allowed.get("mode") == "required"
 

@@ -61,8 +61,18 @@ def _add_tools(body: dict[str, Any], tools: list[Mapping[str, Any]]) -> None:
     given = body.get("tools") or []
     if not tools or not isinstance(given, list):
         return
-    names = {tool.get("name") for tool in given if isinstance(tool, Mapping)}
-    body["tools"] = [*given, *({tool.get("name"): tool for tool in tools if tool.get("name") not in names}.values())]
+    names = {_name_of(tool) for tool in given}
+    added = {name: tool for tool in tools if (name := _name_of(tool)) is not None and name not in names}
+    nameless = [tool for tool in tools if _name_of(tool) is None]
+    body["tools"] = [*given, *added.values(), *nameless]
+
+
+def _name_of(tool: Any) -> str | None:
+    """Of a tool in any dialect; None where it has none, or one that is no text, which the checks refuse."""
+    inner = tool.get("function") if isinstance(tool, Mapping) else None
+    holder = inner if isinstance(inner, Mapping) else tool
+    name = holder.get("name") if isinstance(holder, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _configure(body: dict[str, Any], items: list[Any]) -> None:
@@ -82,8 +92,9 @@ def _change_tools(body: dict[str, Any], messages: list[Any]) -> None:
     given = body.get("tools") or []
     if not changes or not isinstance(given, list):
         return
-    named: dict[Any, Any] = {tool.get("name") if isinstance(tool, Mapping) else None: tool for tool in given}
-    hidden: dict[Any, Any] = {}
+    named: dict[str, Any] = {name: tool for tool in given if (name := _name_of(tool)) is not None}
+    nameless = [tool for tool in given if _name_of(tool) is None]
+    hidden: dict[str, Any] = {}
     for kind, tool in changes:
         inner = tool.get("definition")
         name = inner.get("name") if isinstance(inner, Mapping) else tool.get("name")
@@ -95,4 +106,4 @@ def _change_tools(body: dict[str, Any], messages: list[Any]) -> None:
             named[name] = inner
         elif (known := named.get(name, hidden.get(name))) is not None:
             named[name] = {key: value for key, value in known.items() if key != "defer_loading"}
-    body["tools"] = list(named.values())
+    body["tools"] = [*nameless, *named.values()]

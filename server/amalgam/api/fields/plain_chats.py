@@ -39,7 +39,7 @@ def plain_message(message: Any) -> Any:
 def plain_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     """A function as a chat has it, where it came in the form of the Responses dialect or of Anthropic's."""
     if isinstance(tool.get("function"), Mapping):
-        return dict(tool)
+        return dict(tool) if tool.get("type") is not None else {**tool, "type": "function"}
     function = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
     if "parameters" not in function and tool.get("input_schema") is not None:
         function["parameters"] = tool["input_schema"]
@@ -127,7 +127,8 @@ def _plain_call(call: Any) -> Any:
         said = json.dumps({"input": free.get("input", "")}, ensure_ascii=False)
         function = {"name": free.get("name"), "arguments": said}
         return {"id": call.get("id") or f"call_{free.get('name')}", "type": "function", "function": function}
-    plain = {key: value for key, value in call.items() if value is not None}
+    # Clients that put a stream together leave an empty text where they got nothing.
+    plain = {key: value for key, value in call.items() if value is not None and (key, value) != ("type", "")}
     if not isinstance(function, Mapping):
         return plain
     arguments = function.get("arguments")

@@ -29,6 +29,7 @@ _FORKED: Final = (
 )
 _SPAWNED: Final = f"{_UNIT}/cpu/test_spawned.py"
 _WRITTEN: Final = f"{_UNIT}/test_written_answers.py"
+_SOUNDS: Final = "tests/models/test_unpacked_sounds.py"
 _COLUMNS: Final = "vllm.lora.layers.column_parallel_linear:MergedColumnParallelLinearWithLoRA"
 _LINEAR: Final = "vllm.lora.layers.base_linear:BaseLinearLayerWithLoRA"
 
@@ -310,6 +311,18 @@ PATCHES: Final[tuple[Patch, ...]] = (
         "amalgam.engine.sound_rates:resample_with_what_there_is",
         "it asks torchaudio alone, which does not import beside a CPU's torch",
         f"{_UNIT}/test_sound_rates.py::test_a_sound_of_another_rate_is_resampled_by_what_is_installed",
+    ),
+    Patch(
+        "vllm.multimodal.media.audio:load_audio_pyav", "objects",
+        "amalgam.engine.sound_samples:unpack_sounds_as_they_are",
+        "it gives samples of whole numbers as they are, 32,768 times too loud, and takes two channels for one",
+        f"{_SOUNDS}::test_av_gives_the_samples_that_are_in_the_file",
+    ),
+    Patch(
+        "vllm.multimodal.media.audio:_AUDIO_LOADERS", "objects",
+        "amalgam.engine.sound_samples:unpack_sounds_as_they_are",
+        "the same where av is asked for by `--media-io-kwargs`",
+        f"{_SOUNDS}::test_av_gives_the_samples_that_are_in_the_file",
     ),
     Patch(
         "transformers:PreTrainedTokenizerBase.decode", "objects", "amalgam.engine.token_texts:remember_short_texts",
