@@ -13,6 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ async def fronts(postgres: Cluster, tmp_path: Path) -> AsyncIterator[tuple[Progr
             url, of_front = f"http://127.0.0.1:{free_port()}", tmp_path / f"{name}.log"
             where = ("--engine", f"ray://127.0.0.1:{port}", "--store", str(store), "--port", url.rpartition(":")[2])
             process = stack.enter_context(program(of_front, "serve", str(base), *where))
-            await asyncio.to_thread(until, lambda url=url: is_ready(url), of_front)
+            await asyncio.to_thread(until, partial(is_ready, url), of_front)
             started.append(Program(process.pid, url))
         yield started[0], started[1]
         async with started[0].http(ADMIN_KEY) as admin:
@@ -160,7 +161,7 @@ async def test_what_a_front_asked_for_ends_with_it_and_the_other_goes_on(
             await killed_meanwhile()
 
         async def is_let_go() -> bool:
-            return (await residents(admin))["sql@1"]["held"] == 0
+            return bool((await residents(admin))["sql@1"]["held"] == 0)
 
         # Of the hundred seconds that the stream would take.
         await seen(is_let_go, 30.0)

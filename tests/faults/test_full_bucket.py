@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ class Scene:
 async def scene(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     give_credentials(monkeypatch)
     async with may_be_full(server) as line:
-        settings = {"store": tmp_path / "copies", "bucket": ADDRESS, "object_endpoint": line.endpoint}
+        settings: dict[str, Any] = {"store": tmp_path / "copies", "bucket": ADDRESS, "object_endpoint": line.endpoint}
         async with start_app(tmp_path, worker=True, **settings) as app:
             yield Scene(app, line, server)
 
@@ -95,7 +96,7 @@ async def test_a_server_that_starts_before_a_full_bucket_says_so(
     give_credentials(monkeypatch)
     async with may_be_full(server) as line:
         line.refused_status = 507
-        settings = {"store": tmp_path / "copies", "bucket": ADDRESS, "object_endpoint": line.endpoint}
+        settings: dict[str, Any] = {"store": tmp_path / "copies", "bucket": ADDRESS, "object_endpoint": line.endpoint}
         with pytest.raises(ObjectStoreUnavailable, match="room"):
             async with start_app(tmp_path, **settings):
                 pytest.fail("it could not have shown that the second of two writers is refused")
