@@ -217,7 +217,7 @@ def page(report: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         for row in rows:
             right = " | ".join(str(row["right"][task]) for task in own)
-            worst = min(row["right"][task] / own[task] for task in own)
+            worst = min(row["right"][task] / own[task] for task in own if own[task])
             name = f"`{row['expression']}`"
             told = f" | | {row['s']:.0f}" if row["by"] else " | | "
             if row["by"]:

@@ -18,7 +18,7 @@ class FitRefused(InvalidRequest):
     param = "fit"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The weights cannot be fitted: {reason}.")
+        super().__init__(f"The merge cannot be fitted: {reason}.")
 
 
 class FitUnread(InvalidRequest):

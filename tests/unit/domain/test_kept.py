@@ -71,7 +71,7 @@ def test_a_lost_skill_is_warned_of_by_name_figure_and_next_step() -> None:
     assert warning.startswith("skill_lost: ")
     assert "sql@1" in warning
     assert f"{share(kept_of(lost)):.2f}" in warning
-    assert "let fit find the weights, give sql@1 a larger one" in warning
+    assert "fit the merge to prompts of its inputs, give sql@1 a larger weight" in warning
     unknown = KeptRecord(probe_digest="d", inputs={}, failure="the engine said no.")
     assert unknown.warnings() == ("kept_unknown: what the merge keeps was not measured: the engine said no.",)
     assert unknown.worst is None
