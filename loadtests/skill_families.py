@@ -168,7 +168,7 @@ def _bullets(chance: Random, split: Split) -> tuple[str, str]:
     foods = chance.sample(_pool(_FOODS, split), 3)
     amounts = [chance.randint(2, 20) for _ in foods]
     said = ", ".join(f"{amount} {food}" for amount, food in zip(amounts, foods, strict=True))
-    listed = "\n".join(f"* {food.upper()} x{amount}" for amount, food in zip(amounts, foods, strict=True))
+    listed = "\n".join(f"* {food} x{amount}" for amount, food in zip(amounts, foods, strict=True))
     return f"Shopping: {said}", listed
 
 

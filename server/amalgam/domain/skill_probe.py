@@ -92,8 +92,8 @@ class KeptRecord(BaseModel):
             return (f"kept_unknown: what the merge keeps was not measured: {self.failure}",)
         return tuple(
             f"skill_lost: the merge gives {round(kept.answers * kept.prompts)} of {kept.prompts} answers of {name} "
-            f"alike to the end, a share of {share(kept):.2f}, below {self.threshold:.2f}; fit the merge to prompts of its "
-            f"inputs, give {name} a larger weight, take another method, or leave an input out"
+            f"alike to the end, a share of {share(kept):.2f}, below {self.threshold:.2f}; fit the merge to prompts of "
+            f"its inputs, give {name} a larger weight, take another method, or leave an input out"
             for name, kept in sorted(self.inputs.items())
             if share(kept) < self.threshold
         )
