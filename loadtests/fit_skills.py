@@ -202,12 +202,13 @@ def page(report: Mapping[str, Any]) -> str:
         "# Fitted weights", "",
         f"{report['machine']}; {', '.join(f'{name} {value}' for name, value in report['versions'].items())}; "
         f"{report['date']}.", f"Right answers to held-out questions. Fits by {PROMPTS} prompts an input: `kept` "
-        "without labels, `right` with answers that are run or compared. The machine was busy with other work, so that "
-        "seconds are upper bounds; they are of torch in one process, and not of a server.", "",
+        "by the input's own answers, `right` by those that are wanted. Seconds are of one thread of torch in one "
+        "process, beside other work, and not of a server.", "",
         f"`{report['command']}`",
     ]  # fmt: skip
     for family in dict.fromkeys(row["family"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["family"] == family]
+        rows.sort(key=lambda row: bool(row["by"]))
         own, count = rows[0]["own"], rows[0]["items"]
         lines += [
             "", f"## {family}: {count} questions a task", "",

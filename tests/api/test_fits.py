@@ -26,7 +26,10 @@ async def fitting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
     engine = WeighingEngine()
     with pytest.MonkeyPatch.context() as monkeypatch:
         engine.blends = Instant(monkeypatch)
-        async with start_app(folder, engine) as running_app, running_app.http(ADMIN_KEY) as http:
+        async with (
+            start_app(folder, engine, blends_per_minute=10_000) as running_app,
+            running_app.http(ADMIN_KEY) as http,
+        ):
             for seed, name in enumerate(LEVELS):
                 assert (await push(http, name, write_adapter(folder / name, seed=seed))).status_code == 201
             yield running_app, http

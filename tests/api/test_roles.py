@@ -55,6 +55,9 @@ def expected(method: str, template: str) -> frozenset[Role] | None:
         return frozenset({METRICS, ADMIN})
     if f"{method} {template}" in ADMINISTERED:
         return OPERATING
+    if f"{method} {template}" == "GET /admin/v1/aliases/{name}/examples":
+        # What customers said may be among them.
+        return PUBLISHING
     if template.startswith("/admin/") or template == "/v1/unload_lora_adapter":
         return READING if method == "GET" else PUBLISHING
     if template == "/v1/me":

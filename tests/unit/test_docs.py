@@ -295,6 +295,7 @@ def test_flags_of_the_command_line_that_the_pages_name_exist() -> None:
         "--tensor-parallel-size",
         "--gpu-memory-utilization",
         "--target",
+        "--media-io-kwargs",
         "--shm-size",
         "--read-only",
         "--tmpfs",

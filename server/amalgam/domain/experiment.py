@@ -189,7 +189,7 @@ def standings(experiment: Experiment) -> Sequence[Standing]:
 
 
 def _against_control(experiment: Experiment, target: str) -> tuple[Interval, Interval | None, Interval | None]:
-    """Of a candidate less the control: the mean, and what the guards watch."""
+    """Differences of a candidate from the control: of the mean, and of what the guards watch."""
     spec, risk = experiment.spec, _risk(experiment)
     usual, seen = experiment.of(spec.control), experiment.of(target)
     return (

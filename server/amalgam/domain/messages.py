@@ -63,7 +63,7 @@ class RebuildQuestion(_Message):
     budget_s: float
     max_rank: int
     """Of the result."""
-    reading: ReadingFit | None = None
+    reading: ReadingFit | None
     """The prompts that it was fitted to."""
 
 

@@ -1,6 +1,6 @@
 """Sounds as samples between -1 and 1, channel by channel, where av unpacks them.
 
-vLLM 0.32 hands on what av gives: of a WAV file the whole numbers of its sixteen bits, 32,768 times too loud, and the
+vLLM 0.32 passes on what av gives: of a WAV file the whole numbers of its sixteen bits, 32,768 times too loud, and the
 channels of a stereo one behind each other as one that is twice as long.
 """
 

@@ -101,12 +101,12 @@ class ProjectedSource:
 
     @property
     def header(self) -> AdapterHeader:
-        """Of the adapter; its ranks and scales are the same."""
+        """The adapter's own: ranks and scales are the same."""
         return self.source.header
 
     @property
     def digest(self) -> str:
-        """Of the adapter."""
+        """The adapter's own."""
         return self.source.digest
 
     def factors(self, module: str) -> tuple[Tensor, Tensor]:

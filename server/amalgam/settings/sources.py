@@ -15,6 +15,7 @@ ENVIRONMENT: Final = "in the environment"
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "AMALGAM_URL": "the server that the command line asks",
     "AMALGAM_API_KEY": "client key of the command line",
+    "AMALGAM_KEY": "the key that requests send which the console copies",
     "AMALGAM_TEST_*": "read by the tests alone",
     "VLLM_API_KEY": "one more of `AMALGAM_API_KEYS`, where vLLM's own server reads its key",
 }

@@ -56,8 +56,9 @@ class Making:
         settings, engine, metrics, loops = parts.settings, parts.engine, parts.metrics, parts.loops
         store, catalog, model = kept.store, kept.catalog, parts.args.model
         served = (kept.registry, kept.jobs, store, catalog, engine, answering.queue)
-        budget_s = settings.merging.kept_budget_s
-        asked = MergeProbes(probes, kept.registry, store, engine, answering.queue, budget_s, metrics)
+        asked = MergeProbes(
+            probes, kept.registry, store, engine, answering.queue, settings.merging.kept_budget_s, metrics
+        )
         publisher = Publisher(*served, metrics=metrics, server=new_server_name(), probes=asked)
         reports = WorkerReports(JobFeed(kept.jobs), metrics)
         worker = WorkerLink(
@@ -91,9 +92,12 @@ class Making:
         folders = None if settings.exports.export_root is None else ExportFolders(settings.exports.export_root)
         workspace = settings.merging.merge_workspace_bytes
         exports = ExportService(kept.jobs, store, catalog, merges, worker, folders, Path(model), workspace)
+        return cls(adapters, worker, merges, cls._lineage(kept, worker), exports)
+
+    @staticmethod
+    def _lineage(kept: Storage, worker: WorkerLink) -> LineageService:
         fits = FitJobRegistry(kept.database, kept.database.clock)
-        lineage = LineageService(kept.registry, store, worker, fits, kept.profiles)
-        return cls(adapters, worker, merges, lineage, exports)
+        return LineageService(kept.registry, kept.store, worker, fits, kept.profiles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ RENDER = TemplateRender(6, packed("{{ 1 }}"), packed([{"role": "user"}]), packed
 LINES: list[tuple[Line, Message]] = [
     (TO_WORKER, Wake()),
     (TO_WORKER, PlanQuestion(id=1, recipe=RECIPE, budget_s=2.5)),
-    (TO_WORKER, RebuildQuestion(id=2, recipe=RECIPE, budget_s=600, max_rank=16)),
+    (TO_WORKER, RebuildQuestion(id=2, recipe=RECIPE, budget_s=600, max_rank=16, reading=None)),
     (TO_WORKER, EnergyQuestion(id=7, adapters=("sql@1", "json@2"), prompts=("a", "ü\n"), budget_s=9)),
     (FROM_WORKER, WorkerNamed(name="host-abc")),
     (FROM_WORKER, JobNews("job-1", "merge", "built", {"sync": 1.0})),

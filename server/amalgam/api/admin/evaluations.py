@@ -67,6 +67,7 @@ def router() -> APIRouter:
     routes = admin_router("Evaluations")
     _add_writing(routes)
     _add_reading(routes)
+    _add_items(routes)
     _add_results(routes)
     _add_export(routes)
     return routes
@@ -131,7 +132,7 @@ def _add_reading(routes: APIRouter) -> None:
         return EvaluationReportView.of(evaluation, cells, refused)
 
 
-def _add_results(routes: APIRouter) -> None:
+def _add_items(routes: APIRouter) -> None:
     @routes.get("/evaluations/{evaluation_id}/items", dependencies=READS, summary="What is asked")
     async def items(
         request: Request,
@@ -145,6 +146,8 @@ def _add_results(routes: APIRouter) -> None:
         next_cursor = str(page[-1][0]) if page and page[-1][0] + 1 < len(found) else None
         return ItemPageView.of(page, lambda pair: ItemView.of(*pair), next_cursor)
 
+
+def _add_results(routes: APIRouter) -> None:
     @routes.get("/evaluations/{evaluation_id}/results", dependencies=READS, summary="Its measurements, with answers")
     async def results(
         request: Request,

@@ -68,7 +68,7 @@ def _add_tools(body: dict[str, Any], tools: list[Mapping[str, Any]]) -> None:
 
 
 def _name_of(tool: Any) -> str | None:
-    """Of a tool in any dialect; None where it has none, or one that is no text, which the checks refuse."""
+    """The name of a tool in any dialect; None where it has none, or one that is no text, which the checks refuse."""
     inner = tool.get("function") if isinstance(tool, Mapping) else None
     holder = inner if isinstance(inner, Mapping) else tool
     name = holder.get("name") if isinstance(holder, Mapping) else None
