@@ -59,6 +59,7 @@ class Core:
         self.loaded: list[int] = []
         self.preload_answer: dict[str, str] | None = None
         """What the worker says to who asks it to read an adapter; None: it does not listen."""
+        self._listening: asyncio.Server | None = None
         self._first_logprob = first_logprob
         self._on_load = on_load
 
@@ -124,6 +125,8 @@ class Core:
 
     def shutdown(self, timeout: float) -> None:
         self.is_ended = True
+        if self._listening is not None:
+            self._listening.close()
 
 
 OnLoad = Callable[[Core, int], Awaitable[None]]
