@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ BATCH: Final = 10
 MOST_TOKENS: Final = 1024
 """Of one prompt, its first and last in equal parts."""
 
-Seen = Callable[[Tensor], None]
+Seen = Callable[[Tensor], object]
 
 
 class BasePasses:
@@ -132,44 +133,39 @@ class BasePasses:
     def read(self, row: Sequence[int], watched: Mapping[str, Seen]) -> None:
         """One pass over one row; what the watched modules are given is told as [tokens, in_features]."""
 
-        def telling(seen: Seen) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def tell(module: nn.Module, given: tuple[Any, ...]) -> None:
-                if given and given[0].is_floating_point():
-                    seen(given[0].flatten(0, -2))
+        def telling(seen: Seen) -> Seen:
+            return lambda given: seen(given.flatten(0, -2)) if given.is_floating_point() else None
 
-            return tell
-
-        hooks = [self._modules[name].register_forward_pre_hook(telling(seen)) for name, seen in watched.items()]
-        tokens = torch.tensor([list(row)], device=self._device)
-        try:
-            with torch.no_grad():
-                self._model(input_ids=tokens, use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        self._pass(row, {name: telling(seen) for name, seen in watched.items()})
 
     def sharing(self, row: Sequence[int], modules: Sequence[str]) -> list[list[str]]:
         """Modules by what they are given: those of one group are given the very same tensor; one pass over ``row``.
 
         Modules that no token of the row comes to are groups of their own.
         """
+        # Kept until the end, so that no later tensor lies at the same place.
         given: dict[str, Tensor] = {}
+        self._pass(row, {name: partial(given.__setitem__, name) for name in modules})
+        groups: dict[Any, list[str]] = {}
+        for name in modules:
+            groups.setdefault(id(given[name]) if name in given else name, []).append(name)
+        return list(groups.values())
 
-        def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-                # Kept until the end, so that no later tensor lies at the same place.
-                given[name] = arguments[0]
+    def _pass(self, row: Sequence[int], told: Mapping[str, Seen]) -> None:
+        """One pass over one row; of each named module what it is given first is told, as it is."""
 
-            return note
+        def telling(tell: Seen) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            # What a hook returns would take the place of what the module is given.
+            def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
+                if given:
+                    tell(given[0])
 
-        hooks = [self._modules[name].register_forward_pre_hook(keep(name)) for name in modules]
+            return hook
+
+        hooks = [self._modules[name].register_forward_pre_hook(telling(tell)) for name, tell in told.items()]
         try:
             with torch.no_grad():
                 self._model(input_ids=torch.tensor([list(row)], device=self._device), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
-        groups: dict[Any, list[str]] = {}
-        for name in modules:
-            groups.setdefault(id(given[name]) if name in given else name, []).append(name)
-        return list(groups.values())
