@@ -156,26 +156,6 @@ async def test_results_page_by_page_and_exports(prepared: tuple[RunningApp, http
     assert (read[0]["exact_match"], read[3]["exact_match"], read[5]["exact_match"]) == ("1.0", "0.0", "")
 
 
-async def test_what_is_asked_is_given_page_by_page(prepared: tuple[RunningApp, httpx.AsyncClient]) -> None:
-    _, http = prepared
-    chat = {"messages": [{"role": "user", "content": "hi"}], "reference": "x"}
-    url = (
-        f"/admin/v1/evaluations/{await submit(http, items=[{'prompt': 'one', 'task': 'a'}, chat, {'prompt': 'three'}])}"
-    )
-    first = (await http.get(f"{url}/items", params={"limit": 2})).json()
-    rest = (await http.get(f"{url}/items", params={"cursor": first["next_cursor"]})).json()
-    assert (first["next_cursor"], rest["next_cursor"]) == ("1", None)
-    found = first["data"] + rest["data"]
-    assert [(one["item"], one["task"], one["prompt"]) for one in found] == [
-        (0, "a", "one"),
-        (1, "all", None),
-        (2, "all", "three"),
-    ]
-    assert (found[1]["messages"], found[1]["reference"]) == (chat["messages"], "x")
-    assert (await http.get(f"{url}/items", params={"cursor": "99"})).json() == {"data": [], "next_cursor": None}
-    assert_error(await http.get("/admin/v1/evaluations/nobody/items"), 404, "evaluation_not_found")
-
-
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
 async def test_a_spreadsheet_runs_nothing_of_what_was_asked_or_answered(
     prepared: tuple[RunningApp, httpx.AsyncClient], start: str

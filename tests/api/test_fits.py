@@ -183,6 +183,7 @@ async def test_a_cancelled_job_ends_its_search(fitting: tuple[RunningApp, httpx.
     async with asyncio.timeout(20):
         while await fits.waiting():
             await asyncio.sleep(0.05)
+    assert (await (await running_app.stored()).jobs.get(job["id"])).state == "cancelled"
 
 
 @pytest.mark.parametrize("way", ["cancelled", "deleted", "over"])

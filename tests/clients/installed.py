@@ -12,7 +12,7 @@ import pytest
 CLIENTS = Path(__file__).parent
 CACHE = CLIENTS.parents[1] / ".cache" / "clients"
 OLDEST_NODE = 20
-INSTALL_LIMIT_S = 1200
+INSTALL_LIMIT_S = 540
 UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "NameResolutionError", "NewConnectionError")
 """What npm and pip say where there is no way to a registry."""
 

@@ -18,7 +18,7 @@ from tests.cluster.conftest import ROOT
 from tests.support.running_app import write_base
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
-LONGEST_S = 240.0
+LONGEST_S = 120.0
 _PROGRAM = (
     "import amalgam.cli.engine as engine; engine.FACTORY = 'tests.cluster.fake_replica:open_fake'; "
     "from amalgam.__main__ import main; main()"

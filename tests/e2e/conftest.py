@@ -24,7 +24,7 @@ from amalgam.settings import Settings
 
 ADMIN_KEY = "ak_test_admin-secret"
 API_KEY = "ak_test_client-secret"
-START_LIMIT_S = 480
+START_LIMIT_S = 300
 ROUNDING = {"float32": 1e-3, "bfloat16": 0.25}
 """Nats by which a token's log-probability may differ between two batches that hold the same request, because products
 of another shape are summed in another order. Logits of 16 to 32 are an eighth apart in bfloat16: both the token's own

@@ -15,7 +15,6 @@ from tests.models.tiny_models import FAMILIES, build_row, of_vocabulary, write_a
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(1200),  # a start takes minutes on a machine that is busy with other work
     pytest.mark.skipif(not os.environ.get("AMALGAM_TEST_MODELS"), reason="a server each; run with make test-models"),
 ]
 

@@ -21,7 +21,6 @@ from tests.models.tiny_models import respell, write_adapter
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(1200),  # a start takes minutes on a machine that is busy with other work
     pytest.mark.skipif(not os.environ.get("AMALGAM_TEST_MODELS"), reason="a server each; run with make test-models"),
     pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="vLLM's classes need torchvision"),
 ]

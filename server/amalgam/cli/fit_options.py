@@ -14,6 +14,7 @@ from amalgam.domain.fit import FitRecord, ReadingFit
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.fits import FitRefused
 from amalgam.errors.requests import FieldRefused
+from amalgam.errors.terminal import FileUnusable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,21 @@ class FitNote:
         self.sink.write(tensors, config, {**lineage, "fit": self.record.model_dump(mode="json")})
 
 
+def prompts_file(path: Path) -> dict[str, Any]:
+    """The prompts of a file, by input.
+
+    Raises:
+        FileUnusable: it is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise FileUnusable(str(path), "it is no JSON object of prompts by input")
+    return found
+
+
 def fitted_inputs(
     file: Path | None,
     recipe: Recipe,
@@ -68,7 +84,8 @@ def fitted_inputs(
         place: The base model's folder, the device, and the workspace in bytes.
 
     Raises:
-        FieldRefused, FitRefused: the file, or that there is no base model. FitUnread: the base model reads them not.
+        FileUnusable, FieldRefused, FitRefused: the file, or that there is no base model.
+        FitUnread: the base model does not read them.
     """
     if file is None:
         return sources, sink
@@ -92,15 +109,10 @@ def reading_of(file: Path, recipe: Recipe) -> ReadingFit:
     """The prompts of a file, by the recipe's spelling of its inputs.
 
     Raises:
-        FieldRefused: the file is not read, or is no JSON object of prompts.
+        FileUnusable: it is no JSON object. FieldRefused: a prompt is none.
         FitRefused: an input has no prompts, or some of them have answers and some have not.
     """
-    try:
-        given = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        raise FieldRefused("fit", f"{str(file)!r} cannot be read as JSON. Give prompts by input") from None
-    if not isinstance(given, dict):
-        raise FieldRefused("fit", f"{str(file)!r} is no JSON object of prompts by input. Give one")
+    given = prompts_file(file)
     items: dict[str, tuple[EvaluationItem, ...]] = {}
     for entry in recipe.inputs:
         name = entry.adapter

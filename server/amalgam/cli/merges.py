@@ -8,6 +8,7 @@ import typer
 
 from amalgam.cli.client import DEFAULT_URL, Key, Url, answer, client, path_of
 from amalgam.cli.consoles import on_stderr, on_stdout
+from amalgam.cli.fit_options import prompts_file
 from amalgam.cli.jobs import described, followed
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import recipe_file
@@ -22,21 +23,6 @@ app = typer.Typer(
 @app.callback()
 def _several() -> None:
     """Keep the verb in the command line although there is one only."""
-
-
-def prompts_file(path: Path) -> dict[str, Any]:
-    """The prompts of a file.
-
-    Raises:
-        FileUnusable: it is no JSON object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise FileUnusable(str(path), "it is no JSON object of prompts by input")
-    return found
 
 
 def fit_body(path: Path | None, evaluation: str | None, budget_s: float | None) -> dict[str, Any] | None:
@@ -56,6 +42,14 @@ def fit_body(path: Path | None, evaluation: str | None, budget_s: float | None) 
             raise FileUnusable(str(path), "some of its prompts have a reference and some have none")
         body |= {"by": "items", "items": given} if any(labelled) else {"by": "kept", "prompts": given}
     return body if budget_s is None else body | {"budget_s": budget_s}
+
+
+def described_merge(expression: str) -> dict[str, Any]:
+    """What a request says of what is merged: an expression, or the recipe of a file of JSON."""
+    if not expression.endswith(".json"):
+        return {"expression": expression}
+    # Defaults are the server's own; what is written there is sent, and checked once more.
+    return {"recipe": json.loads(recipe_file(Path(expression)).model_dump_json(exclude_unset=True))}
 
 
 @app.command()
@@ -98,19 +92,14 @@ def create(
     key: Key = None,
 ) -> None:
     """Build a merged adapter on the server; prints its version, or the job that makes it."""
-    body: dict[str, Any] = {"name": name, "set_default": not keep_default}
-    if expression.endswith(".json"):
-        # Defaults are the server's own; what is written there is sent, and checked once more.
-        body["recipe"] = json.loads(recipe_file(Path(expression)).model_dump_json(exclude_unset=True))
-    else:
-        body["expression"] = expression
-    if (searched := fit_body(fit, fit_evaluation, fit_budget_s)) is not None:
-        body["fit"] = searched if fit_method is None else searched | {"method": fit_method}
+    searched = fit_body(fit, fit_evaluation, fit_budget_s)
+    if searched is not None and fit_method is not None:
+        searched["method"] = fit_method
     asked = {"prompts": prompts_file(probe) if probe else None, "evaluation": probe_evaluation}
-    if any(asked.values()):
-        body["probe"] = {name: value for name, value in asked.items() if value}
-    if require_kept is not None:
-        body["require"] = {"kept": require_kept}
+    body = {"name": name, "set_default": not keep_default, **described_merge(expression)}
+    body |= {} if searched is None else {"fit": searched}
+    body |= {"probe": {field: value for field, value in asked.items() if value}} if any(asked.values()) else {}
+    body |= {} if require_kept is None else {"require": {"kept": require_kept}}
     with client(url, key) as session:
         made = answer(session.post(path_of("merges"), json=body))
         if "job" in made and wait:
@@ -123,14 +112,22 @@ def create(
         _print_version(made)
 
 
+def fit_line(fit: dict[str, Any]) -> str:
+    """What a fit came to, in a line."""
+    if fit["method"] == "iteris":
+        unread = f"; {fit['unread']} modules were not read and are summed as they are" if fit["unread"] else ""
+        return f"fitted: each input to what it reads, {fit['tokens']} tokens in all{unread}"
+    weights = ", ".join(f"{weight:g} of {name}" for name, weight in fit["weights"].items())
+    return f"weights: {weights} ({fit['tried']} tried)"
+
+
 def _print_version(made: dict[str, Any]) -> None:
-    """What was built, how its weights were found, and what it keeps of its inputs."""
+    """What was built, how it was fitted, and what it keeps of its inputs."""
     text = f"{made['model']}  rank {made['rank']}  {made['size_bytes'] / 1e6:.1f} MB"
     on_stdout().print(text, markup=False, soft_wrap=True)
     lineage = made["lineage"] or {}
     if found := lineage.get("fit"):
-        weights = ", ".join(f"{weight:g} of {name}" for name, weight in found["weights"].items())
-        on_stdout().print(f"weights: {weights} ({found['tried']} tried)", markup=False, soft_wrap=True)
+        on_stdout().print(fit_line(found), markup=False, soft_wrap=True)
     for name, figures in (lineage.get("kept") or {}).get("inputs", {}).items():
         line = f"gives {figures['answers']:.0%} of the answers of {name} alike ({figures['prompts']} prompts)"
         on_stdout().print(line, markup=False, soft_wrap=True)

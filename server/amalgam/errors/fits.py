@@ -1,4 +1,4 @@
-"""Errors of fits, which search for the weights of a merge before it is built.
+"""Errors of fits, which make a merge keep what its inputs do, by prompts of each, before it is built.
 
 - asking: FitRefused
 - reading: FitUnread
@@ -33,8 +33,8 @@ class FitUnread(InvalidRequest):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f'The prompts of the fit cannot be read: {reason}. Mend that, or send "method": "weights", which tries '
-            "weights on the engine."
+            f"The prompts of the fit cannot be read: {reason}. Mend that; a server also takes "
+            '"method": "weights", which tries weights on the engine.'
         )
 
 

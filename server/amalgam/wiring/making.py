@@ -56,9 +56,8 @@ class Making:
         settings, engine, metrics, loops = parts.settings, parts.engine, parts.metrics, parts.loops
         store, catalog, model = kept.store, kept.catalog, parts.args.model
         served = (kept.registry, kept.jobs, store, catalog, engine, answering.queue)
-        asked = MergeProbes(
-            probes, kept.registry, store, engine, answering.queue, settings.merging.kept_budget_s, metrics
-        )
+        budget_s = settings.merging.kept_budget_s
+        asked = MergeProbes(probes, kept.registry, store, engine, answering.queue, budget_s, metrics)
         publisher = Publisher(*served, metrics=metrics, server=new_server_name(), probes=asked)
         reports = WorkerReports(JobFeed(kept.jobs), metrics)
         worker = WorkerLink(

@@ -1,5 +1,7 @@
 """The base model in torch, with one adapter at a time added to it: what it answers, and what its modules are given."""
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +15,17 @@ from amalgam.domain.evaluation import EvaluationItem
 from amalgam.engine.cpu.processor import multiplies_bfloat16
 from amalgam.errors.fits import FitUnread
 from amalgam.merge.sources import TensorSource
+from amalgam.workers.loaded_base import MOST_TOKENS, LoadedBase
 
 BATCH: Final = 10
 """Prompts that are answered together."""
-MOST_TOKENS: Final = 1024
-"""Of one prompt, its first and last in equal parts."""
 
 Seen = Callable[[Tensor], object]
+
+
+def computed_in(device: torch.device) -> torch.dtype:
+    """The type that passes are computed in: float32 on processors that multiply no bfloat16."""
+    return torch.bfloat16 if device.type != "cpu" or multiplies_bfloat16("detected") else torch.float32
 
 
 class BasePasses:
@@ -34,15 +40,9 @@ class BasePasses:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        narrow = device.type != "cpu" or multiplies_bfloat16("detected")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if narrow else torch.float32)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise FitUnread(f"transformers does not read the base model: {type(error).__name__}") from error
-        self._model = model.to(device).eval()
+        self._base = LoadedBase(folder, computed_in(device), FitUnread)
+        self._tokenizer = self._base.tokenizer
+        self._model = self._base.model.to(device)
         self._device = device
         self._modules = dict(self._model.named_modules())
 
@@ -76,38 +76,48 @@ class BasePasses:
 
         return add
 
-    def tokens(self, item: EvaluationItem) -> list[int]:
-        """An item as the model reads it: a chat in the base's template where it has one; of a long one the ends."""
-        messages = None if item.messages is None else [dict(message) for message in item.messages]
-        if messages is not None and self._tokenizer.chat_template is not None:
-            found = list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
-        else:
-            said = "\n".join(str(message["content"]) for message in messages) if messages is not None else item.prompt
-            found = list(self._tokenizer(said)["input_ids"])
-        half = MOST_TOKENS // 2
-        return found if len(found) <= MOST_TOKENS else [*found[:half], *found[-half:]]
+    def tokens(self, item: EvaluationItem, answer_tokens: int) -> list[int]:
+        """An item as the model reads it, short enough for an answer of so many tokens behind it."""
+        return self._base.tokens(item, max(2, min(MOST_TOKENS, self._context() - answer_tokens)))
 
     def text_tokens(self, answer: str) -> list[int]:
-        """An answer that somebody wrote, with the token that ends it."""
+        """An answer that somebody wrote, with the token that ends it; of a very long one the beginning."""
         found = list(self._tokenizer(answer, add_special_tokens=False)["input_ids"])
-        return found if self._tokenizer.eos_token_id is None else [*found, self._tokenizer.eos_token_id]
+        return [*found, *self._ends()[:1]][: min(MOST_TOKENS, self._context() // 2)]
+
+    def _context(self) -> int:
+        """How many tokens the model reads at most, as its config says; one that says nothing reads any number."""
+        return int(getattr(self._model.config, "max_position_embeddings", None) or sys.maxsize)
 
     def answers(
         self, prompts: Sequence[Sequence[int]], max_tokens: int, is_over: Callable[[], bool]
     ) -> list[list[int]]:
-        """The greedy answer to each, with the token that ends it; fewer than asked where ``is_over`` says so."""
+        """The greedy answer to each, with the token that ends it; fewer than asked where ``is_over`` says so.
+
+        It is asked before every token: an answer of a large model takes as long as it may stand still without a word.
+        """
         found: list[list[int]] = []
-        for start in range(0, len(prompts), BATCH):
+        stopped = threading.Event()
+
+        def asked(tokens: Tensor, scores: Any, **more: Any) -> Tensor:
             if is_over():
-                break
+                stopped.set()
+            return torch.full((len(tokens),), stopped.is_set(), device=tokens.device)
+
+        for start in range(0, len(prompts), BATCH):
             rows = prompts[start : start + BATCH]
             longest = max(map(len, rows))
             tokens = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=self._device)
             mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device)
             with torch.inference_mode():
                 out = self._model.generate(
-                    input_ids=tokens, attention_mask=mask, generation_config=self._greedy(max_tokens)
+                    input_ids=tokens,
+                    attention_mask=mask,
+                    generation_config=self._greedy(max_tokens),
+                    stopping_criteria=[asked],
                 )
+            if stopped.is_set():
+                break
             found += [self._cut(row[longest:].tolist()) for row in out]
         return found
 

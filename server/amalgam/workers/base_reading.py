@@ -8,13 +8,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from amalgam.domain.evaluation import EvaluationItem
 from amalgam.errors.aliases import PromptsUnread
 from amalgam.kernels.row_energy import row_basis, row_energy
+from amalgam.workers.loaded_base import LoadedBase
 
 BATCH: Final = 8
 """Prompts of about one length that are read together."""
-MOST_TOKENS: Final = 1024
-"""Of one prompt, its first and last in equal parts."""
 _LAYER: Final = re.compile(r"\.(\d+)\.")
 _FIRST_OF_FOUR: Final = 3
 """The last quarter of the layers is looked at: the first tell little of what is asked for."""
@@ -31,14 +31,8 @@ class BaseReading:
     """
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
-            self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-        except Exception as error:
-            # Every model's code and every check of its config raises what it likes.
-            raise PromptsUnread(f"transformers does not read the base model: {type(error).__name__}") from error
+        self._base = LoadedBase(folder, torch.bfloat16, PromptsUnread)
+        self._model = self._base.model
         self._given: dict[str, Tensor] = {}
 
     def late_modules(self, modules: Collection[str]) -> list[str]:
@@ -92,13 +86,7 @@ class BaseReading:
 
     def tokens(self, prompt: str) -> list[int]:
         """The tokens of a chat of one turn where the model has a template, else of the text; a long one's two ends."""
-        if self._tokenizer.chat_template is None:
-            found = list(self._tokenizer(prompt)["input_ids"])
-        else:
-            turns = [{"role": "user", "content": prompt}]
-            found = list(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"])
-        half = MOST_TOKENS // 2
-        return found if len(found) <= MOST_TOKENS else [*found[:half], *found[-half:]]
+        return self._base.tokens(EvaluationItem(messages=({"role": "user", "content": prompt},)))
 
     def _read(self, rows: Sequence[Sequence[int]]) -> None:
         """One pass over rows that end together."""

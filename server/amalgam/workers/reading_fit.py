@@ -15,7 +15,7 @@ from amalgam.errors.merge_run import MergeCancelled
 from amalgam.kernels.backend import usable_device
 from amalgam.merge.projection import ProjectedSource, Projection
 from amalgam.merge.sources import TensorSource
-from amalgam.workers.base_passes import BasePasses
+from amalgam.workers.base_passes import BasePasses, computed_in
 
 _ROOM: Final = 1.2
 """Over the weights' bytes: what a pass takes beside them."""
@@ -62,7 +62,8 @@ def read_and_fit(
     """
     if place.base is None:
         raise FitUnread("the merge worker has no folder of the base model")
-    require_memory(place.base)
+    device = usable_device(place.device)
+    require_memory(place.base, computed_in(device))
     ends_at = clock() + fit.budget_s
 
     def is_late() -> bool:
@@ -70,17 +71,16 @@ def read_and_fit(
             raise FitUnread(f"it takes longer than budget_s, {fit.budget_s:g} seconds; give it more, or fewer prompts")
         return is_over()
 
-    device = usable_device(place.device)
     return fitted(BasePasses(place.base, device), sources, fit, device, place.workspace_bytes, is_late)
 
 
-def require_memory(folder: Path) -> None:
-    """Nothing where the base model is likely to fit beside what runs here.
+def require_memory(folder: Path, dtype: torch.dtype) -> None:
+    """Nothing where the base model, of two bytes a weight or more in its files, is likely to fit beside what runs here.
 
     Raises:
         FitUnread: it is not.
     """
-    needed = _ROOM * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    needed = _ROOM * dtype.itemsize / 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if needed > (free := free_memory()):
         raise FitUnread(
             f"the base model takes about {needed / 2**30:.1f} GiB here, and {free / 2**30:.1f} GiB are free"
@@ -124,6 +124,7 @@ def fitted(
             for projection in projections.values():
                 projection.end_of(ref)
         for leader in list(projections):
+            _require_time(is_over)
             for ref, modules in projections.pop(leader).projected().items():
                 down[ref] |= modules
     read = {module for modules in down.values() for module in modules}
@@ -139,10 +140,11 @@ def _rows(
 ) -> list[Row]:
     """Each prompt of an input with its answer: the one that is given, or else the input's own."""
     items = fit.items[ref]
-    before = [passes.tokens(item) for item in items]
     if fit.labelled:
         after = [passes.text_tokens(item.reference or "") for item in items]
+        before = [passes.tokens(item, len(answer)) for item, answer in zip(items, after, strict=True)]
     else:
+        before = [passes.tokens(item, fit.max_tokens) for item in items]
         with passes.wearing(source):
             after = passes.answers(before, fit.max_tokens, is_over)
     if len(after) < len(before):
@@ -179,11 +181,16 @@ def _projection(
     return Projection(down, in_features, device)
 
 
+def _require_time(is_over: Callable[[], bool]) -> None:
+    """Asked again and again: whoever asks shows that the work does not stand still. Raises MergeCancelled."""
+    if is_over():
+        raise MergeCancelled
+
+
 def _read(
     passes: BasePasses, rows: Sequence[Row], projections: Mapping[str, Projection], is_over: Callable[[], bool]
 ) -> None:
     watched = {leader: projection.observe for leader, projection in projections.items()}
     for row in rows:
-        if is_over():
-            raise MergeCancelled
+        _require_time(is_over)
         passes.read(row, watched)

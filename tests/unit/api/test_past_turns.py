@@ -330,26 +330,6 @@ def test_tools_are_those_of_the_conversations_end() -> None:
     assert [tool["name"] for tool in body["tools"]] == ["b", "c", "a"]
 
 
-def test_tools_of_another_dialect_and_without_a_name_are_kept_when_a_conversation_changes_them() -> None:
-    of_chats = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in "ab"]
-    removed = {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "a"}}
-    body = check_fields("messages", turns(removed, role="system") | {"tools": of_chats}).body
-    assert [tool["name"] for tool in body["tools"]] == ["b"]
-    given = [{"type": "web_search"}, {"type": "file_search"}]
-    checked = check_fields("responses", asked({"type": "additional_tools", "tools": given}, tools=[FUNCTION]))
-    assert checked.ignored == [
-        "input.additional_tools",
-        "tools.file_search",
-        "tools.web_search",
-    ] or checked.ignored == [
-        "tools.file_search",
-        "tools.web_search",
-    ]
-    again = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    body = check_fields("responses", asked({"type": "additional_tools", "tools": [FUNCTION]}, tools=[again])).body
-    assert [tool["name"] for tool in body["tools"]] == ["look"]
-
-
 def test_chats_from_before_there_were_tools_and_calls_of_free_text_are_read() -> None:
     messages: list[dict[str, Any]] = [
         HI,

@@ -30,10 +30,9 @@ FILLED: Final[dict[str, Any]] = {
 }  # fmt: skip
 COUNTED: Final = re.compile(
     r"must not be nested deeper than|nested too deeply|prompts times n|needs stream|needs logprobs|must be at most"
-    r"|(type|name) must be a text|must not be larger than max_tokens|must not be 0 without echo|parts and calls in all"
-    r"|asks for tools"
+    r"|must not be larger than max_tokens|must not be 0 without echo|parts and calls in all|asks for tools"
 )
-"""Messages of what no schema says: nesting, products, fields that bound each other, and names within a tool choice."""
+"""Messages of what no schema says: nesting, products, and fields that bound each other."""
 BUDGETS: Final = re.compile(
     r"must have at most \d+ (nodes|characters|properties|enum values|branches|strings with|units of|quantifiers)"
     r"|must be between 0 and 8192|\$ref|must not repeat anything|beyond 64 bits|control characters|choices must have"

@@ -13,6 +13,7 @@ from amalgam.kernels.row_energy import row_basis, row_energy
 from amalgam.store.meta_model import meta_shapes
 from amalgam.workers import base_reading
 from amalgam.workers.base_reading import BaseReading, energies
+from amalgam.workers.loaded_base import MOST_TOKENS
 from tests.support.reading_base import write_reading_base
 
 LAST, EARLIER, HEAD = "model.layers.3.mlp.down_proj", "model.layers.2.mlp.down_proj", "lm_head"
@@ -65,7 +66,7 @@ def test_a_batch_gives_what_a_pass_over_each_alone_gives(
 def test_of_a_long_prompt_both_ends_are_read(reading: BaseReading) -> None:
     tokens = reading.tokens("begin" + "y" * 5000 + "end")
     text = "".join(map(chr, tokens))
-    assert len(tokens) == base_reading.MOST_TOKENS
+    assert len(tokens) == MOST_TOKENS
     assert tokens[:6] == reading.tokens("begin")[:6]
     assert tokens[-5:] == reading.tokens("end")[-5:]
     assert len(set(text)) > 3
@@ -73,7 +74,7 @@ def test_of_a_long_prompt_both_ends_are_read(reading: BaseReading) -> None:
 
 def test_without_a_template_the_text_is_read_as_it_is(folder: Path) -> None:
     reading = BaseReading(folder)
-    reading._tokenizer.chat_template = None
+    reading._base.tokenizer.chat_template = None
     assert reading.tokens("ab") == list(PreTrainedTokenizerFast.from_pretrained(folder)("ab")["input_ids"])
 
 

@@ -1,5 +1,6 @@
 """Fits by reading, on a Llama of four layers: what is read, by whom, and what becomes of the inputs."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from amalgam.errors.merge_run import MergeCancelled
 from amalgam.merge.projection import RIDGE
 from amalgam.workers import reading_fit
 from amalgam.workers.base_passes import BasePasses
-from amalgam.workers.reading_fit import Place, fitted, read_and_fit
+from amalgam.workers.reading_fit import Place, fitted, read_and_fit, require_memory
 from tests.support.reading_base import write_reading_base
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def never() -> bool:
 
 def test_a_worn_adapter_adds_its_change_and_is_gone_afterwards(folder: Path, passes: BasePasses) -> None:
     one = adapter(1, Q, DOWN)
-    row = passes.tokens(EvaluationItem(prompt="How many users are there?"))
+    row = passes.tokens(EvaluationItem(prompt="How many users are there?"), 0)
     before = given_to(passes, row, HEAD)
     with passes.wearing(one):
         worn = given_to(passes, row, HEAD)
@@ -101,7 +102,7 @@ def test_a_worn_adapter_adds_its_change_and_is_gone_afterwards(folder: Path, pas
 
 
 def test_answers_together_are_answers_alone_and_end_where_the_model_says(passes: BasePasses) -> None:
-    rows = [passes.tokens(EvaluationItem(prompt=text)) for text in ("abc", "a longer question", "x")]
+    rows = [passes.tokens(EvaluationItem(prompt=text), 5) for text in ("abc", "a longer question", "x")]
     together = passes.answers(rows, 5, never)
     assert together == [passes.answers([row], 5, never)[0] for row in rows]
     assert [len(one) for one in together] == [5, 5, 5]
@@ -113,8 +114,35 @@ def test_answers_together_are_answers_alone_and_end_where_the_model_says(passes:
         passes._model.generation_config.eos_token_id = None
 
 
+def test_it_is_asked_before_every_token_whether_to_go_on(passes: BasePasses) -> None:
+    rows = [passes.tokens(EvaluationItem(prompt="abc"), 50)]
+    asked = iter([False, False, True])
+    assert passes.answers(rows, 50, lambda: next(asked)) == []
+    assert next(asked, "all were asked") == "all were asked"
+
+
+def test_prompts_and_answers_fit_into_what_the_model_reads(passes: BasePasses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes._model.config, "max_position_embeddings", 40)
+    found = passes.tokens(EvaluationItem(prompt="begin" + "y" * 90 + "end"), 9)
+    assert len(found) == 31
+    assert found[:5] == passes.tokens(EvaluationItem(prompt="begin"), 9)
+    assert found[-3:] == passes.tokens(EvaluationItem(prompt="end"), 9)
+    assert len(passes.text_tokens("x" * 90)) == 20
+
+
+def test_a_chat_that_the_template_does_not_take_is_told(passes: BasePasses) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    strict = "{{ raise_exception('texts alone') }}"
+    kept, passes._tokenizer.chat_template = passes._tokenizer.chat_template, strict
+    try:
+        with pytest.raises(FitUnread, match="template does not take a prompt"):
+            passes.tokens(EvaluationItem(messages=(parts,)), 0)
+    finally:
+        passes._tokenizer.chat_template = kept
+
+
 def test_modules_that_are_given_the_same_are_one_group(passes: BasePasses) -> None:
-    row = passes.tokens(EvaluationItem(prompt="abc"))
+    row = passes.tokens(EvaluationItem(prompt="abc"), 0)
     assert passes.sharing(row, [DOWN, Q, HEAD, K]) == [[DOWN], [Q, K], [HEAD]]
 
 
@@ -125,7 +153,7 @@ def test_each_input_is_projected_onto_what_it_reads_itself(passes: BasePasses, w
     tokens, grams = 0, dict[str, dict[str, Tensor]]()
     for ref, source in sources.items():
         with passes.wearing(source):
-            before = [passes.tokens(item) for item in spec().items[ref]]
+            before = [passes.tokens(item, 6) for item in spec().items[ref]]
             rows = [[*a, *b] for a, b in zip(before, passes.answers(before, 6, never), strict=True)]
             tokens += sum(map(len, rows))
             for module in (Q, DOWN, HEAD):
@@ -146,7 +174,7 @@ def test_each_input_is_projected_onto_what_it_reads_itself(passes: BasePasses, w
 
 def test_answers_that_are_given_are_read_in_place_of_the_inputs_own(passes: BasePasses) -> None:
     found = fitted(passes, {ref: adapter(1, Q) for ref in PROMPTS}, spec(labelled=True), CPU, 1 << 30, never)
-    said = [len(passes.tokens(item)) + len("yes") for its in spec().items.values() for item in its]
+    said = [len(passes.tokens(item, 3)) + len("yes") for its in spec().items.values() for item in its]
     assert found.tokens == sum(said)
 
 
@@ -176,6 +204,11 @@ def test_time_and_memory_that_are_not_there_are_told(folder: Path, monkeypatch: 
     times = iter([0.0, 2.0])
     with pytest.raises(FitUnread, match="longer than budget_s, 1 seconds"):
         read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(budget_s=1), never, lambda: next(times))
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    monkeypatch.setattr(reading_fit, "free_memory", lambda: int(size * 1.3))
+    require_memory(folder, torch.bfloat16)
+    with pytest.raises(FitUnread, match="GiB are free"):
+        require_memory(folder, torch.float32)
     monkeypatch.setattr(reading_fit, "free_memory", lambda: 1000)
     with pytest.raises(FitUnread, match="GiB are free"):
         read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(), never)
@@ -186,3 +219,16 @@ def test_time_and_memory_that_are_not_there_are_told(folder: Path, monkeypatch: 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FitUnread, match="transformers does not read the base model"):
         read_and_fit(Place(tmp_path, "cpu", 1 << 30), {ref: adapter(1, Q) for ref in PROMPTS}, spec(), never)
+
+
+def test_a_config_that_a_check_of_transformers_refuses_is_refused(tmp_path: Path) -> None:
+    """Its class of errors is none of Python's own."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 16,
+        "num_attention_heads": 32,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FitUnread, match="transformers does not read the base model"):
+        BasePasses(tmp_path, CPU)

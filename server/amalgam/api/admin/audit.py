@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -66,7 +65,7 @@ def _add_list(routes: APIRouter) -> None:
         limit: ShortLimit = 100,
         cursor: _Cursor = None,
     ) -> AuditPageView:
-        asked = replace(_query(request, tenant, since, until), kind=kind, object_name=object_name)
+        asked = _query(request, tenant, since, until, kind, object_name)
 
         async def read(most: int, after: str | None) -> Any:
             return await services(request).audit.page(asked, most, after)
@@ -92,7 +91,7 @@ def _add_export(routes: APIRouter) -> None:
         object_name: _Object = None,
         form: Literal["jsonl", "csv"] = Query("jsonl", alias="format"),
     ) -> StreamingResponse:
-        asked = replace(_query(request, tenant, since, until), kind=kind, object_name=object_name)
+        asked = _query(request, tenant, since, until, kind, object_name)
         entries = services(request).audit.all(asked)
         is_shown = _is_shown(request)
         shown = (entry async for entry in entries if is_shown is None or is_shown(entry))
@@ -103,16 +102,23 @@ def _add_export(routes: APIRouter) -> None:
         return StreamingResponse(pieces, media_type=media_type, headers=headers)
 
 
-def _query(request: Request, tenant: str | None, since: datetime | None, until: datetime | None) -> AuditQuery:
+def _query(
+    request: Request,
+    tenant: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    kind: AuditKind | None,
+    object_name: str | None,
+) -> AuditQuery:
     for name, moment in (("since", since), ("until", until)):
         if moment is not None and moment.tzinfo is None:
             raise FieldRefused(name, "must have an offset from UTC, as 2030-01-31T12:00:00Z")
     if sees_every_tenant(request):
-        return AuditQuery(tenant, since, until)
+        return AuditQuery(tenant, since, until, kind, object_name)
     if tenant not in (None, tenant_of(request)):
         # Nobody has this id: of another tenant there is nothing to be told.
-        return AuditQuery("", since, until)
-    return AuditQuery(tenant_of(request), since, until)
+        return AuditQuery("", since, until, kind, object_name)
+    return AuditQuery(tenant_of(request), since, until, kind, object_name)
 
 
 def _is_shown(request: Request) -> Callable[[AuditEntry], bool] | None:

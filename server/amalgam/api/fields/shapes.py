@@ -39,7 +39,26 @@ ShownSchema = Annotated[
     ),
 ]
 AnyObject = Annotated[dict[str, Any], Field(description="nested at most 32 deep")]
-Choice = Annotated[str, Field(max_length=MAX_CHOICE_NAME)] | AnyObject
+
+
+class NamedShape(Shape):
+    """What is wanted, by its kind and name."""
+
+    type: str | None = None
+    name: str | None = None
+
+
+_Other = str | float | bool | list[Any] | None
+
+
+class ChoiceShape(NamedShape):
+    """A choice that says more than a name; nested at most 32 deep."""
+
+    function: NamedShape | _Other = None
+    custom: NamedShape | _Other = None
+
+
+Choice = Annotated[str, Field(max_length=MAX_CHOICE_NAME)] | ChoiceShape
 """A name of what is wanted, or an object that says more."""
 
 

@@ -268,6 +268,7 @@ async def test_places_are_counted_again_when_a_replica_goes(handle: Handle, monk
         await until(lambda: fitted.queue.slots == 4)
         handle.replicas[1] = None
         await until(lambda: fitted.queue.slots == 2)
+        assert not fitting.done(), "it goes on looking"
         fitting.cancel()
 
 
