@@ -3,8 +3,10 @@
 The engine takes whatever it is given and answers in the order of arrival, so one key that sends many requests at once
 would have everybody else wait for all of them. Here only as many run as a batch holds, and the rest waits. A place that
 comes free goes to the tenant with the fewest tokens by its weight, those of running requests included; one that comes
-anew begins where the least user stands (virtual token counters, Sheng et al., OSDI 2024). Of its keys the one with the
-fewest places gets it: each running sequence gets one token a step. Of several, the one that has used least of late.
+anew begins where the least user stands (virtual token usages, Sheng et al., OSDI 2024). Places that a lesser user had
+a moment ago are kept for its next requests, up to its fair share (`amalgam.services.kept_places`). Of a tenant's keys
+the one with the fewest places gets it: each running sequence gets one token a step. Of several, the one that has used
+least of late.
 
 vLLM passes over a waiting request while its adapter is not in the batch and the slots are full, and takes later ones of
 adapters that are. A few adapters with overlapping requests thus keep another one waiting for as long as they are asked.
@@ -18,7 +20,7 @@ requests of a closing turn end one by one and leave the batch emptier.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Any, Final
@@ -28,6 +30,7 @@ from amalgam.errors.engine import NoTurn
 from amalgam.errors.overload import AdapterOverShare, DeadlineNotMet
 from amalgam.errors.requests import ClientLeft
 from amalgam.services.drain_rate import LONGEST_S, DrainRate
+from amalgam.services.kept_places import Unused, kept_from, unused_of
 from amalgam.services.queue_records import AdapterLine, Claim, KeyState, Line, Places, TenantState, Turn, Waiter, Who
 from amalgam.telemetry.context import Asker, note_adapter, note_asker, tokens_of_current
 from amalgam.telemetry.metrics import Metrics
@@ -170,7 +173,7 @@ class FairQueue:
         """The key's state; one that comes anew starts where the least user of the others stands, and saves nothing."""
         tenant = self._tenants.get(who[0])
         if tenant is None:
-            tenant = TenantState(weight, min((other.counter for other in self._tenants.values()), default=0.0))
+            tenant = TenantState(weight, min((other.usage for other in self._tenants.values()), default=0.0))
             self._tenants[who[0]] = tenant
         key = self._keys.get(who)
         if key is None:
@@ -185,29 +188,38 @@ class FairQueue:
 
     def _go(self, who: Who, key: KeyState) -> None:
         key.requests -= 1
-        if key.requests == 0:
-            del self._keys[who]
         key.tenant.requests -= 1
         if key.tenant.requests == 0:
             del self._tenants[who[0]]
+        if key.requests == 0:
+            del self._keys[who]
+            self._settle()  # what was kept for it is free
 
-    def _has_place(self, key: KeyState, sequences: int) -> bool:
-        return self._running < self._places.total and self._in_share(key, sequences)
+    def _unused(self) -> list[Unused]:
+        """What those who share the batch, tenants, or the keys of one, had of late and do not use now."""
+        sharers = [*self._tenants.values()] if len(self._tenants) > 1 else [*self._keys.values()]
+        return unused_of(sharers, self._places.total, self._clock())
 
-    def _in_share(self, key: KeyState, sequences: int) -> bool:
-        """Whether the key, and its tenant, may have so many places more.
+    def _in_share(self, key: KeyState, sequences: int, unused: Sequence[Unused]) -> bool:
+        """Whether the key, and its tenant, may have so many places more, where others have left these unused.
 
         While a key is alone its last request may go over its share. A tenant's share is as large as a key's, however
-        many keys it has; that of a tenant who is alone is the whole batch.
+        many keys it has; that of a tenant who is alone is the whole batch. A first place is kept from nobody.
         """
         more = 0 if len(self._keys) == 1 else sequences - 1
-        running = key.running if len(self._tenants) == 1 else key.tenant.running
-        return running == 0 or running + more < self._places.per_key
+        own = key if len(self._tenants) == 1 else key.tenant
+        if own.running == 0:
+            return True
+        if own.running + more >= self._places.per_key:
+            return False
+        return not unused or self._running + kept_from(own.usage, unused) < self._places.total
 
     def _may_begin(self, claim: Claim, key: KeyState) -> bool:
         """Whether it may begin where nobody waits: nothing but counting."""
         has_slot = claim.adapter == BASE or claim.adapter in self._turns or len(self._turns) < self.slots
-        return has_slot and self._has_place(key, claim.sequences)
+        if not has_slot or self._running >= self._places.total:
+            return False
+        return self._in_share(key, claim.sequences, self._unused())
 
     async def _wait(self, claim: Claim, gone: Gone | None, within_s: float | None) -> None:
         self._require_room(claim)
@@ -271,11 +283,14 @@ class FairQueue:
         key.tenant.running += claim.sequences
         key.tenant.claims[id(claim)] = claim
         self._running += claim.sequences
+        now_s = self._clock()
+        key.recent.note(key.running, now_s)
+        key.tenant.recent.note(key.tenant.running, now_s)
         if claim.adapter == BASE:
             return
         turn = self._turns.get(claim.adapter)
         if turn is None:
-            turn = self._turns[claim.adapter] = Turn(self._clock(), self._quantum)
+            turn = self._turns[claim.adapter] = Turn(now_s, self._quantum)
         turn.running += 1
         turn.credit -= 1
 
@@ -297,7 +312,7 @@ class FairQueue:
         tenant.running -= claim.sequences
         del tenant.claims[id(claim)]
         tokens = claim.tokens.total or lasted_s / _STEP_S * claim.sequences
-        least = min(other.counter for other in self._tenants.values())
+        least = min(other.usage for other in self._tenants.values())
         tenant.spent = min(tenant.spent + tokens / tenant.weight, least + MAX_DEBT_TOKENS / tenant.weight)
 
     def _end_in_turn(self, adapter: int, now_s: float) -> None:
@@ -340,32 +355,33 @@ class FairQueue:
 
     def _next(self) -> tuple[Who, int] | None:
         """The line whose first request begins next: of the tenant, and the key, with the least the oldest line."""
-        closed = self._closed(self._clock())
+        unused = self._unused()
+        closed = self._closed(self._clock(), unused)
         is_full = len(self._turns) >= self.slots
         best: tuple[Who, int] | None = None
         least: tuple[float, int, float] | None = None
-        counters = {name: tenant.counter for name, tenant in self._tenants.items()}
+        usages = {name: tenant.usage for name, tenant in self._tenants.items()}
         for where, line in self._lines.items():
             client, adapter = where
             key = self._keys[client]
-            if adapter in closed or not self._in_share(key, line.waiting[0].claim.sequences):
+            if adapter in closed or not self._in_share(key, line.waiting[0].claim.sequences, unused):
                 continue
             if is_full and adapter != BASE and adapter not in self._turns:
                 continue
-            rank = (counters[client[0]], key.running, key.used_s)
+            rank = (usages[client[0]], key.running, key.used_s)
             if least is None or rank < least:
                 best, least = where, rank
         return best
 
-    def _closed(self, now_s: float) -> frozenset[int]:
+    def _closed(self, now_s: float, unused: Sequence[Unused]) -> frozenset[int]:
         """Adapters whose turns begin nothing more: used up, the oldest first, as many as `_to_close` says."""
-        closing = self._to_close(now_s)
+        closing = self._to_close(now_s, unused)
         if closing <= 0:
             return frozenset()
         used_up = [a for a, turn in self._turns.items() if turn.credit <= 0 or now_s - turn.began_s >= TURN_S]
         return frozenset(used_up[:closing])
 
-    def _to_close(self, now_s: float) -> int:
+    def _to_close(self, now_s: float, unused: Sequence[Unused]) -> int:
         """How many turns close: none while nobody waits for want of a slot, and more the longer the first one does."""
         if len(self._turns) < self.slots:
             return 0
@@ -374,6 +390,6 @@ class FairQueue:
             for (client, adapter), line in self._lines.items()
             if adapter != BASE
             and adapter not in self._turns
-            and self._in_share(self._keys[client], line.waiting[0].claim.sequences)
+            and self._in_share(self._keys[client], line.waiting[0].claim.sequences, unused)
         ]
         return int((now_s - min(waits)) / PATIENCE_S) if waits else 0

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from amalgam.services.kept_places import RecentMost
 from amalgam.telemetry.context import TokenCount
 
 EXPECTED_TOKENS: Final = 64
@@ -115,9 +116,11 @@ class TenantState:
     """Sequences."""
     requests: int = 0
     """Waiting and running."""
+    recent: RecentMost = field(default_factory=RecentMost)
+    """Places that it had of late."""
 
     @property
-    def counter(self) -> float:
+    def usage(self) -> float:
         """Tokens by weight, those of running requests included."""
         return self.spent + sum(claim.expected for claim in self.claims.values()) / self.weight
 
@@ -133,3 +136,15 @@ class KeyState:
     """Sequences."""
     requests: int = 0
     """Waiting and running."""
+    recent: RecentMost = field(default_factory=RecentMost)
+    """Places that it had of late."""
+
+    @property
+    def usage(self) -> float:
+        """Seconds in a place; a key's running requests count by `running`."""
+        return self.used_s
+
+    @property
+    def weight(self) -> float:
+        """Keys of one tenant are equal."""
+        return 1.0

@@ -3,6 +3,7 @@
 import pytest
 
 from amalgam.services.fair_queue import MAX_DEBT_TOKENS, Places
+from amalgam.services.kept_places import RECENT_S
 from tests.unit.services.fair_queue_driver import BASE, LONG_S, QueueDriver, driven
 
 
@@ -114,3 +115,62 @@ async def test_keys_of_one_tenant_take_turns_as_they_did() -> None:
         await driver.ask(BASE, of="light", tenant="acme", tokens=10)
         await driver.end(f"heavy:{BASE}")
         assert driver.begun[-1] == f"light:{BASE}"
+
+
+async def test_a_place_that_a_lesser_user_had_a_moment_ago_is_kept_for_its_next_request() -> None:
+    async with driven(places=Places(8, 7)) as driver:
+        await flood(driver, "guest", 3, tokens=10)
+        await flood(driver, "busy", 30)
+        assert len(driver.running) == 8
+        driver.now_s += 0.5
+        await driver.end(f"guest:{BASE}")
+        assert driver.running.count(f"busy:{BASE}") == 5
+        await driver.ask(BASE, of="guest", tenant="guest", tokens=10)
+        assert driver.running.count(f"guest:{BASE}") == 3
+
+
+async def test_what_is_kept_is_free_once_its_tenant_has_gone_or_left_it_unused() -> None:
+    async with driven(places=Places(8, 8)) as driver:
+        await flood(driver, "guest", 4, tokens=10)
+        await flood(driver, "busy", 60)
+        for _ in range(3):
+            await driver.end(f"guest:{BASE}")
+        assert driver.running.count(f"busy:{BASE}") == 4
+        driver.now_s += 2 * RECENT_S
+        await driver.end(f"busy:{BASE}")
+        assert driver.running.count(f"busy:{BASE}") == 7
+        await driver.end(f"guest:{BASE}")
+        assert driver.running.count(f"busy:{BASE}") == 8
+
+
+async def test_the_places_of_the_last_request_of_a_tenant_go_to_others_at_once() -> None:
+    async with driven(places=Places(8, 8)) as driver:
+        await flood(driver, "guest", 1, tokens=10)
+        await flood(driver, "busy", 20)
+        await driver.end(f"guest:{BASE}")
+        assert driver.running.count(f"busy:{BASE}") == 8
+
+
+async def test_no_more_is_kept_than_a_fair_share_and_nothing_for_who_uses_more() -> None:
+    async with driven(places=Places(8, 8)) as driver:
+        await flood(driver, "guest", 7, tokens=10)
+        await flood(driver, "busy", 30)
+        for _ in range(6):
+            await driver.end(f"guest:{BASE}")
+        assert driver.running.count(f"busy:{BASE}") == 4
+        await driver.ask(BASE, of="third", tenant="third", tokens=10)
+        assert driver.running.count(f"third:{BASE}") == 1
+
+
+async def test_places_are_kept_for_keys_of_one_tenant_as_for_tenants() -> None:
+    async with driven(places=Places(8, 7)) as driver:
+        for of, count in (("busy", 2), ("light", 3), ("busy", 30)):
+            for _ in range(count):
+                await driver.ask(BASE, of=of, tenant="acme", tokens=10)
+        driver.now_s += 1.0
+        for _ in range(2):
+            await driver.end(f"busy:{BASE}")
+        driver.now_s += 0.1
+        await driver.end(f"light:{BASE}")
+        await driver.ask(BASE, of="light", tenant="acme", tokens=10)
+        assert driver.running.count(f"light:{BASE}") == 3
