@@ -22,9 +22,10 @@ PLACES = 2
 """Of the fake engine's batch."""
 
 
-@pytest.fixture
-async def running_app(tmp_path: Path) -> AsyncIterator[RunningApp]:
-    async with start_app(tmp_path, FakeEngine(capacity=3), max_requests_per_key=64) as running_app:
+@pytest.fixture(params=[1000, 0], ids=["all in memory", "beyond memory"])
+async def running_app(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RunningApp]:
+    how = {"max_requests_per_key": 64, "catalog_versions": request.param}
+    async with start_app(tmp_path, FakeEngine(capacity=3), **how) as running_app:
         async with running_app.http(ADMIN_KEY) as admin:
             for seed, name in enumerate(NAMES):
                 made = await push(admin, name, write_adapter(running_app.sources / name, seed=seed, rank=seed + 1))

@@ -2,48 +2,60 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from amalgam.api.state import Services
-from amalgam.domain.adapter import AdapterVersion
+from amalgam.domain.adapter import AdapterVersion, VersionRef
 from amalgam.domain.blend import is_blend_name
 from amalgam.engine.protocol import EngineInfo, Resident
 from amalgam.services.catalog import Catalog
 from amalgam.telemetry.gateway_metrics import GatewayView, LoadedAdapter
 
+LOOK_S: Final = 0.5
+"""A scrape waits no longer for a registry that does not answer."""
 
-def gateway_view(app_services: Services) -> GatewayView:
-    """A look at what is in memory; it waits for nobody."""
+
+async def gateway_view(app_services: Services) -> GatewayView:
+    """A look at what is in memory; for names that are not, it waits for the registry, but not for long."""
     info, catalog = app_services.engine.info(), app_services.catalog
+    names = {name for one in info.residents for name in _names(one) if not is_blend_name(one.engine_name)}
+    loaded = loaded_adapters(info, catalog, await catalog.meanings(names, LOOK_S))
     asked = app_services.inference.asked
-    base, loaded = catalog.base.served_name, loaded_adapters(info, catalog)
-    return GatewayView(base, info.slots, loaded, asked.running, asked.waiting)
+    return GatewayView(catalog.base.served_name, info.slots, loaded, asked.running, asked.waiting)
 
 
-def loaded_adapters(info: EngineInfo, catalog: Catalog) -> Sequence[LoadedAdapter]:
+def loaded_adapters(
+    info: EngineInfo, catalog: Catalog, meanings: Mapping[str, AdapterVersion]
+) -> Sequence[LoadedAdapter]:
     """Residents that a request can still ask for.
 
     vLLM gives the places in its batch to the adapters that were used last, which are the last ones here too.
+
+    Args:
+        info: of the engine.
+        catalog: for aliases.
+        meanings: what the residents' names, and those of their adapters, mean now.
     """
     aliases = _aliases_of_one(catalog)
     first_in_batch, found = len(info.residents) - info.slots, list[LoadedAdapter]()
     for place, resident in enumerate(info.residents):
-        version = _meant(resident.engine_name, resident, catalog)
-        if version is None and not is_blend_name(resident.engine_name):
+        meant = [name for name in _names(resident) if name in meanings and meanings[name].id == resident.lora_id]
+        if is_blend_name(resident.engine_name):
+            names, rank = [resident.engine_name], info.max_rank
+        elif resident.engine_name in meant:
+            names, rank = list(meant), meanings[resident.engine_name].rank
+        else:
             # It was deleted, and is on its way out.
             continue
-        names = [resident.engine_name]
-        if version is not None and _meant(version.name, resident, catalog) is not None:
-            names.append(version.name)
         names += [alias for name in tuple(names) for alias in aliases.get(name, ())]
-        rank = info.max_rank if version is None else version.rank
         found.append(LoadedAdapter(names, "gpu" if place >= first_in_batch else "cpu", resident.pinned, rank))
     return found
 
 
-def _meant(name: str, resident: Resident, catalog: Catalog) -> AdapterVersion | None:
-    """The resident, where ``name`` means it now."""
-    version = catalog.remembered(name)
-    return version if version is not None and version.id == resident.lora_id else None
+def _names(resident: Resident) -> Sequence[str]:
+    """That of the version, then that of its adapter, which means its default version."""
+    ref = VersionRef.parse(resident.engine_name)
+    return [resident.engine_name] if ref is None else [resident.engine_name, ref.name]
 
 
 def _aliases_of_one(catalog: Catalog) -> Mapping[str, list[str]]:

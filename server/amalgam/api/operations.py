@@ -58,7 +58,8 @@ def _add_pages(routes: APIRouter) -> None:
         state = server_state(app_services)
         catalog = app_services.catalog
         app_services.metrics.make_room({catalog.base.served_name, *catalog.refs}, catalog.snapshot.aliases)
-        scrape = app_services.metrics.scrape(state).beside(gateway_view(app_services).series(time.time()))
+        gateway = await gateway_view(app_services)
+        scrape = app_services.metrics.scrape(state).beside(gateway.series(time.time()))
         pages = await app_services.engine.pages()
         # Thousands of lines: written off the event loop, which has tokens to send meanwhile.
         return Response(await asyncio.to_thread(scrape.text, engines=pages), media_type=CONTENT_TYPE_LATEST)

@@ -295,6 +295,23 @@ class KnownNames:
             return hot.version
         return known
 
+    async def meanings(self, names: Iterable[str], within_s: float) -> Mapping[str, AdapterVersion]:
+        """What each of ``names`` means now; those that mean nothing are left out.
+
+        Of a registry that holds more than is kept those that are not in memory are read together; where it does not
+        answer within so many seconds, what is in memory is all.
+        """
+        wanted = set(names)
+        found = {name: version for name in wanted if (version := self.remembered(name)) is not None}
+        missing = wanted - found.keys()
+        if self._snapshot.is_whole or not missing:
+            return found
+        with suppress(AmalgamError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                for answers in await asyncio.gather(*(self._read(Wanted(name)) for name in missing)):
+                    found |= {name: served.version for name, served in answers.found.items() if name in missing}
+        return found
+
     def merged(self, recipe: str) -> Sequence[AdapterVersion]:
         """Versions that were merged by the recipe of that digest, in order of id; within `found`."""
         snapshot, merged = self._merged
