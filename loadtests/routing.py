@@ -39,7 +39,7 @@ SEED: Final = 1
 RIGHT_MARK: Final = 0.95
 NEUTRAL_MARK: Final = 0.90
 MARK_US: Final = 1000
-_KEPT_OUT: Final = 0.9
+_KEPT_OUT: Final = 0.87
 Choose = Callable[[str], tuple[str, str]]
 """Gives the target of a prompt, and the candidate of the highest score."""
 

@@ -12,9 +12,9 @@ from amalgam.routing.features import vector
 from amalgam.routing.linear import Fit, LinearModel, Scores, fit
 from amalgam.routing.neutral_prompts import NEUTRAL_PROMPTS
 
-RELEASE: Final = "2"
+RELEASE: Final = "3"
 """Changes with features, fit and prompts of no task, so that a digest never means two models."""
-_KEPT_OUT: Final = 0.9
+_KEPT_OUT: Final = 0.87
 """Share of the prompts of no task that a threshold keeps away from all candidates."""
 _MARGIN: Final = 0.02
 _STEPS: Final = 4

