@@ -132,7 +132,7 @@ async def front(cluster: Cluster, folder: Path, **changes: Any) -> AsyncIterator
     settings = Settings(**(given | {"drain_timeout_s": 1.0} | changes))
     handle = engine_handle(cluster.address)
     facts = await first_facts(handle, cluster.address, LONGEST_S)
-    engine = RemoteEngine(handle, facts, losses())
+    engine = RemoteEngine(handle, facts, losses(), folder.name)
     args = Namespace(
         model=str(base), served_model_name=["tiny"], max_lora_rank=16, max_loras=1, max_cpu_loras=None,
         max_model_len=None, adapts_experts=False,

@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from amalgam.cli.consoles import on_stderr
 from amalgam.cli.serve import CommandLine, listen, serve_until_stopped
@@ -60,7 +61,7 @@ def run_front(settings: Settings, model: str | None, served_model_name: str | No
     )
 
     def make_engine(state: Any) -> Engine:
-        return RemoteEngine(handle, facts, losses())
+        return RemoteEngine(handle, facts, losses(), uuid4().hex)
 
     line = CommandLine(settings, args, {})
     serve_until_stopped(line, listener, began, is_demo=model is None, engine_factory=make_engine)

@@ -17,6 +17,20 @@ class EngineNotReady(Unavailable):
         super().__init__(f"The engine is {state}. Try again shortly; GET /readyz says when it is ready.")
 
 
+class FrontSilent(Unavailable):
+    """The server stood still for so long that its engines ended what it had asked for.
+
+    Next step: repeat after ``Retry-After``; look why the server's process, or its machine, stood still.
+    """
+
+    code = "front_silent"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server stood still for so long that its engines took it for dead and ended the request. Try again."
+        )
+
+
 class EngineLoadFailed(AmalgamError):
     """The engine refused an adapter that had passed validation.
 

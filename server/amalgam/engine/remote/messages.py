@@ -79,6 +79,8 @@ class CallOrder:
     request_id: str
     asker: Asker | None = None
     """Who waits for a place in the batch; None: it needs none."""
+    front: str = ""
+    """Which front asks, by the name that it says when it asks for the engine's state; empty: nobody watches over it."""
 
     def written(self) -> bytes:
         """Write it as `read` takes it. The body may have half a surrogate pair in a text, which JSON can escape."""
@@ -90,6 +92,7 @@ class CallOrder:
             "headers": self.headers,
             "request_id": self.request_id,
             "asker": None if self.asker is None else asdict(self.asker),
+            "front": self.front,
         }
         return json.dumps(said, separators=(",", ":")).encode()
 
@@ -105,6 +108,7 @@ class CallOrder:
             headers=tuple((str(name), str(value)) for name, value in said["headers"]),
             request_id=said["request_id"],
             asker=None if said["asker"] is None else Asker(**said["asker"]),
+            front=said["front"],
         )
 
 

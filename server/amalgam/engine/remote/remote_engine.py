@@ -54,10 +54,12 @@ class RemoteEngine:
         handle: of the deployment.
         facts: what the replicas serve.
         lost: what Ray raises where a replica is lost.
+        front: a name that no other front has; replicas end what a front asked for that they hear nothing of.
     """
 
-    def __init__(self, handle: Any, facts: ServedFacts, lost: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, handle: Any, facts: ServedFacts, lost: tuple[type[BaseException], ...], front: str) -> None:
         self._handle = handle
+        self._front = front
         self._facts = facts
         self._lost = lost
         self._held: dict[str, tuple[LoadableVersion, int]] = {}
@@ -126,7 +128,9 @@ class RemoteEngine:
             return ()
 
     async def _told_infos(self) -> tuple[ReplicaInfo, ...]:
-        said = await self._handle.broadcast("info").results_async(timeout_s=_ANSWER_S, return_exceptions=True)
+        said = await self._handle.broadcast("info", self._front).results_async(
+            timeout_s=_ANSWER_S, return_exceptions=True
+        )
         return tuple(INFO.validate_json(one) for one in said if isinstance(one, bytes))
 
     async def pages(self) -> Mapping[str, bytes]:
@@ -261,6 +265,7 @@ class RemoteEngine:
             _shown(raw_request),
             "" if context is None else context.request_id,
             None if context is None else context.asker,
+            self._front,
         ).written()
         key = None if version is None else version.engine_name
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from amalgam.domain.blend_plan import BlendPlan
 from amalgam.engine.protocol import CallProfile, Engine, LoadableVersion, OwnTemplate
+from amalgam.engine.remote.heard_fronts import HeardFronts
 from amalgam.engine.remote.messages import (
     ERROR,
     CallOrder,
@@ -121,6 +122,7 @@ class EngineReplica:
         make: Callable[[ReplicaOrder], Awaitable[ReplicaParts]] = getattr(import_module(module), function)
         self._parts = await make(asked)
         self._name = _own_name()
+        self._fronts = HeardFronts()
         logger.info("replica_ready replica=%s pid=%d", self._name, os.getpid())
 
     async def __del__(self) -> None:
@@ -133,12 +135,14 @@ class EngineReplica:
             raise EngineNotReady(self._parts.engine.state)
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """What routers read: who is resident, and whether requests are answered."""
+        """What routers read, every second: who is resident, and whether requests are answered."""
+        self._fronts.end_silent()
         info = self._parts.engine.info()
         return {"resident": [one.engine_name for one in info.residents], "is_ready": info.state == "ready"}
 
-    async def info(self) -> bytes:
-        """State, slots and residents."""
+    async def info(self, front: str = "") -> bytes:
+        """State, slots and residents, for the front of that name."""
+        self._fronts.heard(front)
         return INFO.dump_json(ReplicaInfo(self._name, self._parts.engine.info(), self._parts.facts))
 
     async def page(self) -> bytes:
@@ -149,12 +153,14 @@ class EngineReplica:
         """Answer one request, in frames."""
         order, parts = CallOrder.read(written), self._parts
         hold = partial(self._held, order.version, order.asker)
-        frames = ReplicaCall(parts.engine, parts.app, order, hold, self._profile(order.profile)).frames()
-        try:
-            async for frame in frames:
-                yield frame
-        finally:
-            await frames.aclose()  # type: ignore[attr-defined]  # it is a generator
+        call = ReplicaCall(parts.engine, parts.app, order, hold, self._profile(order.profile))
+        frames = call.frames()
+        with self._fronts.call(order.front, call.end):
+            try:
+                async for frame in frames:
+                    yield frame
+            finally:
+                await frames.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     async def load(self, written: bytes) -> bytes:
         """Make a version resident; what went wrong, or nothing."""

@@ -14,7 +14,7 @@ from amalgam.engine.remote.messages import ERROR, HEAD, LEFT, TAKEN, USAGE, Call
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.engine.token_usage import usage_left_on
 from amalgam.errors import AmalgamError
-from amalgam.errors.engine import EngineNotReady
+from amalgam.errors.engine import EngineNotReady, FrontSilent
 from amalgam.errors.http import InternalError
 from amalgam.telemetry.context import RequestContext, enter
 
@@ -52,12 +52,14 @@ class ReplicaCall:
         self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_AHEAD)
         self._context = RequestContext(order.request_id)
         self._is_streaming = False
+        self._task: asyncio.Task[None] | None = None
         self._scope = _scope(app, order.headers)
 
     async def frames(self) -> AsyncIterator[bytes]:
         """The answer. Closed early, or cancelled, the work for it is aborted."""
         task = asyncio.create_task(self._run(), name=f"call {self._order.request_id}")
         task.add_done_callback(_observe)
+        self._task = task
         is_whole = False
         try:
             yield TAKEN
@@ -66,14 +68,22 @@ class ReplicaCall:
             is_whole = True
         finally:
             if not is_whole:
-                # vLLM's handlers work in tasks of their own, which only a client that leaves ends; a stream ends at
-                # once.
-                self._gone.set()
-                if self._is_streaming:
-                    task.cancel()
-                while not self._frames.empty():
-                    # Whoever waits for a place among them goes on, and sends nothing more.
-                    self._frames.get_nowait()
+                self._abort()
+
+    def end(self) -> None:
+        """End the work as if the client had left; whoever should still read the answer is told."""
+        self._abort()
+        self._frames.put_nowait(ERROR + ToldError.of(FrontSilent()).model_dump_json().encode())
+        self._frames.put_nowait(None)
+
+    def _abort(self) -> None:
+        # vLLM's handlers work in tasks of their own, which only a client that leaves ends; a stream ends at once.
+        self._gone.set()
+        if self._is_streaming and self._task is not None:
+            self._task.cancel()
+        while not self._frames.empty():
+            # Whoever waits for a place among them goes on, and sends nothing more.
+            self._frames.get_nowait()
 
     async def _run(self) -> None:
         enter(self._context)

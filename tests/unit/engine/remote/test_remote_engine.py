@@ -68,7 +68,7 @@ class Handle:
         self.keys.append(multiplexed_model_id)
         return Options(self, read_key(multiplexed_model_id)[0])
 
-    def broadcast(self, method: str, *arguments: bytes) -> "Broadcast":
+    def broadcast(self, method: str, *arguments: bytes | str) -> "Broadcast":
         return Broadcast(self, method, arguments)
 
 
@@ -86,7 +86,7 @@ class Options:
 
 
 class Broadcast:
-    def __init__(self, handle: Handle, method: str, arguments: tuple[bytes, ...]) -> None:
+    def __init__(self, handle: Handle, method: str, arguments: tuple[bytes | str, ...]) -> None:
         self._handle, self._method, self._arguments = handle, method, arguments
 
     async def results_async(self, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
@@ -125,7 +125,7 @@ async def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
 async def running(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RemoteEngine]:
     monkeypatch.setattr("amalgam.engine.remote.remote_engine._LOOK_S", 0.01)
     [first, *_] = [one for one in handle.replicas if one is not None]
-    engine = RemoteEngine(handle, first._parts.facts, (Gone,))
+    engine = RemoteEngine(handle, first._parts.facts, (Gone,), "front")
     await engine.start()
     await engine.wait_ready(10)
     yield engine
