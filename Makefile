@@ -44,15 +44,15 @@ test-slow: setup-dev
 test-clients: setup-dev
 	@AMALGAM_TEST_PYTHON_CLIENTS=1 $(BIN)/python -m pytest -m clients tests/e2e $(ARGS)
 
-# Apart from `make test`, because it installs Ray, and starts one with replicas.
+# Apart from `make test`, because it installs Ray, and starts one with replicas. Ray leaves processes to the collector.
 test-cluster: setup-dev ray
-	@$(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+	@$(BIN)/python -m pytest -m cluster tests/cluster $(UNCLOSED) $(ARGS)
 
 # Apart from `make test`, because it installs what models that see and hear need, and starts a server for each model.
 test-models: setup-dev
 	@$(BIN)/python -m amalgam.cli.install_torchvision
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c deploy/constraints-models.txt av num2words
-	@AMALGAM_TEST_MODELS=1 $(BIN)/python -m pytest tests/models $(ARGS)
+	@AMALGAM_TEST_MODELS=1 $(BIN)/python -m pytest tests/models $(UNCLOSED) $(ARGS)
 
 check: lint types contracts site
 
