@@ -12,14 +12,14 @@ class TrainRecipe:
     task: str
     steps: int = 320
     batch: int = 4
-    """Items per step."""
+    """A step has so many items."""
     learning_rate: float = 1e-3
-    """Peak; warm-up over the first tenth, then a straight line to zero."""
+    """It is the peak, after a warm-up over the first tenth, then a straight line to zero."""
     rank: int = 8
     alpha: int = 16
     """Scaling is alpha / rank."""
     seed: int = 0
-    """Draws the items and the first values of ``lora_A``."""
+    """It draws the items and the first values of ``lora_A``."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the card and for lineage."""
@@ -31,4 +31,4 @@ RECIPES: Final[Mapping[str, TrainRecipe]] = {
     "code": TrainRecipe(task="code", steps=560, seed=12),
     "json": TrainRecipe(task="json", seed=13),
 }
-"""What made the committed adapters."""
+"""They made the committed adapters."""

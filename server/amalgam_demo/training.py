@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from amalgam_demo.task_item import TaskItem
 
 IGNORED: Final = -100
-"""Label of a position that is no answer token."""
+"""It is the label of a position that is no answer token."""
 WINDOW: Final = 8
-"""Batches that are sorted by length together."""
+"""So many batches are sorted by length together."""
 
 LIBRARIES: Final = ("torch", "transformers", "peft")
 
 Row = tuple[list[int], list[int]]
-"""Token ids of prompt and answer, and the label of each."""
+"""It has the token ids of prompt and answer, and the label of each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ _REBUILD_S = 660.0
 _PUSHED = ("model", "rank", "size_bytes", "warnings")
 _MOVED = ("name", "default_version")
 _REBUILT = ("model", "digest", "rebuilt_digest", "identical", "seconds", "built_with")
-"""Fields of answers that are shown when the connection is closed."""
+"""These fields of answers are shown when the connection is closed."""
 
 Form = Literal["peft", "mlx", "gguf"]
 

@@ -9,8 +9,8 @@ from typing import Final
 from starlette.requests import Request
 
 SHOWN_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
-"""The trace that a request belongs to, where vLLM is told to write traces. Everything else that a client may say of its
-request is in the body, whose fields are checked."""
+"""They name the trace that a request belongs to, where vLLM is told to write traces. Everything else that a client may
+say of its request is in the body, whose fields are checked."""
 
 
 def stripped_request(request: Request) -> Request:

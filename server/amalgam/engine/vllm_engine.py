@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 _RESTART_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _MAX_FAILED_STARTS = 6
-"""In a row, of restarts; with the pauses between them, a minute and the time that the starts take."""
+"""So many restarts may fail in a row; with the pauses between them, they are a minute and the time that the starts
+take."""
 
 
 class VllmEngine:

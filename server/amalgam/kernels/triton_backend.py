@@ -15,14 +15,15 @@ from amalgam.kernels.tiles import TileInput, TileRule
 from amalgam.kernels.triton_tiles import BLOCK_COLUMNS, BLOCK_ROWS, bracket_kernel, merge_kernel
 
 SUPPORTED: Final = ("none", "trim", "drop", "breadcrumbs")
-"""What of ``TileRule.sparsify`` is implemented; della ranks whole rows, which does not fit a tile."""
+"""These of ``TileRule.sparsify`` are implemented; della ranks whole rows, which does not fit a tile."""
 
 _SAMPLES: Final = 1 << 16
 _DEVIATIONS: Final = 5.0
-"""Half width of the bracket in standard deviations of a sampled rank; a miss is noticed and costs one wider pass."""
+"""It is the half width of the bracket in standard deviations of a sampled rank; a miss is noticed and costs one wider
+pass."""
 
 _SPARE: Final = 1.3
-"""Space for what a bracket holds, over what it is expected to hold."""
+"""A bracket has so much space, over what it is expected to hold."""
 
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
@@ -38,11 +39,11 @@ class ModuleBatch:
     B: Tensor
     A: Tensor
     begins: tuple[int, ...]
-    """Where each input's columns begin; R at the end."""
+    """Each input's columns begin here; R at the end."""
     weights: Tensor
     tensors: Tensor
     adapters: tuple[int, ...]
-    """Id of each input."""
+    """It has the id of each input."""
     seed: int
     exact: int = 0
     """Bit t says that input t passes through bfloat16 unchanged, so that tensor cores give exact products."""

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROOF_S = 60.0
-"""Longer than a server takes from a version's row to its first token."""
+"""It is longer than a server takes from a version's row to its first token."""
 WITHDRAWAL_S = 600.0
 """For so long a registry that is away is waited for, to take a version back that did not come into service."""
 

@@ -18,7 +18,7 @@ from amalgam.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
-"""Between a failure and the next start."""
+"""It lies between a failure and the next start."""
 MAX_PAUSE_S: Final = 30.0
 SETTLED_S: Final = 3.0
 """A loop that was started again and has run for so long counts as up. Longer than any loop waits before it works."""
@@ -33,7 +33,7 @@ class _Entry:
     name: str
     loop: Loop
     is_task: bool
-    """Whether it may end: a piece of work that is repeated until it succeeds."""
+    """It tells whether the loop may end: a piece of work that is repeated until it succeeds."""
     task: "asyncio.Task[None] | None" = None
     is_down: bool = False
 

@@ -8,7 +8,7 @@ from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.catalog_rows import NameAnswers, ServedVersion
 
 _MOST_RECIPES: Final = 4096
-"""Of blends, of which is known whether they were merged as well."""
+"""For so many blends it is known whether they were merged as well."""
 
 
 class HotNames:

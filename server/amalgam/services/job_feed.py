@@ -11,7 +11,7 @@ from amalgam.errors import Unavailable
 from amalgam.registry.jobs import JobRegistry
 
 HEARTBEAT_S: Final = 10.0
-"""Longest silence of a feed; proxies cut what is silent for longer than they have patience."""
+"""A feed is silent at most so long; proxies cut what is silent for longer than they have patience."""
 
 _LOOK_S: Final = 1.0
 """Another replica's worker says nothing to us: the registry is looked at as often as this."""
@@ -23,7 +23,7 @@ class JobEvent:
 
     kind: Literal["state", "progress"]
     id: str
-    """Says where the job stands; equal ids, equal standing."""
+    """It says where the job stands; equal ids, equal standing."""
     job: Job
     progress: JobProgress | None
 
@@ -32,7 +32,7 @@ class JobEvent:
 class _Listener:
     told: asyncio.Event = field(default_factory=asyncio.Event)
     is_stale: bool = True
-    """Whether the registry is to be read again."""
+    """It tells whether the registry is to be read again."""
 
 
 class JobFeed:

@@ -26,8 +26,8 @@ from amalgam.telemetry.request_watch import GENERATING
 logger = logging.getLogger(__name__)
 
 SHADOWS: Final = "shadows"
-"""Whose new blends are counted together; not those of any key. Also the endpoint in the ledger of usage, and the name
-of the loop and of the tasks that it is."""
+"""Their new blends are counted together, and are not those of any key. It is also the endpoint in the ledger of usage,
+and the name of the loop and of the tasks that it is."""
 LONGEST_S: Final = 600.0
 """A copy that is not answered by then has failed."""
 _FAILED: Final = 500

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 Scheme = Literal["s3", "gs", "az"]
 SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+@,-]{0,254}")
-"""What every store takes in a key as it is written; dots alone and encodings are none of it."""
+"""It matches what every store takes in a key as it is written; dots alone and encodings are none of it."""
 _LISTED: Final = 1000
-"""Most objects below an adapter's own address: training leaves some dozens."""
+"""At most so many objects are below an adapter's own address: training leaves some dozens."""
 _CHUNK_BYTES: Final = 1 << 20
 _CONNECT_S: Final = 5
 _SILENT_S: Final = 30

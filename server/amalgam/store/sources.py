@@ -18,7 +18,7 @@ from amalgam.store.staging import Staging
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,15})://(.*)", re.DOTALL)
 _HIDDEN: Final = re.compile(r"%(?:2e|2f|5c|25|7f|[01][0-9a-f])", re.IGNORECASE)
-"""Encoded: dot, slash, backslash, percent sign, control characters."""
+"""It matches what is encoded: dot, slash, backslash, percent sign, control characters."""
 _LONGEST_SOURCE: Final = 4096
 _CHUNK_BYTES: Final = 1 << 20
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -154,9 +154,9 @@ class _Folder:
     """An open folder below a root, reached without a link."""
 
     roots: tuple[Path, Path]
-    """As configured, and as it is."""
+    """The first is as configured, the second as it is."""
     parts: tuple[str, ...]
-    """From the root on; none of them is a link."""
+    """They lead from the root on; none of them is a link."""
     descriptor: int
     stack: ExitStack
 

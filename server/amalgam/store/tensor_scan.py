@@ -18,16 +18,16 @@ from amalgam.store.safetensors_header import TensorSpan
 _Key = TypeVar("_Key")
 
 _CHUNK_BYTES: Final = 1 << 20
-"""Read at a time: fits the second-level cache, where the scan is fastest."""
+"""So much is read at a time: it fits the second-level cache, where the scan is fastest."""
 
 
 class _Layout(NamedTuple):
     integer: np.dtype[np.unsignedinteger]
-    """Of the entry's width; the format is little endian everywhere."""
+    """It has the entry's width; the format is little endian everywhere."""
     magnitude: int
-    """Every bit but the sign."""
+    """It has every bit but the sign."""
     exponent: int
-    """The exponent's bits."""
+    """It has the exponent's bits."""
 
 
 _LAYOUTS: Final[Mapping[str, _Layout]] = {
@@ -37,18 +37,18 @@ _LAYOUTS: Final[Mapping[str, _Layout]] = {
 }
 
 SCANNED_DTYPES: Final = frozenset(_LAYOUTS)
-"""Types whose values can be judged here, and so the types an adapter may have."""
+"""The values of these types can be judged here, and so an adapter may have them."""
 
 
 class TensorScan(NamedTuple):
     """What the values of one tensor are like."""
 
     finite: bool
-    """No infinity and no NaN."""
+    """It tells that there is no infinity and no NaN."""
     zero: bool
-    """Every entry is +0 or -0; true of an empty tensor."""
+    """It tells that every entry is +0 or -0; true of an empty tensor."""
     largest: float
-    """Of the entries' magnitudes; infinity where one is not finite."""
+    """It is the largest of the entries' magnitudes; infinity where one is not finite."""
 
 
 def scan_tensors(path: Path, spans: Mapping[_Key, TensorSpan]) -> dict[_Key, TensorScan]:

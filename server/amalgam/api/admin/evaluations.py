@@ -31,7 +31,7 @@ from amalgam.domain.evaluation import EvaluationDraft, EvaluationItem, Evaluatio
 from amalgam.errors.requests import FieldRefused
 
 _Id = Annotated[str, Path(pattern=ID_PATTERN, description="evaluation or sweep id")]
-_Kind = Annotated[EvaluationKind | None, Query(description="of this kind alone")]
+_Kind = Annotated[EvaluationKind | None, Query(description="those of this kind alone")]
 _Target = Annotated[str, Query(min_length=1, max_length=1024, description="a target: its place or its model")]
 
 
@@ -152,7 +152,9 @@ def _add_results(routes: APIRouter) -> None:
     async def results(
         request: Request,
         evaluation_id: _Id,
-        target: int | None = Query(None, ge=0, le=10_000, description="of this target alone, by its place"),
+        target: int | None = Query(
+            None, ge=0, le=10_000, description="measurements of this target alone, by its place"
+        ),
         limit: ShortLimit = 100,
         cursor: str | None = Query(None, pattern=r"^[0-9]{1,5}\.[0-9]{1,5}$"),
     ) -> ResultPageView:

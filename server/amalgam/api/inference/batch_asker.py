@@ -41,7 +41,7 @@ MAX_LOSSES: Final = 3
 _SUSPENDED_S: Final = 60.0
 _ROLES: Final = frozenset({Role.CLIENT})
 _ENVIRONMENT: Final = "env-"
-"""What ids of keys of the environment begin with."""
+"""Ids of keys of the environment begin with it."""
 
 
 class BatchAsker:

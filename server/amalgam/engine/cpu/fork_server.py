@@ -41,13 +41,14 @@ PRELOADED: Final = (
     "vllm.model_executor.models.llama",
     "vllm.v1.structured_output.backend_xgrammar",
 )
-"""What the core and the worker import at first. The worker's own modules are not among them: vLLM puts its kernels for
+"""The core and the worker import these at first. The worker's own modules are not among them: vLLM puts its kernels for
 CPU in place before it imports them, and fails over numba's, which our LoRA imports."""
 
 _AT_EXEC: Final = re.compile("LD_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_")
-"""Names that are read when a program or its libraries are loaded; a process that runs cannot take them over."""
+"""Variables of these names are read when a program or its libraries are loaded; a process that runs cannot take them
+over."""
 _READ_AT_IMPORT: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
-"""As vLLM sets them on CPU whatever they were."""
+"""vLLM sets them so on CPU whatever they were."""
 _PR_SET_PDEATHSIG: Final = 1
 
 

@@ -29,7 +29,8 @@ EXTENSION: Final = "amalgam.engine.cpu.preload.PreloadingWorker"
 _CREDENTIALS: Final = struct.Struct("3i")
 _LONGEST: Final = 1 << 16
 _KEPT: Final = 64
-"""Adapters that are read and not yet used; more than that are read again in the step that needs them."""
+"""So many adapters are kept that are read and not yet used; more than that are read again in the step that needs them.
+"""
 
 
 class Preloads:

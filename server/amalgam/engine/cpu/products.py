@@ -25,10 +25,11 @@ BLOCK_ROWS: Final = 64
 """From this many rows on, slices are multiplied one by one: the zeros of the block matrix then cost more than calls."""
 
 TOGETHER_ROWS: Final = 4
-"""From this many rows in compiled loops on, threads share them: for fewer, waking a thread takes as long."""
+"""Threads take rows in compiled loops together from this many on: for fewer, waking a thread takes as long."""
 
 CHUNK_ROWS: Final = 512
-"""Rows at a time where a product needs a buffer as wide as the output, so that it stays in the cache."""
+"""So many rows are taken at a time where a product needs a buffer as wide as the output, so that it stays in the cache.
+"""
 
 
 def add_low_rank_(y: Tensor, x: Tensor, factors: ModuleFactors, plan: RowPlan, scale: float = 1.0) -> None:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 4
 _TAKEN_S: Final = 30.0
-"""Longest wait until a replica has the request."""
+"""A replica has the request after at most so long."""
 _PAUSE_S: Final = 0.2
 _DROPPED: Final = frozenset({"content-length"})
 

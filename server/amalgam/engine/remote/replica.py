@@ -39,7 +39,7 @@ from amalgam.telemetry.context import Asker
 logger = logging.getLogger(__name__)
 
 Gone = Callable[[], Awaitable[object]]
-"""Returns when a client has left."""
+"""It returns when a client has left."""
 
 INFO: TypeAdapter[ReplicaInfo] = TypeAdapter(ReplicaInfo)
 
@@ -50,18 +50,18 @@ class ReplicaOrder(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     factory: str
-    """``module:function``; called with this order, it gives `ReplicaParts`, once the engine answers."""
+    """It is written ``module:function``; called with this order, it gives `ReplicaParts`, once the engine answers."""
     model: str
-    """Folder or hub id of the base model."""
+    """It is the folder or hub id of the base model."""
     is_demo: bool = False
-    """Whether it is the demo model."""
+    """It tells whether it is the demo model."""
     served_names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    """Of vLLM's server."""
+    """They are those of vLLM's server."""
     variables: dict[str, str] = {}
-    """Of the actor's environment."""
+    """The actor's environment has them."""
     generation: str = ""
-    """Means nothing by itself: another one has the actors replaced."""
+    """It means nothing by itself: another one has the actors replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +69,20 @@ class ReplicaParts:
     """What an actor works with."""
 
     engine: Engine
-    """Ready."""
+    """It is ready."""
     app: Any
-    """In whose state vLLM's handlers are."""
+    """The handlers of vLLM are in its state."""
     facts: ServedFacts
     folder_of: Callable[[str], Awaitable[Path]]
-    """Where the files of a version's digest lie; may raise ArtifactDamaged and ObjectStoreUnavailable."""
+    """It tells where the files of a version's digest lie; it may raise ArtifactDamaged and ObjectStoreUnavailable."""
     blends: "ReplicaBlends"
     queue: "ReplicaQueue"
     template_of: Callable[[str, str], OwnTemplate]
-    """A version's own chat template, by the version's name and the template's text."""
+    """It gives a version's own chat template, by the version's name and the template's text."""
     page: Callable[[], bytes]
-    """What is counted here, in Prometheus' text format; called in a thread."""
+    """It gives what is counted here, in Prometheus' text format; it is called in a thread."""
     close: Callable[[], Awaitable[None]]
-    """Ends the engine and what is beside it."""
+    """It ends the engine and what is beside it."""
 
 
 class ReplicaBlends(Protocol):

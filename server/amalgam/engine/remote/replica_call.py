@@ -21,7 +21,7 @@ from amalgam.telemetry.context import RequestContext, enter
 logger = logging.getLogger(__name__)
 
 _AHEAD: Final = 64
-"""Frames that may wait to be sent; then the source waits."""
+"""So many frames may wait to be sent; then the source waits."""
 _ERROR_EVENTS: Final = (b'data: {"error":', b"event: error\ndata: ")
 
 
