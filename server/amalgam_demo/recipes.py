@@ -1,7 +1,7 @@
 """How the demo adapters are trained: one recipe a task."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 
@@ -20,6 +20,11 @@ class TrainRecipe:
     """Scaling is alpha / rank."""
     seed: int = 0
     """It draws the items and the first values of ``lora_A``."""
+
+    def changed(self, **given: Any) -> "TrainRecipe":
+        """The recipe with those fields that are not None; alpha follows the rank, so that the scaling stays."""
+        made = replace(self, **{name: value for name, value in given.items() if value is not None})
+        return replace(made, alpha=self.alpha * made.rank // self.rank)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the card and for lineage."""

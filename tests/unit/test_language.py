@@ -73,22 +73,6 @@ def test_other_terms_are_none(text: str) -> None:
     assert not BANNED.search(text)
 
 
-# --- names
-
-
-def test_tests_and_benchmarks_import_no_private_name() -> None:
-    """What is tested is what others may call, so that the inside of a module can change without its tests."""
-    found, seen = [], 0
-    for path in sorted(path for folder in ("tests", "loadtests") for path in (ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("amalgam", "amalgam_demo"):
-                seen += 1
-                private = [a.name for a in node.names if a.name.startswith("_") and not a.name.endswith("__")]
-                found += [f"{path.relative_to(ROOT)}:{node.lineno} {node.module}.{name}" for name in private]
-    assert seen > 1000
-    assert found == []
-
-
 # --- the log
 
 EVENT = re.compile(r"[a-z]+(?:_[a-z]+)+(?: [a-z_]+=[^=]+)*")

@@ -28,7 +28,7 @@ from amalgam.merge.thresholds import GlobalThresholds, is_global
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 """The result may be stored in these."""
 
-_BATCH_BYTES: Final = 96 << 20
+BATCH_BYTES: Final = 96 << 20
 """It bounds one batch on a processor however large the workspace: beyond it batching saves nothing and caches are lost.
 On a GPU a call costs the same however much it does, so there half the workspace is a batch's."""
 
@@ -165,7 +165,7 @@ def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePl
         if needed > options.max_workspace_bytes:
             raise WorkspaceTooSmall(group[0].name, needed, options.max_workspace_bytes)
         workspace = options.max_workspace_bytes
-        size = max(1, (min(workspace, _BATCH_BYTES) if options.device == "cpu" else workspace // 2) // needed)
+        size = max(1, (min(workspace, BATCH_BYTES) if options.device == "cpu" else workspace // 2) // needed)
         for start in range(0, len(group), size):
             yield group[start : start + size]
 

@@ -259,6 +259,11 @@ class AdapterService:
         await asyncio.sleep(others_take_s)
         await self._publisher.prove_left(others_take_s)
 
+    @property
+    def under_way(self) -> int:
+        """How many changes have not come to their end, those whose client left among them."""
+        return len(self._working)
+
     async def settle(self) -> None:
         """Wait for running retirements and for uploads whose client left; for tests."""
         await asyncio.gather(self._retirement.settle(), *self._working)

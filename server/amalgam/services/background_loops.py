@@ -69,6 +69,11 @@ class BackgroundLoops:
         return tuple(entry.name for entry in self._entries.values() if not entry.is_task)
 
     @property
+    def unfinished(self) -> tuple[str, ...]:
+        """The names of the pieces of work that have not come to their end."""
+        return tuple(entry.name for entry in self._entries.values() if entry.is_task)
+
+    @property
     def down(self) -> tuple[str, ...]:
         """The names of the loops that failed and have not run for a while since."""
         return tuple(entry.name for entry in self._entries.values() if entry.is_down and not entry.is_task)

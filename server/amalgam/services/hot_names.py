@@ -31,6 +31,11 @@ class HotNames:
         return len(self._known)
 
     @property
+    def adapters(self) -> Collection[str]:
+        """Those of which a name is in memory."""
+        return self._of_adapter.keys()
+
+    @property
     def versions(self) -> Iterator[AdapterVersion]:
         """Those in memory; one may come twice."""
         return (known.version for known in self._known.values())

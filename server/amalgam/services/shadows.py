@@ -107,7 +107,7 @@ class Shadows:
 
     async def loop(self) -> None:
         """Ask copies as they come, for ever."""
-        working = [asyncio.create_task(self._work(), name=SHADOWS) for _ in range(self._concurrency)]
+        working = [asyncio.create_task(self.work(), name=SHADOWS) for _ in range(self._concurrency)]
         try:
             await asyncio.gather(*working)
         finally:
@@ -115,7 +115,8 @@ class Shadows:
                 one.cancel()
             await asyncio.gather(*working, return_exceptions=True)
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """Ask copies one after the other, for ever; `loop` runs several at a time."""
         while True:
             copy = await self._waiting.get()
             await self._spare.wait()

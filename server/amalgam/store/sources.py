@@ -173,7 +173,7 @@ class _Folder:
             stack.callback(os.close, descriptor)
             folder = cls(roots, (), descriptor, stack)
             for part in parts:
-                folder = folder.linked(part) if _is_link(folder.descriptor, part) else folder.inner(part)
+                folder = folder.linked(part) if is_link(folder.descriptor, part) else folder.inner(part)
         except OSError as error:
             raise SourceNotFound from error
         return folder
@@ -194,7 +194,7 @@ class _Folder:
         Raises:
             PathDenied: as for `linked`. OSError.
         """
-        if not _is_link(self.descriptor, name):
+        if not is_link(self.descriptor, name):
             return self, name
         *above, last = self.target(name)
         folder = self._walked(above)
@@ -233,12 +233,13 @@ class _Folder:
         return folder
 
 
-def _is_link(folder: int, name: str) -> bool:
+def is_link(folder: int, name: str) -> bool:
+    """Whether ``name`` in the open folder is a symbolic link."""
     return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def _refuse_link(folder: int, name: str) -> None:
-    if _is_link(folder, name):
+    if is_link(folder, name):
         raise PathDenied("a symbolic link in it leads to another one; one is followed, no chains")
 
 

@@ -17,7 +17,7 @@ from amalgam.store.safetensors_header import TensorSpan
 
 _Key = TypeVar("_Key")
 
-_CHUNK_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 1 << 20
 """So much is read at a time: it fits the second-level cache, where the scan is fastest."""
 
 
@@ -63,7 +63,7 @@ def scan_tensors(path: Path, spans: Mapping[_Key, TensorSpan]) -> dict[_Key, Ten
         KeyError: another dtype.
         OSError: the file cannot be read, or ends early.
     """
-    buffer = bytearray(_CHUNK_BYTES)
+    buffer = bytearray(CHUNK_BYTES)
     with path.open("rb", buffering=0) as file:
         in_file_order = sorted(spans.items(), key=lambda item: item[1].start)
         return {name: _scan(file, span, buffer) for name, span in in_file_order}
@@ -75,7 +75,7 @@ def _scan(file: BinaryIO, span: TensorSpan, buffer: bytearray) -> TensorScan:
     largest = 0
     left = span.end - span.start
     while left:
-        count = min(left, _CHUNK_BYTES)
+        count = min(left, CHUNK_BYTES)
         _read_fully(file, memoryview(buffer)[:count])
         bits = np.frombuffer(buffer, dtype=layout.integer, count=count // layout.integer.itemsize)
         largest = max(largest, int(np.bitwise_and(bits, layout.magnitude).max()))
