@@ -1,6 +1,6 @@
 """Evaluations on the admin plane: run, follow, compare, export."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -45,12 +45,17 @@ def read_items(bodies: Sequence[ItemBody], place: str = "items") -> tuple[Evalua
     Raises:
         FieldRefused: of the first item at fault, by its place.
     """
-    return tuple(_item(f"{place}.{index}", body) for index, body in enumerate(bodies))
+    return tuple(read_item(f"{place}.{index}", body.item) for index, body in enumerate(bodies))
 
 
-def _item(place: str, body: ItemBody) -> EvaluationItem:
+def read_item(place: str, made: Callable[[], EvaluationItem]) -> EvaluationItem:
+    """The item that a request describes at ``place``, once what it asks is checked like a client's request.
+
+    Raises:
+        FieldRefused: of the item, by its place.
+    """
     try:
-        item = body.item()
+        item = made()
         if item.messages is not None:
             check_fields("chat_completions", {"messages": [dict(message) for message in item.messages]})
         else:
