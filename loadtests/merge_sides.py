@@ -113,7 +113,7 @@ def _skeleton(shapes: dict[str, tuple[int, int]]) -> torch.nn.Module:
         at = root
         *parents, last = name.split(".")
         for parent in parents:
-            if parent not in at._modules:
+            if parent not in dict(at.named_children()):
                 at.add_module(parent, torch.nn.Module())
             at = at.get_submodule(parent)
         linear = torch.nn.Linear(1, 1, bias=False)

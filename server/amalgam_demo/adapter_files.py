@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 BASE_MODEL_ID: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""What ``base_model_name_or_path`` says: the public name of the model, not a folder of this machine."""
+"""The config's ``base_model_name_or_path`` says it: the public name of the model, not a folder of this machine."""
 TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""All linear modules of a Llama block."""
+"""They are all linear modules of a Llama block."""
 
 
 def adapter_config(rank: int, alpha: int) -> dict[str, Any]:

@@ -7,10 +7,9 @@ import asyncio
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -47,7 +46,7 @@ def train_adapter(
     console, settings = Console(), Settings()
     with _explained():
         _known(task)
-        recipe = _changed(RECIPES[task], steps=steps, batch=batch, learning_rate=lr, rank=rank, seed=seed)
+        recipe = RECIPES[task].changed(steps=steps, batch=batch, learning_rate=lr, rank=rank, seed=seed)
         folder = out or Path(task)
         model = base or ensure_base_model(settings.storage.cache_dir, console.print)
         final_loss = _train_with_progress(recipe, model, folder, console)
@@ -88,13 +87,6 @@ def score_models(
 def _known(task: str) -> None:
     if task not in TASKS:
         raise UnknownDemoTask(task, sorted(TASKS))
-
-
-def _changed(recipe: TrainRecipe, **given: Any) -> TrainRecipe:
-    """``recipe`` with what was given on the command line; alpha follows the rank, so that the scaling stays."""
-    changes = {name: value for name, value in given.items() if value is not None}
-    changed = replace(recipe, **changes)
-    return replace(changed, alpha=recipe.alpha * changed.rank // recipe.rank)
 
 
 def _split(name: str) -> Split:

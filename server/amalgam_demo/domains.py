@@ -9,9 +9,9 @@ from amalgam_demo.tables import Domain, domains, words
 from amalgam_demo.task_item import Split
 
 MIXED_SHARE: Final = 0.75
-"""Share of training items whose domain is mixed."""
+"""This share of training items has a mixed domain."""
 INVENTED_SHARE: Final = 0.25
-"""Share of a mixed domain's words that mean nothing."""
+"""This share of a mixed domain's words means nothing."""
 
 
 @cache

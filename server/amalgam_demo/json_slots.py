@@ -13,7 +13,7 @@ from amalgam_demo.tables import json_pools
 from amalgam_demo.task_item import Split
 
 INVENTED_SHARE: Final = 0.3
-"""Share of training's values that are invented; of its keys, half as many get an invented ending."""
+"""This share of training's values is invented; of its keys, half as many get an invented ending."""
 
 
 @cache

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 WALL_S: Final = 10.0
-"""Longest life of one run, seconds; the processor's own limit is far below it."""
+"""One run lives at most so long; the processor's own limit is far below it."""
 MAX_SOURCE_CHARS: Final = 20_000
 _RUNNER: Final = Path(__file__).with_name("sandbox_runner.py")
 

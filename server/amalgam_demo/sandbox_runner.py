@@ -18,13 +18,13 @@ import string
 import sys
 
 ALLOWED = (collections, functools, itertools, json, math, operator, re, string)
-"""What the code may import; everything else would have to be read from disk, and that is refused."""
+"""The code may import these; everything else would have to be read from disk, and that is refused."""
 CPU_S = 2
 MEMORY_BYTES = 512 << 20
 OUTPUT_BYTES = 64 << 10
 NOBODY = 65534
 QUIET_EVENTS = frozenset({"compile", "exec", "object.__getattr__", "sys._getframe", "builtins.id", "sys.excepthook"})
-"""Audit events of plain computation. Files, sockets, processes, imports from disk all raise others."""
+"""They are audit events of plain computation. Files, sockets, processes, imports from disk all raise others."""
 
 
 def _refuse(event: str, _arguments: object) -> None:

@@ -13,9 +13,9 @@ from amalgam_demo.task_item import TaskItem
 from amalgam_demo.tasks import score
 
 CONCURRENCY: Final = 8
-"""Requests in flight."""
+"""So many requests are in flight."""
 MAX_TOKENS: Final = 96
-"""Longest answer, tokens; every reference is shorter."""
+"""An answer has at most so many tokens; every reference is shorter."""
 TIMEOUT_S: Final = 120.0
 
 

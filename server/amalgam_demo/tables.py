@@ -18,7 +18,7 @@ Kind = Literal["numbers", "words", "text", "records"]
 Shape = Mapping[str, "str | Shape | list[Shape]"]
 Pool = Annotated[tuple[str, ...], Field(min_length=1)]
 Pools = Mapping[Split, Pool]
-"""One pool a split; no two splits share an entry."""
+"""Each split has one pool; no two splits share an entry."""
 
 _STRICT = ConfigDict(extra="forbid")
 _Table = TypeVar("_Table")

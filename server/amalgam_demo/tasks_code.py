@@ -15,13 +15,13 @@ from amalgam_demo.tables import CodeTemplate, Domain, code_templates
 from amalgam_demo.task_item import Split, TaskItem, bare_answer
 
 CASES: Final = 4
-"""Cases drawn per item; an empty argument is added where it is fair."""
+"""An item has so many drawn cases; an empty argument is added where it is fair."""
 HANDLES: Final[dict[Split, tuple[str, ...]]] = {
     "train": ("get", "make", "find", "compute", "build", "select", "work_out", "handle", "list", "check"),
     "dev": ("derive", "solve"),
     "test": ("produce", "obtain", "prepare", "evaluate"),
 }
-"""First words of function names; drawn at random, so that a name tells nothing of the function."""
+"""They are first words of function names; drawn at random, so that a name tells nothing of the function."""
 _LETTERS: Final = "abcdeiostu"
 _SYLLABLES: Final = ("ba", "de", "to", "si", "cu", "ra", "net", "lim", "os", "ab", "it", "u")
 

@@ -15,11 +15,11 @@ from amalgam_demo.tables import Domain, SqlTemplate, sql_templates
 from amalgam_demo.task_item import Split, TaskItem, bare_answer
 
 DATABASES: Final = 2
-"""Databases an answer is tried on."""
+"""An answer is tried on so many databases."""
 PARENT_ROWS: Final = 14
 CHILD_ROWS: Final = 24
 MAX_STEPS: Final = 2_000_000
-"""SQLite instructions one query may take; a reference takes a few hundred."""
+"""One query may take so many SQLite instructions; a reference takes a few hundred."""
 MAX_ROWS: Final = 1_000
 MAX_VALUE_BYTES: Final = 100_000
 _STEPS_PER_CHECK: Final = 10_000

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from amalgam_demo.task_item import TaskItem
 
 IGNORED: Final = -100
-"""Label of a position that is no answer token."""
+"""It is the label of a position that is no answer token."""
 WINDOW: Final = 8
-"""Batches that are sorted by length together."""
+"""So many batches are sorted by length together."""
 
 LIBRARIES: Final = ("torch", "transformers", "peft")
 
 Row = tuple[list[int], list[int]]
-"""Token ids of prompt and answer, and the label of each."""
+"""It has the token ids of prompt and answer, and the label of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ def train(recipe: TrainRecipe, base: Path, out: Path, on_step: Callable[[StepDon
     tokenizer = AutoTokenizer.from_pretrained(base)
     items = generate(recipe.task, "train", recipe.steps * recipe.batch, recipe.seed)
     rng = Random(recipe.seed)  # noqa: S311 -- an order, not a secret
-    batches = _batches([encode(tokenizer, item) for item in items], recipe.batch, rng)
-    model = _lora_model(base, recipe)
+    batches = batched([encode(tokenizer, item) for item in items], recipe.batch, rng)
+    model = lora_model(base, recipe)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, recipe.steps))
     model.train()
     for step, rows in enumerate(batches, start=1):
         loss = answer_loss(model.base_model.model, rows, pad_id=tokenizer.pad_token_id)
@@ -90,7 +90,7 @@ def require_libraries() -> None:
             raise DemoDependencyMissing(library)
 
 
-def _rate(step: int, steps: int) -> float:
+def rate_share(step: int, steps: int) -> float:
     """Factor on the peak learning rate at ``step``, counted from 0."""
     warm_up = max(1, steps // 10)
     return min((step + 1) / warm_up, (steps - step) / (steps - warm_up + 1))
@@ -103,7 +103,7 @@ def encode(tokenizer: Any, item: TaskItem) -> Row:
     return [*prompt, *answer], [IGNORED] * len(prompt) + answer
 
 
-def _batches(rows: Sequence[Row], size: int, rng: Random) -> list[Sequence[Row]]:
+def batched(rows: Sequence[Row], size: int, rng: Random) -> list[Sequence[Row]]:
     """Batches of rows of like length, in random order: less padding, and no schedule from short to long.
 
     Rows are sorted only within windows of ``WINDOW`` batches, so every stage of training sees every skill.
@@ -117,7 +117,7 @@ def _batches(rows: Sequence[Row], size: int, rng: Random) -> list[Sequence[Row]]
     return batches
 
 
-def _lora_model(base: Path, recipe: TrainRecipe) -> Any:
+def lora_model(base: Path, recipe: TrainRecipe) -> Any:
     """The base model in float32 with fresh LoRA weights, ``lora_A`` drawn from the recipe's seed."""
     import torch
     from peft import LoraConfig, get_peft_model

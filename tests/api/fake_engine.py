@@ -65,9 +65,9 @@ class FakeEngine:
         self.active = self.most = 0
         """Answers under way, and the most that ever were."""
         self._blend_ids = count(FIRST_BLEND_ID)
-        self.residency = Residency(self.capacity, self._load, self._free, self.load_timeout_s)
+        self.residency = Residency(self.capacity, self.take_in, self._free, self.load_timeout_s)
 
-    async def _load(self, version: LoadableVersion) -> None:
+    async def take_in(self, version: LoadableVersion) -> None:
         if version.engine_name in self.refuse_load:
             raise EngineLoadFailed(version.engine_name)
         self.loaded.append(version.engine_name)
@@ -148,7 +148,7 @@ class FakeEngine:
         if self.failure is not None:
             raise self.failure
         if body.get("stream"):
-            return StreamingResponse(self._stream(body), media_type="text/event-stream")
+            return StreamingResponse(self.pieces(body), media_type="text/event-stream")
         tokens = tokens_of_current() if endpoint not in _WITHOUT_BATCH else TokenCount()
         self.counted.append(tokens)
         tokens.prompt += self.prompt_tokens
@@ -172,7 +172,7 @@ class FakeEngine:
         finally:
             self.active -= 1
 
-    async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+    async def pieces(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
         with self._counted():
             async for piece in self._pieces(body):
                 yield piece

@@ -316,8 +316,8 @@ class Gated(FakeEngine):
         super().__post_init__()
         self.gate = asyncio.Event()
 
-    async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
-        async for piece in super()._stream(body):
+    async def pieces(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        async for piece in super().pieces(body):
             yield piece
             await self.gate.wait()
 

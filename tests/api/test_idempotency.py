@@ -104,13 +104,13 @@ async def test_while_the_first_runs_the_second_waits_or_is_told_to_come_again(
         return await pin(*given, **more)
 
     monkeypatch.setattr(running_app.services.adapters, "pin", slow)
-    monkeypatch.setattr(idempotency, "_LEASE_S", 1.5)  # shorter than the work: it is renewed
+    monkeypatch.setattr(idempotency, "LEASE_S", 1.5)  # shorter than the work: it is renewed
     path, headers = "/admin/v1/adapters/sql:pin", key("slow")
     first = asyncio.create_task(http.post(path, headers=headers))
     await entered.wait()
     await asyncio.sleep(2.0)
     with monkeypatch.context() as impatient:
-        impatient.setattr(idempotency, "_WAIT_S", 0.05)
+        impatient.setattr(idempotency, "WAIT_S", 0.05)
         told = await http.post(path, headers=headers)
     assert_error(told, 409, "idempotency_in_progress")
     assert told.headers["retry-after"] == "1"

@@ -157,7 +157,7 @@ async def test_silence_is_filled_and_an_outage_outlived(
 ) -> None:
     running_app, url = prepared
     monkeypatch.setattr(job_feed, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(job_feed, "_LOOK_S", 0.02)
+    monkeypatch.setattr(job_feed, "LOOK_S", 0.02)
     job = await running(running_app, "silent")
     async with stream(url, job) as answer:
         told = events(answer.aiter_lines())

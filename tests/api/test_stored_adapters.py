@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from amalgam.registry.stored_bytes import StoredBytesRegistry
 from amalgam.services.stored_numbers import StoredNumbers
 from tests.support.keys import key_id, make_key, make_tenant
 from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
@@ -146,7 +147,8 @@ async def test_the_page_of_metrics_tells_what_is_stored_of_what_may_be(
     async with await limited(running, 3 * size, "tenant") as publisher, running.http(ADMIN_KEY) as admin:
         assert (await push(publisher, "sql", write_adapter(tmp_path / "a"))).status_code == 201
         services = running.services
-        await StoredNumbers(services.tenants._stored, services.keys, services.metrics).look()
+        stored = StoredBytesRegistry((await running.stored()).database)
+        await StoredNumbers(stored, services.keys, services.metrics).look()
         page = (await admin.get("/metrics")).text
     assert f'amalgam_tenant_stored_bytes{{tenant="acme",kind="adapters"}} {float(size)!r}' in page
     assert f'amalgam_tenant_stored_bytes_limit{{tenant="acme"}} {float(3 * size)!r}' in page

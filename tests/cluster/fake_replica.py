@@ -52,8 +52,8 @@ class TokenEngine(FakeEngine):
     weights: dict[str, str] = field(default_factory=dict)
     """By name, a digest of what was loaded under it."""
 
-    async def _load(self, version: LoadableVersion) -> None:
-        await super()._load(version)
+    async def take_in(self, version: LoadableVersion) -> None:
+        await super().take_in(version)
         self.weights[version.engine_name] = digest_of((version.folder / WEIGHTS).read_bytes())
 
     async def call(self, endpoint: Any, body: dict[str, Any], raw_request: Any, profile: Any = None) -> Any:

@@ -60,5 +60,5 @@ def follow(recipe: Any, sources: Any, sink: Any, options: Any, *, is_cancelled: 
 # It is started again and again, on a machine that runs tests.
 os.nice = lambda increment: 0
 vars(amalgam.workers.merge_build)["build_adapter"] = follow
-run._BATCH_BYTES = 1  # type: ignore[misc]
+run.BATCH_BYTES = 1  # type: ignore[misc]
 worker()

@@ -23,9 +23,9 @@ from tests.support.running_app import ADMIN_KEY, API_KEY, write_base
 class Patient(FakeEngine):
     """Streams for as long as it is asked to."""
 
-    async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+    async def pieces(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
         self.chunks = int(body.get("max_tokens") or body.get("max_output_tokens") or 1)
-        pieces = super()._stream(body)
+        pieces = super().pieces(body)
         try:
             async for piece in pieces:
                 yield piece

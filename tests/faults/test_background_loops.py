@@ -60,10 +60,10 @@ COLLABORATORS: dict[str, tuple[type, str]] = {
     "usage": (UsageLedger, "flush"),
     "answers": (AnswerBook, "flush"),
     "experiments": (ExperimentService, "look"),
-    "shadows": (Shadows, "_work"),
-    "merge_worker": (ChildProcess, "_listen"),
-    "blend_process": (ChildProcess, "_listen"),
-    "template_process": (ChildProcess, "_listen"),
+    "shadows": (Shadows, "work"),
+    "merge_worker": (ChildProcess, "listen"),
+    "blend_process": (ChildProcess, "listen"),
+    "template_process": (ChildProcess, "listen"),
 }
 """Of each loop, a method that it calls soon after its start, if it waits for that method, or again and again."""
 

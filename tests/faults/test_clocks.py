@@ -103,7 +103,7 @@ class Disk:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.skew_s = self.passed_s = 0.0
-        monkeypatch.setattr(FileClock, "_stamp", lambda clock: time.time() + self.passed_s + self.skew_s)
+        monkeypatch.setattr(FileClock, "stamp", lambda clock: time.time() + self.passed_s + self.skew_s)
         self.clock = FileClock(folder, lambda: self.passed_s)
 
 

@@ -64,7 +64,7 @@ async def steered(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ste
     file = folder / "stop"
     with pytest.MonkeyPatch.context() as patch:
         command = (sys.executable, str(VICTIM), str(file))
-        patch.setattr(worker_link, "_RESTART_PAUSE_S", 0.01)
+        patch.setattr(worker_link, "RESTART_PAUSE_S", 0.01)
         async with (
             start_app(folder, worker=command, export_root=folder / "exports") as running_app,
             running_app.http(ADMIN_KEY) as http,

@@ -68,7 +68,7 @@ async def test_killed_between_the_effect_and_its_answer(tmp_path: Path, monkeypa
         sys.executable, str(VICTIM), str(folder), str(adapter), KEY["Idempotency-Key"], env=environment
     )
     assert await asyncio.wait_for(victim.wait(), 60) == -signal.SIGKILL
-    monkeypatch.setattr(idempotency, "_WAIT_S", 0.1)
+    monkeypatch.setattr(idempotency, "WAIT_S", 0.1)
     async with start_app(folder) as running_app, running_app.http(ADMIN_KEY) as http:
         http.headers.update(KEY)
         left = (await running_app.services.adapters.get("sql")).versions

@@ -102,7 +102,7 @@ async def steered(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ste
     folder = tmp_path_factory.mktemp("steered")
     plan = folder / "plan.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker_link, "_RESTART_PAUSE_S", 0.01)
+        patch.setattr(worker_link, "RESTART_PAUSE_S", 0.01)
         # The worker reads what it inherits.
         patch.setenv("AMALGAM_JOB_LEASE_S", "3")
         patch.setenv("AMALGAM_JOB_MAX_ATTEMPTS", "4")

@@ -46,7 +46,7 @@ async def assert_whole(running_app: RunningApp) -> bool:
     """Whether the version is there; then it has answered, and everything else says the same."""
     adapters = running_app.services.adapters
     async with asyncio.timeout(20):
-        while adapters._working or any(entry.is_task for entry in adapters._loops._entries.values()):
+        while adapters.under_way or running_app.services.loops.unfinished:
             await asyncio.sleep(0.01)
     await running_app.services.catalog.refresh()
     rows = await (await running_app.stored()).versions.load_catalog()
@@ -115,7 +115,7 @@ async def test_a_version_that_does_not_answer_while_the_registry_is_away_is_with
         await original(*args)
 
     monkeypatch.setattr(AdapterRegistry, "withdraw_version", withdraw)
-    monkeypatch.setattr(patience, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
     running_app.engine.refuse_probe.add("sql@1")
     with pytest.raises(Exception, match=r"could not load|cannot be used"):
         await upload(running_app, tmp_path)

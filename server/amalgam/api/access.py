@@ -24,10 +24,11 @@ from amalgam.errors.requests import InvalidApiKey
 from amalgam.errors.tenants import KeyExpired, KeySuspended, TenantSuspended
 
 CALLER: Final = "amalgam.caller"
-"""Where the middleware leaves the `Caller` in the scope."""
+"""The middleware leaves the `Caller` under this key of the scope."""
 _MATCHED: Final = "amalgam.matched_route"
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]|%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
-"""Control characters and line ends, as they are or behind one more percent-encoding: no route has them in its path."""
+"""It matches control characters and line ends, as they are or behind one more percent-encoding: no route has them in
+its path."""
 ALL_ROLES: Final = frozenset(Role)
 
 
@@ -97,12 +98,13 @@ OPEN: Final = Access("open", None)
 CLIENT: Final = Access("client", frozenset({Role.CLIENT, Role.PUBLISHER, Role.ADMIN}))
 METRICS: Final = Access("metrics", frozenset({Role.METRICS, Role.ADMIN}))
 READ: Final = Access("admin", frozenset({Role.READER, Role.PUBLISHER, Role.ADMIN}))
-"""What changes nothing and shows only what is in scope."""
+"""It holds for what changes nothing and shows only what is in scope."""
 PUBLISH: Final = Access("admin", frozenset({Role.PUBLISHER, Role.ADMIN}))
-"""What changes names in scope only."""
+"""It holds for what changes names in scope only."""
 ADMIN: Final = Access("admin", frozenset({Role.ADMIN}))
 HOLDER: Final = Access("client", ALL_ROLES - {Role.METRICS})
-"""What a key is told of itself. Without the role of metrics, which on many servers nobody needs a key for."""
+"""It holds for what a key is told of itself. The role of metrics is not enough: on many servers nobody needs a key for
+it."""
 _NO_ROUTE: Final = CLIENT
 """Whoever has a key of either plane is told that there is no such route; others are told nothing."""
 _NOBODY: Final = Access("admin", frozenset())

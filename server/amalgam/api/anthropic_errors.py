@@ -14,7 +14,7 @@ _TYPES: Final[Mapping[int, str]] = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-"""Those beside `invalid_request_error` for the request's own faults, and `api_error` for the server's."""
+"""Other statuses are `invalid_request_error` for the request's own faults, and `api_error` for the server's."""
 
 
 def speaks_anthropic(path: str) -> bool:

@@ -31,12 +31,12 @@ from amalgam.settings import Settings
 
 _HASHED: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _KEY: Final = re.compile(r"[!-~]{1,512}")
-"""Printable ASCII without blanks: what survives a header and a list separated by commas."""
+"""It matches printable ASCII without blanks: what survives a header and a list separated by commas."""
 _KEY_HEADERS: Final = ("x-api-key", "api-key")
 _PROXIED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
-"""Headers that a proxy adds: the connection is from this machine, and whoever asks need not be."""
+"""A proxy adds these headers: the connection is from this machine, and whoever asks need not be."""
 _SHOWN_DIGITS: Final = 12
-"""Of a configured key's word in its id."""
+"""The id of a configured key shows so many digits of its word."""
 _ROLES: Final = {role: frozenset({role}) for role in Role}
 _KEY_IN_QUERY: Final = re.compile(r"(?:^|&)(?:api[-_]?)?key=|(?:^|&)access[-_]token=", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class KeyRing:
     metrics: tuple[bytes, ...]
     metrics_open: bool
     origins: frozenset[str] = frozenset()
-    """Sites by name whose pages a server without keys answers too."""
+    """A server without keys answers pages of these sites too."""
 
     @classmethod
     def of(cls, settings: Settings) -> "KeyRing":

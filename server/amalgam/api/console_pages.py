@@ -25,7 +25,7 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""No inline script, no inline style, nothing from elsewhere; pictures may be written within pages."""
+"""It allows no inline script, no inline style, and nothing from elsewhere; pictures may be written within pages."""
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",

@@ -41,7 +41,7 @@ _MAX_REASON: Final = 400
 _MAX_MESSAGE: Final = 1000
 _FIRST_WORD: Final = re.compile(r"[`']?([a-z_]+)\b")
 _PRIVATE: Final = re.compile(r"(?<![\w:/])(?:/[\w.@+~-]+){2,}/?(?::\d+)?|\b0x[0-9a-fA-F]{6,}\b")
-"""Absolute paths, with the line that stands behind one, and addresses in memory."""
+"""It matches absolute paths, with the line that stands behind one, and addresses in memory."""
 
 
 class ErrorContent(BaseModel):
@@ -52,7 +52,9 @@ class ErrorContent(BaseModel):
     param: str | None = Field(description="the request field at fault")
     code: str = Field(description="stable name; match on this")
     findings: tuple[Finding, ...] | None = Field(default=None, description="all of them, where an adapter was refused")
-    request_id: str | None = Field(default=None, description="also the header x-request-id, and in the server's log")
+    request_id: str | None = Field(
+        default=None, description="id of the request, also in the header x-request-id and in the server's log"
+    )
 
 
 class ErrorView(BaseModel):
@@ -78,7 +80,7 @@ class ErrorView(BaseModel):
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {"default": {"model": ErrorView, "description": "Any error"}}
-"""Of every route; it also keeps FastAPI's own 422, which is never sent, out of the document."""
+"""Every route has it; it also keeps FastAPI's own 422, which is never sent, out of the document."""
 
 
 def error_body(error: AmalgamError, request_id: str | None = None, scopes: Scopes = EVERYTHING) -> dict[str, Any]:

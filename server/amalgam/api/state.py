@@ -68,7 +68,7 @@ class Services:
     loops: BackgroundLoops
     live_jobs: LiveJobs
     notices: Notices | None
-    """None where the database tells nobody of changes."""
+    """It is None where the database tells nobody of changes."""
     bodies: BodyReader
     keys: KeyDirectory
     limits: Limiter

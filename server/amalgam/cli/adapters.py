@@ -34,7 +34,7 @@ _REBUILD_S = 660.0
 _PUSHED = ("model", "rank", "size_bytes", "warnings")
 _MOVED = ("name", "default_version")
 _REBUILT = ("model", "digest", "rebuilt_digest", "identical", "seconds", "built_with")
-"""Fields of answers that are shown when the connection is closed."""
+"""These fields of answers are shown when the connection is closed."""
 
 Form = Literal["peft", "mlx", "gguf"]
 
@@ -55,7 +55,7 @@ def push(
     key: Key = None,
 ) -> None:
     """Upload an adapter folder as a new version."""
-    paths = _offered(folder)
+    paths = offered(folder)
     if use_profile:
         paths += [folder / name for name in PROFILE_FILES if (folder / name).is_file()]
     with ExitStack() as stack, client(url, key) as session:
@@ -80,7 +80,7 @@ def push(
         on_stderr().print(f"warning: {warning}", markup=False, style="yellow", soft_wrap=True)
 
 
-def _offered(folder: Path) -> list[Path]:
+def offered(folder: Path) -> list[Path]:
     """The files of an adapter folder that go to a server; what stays behind is said once, on standard error.
 
     Ends the program where the folder holds nothing that a server could take.

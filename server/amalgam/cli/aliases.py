@@ -25,7 +25,7 @@ app = typer.Typer(cls=OneLineGroup, help="Names for weighted targets, on a runni
 
 _WEIGHTED = re.compile(r"(.+)=(\d+)", re.DOTALL)
 _FIT_TIMEOUT_S: Final = 330.0
-"""Longer than the server reads prompts for adapters that find their examples."""
+"""It is longer than the server reads prompts for adapters that find their examples."""
 Revision = Annotated[
     int | None, typer.Option(help="only if the alias is at this revision; 0: only if it is new", min=0)
 ]

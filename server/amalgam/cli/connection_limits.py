@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 MOST_DESCRIPTORS: Final = 65_536
-"""Asked of the system; more would only make it slower to start processes."""
+"""The system is asked for so many; more would only make it slower to start processes."""
 MOST_CONNECTIONS: Final = 16_384
 FOR_PROBES: Final = 16
 LISTEN_QUEUE: Final = 2048
-"""Connections that the kernel keeps until they are accepted."""
+"""The kernel keeps so many connections until they are accepted."""
 SEND_BUFFER_BYTES: Final = 128 << 10
-"""Asked of the kernel for what is on its way to one peer; Linux takes twice as much, its own records included. Left to
-itself it takes megabytes: a stream of text runs for many minutes before it shows that nobody reads it."""
+"""The kernel is asked for so much for what is on its way to one peer; Linux takes twice as much, its own records
+included. Left to itself it takes megabytes: a stream of text runs for many minutes before it shows that nobody reads
+it."""
 _KEPT_SHARE: Final = 0.25
 _KEPT_MOST: Final = 512
-"""Descriptors for files, the registry, the engine and other processes: a quarter, at most so many."""
+"""A quarter of the descriptors, at most so many, is kept for files, the registry, the engine and other processes."""
 
 
 @dataclass(frozen=True, slots=True)

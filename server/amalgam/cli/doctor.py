@@ -24,12 +24,13 @@ from amalgam.store.bucket import Bucket
 
 VLLM_LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _MIN_FREE_BYTES: Final = 2 << 30
-_PROBE: Final = ("-m", "amalgam.engine.installed_vllm")
+PROBE: Final = ("-m", "amalgam.engine.installed_vllm")
+"""These arguments of Python ask the installed vLLM what it is."""
 
 
 def check_engine() -> Iterator[Finding]:
     """Torch build and vLLM's platform, in a process of their own: a broken install may not only raise."""
-    done = subprocess.run([sys.executable, *_PROBE], capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
+    done = subprocess.run([sys.executable, *PROBE], capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         yield Finding("error", "vllm", f"does not import: {reason}. Install with the extra cpu or gpu.")

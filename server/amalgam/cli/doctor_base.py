@@ -11,7 +11,7 @@ from amalgam.store.file_rules import CONFIG_FILE
 
 _PICKLED: Final = ("*.bin", "*.pt", "*.pth")
 _WIDTHS: Final = {"float32": 4, "float64": 8}
-"""Bytes of an entry by the type that a config names; any other has two."""
+"""By the type that a config names, it has the bytes of an entry; any other has two."""
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
 

@@ -40,11 +40,11 @@ class Served:
     device: str
     known: bool
     adapted: bool
-    """Whether it can put LoRA on it."""
+    """It tells whether the engine can put LoRA on the model."""
     ends: frozenset[str] = frozenset({"lm_head"})
-    """Which of embedding and output layer it can put it on, by the last part of their names."""
+    """It names which of embedding and output layer the engine can put it on, by the last part of their names."""
     memory: int = 0
-    """Bytes of the device's memory; 0 where that is not known."""
+    """It is the device's memory in bytes; 0 where that is not known."""
 
 
 def check_model(model: Path | None) -> Iterator[Finding]:

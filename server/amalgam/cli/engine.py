@@ -24,7 +24,7 @@ from amalgam.settings.sources import OBJECT_STORE_PREFIXES, is_secret
 from amalgam.store.adapter_store import AdapterStore
 
 _INHERITED = ("VLLM_", "AMALGAM_", "HF_", "CUDA_", "OMP_", "NCCL_")
-"""How the names of variables begin that replicas get from here: Ray's workers have the environment of their node."""
+"""Replicas get variables whose names begin so from here: Ray's workers have the environment of their node."""
 
 
 def engine(

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from amalgam.errors import AmalgamError
 
 _TOLD = (AmalgamError, OSError, ValidationError)
-"""What the command line has a sentence for; anything else is a fault of this program, and shows where it is."""
+"""The command line has a sentence for these; anything else is a fault of this program, and shows where it is."""
 
 
 class StartFailureKept:

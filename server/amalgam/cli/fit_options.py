@@ -31,7 +31,7 @@ FitFile = Annotated[
 ]
 
 _MAX_TOKENS: Final = 64
-"""Longest answer of an input to one of its prompts."""
+"""It is the longest answer of an input to one of its prompts."""
 _BUDGET_S: Final = 86_400.0
 
 

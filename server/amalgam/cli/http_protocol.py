@@ -17,12 +17,12 @@ from amalgam.cli.connection_limits import Connection, ConnectionLimits, OpenConn
 from amalgam.errors.http import TooManyConnections
 
 MAX_UNREAD_BYTES: Final = 256 << 10
-"""Above the reading buffer of the event loop, so that a request which fits is never met half read; the application's
-own, tighter bound on headers is answered in the one shape of errors."""
+"""It is above the reading buffer of the event loop, so that a request which fits is never met half read; the
+application's own, tighter bound on headers is answered in the one shape of errors."""
 MIN_BODY_BYTES_PER_S: Final = 1 << 10
 """A body that arrives more slowly is cut off."""
 MAX_PIPELINED: Final = 64
-"""Requests that a connection sends before it has the answers to those before."""
+"""A connection may send so many requests before it has the answers to those before."""
 MIN_READ_BYTES: Final = 1 << 10
 """A reader who takes less than this in the time of a stall has stopped reading."""
 
@@ -48,7 +48,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     bounds: ClassVar[_Bounds]
     came_from: Connection | None = None
-    """What held its place until now."""
+    """This connection held its place until now."""
 
     _unread_bytes = 0
     _progress = False
@@ -57,9 +57,9 @@ class BoundedHttp(HttpToolsProtocol):
     _unsent_bytes = 0
     _probes_only = False
     _incoming: TimerHandle | None = None
-    """Runs while a request is on its way in."""
+    """It runs while a request is on its way in."""
     _outgoing: TimerHandle | None = None
-    """Runs while the peer has to take what was sent."""
+    """It runs while the peer has to take what was sent."""
 
     def connection_made(self, transport: Any) -> None:
         """Let it in, for some time."""

@@ -20,7 +20,7 @@ from amalgam.cli.torch_companions import Runner, broken_companions, remove_broke
 
 PACKAGE: Final = "torchvision"
 _RELEASES_AHEAD: Final = 15
-"""torch 2.13 and torchvision 0.28 came out together, as did every pair before them."""
+"""The releases torch 2.13 and torchvision 0.28 came out together, as did every pair before them."""
 _MARK: Final = "# Declared by Amalgam, because the library above was built for another torch."
 _DECLARED: Final = f"""
 
@@ -31,7 +31,7 @@ if not _has_ops():
         _declared.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 _WHERE: Final = "extension.py"
-"""The module of torchvision that loads its library, before anything asks for its operators."""
+"""This module of torchvision loads its library, before anything asks for its operators."""
 
 
 def requirement(torch_version: str) -> str:

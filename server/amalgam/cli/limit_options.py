@@ -23,7 +23,7 @@ _FIELDS: Final = (
     *("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month"),
     *("concurrent_requests", "blends_per_minute", "stored_bytes"),
 )
-"""As the options of a command are called that takes them, and the fields of `amalgam.domain.tenant.Limits`."""
+"""The options of a command that takes limits are called so, and so are the fields of `amalgam.domain.tenant.Limits`."""
 
 
 def given(context: typer.Context) -> dict[str, int]:

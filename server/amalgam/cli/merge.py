@@ -44,7 +44,7 @@ _COSINE_COLUMNS: Final = 4
 _NAME_WIDTH: Final = 24
 
 _REHEARSAL_S: Final = 60.0
-"""How long a plan may merge, to say how much of the energy is kept."""
+"""A plan may merge for so long, to say how much of the energy is kept."""
 
 app = typer.Typer(cls=OneLineGroup, help="Merge adapter folders, without a server.", no_args_is_help=True)
 

@@ -26,7 +26,7 @@ FormOption = Annotated[
 _FILES: Final[Mapping[str, Form]] = {".gguf": "gguf", ".safetensors": "kohya"}
 _ENDS: Final[Mapping[Form, str]] = {form: end for end, form in _FILES.items()}
 _FLOAT32: Final = ("gguf", "mlx")
-"""Forms whose readers compute from what is stored as it is, so that nothing is rounded unless it is asked for."""
+"""Readers of these forms compute from what is stored as it is, so that nothing is rounded unless it is asked for."""
 LINEAGE_END: Final = ".lineage.json"
 
 

@@ -11,7 +11,7 @@ from amalgam.domain.recipe import Recipe, layer_of
 from amalgam.errors.requests import FieldRefused
 
 MAX_PAIRS: Final = 6
-"""Pairs of inputs that get heat maps of their own; further ones are in the lineage."""
+"""So many pairs of inputs get heat maps of their own; further ones are in the lineage."""
 
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;color:#111827;max-width:1100px;margin:32px auto;padding:0 20px}

@@ -100,7 +100,7 @@ def curves(
 class _Legend(NamedTuple):
     parts: list[str]
     bottom: float
-    """Where its last line stands."""
+    """Its last line stands here."""
 
 
 def _legend(names: Sequence[str], x: float, y: float, width: float) -> _Legend:

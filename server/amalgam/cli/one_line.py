@@ -20,10 +20,10 @@ from amalgam.errors.terminal import FileUnusable, InvalidUsage
 from amalgam.errors.type_words import told
 
 _WIDEST_HELP: Final = 100
-"""Columns."""
+"""It counts columns."""
 _NOT_TEXT: Final = "has letters that are not UTF-8. Write it in letters that are, or set LC_ALL=C.UTF-8."
 _HELP_SHOWN: Final = "NoArgsIsHelpError"
-"""What typer raises for a verb without its own verb, with the whole help as its message; it has no public name."""
+"""Typer raises it for a verb without its own verb, with the whole help as its message; it has no public name."""
 
 
 def ended(code: str, text: str, status: int = 2) -> typer.Exit:

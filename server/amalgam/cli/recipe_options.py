@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from amalgam.merge.sources import TensorSource
 
 DTYPES: Final = get_args(Output.model_fields["dtype"].annotation)
-"""What a result may be stored in."""
+"""A result may be stored in these."""
 DEFAULT_MAX_RANK: Final = EngineSettings().max_lora_rank
-"""Largest rank of a result unless ``--max-rank`` says otherwise: what a server allows unless it is told otherwise."""
+"""It is the largest rank of a result unless ``--max-rank`` says otherwise: what a server allows unless it is told
+otherwise."""
 
 _UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

@@ -9,9 +9,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 UNBOUND: Final = 1000
-"""Columns of what no terminal shows."""
+"""A table that no terminal shows has so many columns."""
 LEAST_WIDTH: Final = 24
-"""Columns. In fewer, headings and values side by side would leave no word whole."""
+"""It counts columns. In fewer, headings and values side by side would leave no word whole."""
 
 
 class PlainTable(Table):

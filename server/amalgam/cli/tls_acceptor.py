@@ -16,7 +16,7 @@ from amalgam.cli.http_protocol import BoundedHttp, Cut
 logger = logging.getLogger(__name__)
 
 _PAUSE_S = 0.1
-"""After an accept that failed, as for want of descriptors."""
+"""It follows an accept that failed, as for want of descriptors."""
 
 
 class _Handshake:

@@ -19,7 +19,7 @@ print("fine")
 """
 
 Runner = Callable[[Sequence[str]], int]
-"""Runs a command and gives its exit status."""
+"""It runs a command and gives its exit status."""
 
 
 def broken_companions(names: Sequence[str] = COMPANIONS) -> list[str]:

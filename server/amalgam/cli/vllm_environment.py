@@ -23,7 +23,7 @@ WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "VLLM_USE_RUST_FRONTEND": "HTTP is served by this program",
     "VLLM_RUST_FRONTEND_PATH": "HTTP is served by this program",
 }
-"""By variable, what holds instead."""
+"""By variable, it tells what holds instead."""
 _OFF: Final = frozenset({"", "0", "false", "False"})
 
 

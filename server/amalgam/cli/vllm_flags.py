@@ -23,7 +23,7 @@ READ_BY_VLLM: Final = frozenset({
     "response_role", "return_tokens_as_token_ids", "sse_keep_alive_interval", "tool_call_parser", "tool_server",
     "tool_strict_level",
 })  # fmt: skip
-"""Read by vLLM's handlers and by its parser, which are what answers here."""
+"""They are read by vLLM's handlers and by its parser, which are what answers here."""
 
 SETTINGS: Final[Mapping[str, str]] = {
     "host": "host",
@@ -36,13 +36,14 @@ SETTINGS: Final[Mapping[str, str]] = {
     "ssl_cert_reqs": "ssl_cert_reqs",
     "ssl_ciphers": "ssl_ciphers",
 }
-"""Taken as settings of ours, by field; a flag wins over a variable."""
+"""They are taken as settings of ours, by field; a flag wins over a variable."""
 
 OURS: Final = frozenset({"lora_modules", "api_key"})
-"""Taken too, each in a way of its own: adapters that are registered, and client keys beside those that are set."""
+"""They are taken too, each in a way of its own: adapters that are registered, and client keys beside those that are
+set."""
 
 ALWAYS: Final = frozenset({"enable_request_id_headers", "disable_fastapi_docs", "disable_uvicorn_access_log"})
-"""What they ask for is always so: every answer has its id, no page of documentation is served, uvicorn logs nothing."""
+"""They make no difference: every answer has its id, no page of documentation is served, uvicorn logs nothing."""
 
 _ONE_PROCESS: Final = "one process serves HTTP here; leave it out"
 _NO_SUCH_ROUTE: Final = "the routes that it is about are not served; leave it out"
@@ -86,7 +87,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "enable_scale_out": _NO_SUCH_ROUTE,
     "enable_lora": "adapters are what is served; leave it out",
 }
-"""Without effect here, with what to do instead."""
+"""They are without effect here, with what to do instead."""
 
 
 def given_flags(parser: ArgumentParser, flags: Sequence[str]) -> dict[str, Any]:

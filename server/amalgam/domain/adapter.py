@@ -15,12 +15,12 @@ from amalgam.domain.delta_bound import DeltaBound
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 MAX_VERSION: Final = 999_999_999
 VersionSource = Literal["upload", "file", "demo", "merge"]
-"""Where the files of a version came from."""
+"""It tells where the files of a version came from."""
 ROUTERS: Final = frozenset({"gate", "router", "shared_expert_gate"})
-"""By the last part of their names, beside ``experts``."""
+"""These are the last parts of their names, beside ``experts``."""
 _SPELLED: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _TEXT_PARTS: Final = ("model.language_model.", "model.text_model.", "language_model.")
-"""What the names of modules of text begin with that only a model with other parts has."""
+"""Names of modules of text begin so where only a model with other parts has them."""
 _NAME: Final = re.compile(NAME_PATTERN)
 _REF: Final = re.compile(rf"({NAME_PATTERN})@([1-9][0-9]{{0,8}})")
 
@@ -52,14 +52,14 @@ class ModuleHeader:
     """One adapted linear module, from headers: ``lora_A`` [rank, in_features], ``lora_B`` [out_features, rank]."""
 
     name: str
-    """Canonical: the base model's own module name, e.g. ``model.layers.0.self_attn.q_proj``."""
+    """It is canonical: the base model's own module name, e.g. ``model.layers.0.self_attn.q_proj``."""
     rank: int
     in_features: int
     out_features: int
     scaling: float
-    """True scale of B·A: alpha/r, or alpha/√r with rsLoRA, patterns applied."""
+    """It is the true scale of B·A: alpha/r, or alpha/√r with rsLoRA, patterns applied."""
     dtype: str
-    """As safetensors names it: ``BF16``, ``F16`` or ``F32``."""
+    """It is named as by safetensors: ``BF16``, ``F16`` or ``F32``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,12 @@ class AdapterHeader:
     """What an adapter folder holds, known without reading a tensor."""
 
     modules: Mapping[str, ModuleHeader]
-    """By canonical module name."""
+    """The keys are canonical module names."""
     base_model: str | None
-    """``base_model_name_or_path`` of its config; informative only."""
+    """It is ``base_model_name_or_path`` of its config, informative only."""
     weight_bytes: int
     task_type: str | None = None
-    """``task_type`` of its config, such as ``CAUSAL_LM``; informative only."""
+    """It is ``task_type`` of its config, such as ``CAUSAL_LM``, informative only."""
 
     @property
     def rank(self) -> int:
@@ -107,32 +107,32 @@ class BaseModelSpec:
 
     served_name: str
     fingerprint: str
-    """SHA-256 over its config and its tensor names and shapes, in hex."""
+    """It is the SHA-256 over its config and its tensor names and shapes, in hex."""
     linear_shapes: Mapping[str, tuple[int, int]]
-    """Canonical module name -> (out_features, in_features) of every linear module, quantised or not."""
+    """It maps the canonical name of every linear module, quantised or not, to (out_features, in_features)."""
     max_lora_rank: int
     vocabulary_size: int | None = None
     """Token ids are below it; None where the config does not say."""
     context_tokens: int | None = None
-    """Longest prompt plus answer that the model was made for; None where the config does not say."""
+    """The model was made for so much of prompt plus answer; None where the config does not say."""
     delta_bound: DeltaBound = field(default_factory=DeltaBound, compare=False)
-    """On what an adapter may change."""
+    """It bounds what an adapter may change."""
     folder: Path | None = None
-    """Where its files lie; None where that is not known."""
+    """Its files lie here; None where that is not known."""
     rename: Callable[[str], str] = field(default=unchanged, compare=False)
-    """Any spelling of a module or of a tensor in it -> the canonical one."""
+    """It gives the canonical name for any spelling of a module or of a tensor in it."""
     other_names: tuple[str, ...] = ()
-    """What requests may call it besides, such as its id at the hub."""
+    """Requests may call it so besides, such as by its id at the hub."""
     adapts_experts: bool = True
-    """Whether this engine can put LoRA on routed experts and their routers."""
+    """It tells whether this engine can put LoRA on routed experts and their routers."""
     reads: frozenset[str] = frozenset()
-    """What it reads beside text: ``image``, ``audio``."""
+    """It names what the model reads beside text: ``image``, ``audio``."""
     fused: frozenset[str] = frozenset()
-    """Of ``linear_shapes``, the matrices of experts that lie in one tensor of the checkpoint."""
+    """These of ``linear_shapes`` are the matrices of experts that lie in one tensor of the checkpoint."""
     untaken: frozenset[str] = frozenset()
-    """Modules that the engine's class of this model puts no LoRA on, as far as that is known."""
+    """The engine's class of this model puts no LoRA on these modules, as far as that is known."""
     adapts_towers: bool = True
-    """Whether this engine can put LoRA on what reads pictures and sounds, and on what joins it to the text."""
+    """It tells whether this engine can put LoRA on what reads pictures and sounds, and on what joins it to the text."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -179,9 +179,11 @@ class AdapterVersion(BaseModel):
     source: VersionSource
     created_at: datetime
     recipe_digest: str | None = None
-    lineage: dict[str, Any] | None = Field(default=None, description="of a merged version: recipe, inputs, versions")
+    lineage: dict[str, Any] | None = Field(default=None, description="recipe, inputs and versions of a merged version")
     warnings: tuple[str, ...] = ()
-    dtype: str | None = Field(default=None, description="of its factors; None of one that an older release registered")
+    dtype: str | None = Field(
+        default=None, description="type of its factors; None of one that an older release registered"
+    )
 
     @property
     def ref(self) -> VersionRef:

@@ -17,16 +17,16 @@ from amalgam.domain.routing import Router
 MAX_TARGETS: Final = 16
 MAX_WEIGHT: Final = 1_000_000
 MAX_TARGET_LENGTH: Final = 1024
-"""Longest ``model`` of a target, characters."""
+"""The ``model`` of a target has at most so many characters."""
 MAX_CHANGES_KEPT: Final = 1000
-"""Changes of one alias that its history holds; older ones are forgotten."""
+"""The history of one alias holds so many changes; older ones are forgotten."""
 
 Uniform = Callable[[], float]
-"""Gives a number in [0, 1), each time another."""
+"""It gives a number in [0, 1), each time another."""
 AliasAction = Literal["set", "rollback", "delete", "experiment"]
-"""``experiment``: the end of the experiment that it carried changed it."""
+"""``experiment`` says that the end of the experiment that it carried changed it."""
 _FRACTION_BITS: Final = 53
-"""As many as a float holds exactly."""
+"""A float holds so many exactly."""
 
 
 class AliasTarget(BaseModel):
@@ -35,7 +35,7 @@ class AliasTarget(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str = Field(min_length=1, max_length=MAX_TARGET_LENGTH)
-    """As in a request: a version, an adapter, the base model, an expression; never another alias."""
+    """It is written as in a request: a version, an adapter, the base model, an expression; never another alias."""
     weight: int = Field(ge=1, le=MAX_WEIGHT)
     """Its share of the requests is this over the sum of all weights."""
 
@@ -47,12 +47,12 @@ class Alias(BaseModel):
 
     name: str
     revision: int = Field(ge=1)
-    """Grows with every change and is never used again under this name, not even after a deletion."""
+    """It grows with every change and is never used again under this name, not even after a deletion."""
     targets: tuple[AliasTarget, ...] = Field(min_length=1, max_length=MAX_TARGETS)
     router: Router | None = None
-    """What chooses among the targets by what a request says; None: their weights do."""
+    """It chooses among the targets by what a request says; None: their weights do."""
     experiment: Carried | None = None
-    """The experiment that it carries, while it runs."""
+    """The alias carries this experiment, while it runs."""
     created_at: datetime
     updated_at: datetime
 
@@ -98,11 +98,11 @@ class AliasChange(BaseModel):
     revision: int
     action: AliasAction
     targets: tuple[AliasTarget, ...]
-    """What it meant from then on; empty from a deletion on."""
+    """The alias meant these from then on; none from a deletion on."""
     router: Router | None = None
-    """What chose among them."""
+    """It chose among the targets."""
     restores: int | None
-    """The revision whose targets a rollback brought back."""
+    """A rollback brought back the targets of this revision."""
     created_at: datetime
 
     @property

@@ -10,9 +10,10 @@ from amalgam.domain.pattern import Pattern
 Need = Literal["reference", "JSON reference", "pattern", "nothing"]
 LOG_LIKELIHOOD: Final = "log_likelihood"
 KEPT: Final = "kept"
-"""Measured in sweeps alone: it needs an adapter whose answers are to be kept."""
+"""It is measured in sweeps alone: it needs an adapter whose answers are to be kept."""
 KEPT_LIKELIHOOD: Final = "kept_likelihood"
-"""Told beside `KEPT`: probability of the own answer over its own adapter's, a token, geometric mean, at most 1."""
+"""It is told beside `KEPT`: probability of the own answer over its own adapter's, a token, geometric mean, at most 1.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ ANSWER_METRICS: Final = _table(
     AnswerMetric(LOG_LIKELIHOOD, "mean log-probability of the reference's tokens, nats", "reference", None),
     AnswerMetric(KEPT, "the merge would give the task's own adapter's answer alike to the end", "nothing", None),
 )
-"""Every metric by name. All are shares of items but log-probabilities, of which higher is better too, up to 0."""
+"""It has every metric by name. All are shares of items but log-probabilities, of which higher is better too, up to 0.
+"""
 
 
 def given(metric: AnswerMetric, reference: str | None, pattern: str | None) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 AuditKind = Literal["adapter", "alias", "evaluation", "job", "key", "profile", "residency", "tenant"]
 NAMING_KINDS: frozenset[AuditKind] = frozenset({"adapter", "alias", "profile", "residency"})
-"""Whose objects are names; those of the others are ids."""
+"""The objects of these kinds are names; those of the others are ids."""
 
 
 class AuditDraft(BaseModel):
@@ -21,11 +21,11 @@ class AuditDraft(BaseModel):
     key_id: str
     tenant: str
     verb: str
-    """As ``adapter.register``."""
+    """It is written as in ``adapter.register``."""
     kind: AuditKind
     object: str
     before: str | None
-    """SHA-256 of the object's state, in hex; None where there was none."""
+    """It is the SHA-256 of the object's state, in hex; None where there was none."""
     after: str | None
     request_id: str
 
@@ -34,7 +34,7 @@ class AuditEntry(AuditDraft):
     """One recorded change."""
 
     id: int
-    """Grows with every entry."""
+    """It grows with every entry."""
     at: datetime
 
 

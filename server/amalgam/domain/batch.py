@@ -14,13 +14,13 @@ BatchStatus = Literal[
 LIVE: Final[tuple[BatchStatus, ...]] = ("validating", "in_progress", "finalizing", "cancelling")
 CANCELLABLE: Final[tuple[BatchStatus, ...]] = ("validating", "in_progress")
 WINDOW_S: Final = 86_400
-"""The only completion window there is: 24h."""
+"""This is the only completion window there is: 24h."""
 MAX_LIVE: Final = 100
-"""Batches of one tenant that have not ended."""
+"""One tenant has at most so many batches that have not ended."""
 MAX_ATTEMPTS: Final = 5
 """A batch whose server dies is taken over; one that so many servers died at ends with what it has."""
 MAX_PROBLEMS: Final = 100
-"""Of a batch that failed; they are in its row."""
+"""A batch that failed has at most so many; they are in its row."""
 MAX_CUSTOM_ID: Final = 512
 BATCH_ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 

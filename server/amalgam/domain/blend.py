@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 SHORT_DIGITS: Final = 12
-"""Hex digits of a recipe's digest in a blend's name."""
+"""A blend's name has so many hex digits of its recipe's digest."""
 
 _NAME: Final = re.compile(rf"blend@[0-9a-f]{{{SHORT_DIGITS},64}}")
 

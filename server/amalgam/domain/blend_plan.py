@@ -14,9 +14,9 @@ class PlannedInput(BaseModel):
 
     lora_id: int
     digest: str
-    """Of its files in the store."""
+    """Its files in the store have this digest."""
     base: str
-    """Fingerprint of its base model."""
+    """Its base model has this fingerprint."""
 
 
 class BlendPlan(BaseModel):
@@ -25,15 +25,15 @@ class BlendPlan(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     digest: str
-    """Of the recipe; two clients who mean the same have one blend."""
+    """The recipe has this digest; two clients who mean the same have one blend."""
     recipe: Recipe
-    """Completed and pinned."""
+    """It is completed and pinned."""
     inputs: Mapping[str, PlannedInput]
-    """By the recipe's spelling."""
+    """The keys are the recipe's spellings."""
     columns: Mapping[str, int] = {}
-    """Of the client's own spelling, for what is found wrong."""
+    """These are columns of the client's own spelling, for what is found wrong."""
     max_rank: int
     reserve_bytes: int
-    """No smaller than what will be written."""
+    """It is no smaller than what will be written."""
     client: str = ""
-    """Whose memory it takes: no key, but always the same for one."""
+    """The blend takes this client's memory: no key, but always the same for one."""

@@ -15,7 +15,7 @@ class ServedVersion:
 
     version: AdapterVersion
     profile: VersionProfile | None = None
-    """The newest state of its serving profile."""
+    """It is the newest state of its serving profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class NearRows:
     """What stands near a name that is not there."""
 
     names: Sequence[str] = ()
-    """Adapters with a default version whose names begin or end like it."""
+    """These adapters have a default version, and their names begin or end like it."""
     versions: Sequence[str] = ()
-    """Where the adapter is there and the version is not: its newest ones, ``name@number``, in order."""
+    """These are the adapter's newest ones, ``name@number``, in order, where it is there and the version is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class NameAnswers:
 
     revision: int
     found: Mapping[str, ServedVersion]
-    """By what was asked for: ``sql``, whose default version it is, or ``sql@3``."""
+    """The keys are what was asked for: ``sql``, whose default version it is, or ``sql@3``."""
     near: Mapping[str, NearRows]
-    """Of names that mean nothing; those of a crowd that was asked for at once may lack theirs."""
+    """Names that mean nothing have theirs; those of a crowd that was asked for at once may lack theirs."""
     merged: Mapping[str, Sequence[AdapterVersion]]
-    """Digest of a recipe -> the versions that were merged by it, in order of id."""
+    """It maps the digest of a recipe to the versions that were merged by it, in order of id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,17 @@ class NameChanges:
     revision: int
     served_versions: int
     names: frozenset[str] = frozenset()
-    """Adapters of which anything changed that a request could notice."""
+    """Something changed of these adapters that a request could notice."""
     gone: frozenset[int] = frozenset()
-    """Ids of versions that were deleted."""
+    """The versions of these ids were deleted."""
     recipes: frozenset[str] = frozenset()
-    """Digests of the recipes of versions that came or went."""
+    """Versions of recipes with these digests came or went."""
     aliases: Sequence[Alias] = ()
-    """Every live alias, in order of name."""
+    """It has every live alias, in order of name."""
     pinned: frozenset[int] = frozenset()
-    """Ids of versions that stay in memory."""
+    """The versions of these ids stay in memory."""
     pinned_versions: Sequence[AdapterVersion] = field(default_factory=tuple)
-    """Those of them that may be served."""
+    """Those of them are here that may be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +76,4 @@ class NameRow:
     name: str
     number: int
     created_at: datetime
-    """Of the version."""
+    """The version was created then."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""Gives the present moment, aware, in UTC."""
+"""It gives the present moment, aware, in UTC."""
 
 
 def utc_now() -> datetime:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DELTA_RATIO: Final = 100.0
-"""Of ‖scale·B·A‖ to ‖W‖, both Frobenius norms: thousands of times what trained adapters have, and still harmless."""
+"""It bounds the ratio of ‖scale·B·A‖ to ‖W‖, both Frobenius norms: thousands of times what trained adapters have, and
+still harmless."""
 MAX_ENTRY: Final = 65504.0
-"""Largest finite number of float16: a larger factor is an infinity in an engine that computes in it."""
+"""It is the largest finite number of float16: a larger factor is an infinity in an engine that computes in it."""
 _LEAST_RMS: Final = 1e-3
 """A weight with smaller entries, such as one that is all zero, is taken for one with these."""
 _UNKNOWN_RMS: Final = 1.0
-"""Of a weight that cannot be read as floats (quantised, or no base model available): above all that models have."""
+"""A weight counts with this where it cannot be read as floats (quantised, or no base model available): above all that
+models have."""
 
 
 def _unknown(module: str) -> float | None:
@@ -30,9 +32,9 @@ class DeltaBound:
     """The bound for one base model; without arguments, for one that is not known."""
 
     max_ratio: float = MAX_DELTA_RATIO
-    """Infinity: nothing is bounded."""
+    """With infinity nothing is bounded."""
     weight_rms: Callable[[str], float | None] = _unknown
-    """Root mean square of a linear module's entries; None where it is not known. May read a file."""
+    """It gives the root mean square of a linear module's entries; None where it is not known. It may read a file."""
 
     def ratio(self, module: str, delta_norm: float, shape: tuple[int, int]) -> float:
         """‖Δ‖ of ``module`` in units of its weight's norm; NaN stays NaN.

@@ -28,7 +28,7 @@ class InputDiagnostics(_Frozen):
         description="share of entries whose signs differ: of a sample, or of all where deltas were merged"
     )
     sign_baseline: tuple[tuple[float, ...], ...] = Field(
-        description="the same for Gaussian entries of that cosine: arccos(cos)/π"
+        description="expected share for Gaussian entries of that cosine: arccos(cos)/π"
     )
     sum_norm: float = Field(description="‖Σ wΔ‖")
     shrinkage: float = Field(description="‖Σ wΔ‖ / Σ |w|‖Δ_t‖: 1 where all point one way, 0 where they cancel")
@@ -79,4 +79,6 @@ class MergeForecast(_Frozen):
         description="norms, cosines and retention over the modules seen, by input",
         examples=[{"inputs": ["sql@1", "json@1"], "norms": [3.1, 2.8], "cosine": [[1.0, 0.02], [0.02, 1.0]]}],
     )
-    modules: tuple[ModuleDiagnostics, ...] = Field(description="the same and more, module by module", examples=[[]])
+    modules: tuple[ModuleDiagnostics, ...] = Field(
+        description="these numbers and more, module by module", examples=[[]]
+    )

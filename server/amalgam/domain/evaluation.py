@@ -14,7 +14,7 @@ from amalgam.domain.tenant import BUILT_IN_TENANT
 MAX_ITEMS: Final = 2000
 MAX_TARGETS: Final = 64
 MAX_ANSWER: Final = 16_384
-"""Characters of an answer that are kept."""
+"""So many characters of an answer are kept."""
 
 EvaluationKind = Literal["evaluation", "sweep"]
 EvaluationState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -33,7 +33,7 @@ class EvaluationItem(BaseModel):
     """Items of one task are counted together."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     prompt: str | None = None
-    """A text to continue; an item has either this or messages."""
+    """It is a text to continue; an item has either this or messages."""
     reference: str | None = None
     pattern: str | None = None
 
@@ -50,11 +50,12 @@ class EvaluationTarget(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str
-    """As it was asked for."""
+    """It is written as it was asked for."""
     pinned: str
-    """The same with exact versions, which is what is asked; a weighted alias stays, and is drawn from per item."""
+    """It is the same with exact versions, which is what is asked; a weighted alias stays, and is drawn from per item.
+    """
     meaning: str
-    """``pinned``, or of a weighted alias its targets and shares at that moment."""
+    """It is ``pinned``, or of a weighted alias its targets and shares at that moment."""
 
 
 class EvaluationError(BaseModel):
@@ -77,19 +78,19 @@ class Evaluation(BaseModel):
     targets: tuple[EvaluationTarget, ...]
     metrics: tuple[str, ...]
     tasks: Mapping[str, int]
-    """How many items each has."""
+    """It tells how many items each has."""
     max_tokens: int
     items_digest: str
-    """Of the items; evaluations that share it can be compared."""
+    """It is the digest of the items; evaluations that share it can be compared."""
     search: Mapping[str, Any] | None = None
-    """Of a sweep: see `domain.search.SweepPlan`."""
+    """It describes a sweep: see `domain.search.SweepPlan`."""
     tenant: str = BUILT_IN_TENANT
-    """Who asked for it, and is charged."""
+    """This tenant asked for it, and is charged."""
     key_id: str = ""
-    """Of the key; empty without one."""
+    """It is the id of the key; empty without one."""
     state: EvaluationState
     done: int
-    """Measurements made."""
+    """So many measurements were made."""
     total: int
     error: EvaluationError | None = None
     created_at: datetime
@@ -110,7 +111,7 @@ class EvaluationDraft:
     tenant: str = BUILT_IN_TENANT
     key_id: str = ""
     calls: int | None = None
-    """Measurements that it may come to; None: every item is asked of every target."""
+    """It may come to so many measurements; None: every item is asked of every target."""
 
     @property
     def total(self) -> int:
@@ -126,11 +127,11 @@ class Measurement(BaseModel):
     target: int = Field(ge=0)
     item: int = Field(ge=0)
     served: str = ""
-    """The exact version or blend that answered; empty where none did."""
+    """The exact version or blend of this name answered; empty where none did."""
     answer: str | None = None
-    """None where only the reference was weighed, or where it is left out."""
+    """It is None where only the reference was weighed, or where it is left out."""
     values: Mapping[str, float] = {}
-    """By metric; of those that apply to the item."""
+    """It has the values by metric, of those that apply to the item."""
     error_code: str | None = None
 
 

@@ -17,7 +17,7 @@ class Cell:
     metric: str
     mean: float
     count: int
-    """Items it is the mean of."""
+    """It is the mean of so many items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,15 @@ class Comparison:
     baseline: float
     candidate: float
     difference: float
-    """Of the means, candidate less baseline."""
+    """It is the difference of the means, candidate less baseline."""
     count: int
-    """Items that both have a value for."""
+    """Both have a value for so many items."""
     wins: int
-    """Items on which the candidate is better."""
+    """On so many items the candidate is better."""
     losses: int
     p_value: float
-    """Exact two-sided sign test over wins and losses: how likely so uneven a split were if both were alike."""
+    """It is the exact two-sided sign test over wins and losses: how likely so uneven a split were if both were alike.
+    """
 
 
 def mean_table(tasks: Sequence[str], measured: Iterable[Measurement]) -> tuple[Cell, ...]:

@@ -17,14 +17,14 @@ from amalgam.domain.answer_metrics import KEPT_LIKELIHOOD
 from amalgam.domain.recipe import Recipe, RecipeInput
 
 ROUND: Final = 6
-"""Candidates of one round."""
+"""One round has so many candidates."""
 ELITE: Final = 3
-"""Candidates that the next round starts from."""
+"""The next round starts from so many candidates."""
 LOWEST, HIGHEST = 0.02, 2.0
-"""Of a weight."""
+"""They bound a weight."""
 _FIRST_SPREAD: Final = 0.5
 _SPREAD_KEPT: Final = 0.85
-"""From one round to the next."""
+"""It is what is kept from one round to the next."""
 _LEAST_SPREAD: Final = 0.06
 _DIGITS: Final = 3
 
@@ -37,13 +37,13 @@ class Evolution(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     recipe: Mapping[str, Any]
-    """Pinned; its weights are where the search begins."""
+    """It is pinned; its weights are where the search begins."""
     candidates: int = Field(ge=1)
-    """Most that are tried."""
+    """At most so many are tried."""
     seed: int
     budget_s: float
     spent_s: float = 0.0
-    """Seconds that were spent when the last round was laid out."""
+    """So many seconds were spent when the last round was laid out."""
 
     def at(self, weights: Sequence[float]) -> Recipe:
         """The recipe with these weights."""
@@ -59,7 +59,8 @@ class Tried:
     target: int
     weights: Weights
     kept: tuple[float, ...]
-    """Of each input, in the order of the weights; see `grade`, over that of the input's own adapter."""
+    """It has what is kept of each input, in the order of the weights; see `grade`, over that of the input's own
+    adapter."""
 
     @property
     def rank(self) -> tuple[float, float, int]:

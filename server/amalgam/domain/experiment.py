@@ -12,15 +12,16 @@ from amalgam.domain.sequential import Interval, Sample, difference_interval, int
 
 MAX_SHADOWS: Final = 4
 RISK: Final = 0.05
-"""Of a wrong end, where nobody says another."""
+"""It is the risk of a wrong end, where nobody says another."""
 MOST_OUTCOMES: Final = 1_000_000
 
 Assignment = Literal["request", "user", "key"]
-"""What always meets the same target: nothing, so that each request draws anew; a ``user``; or a key."""
+"""It names what always meets the same target: nothing, so that each request draws anew; a ``user``; or a key."""
 ExperimentState = Literal["running", "ended", "stopped"]
 Verdict = Literal["better", "worse", "not_better", "undecided", "guard_errors", "guard_latency", "stopped", "replaced"]
-"""Why an experiment ended: a candidate is better than the control; all are worse, or not better by as much as matters;
-there were as many outcomes as it may have; a guard spoke; somebody stopped it; or somebody changed the alias."""
+"""It tells why an experiment ended: a candidate is better than the control; all are worse, or not better by as much as
+matters; there were as many outcomes as it may have; a guard spoke; somebody stopped it; or somebody changed the alias.
+"""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Risk = Annotated[float, Field(gt=0, le=0.5)]
@@ -32,7 +33,7 @@ class Guard(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     most_above: Share
-    """Share of the requests above the control's."""
+    """It is a share of the requests above the control's."""
 
 
 class LatencyGuard(Guard):
@@ -48,23 +49,23 @@ class ExperimentSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     control: str
-    """The target that stays where nothing better is found; every other target of the alias is a candidate."""
+    """This target stays where nothing better is found; every other target of the alias is a candidate."""
     metric: OutcomeName | None = None
-    """The name of the feedback that decides; None: guards alone watch."""
+    """The feedback of this name decides; None: guards alone watch."""
     higher_is_better: bool = True
     minimum_effect: float = Field(default=0.02, gt=0, lt=1)
     """A difference of the means below it does not matter."""
     risk: Risk = RISK
-    """Of ever naming a candidate better, or worse, that is not; shared by all candidates."""
+    """It is the risk of ever naming a candidate better, or worse, that is not; shared by all candidates."""
     most_outcomes: int | None = Field(default=None, ge=1, le=MOST_OUTCOMES)
-    """Of all targets together; then it ends undecided. None: it goes on until it is decided."""
+    """All targets together have at most so many; then it ends undecided. None: it goes on until it is decided."""
     promote: bool = False
-    """Whether the alias means the winner alone once there is one."""
+    """It tells whether the alias means the winner alone once there is one."""
     assignment: Assignment = "request"
     errors: Guard | None = None
     latency: LatencyGuard | None = None
     shadows: tuple[str, ...] = Field(default=(), max_length=MAX_SHADOWS)
-    """Get a copy of requests, and never answer."""
+    """They get a copy of requests, and never answer."""
 
 
 class Carried(BaseModel):
@@ -85,7 +86,7 @@ class TargetCounts(BaseModel):
 
     outcomes: int = 0
     total: float = 0.0
-    """The sum of the outcomes."""
+    """It is the sum of the outcomes."""
     requests: int = 0
     errors: int = 0
     slow: int = 0
@@ -116,11 +117,11 @@ class Ending(BaseModel):
 
     verdict: Verdict
     winner: str | None = None
-    """What is better, or stays; None where nothing was decided."""
+    """It names what is better, or stays; None where nothing was decided."""
     removed: tuple[str, ...] = ()
-    """Candidates that a guard took out."""
+    """A guard took these candidates out."""
     changes_alias: bool = False
-    """Whether the alias means something else for it."""
+    """It tells whether the alias means something else for it."""
 
 
 class Experiment(BaseModel):
@@ -135,7 +136,7 @@ class Experiment(BaseModel):
     state: ExperimentState
     ending: Ending | None = None
     counts: Mapping[str, TargetCounts] = Field(default_factory=dict)
-    """By target, shadows among them: as seen up to now, or up to its end."""
+    """By target, shadows among them, it has what was seen up to now, or up to its end."""
     created_at: datetime
     ended_at: datetime | None = None
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from amalgam.domain.recipe import Recipe
 
 RECORD_FILE: Final = "amalgam_export.json"
-"""Name of the record in an export's folder."""
+"""The record in an export's folder has this name."""
 
 ExportDtype = Literal["base", "bfloat16", "float16", "float32"]
-"""What the checkpoint's floating-point tensors are stored in; ``base``: each in what the base model has it in."""
+"""The checkpoint's floating-point tensors are stored in it; ``base``: each in what the base model has it in."""
 
 MaxShardBytes = Annotated[int, Field(ge=1 << 20, le=1 << 40)]
 
@@ -30,7 +30,9 @@ class ExportSpec(_Frozen):
     recipe: Recipe = Field(description="completed, inputs pinned; one input as it is stands for itself")
     dtype: ExportDtype = "base"
     max_shard_bytes: MaxShardBytes = 5_000_000_000
-    input_digests: dict[str, str] = Field(description="of every adapter's files; a folder outlives what names mean")
+    input_digests: dict[str, str] = Field(
+        description="digests of every adapter's files; a folder outlives what names mean"
+    )
     base_fingerprint: str
     base_weights_digest: str | None = Field(
         description="where the base model is an export, and so known by its weights"
@@ -47,7 +49,7 @@ class ExportInput(_Frozen):
     """One adapter that went in."""
 
     digest: str = Field(description="SHA-256 of its files, in hex")
-    recipe: dict[str, Any] | None = Field(default=None, description="of a merged version: what it was merged from")
+    recipe: dict[str, Any] | None = Field(default=None, description="what a merged version was merged from")
 
 
 class ExportAdded(_Frozen):
@@ -82,8 +84,10 @@ class ExportRecord(_Frozen):
     dtype: ExportDtype
     recipe: dict[str, Any]
     recipe_digest: str
-    inputs: Mapping[str, ExportInput] = Field(description="by the recipe's spelling")
-    added: ExportAdded | None = Field(default=None, description="null in records that are older than this field")
+    inputs: Mapping[str, ExportInput] = Field(description="inputs by the recipe's spelling")
+    added: ExportAdded | None = Field(
+        default=None, description="what was added; null in records that are older than this field"
+    )
     base: ExportBase
     fingerprint: str
     weights_digest: str
@@ -91,7 +95,7 @@ class ExportRecord(_Frozen):
     changed_modules: int = Field(description="linear modules that something was added to")
     weight_bytes: int
     shard_count: int
-    versions: Mapping[str, str] = Field(description="of the programs that computed it")
+    versions: Mapping[str, str] = Field(description="versions of the programs that computed it")
 
 
 def weights_digest(tensors: Mapping[str, tuple[str, tuple[int, ...], str]]) -> str:

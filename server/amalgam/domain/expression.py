@@ -22,13 +22,13 @@ from amalgam.errors.merging import InvalidExpression
 from amalgam.errors.type_words import told
 
 MAX_LENGTH: Final = 4096
-"""Longest expression that is read, characters."""
+"""The longest expression that is read has so many characters."""
 
 MAX_WEIGHT: Final = 1e6
-"""Largest magnitude of a weight in an expression."""
+"""A weight in an expression has at most this magnitude."""
 
 SUM_METHOD: Final = "task_arithmetic"
-"""What a plain sum means: Σ wᵢΔᵢ."""
+"""A plain sum means this: Σ wᵢΔᵢ."""
 
 _PATH: Final = rf"(?:\.{{1,2}}|~|{NAME_PATTERN})?/[^\s,;()*+\"]*"
 _TOKEN: Final = re.compile(
@@ -50,9 +50,9 @@ class ParsedExpression:
     recipe: Recipe
     """Its inputs are not pinned yet."""
     adapters: Mapping[str, int]
-    """Column of each adapter's first mention."""
+    """It maps each adapter to the column of its first mention."""
     parts: Mapping[str, int]
-    """Column of each option by its name, and of the method as ``method``."""
+    """It maps each option's name to its column, and ``method`` to the method's."""
 
 
 def is_expression(text: str) -> bool:

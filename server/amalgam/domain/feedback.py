@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 NAME_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
 OutcomeName = Annotated[str, Field(pattern=NAME_PATTERN)]
 MAX_ID_LENGTH: Final = 128
-"""Characters of the id of an answer."""
+"""The id of an answer has at most so many characters."""
 MAX_NAMES: Final = 16
-"""Different names that one answer may be judged under."""
+"""One answer may be judged under so many different names."""
 MAX_SUMS: Final = 1000
-"""Sums that are shown of one alias, those of the most feedback: clients make the names."""
+"""So many sums are shown of one alias, those of the most feedback: clients make the names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Feedback(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     answer: str
-    """The id of its request."""
+    """It is the id of its request."""
     name: OutcomeName
     value: float = Field(ge=0, le=1)
     alias: str

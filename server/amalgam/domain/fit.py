@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from amalgam.domain.evaluation import EvaluationItem
 
 MAX_CANDIDATES: Final = 60
-"""Of one fit; with the inputs they are the targets of one sweep."""
+"""One fit has at most so many; with the inputs they are the targets of one sweep."""
 FitMethod = Literal["iteris", "weights"]
 FIT_BY: Final[tuple[Literal["kept", "items"], ...]] = ("kept", "items")
 
@@ -35,30 +35,30 @@ class FitRecord(BaseModel):
     )
     sweep: str | None = Field(
         default=None,
-        description="of `weights`, the sweep that searches; it has every candidate",
+        description="sweep of `weights` that searches; it has every candidate",
         examples=["eval-8f14e4…"],
     )
-    prompts_digest: str = Field(description="of all prompts, with what is wanted as answers", examples=["5b0c…"])
+    prompts_digest: str = Field(description="digest of all prompts, with what is wanted as answers", examples=["5b0c…"])
     seed: int = Field(examples=[0])
     max_tokens: int = Field(description="longest answer, tokens", examples=[64])
-    candidates: int | None = Field(default=None, description="of `weights`: most that are tried", examples=[48])
+    candidates: int | None = Field(default=None, description="most candidates that `weights` tries", examples=[48])
     budget_s: float = Field(description="longest search or reading, seconds", examples=[300.0])
     tried: int | None = Field(
-        default=None, description="of `weights`: candidates; null until the search has ended", examples=[48]
+        default=None, description="candidates that `weights` tried; null until the search has ended", examples=[48]
     )
     tokens: int | None = Field(
-        default=None, description="of `iteris`: tokens that were read; null until they are", examples=[4210]
+        default=None, description="tokens that `iteris` read; null until they are read", examples=[4210]
     )
     unread: int = Field(
-        default=0, description="of `iteris`: modules that no prompt came to, which are summed as they are", examples=[0]
+        default=0, description="modules that no prompt of `iteris` came to, which are summed as they are", examples=[0]
     )
     weights: Mapping[str, float] = Field(
-        default={}, description="by input, as they were found", examples=[{"sql@1": 0.85, "json@1": 0.45}]
+        default={}, description="weight of each input, as it was found", examples=[{"sql@1": 0.85, "json@1": 0.45}]
     )
     kept: Mapping[str, float] = Field(
         default={},
-        description="by input, what the search judged by: half the share of right or kept answers, half the likelihood "
-        "of the input's own, over the same of the input itself",
+        description="what the search judged each input by: half the share of right or kept answers, half the "
+        "likelihood of the input's own, over the same of the input itself",
         examples=[{"sql@1": 0.97, "json@1": 0.93}],
     )
 
@@ -70,13 +70,14 @@ class FitOrder:
     by: Literal["kept", "items"]
     prompts: Mapping[str, tuple[EvaluationItem, ...]]
     metrics: Mapping[str, str]
-    """By the names of ``prompts``; of those that are left out `exact_match`, where items count."""
+    """It has them by the names of ``prompts``; of those that are left out it is `exact_match`, where items count."""
     candidates: int
     budget_s: float
     seed: int
     max_tokens: int
     method: FitMethod | None = None
-    """None: `iteris` where the server has the base model's files and every item has an answer, else `weights`."""
+    """Without one, it is `iteris` where the server has the base model's files and every item has an answer, else
+    `weights`."""
 
 
 class ReadingFit(BaseModel):
@@ -85,13 +86,13 @@ class ReadingFit(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     items: Mapping[str, tuple[EvaluationItem, ...]]
-    """Input, as ``name@number`` -> its prompts."""
+    """It maps each input, as ``name@number``, to its prompts."""
     labelled: bool
-    """Whether the references of the items are read as answers; else the input's own answers are."""
+    """It tells whether the references of the items are read as answers; else the input's own answers are."""
     max_tokens: int
-    """Longest answer of an input."""
+    """An answer of an input has at most so many."""
     budget_s: float
-    """Longest reading, seconds."""
+    """Reading takes at most so many seconds."""
 
 
 def fit_digest(recipe_digest: str, record: FitRecord) -> str:

@@ -8,7 +8,7 @@ class KeptAnswer:
     """An answer as it was first given."""
 
     fingerprint: str
-    """SHA-256 of the request that it answers, in hex."""
+    """It is the SHA-256 of the request that it answers, in hex."""
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes

@@ -43,7 +43,7 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
 }
 
 LIVE_STATES: Final[tuple[JobState, ...]] = tuple(state for state, after in TRANSITIONS.items() if after)
-"""States that may still change: a second submission of the same recipe joins such a job."""
+"""These states may still change: a second submission of the same recipe joins such a job."""
 
 FINAL_STATES: Final[tuple[JobState, ...]] = tuple(state for state, after in TRANSITIONS.items() if not after)
 
@@ -79,9 +79,13 @@ class Job(BaseModel):
     version_id: int | None = Field(default=None, description="id of the built version")
     version_number: int | None = Field(default=None, description="number of the built version")
     timings: dict[str, float] = Field(default_factory=dict, description="seconds by step")
-    probe: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.skill_probe.SkillProbe`")
-    fit: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.fit.FitRecord`")
-    reading: dict[str, Any] | None = Field(default=None, description="of a merge: see `domain.fit.ReadingFit`")
+    probe: dict[str, Any] | None = Field(
+        default=None, description="what a merge is asked; see `domain.skill_probe.SkillProbe`"
+    )
+    fit: dict[str, Any] | None = Field(default=None, description="how a merge is fitted; see `domain.fit.FitRecord`")
+    reading: dict[str, Any] | None = Field(
+        default=None, description="prompts that a merge is fitted to; see `domain.fit.ReadingFit`"
+    )
     waits_for: str | None = Field(default=None, description="the sweep that searches its weights; it is queued so long")
     created_at: datetime
     updated_at: datetime
@@ -97,10 +101,10 @@ class JobProgress:
     """How far a running job is."""
 
     attempt: int
-    """Which of the job's starts this is of, from 1."""
+    """The job's starts are counted from 1; this is the number of one."""
     modules_done: int
     modules_total: int
-    """0 until the work is laid out."""
+    """It is 0 until the work is laid out."""
 
     @classmethod
     def of(cls, job: Job) -> "JobProgress":
@@ -119,17 +123,17 @@ class JobRequest:
     recipe_digest: str
     set_default: bool = True
     input_digests: tuple[str, ...] = ()
-    """Digests of the stored inputs; their files are kept while the job is live."""
+    """They are the digests of the stored inputs; their files are kept while the job is live."""
     probe: SkillProbe | None = None
-    """What the result is asked before it is published."""
+    """The result is asked this before it is published."""
     fit: FitRecord | None = None
-    """How it is fitted. A search for weights has to end first."""
+    """It tells how the result is fitted. A search for weights has to end first."""
     reading: ReadingFit | None = None
-    """The prompts that the worker reads before it merges."""
+    """The worker reads these prompts before it merges."""
     stored_by: StoredBy | None = None
-    """Whose bytes the result counts as; None: the server's own."""
+    """The result counts as this one's bytes; None: the server's own."""
     output_bytes: int = 0
-    """About as many as the result will have."""
+    """The result will have about as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,11 @@ class Submission:
     """What came of a request: exactly one of ``job`` and ``version`` is there."""
 
     job: Job | None
-    """The job that will build it: a new one, or the live one of the same name and recipe."""
+    """This job will build it: a new one, or the live one of the same name and recipe."""
     version: AdapterVersion | None
-    """The live version that this very recipe made under this name."""
+    """This very recipe made this live version under this name."""
     created: bool
-    """Whether a new job was queued."""
+    """It tells whether a new job was queued."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ class InputKept(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    prompts: int = Field(description="that the input answered", examples=[10])
-    tokens: int = Field(description="of all its answers", examples=[312])
+    prompts: int = Field(description="prompts that the input answered", examples=[10])
+    tokens: int = Field(description="tokens of all its answers", examples=[312])
     agreement: float = Field(
         description="share of the tokens of an answer that are the merge's own first choice, mean over answers",
         examples=[0.97],

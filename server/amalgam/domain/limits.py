@@ -21,7 +21,7 @@ LEASE_S: Final = 10
 FRESH_S: Final = 2.0
 """What a front end was given and has not used may be used for so long."""
 SKEW_S: Final = 1
-"""As far the clock of a front end may be behind that of another."""
+"""The clock of a front end may be so far behind that of another."""
 KEPT_S: Final = MINUTE_S + 1 + int(FRESH_S) + SKEW_S
 """A use counts for so long, by the second that it was given out in: never less than a minute from the use itself."""
 BUDGET_KEPT_S: Final = 40 * 86_400

@@ -23,10 +23,11 @@ class LineageEdge:
     """One input of one merge."""
 
     input: str
-    """``name@number``"""
+    """It is written as ``name@number``."""
     output: str
     weight: Any
-    """As the recipe has it: a number, a gradient over depth, or filters; None for what was only kept clear of."""
+    """It is written as the recipe has it: a number, a gradient over depth, or filters; None for what was only kept
+    clear of."""
     role: InputRole
 
 
@@ -36,12 +37,12 @@ class LineageGraph:
 
     root: str
     nodes: tuple[KnownVersion, ...]
-    """In the order in which they are reached from the root, which is first."""
+    """They are in the order in which they are reached from the root, which is first."""
     edges: tuple[LineageEdge, ...]
     is_cut: bool
-    """Whether there is more than was followed."""
+    """It tells whether there is more than was followed."""
     profiles: Mapping[int, VersionProfile] = field(default_factory=dict)
-    """Version id -> the newest state of its serving profile, where it ever had one."""
+    """It maps a version's id to the newest state of its serving profile, where it ever had one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +51,5 @@ class Rebuilt:
 
     version: AdapterVersion
     digest: str
-    """SHA-256 of what was built now; the version's own where the two are the same bytes."""
+    """It is the SHA-256 of what was built now; the version's own where the two are the same bytes."""
     seconds: float

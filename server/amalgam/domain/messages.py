@@ -27,7 +27,7 @@ from amalgam.domain.template_messages import TemplateAnswer, TemplateOrder, Temp
 from amalgam.errors.internal import MessageUnreadable
 
 MAX_LINE_BYTES: Final = 32 << 20
-"""Of one message; the diagnostics of the largest recipes take some of them."""
+"""It bounds one message; the diagnostics of the largest recipes take some of them."""
 
 
 class _Message(BaseModel):
@@ -49,9 +49,9 @@ class PlanQuestion(_Message):
     type: Literal["plan"] = "plan"
     id: int
     recipe: Recipe
-    """Completed and pinned."""
+    """It is completed and pinned."""
     budget_s: float
-    """Seconds of computing."""
+    """It bounds the seconds of computing."""
 
 
 class RebuildQuestion(_Message):
@@ -62,9 +62,9 @@ class RebuildQuestion(_Message):
     recipe: Recipe
     budget_s: float
     max_rank: int
-    """Of the result."""
+    """It bounds the rank of the result."""
     reading: ReadingFit | None
-    """The prompts that it was fitted to."""
+    """It was fitted to these prompts."""
 
 
 class EnergyQuestion(_Message):
@@ -73,7 +73,7 @@ class EnergyQuestion(_Message):
     type: Literal["energies"] = "energies"
     id: int
     adapters: tuple[str, ...]
-    """Pinned."""
+    """They are pinned."""
     prompts: tuple[str, ...]
     budget_s: float
 
@@ -98,7 +98,7 @@ class JobNews:
     kind: str
     state: str
     timings: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by step, where the worker itself came to the result."""
+    """It has the seconds by step, where the worker itself came to the result."""
     type: Literal["job"] = "job"
 
 
@@ -108,7 +108,7 @@ class JobProgressed(_Message):
     type: Literal["progress"] = "progress"
     job_id: str
     attempt: int
-    """Which of the job's starts this is of, from 1."""
+    """The job's starts are counted from 1; this is the number of one."""
     done: int
     total: int
 
@@ -136,7 +136,7 @@ class EnergyAnswer(_Message):
     type: Literal["energies_found"] = "energies_found"
     id: int
     energies: tuple[Annotated[tuple[float, ...], Field(min_length=1)], ...]
-    """Of each prompt, by adapter."""
+    """It has those of each prompt, by adapter."""
 
 
 # --- to and from the blend process
@@ -146,11 +146,11 @@ class BlendInput(_Message):
     """One pinned adapter of an order."""
 
     folder: str
-    """Its files; nobody removes them while the order is open."""
+    """The builder makes it, and leaves it as it is when it fails."""
     digest: str
-    """SHA-256 of them, in hex."""
+    """It is the SHA-256 of them, in hex."""
     base: str
-    """Fingerprint of its base model."""
+    """It is the fingerprint of its base model."""
 
 
 class BlendOrder(_Message):
@@ -159,14 +159,14 @@ class BlendOrder(_Message):
     type: Literal["blend"] = "blend"
     id: int
     recipe: Recipe
-    """Completed and pinned."""
+    """It is completed and pinned."""
     inputs: Mapping[str, BlendInput]
-    """By the recipe's spelling of the adapter."""
+    """The keys are the recipe's spellings of the adapters."""
     folder: str
-    """Made by the builder, and left as it is when it fails."""
+    """The builder makes it, and leaves it as it is when it fails."""
     max_rank: int
     max_bytes: int
-    """Of the weights; refused beforehand where they would be more."""
+    """It bounds the weights; a blend is refused beforehand where they would be more."""
 
 
 class BlendBuilt(_Message):
@@ -175,10 +175,10 @@ class BlendBuilt(_Message):
     type: Literal["built"] = "built"
     id: int
     size_bytes: int
-    """Of all files."""
+    """It is the size of all files."""
     rank: int
     seconds: Mapping[str, float]
-    """By step: read, merge, write."""
+    """The steps are read, merge and write."""
 
 
 class Refusal(_Message):

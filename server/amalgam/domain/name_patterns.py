@@ -15,12 +15,12 @@ _Value = TypeVar("_Value")
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.\-]+")
 _TAME: Final = re.compile(r"(?>\((?:\?:)?|[$^|)]|(?:[A-Za-z0-9_\-.]|\\[.dw]|\[\^?[\w\-]+\])[*+?]?)++")
-"""Groups of alternatives, and characters and classes that may repeat; never a group that repeats. Possessive, so that
-this check itself reads a key once."""
+"""It matches groups of alternatives, and characters and classes that may repeat; never a group that repeats. Possessive
+signs let this check itself read a key once."""
 _MAX_KEY_LENGTH: Final = 512
 _MAX_EXPRESSIONS: Final = 16
 _LIMITS: Final = {"(": 2, "|": 16, "*": 2, "+": 2, "?": 4}
-"""How often each sign may occur in one key: each adds choices, and their product is what a match can cost."""
+"""Each sign may occur so often in one key: each adds choices, and their product is what a match can cost."""
 
 
 class NamePatterns(Generic[_Value]):

@@ -12,11 +12,11 @@ import re2
 from amalgam.errors.evaluations import InvalidPattern
 
 MAX_PATTERN: Final = 256
-"""Longest pattern, characters."""
+"""A pattern has at most so many characters."""
 MAX_TEXT: Final = 8192
-"""What of a text is searched, characters."""
+"""So many characters of a text are searched."""
 _MAX_BYTES: Final = 1 << 20
-"""Largest machine that a pattern may become; counted repeats are written out in it."""
+"""A pattern may become a machine of at most this size; counted repeats are written out in it."""
 
 
 class Pattern:

@@ -12,14 +12,14 @@ from amalgam.domain.adapter import VersionRef
 from amalgam.errors.merging import DuplicateInput, NoInputs, TooManyInputs
 
 MAX_INPUTS: Final = 64
-"""Most adapters in one recipe; a merge of merges goes further."""
+"""One recipe has at most so many adapters; a merge of merges goes further."""
 
 _DIGEST_DOMAIN: Final = b"amalgam recipe 1\n"
 _LAYERS: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _PATH_COMPONENT_NUMBER: Final = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
-"""A finite number; -0.0 is read as 0.0, so that equal recipes have equal digests."""
+"""It is a finite number; -0.0 is read as 0.0, so that equal recipes have equal digests."""
 Parameter = bool | int | Finite | Annotated[str, Field(max_length=256)]
 
 
@@ -74,7 +74,7 @@ class RecipeInput(_Frozen):
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 DTYPES: Final = get_args(Dtype)
-"""What an adapter may be stored in."""
+"""An adapter may be stored in these."""
 
 
 class EnergyRank(_Frozen):
@@ -102,12 +102,16 @@ class Recipe(_Frozen):
     """
 
     method: str = Field(default="linear", max_length=64)
-    space: str | None = Field(default=None, max_length=32, description="None: the method's own default")
+    space: str | None = Field(
+        default=None, max_length=32, description="space of the merge; None: the method's own default"
+    )
     inputs: tuple[RecipeInput, ...]
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
-    seed: int = Field(default=0, ge=0, lt=1 << 64, description="of the random methods")
+    seed: int = Field(default=0, ge=0, lt=1 << 64, description="seed of the random methods")
     orthogonalize_against: tuple[str, ...] = Field(default=(), max_length=16, description="adapters to keep clear of")
-    orthogonalize_rows: bool = Field(default=False, description="of the rows of their A too, not of B's columns alone")
+    orthogonalize_rows: bool = Field(
+        default=False, description="whether to keep clear of the rows of their A too, not of B's columns alone"
+    )
     norm_balance: bool = Field(default=False, description="bring every input to the mean norm before merging")
     calibrate: Literal["pico"] | None = Field(default=None, description="damp directions the inputs share")
     allow_base_mismatch: bool = False

@@ -9,22 +9,22 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_CANDIDATES: Final = 15
-"""With the target for the rest, as many as an alias may have."""
+"""With the target for the rest, they are as many as an alias may have."""
 LEAST_EXAMPLES: Final = 3
-"""Of each candidate."""
+"""Each candidate has at least so many."""
 MAX_EXAMPLES: Final = 200
-"""Of each candidate; of all together `MAX_ALL_EXAMPLES`."""
+"""Each candidate has at most so many; all together have at most `MAX_ALL_EXAMPLES`."""
 MAX_ALL_EXAMPLES: Final = 1000
 MAX_PROMPTS: Final = 500
-"""That the adapters tell apart; each takes a pass of the base model."""
+"""The adapters tell at most so many apart; each takes a pass of the base model."""
 MAX_EXAMPLE_LENGTH: Final = 4000
-"""Characters."""
+"""It counts characters."""
 _HEADER_BYTES: Final = 1024
-"""Longest header that tells of a route."""
+"""A header that tells of a route is at most so long."""
 
 RouteReason = Literal["score", "blend", "below_threshold", "within_margin", "no_text"]
-"""Why a target was chosen: it scored highest; it is a blend of the two highest; or the rest's target, because no score
-was high enough, two were too close, or nothing was said."""
+"""It tells why a target was chosen: it scored highest; it is a blend of the two highest; or the rest's target, because
+no score was high enough, two were too close, or nothing was said."""
 
 
 class RouterSpec(BaseModel):
@@ -35,13 +35,14 @@ class RouterSpec(BaseModel):
     candidates: tuple[str, ...]
     otherwise: str
     examples: Mapping[str, tuple[str, ...]]
-    """Texts by candidate; under the name of ``otherwise``, if it is no candidate, texts that are for none."""
+    """The keys are candidates, the values their texts; under the name of ``otherwise``, if it is no candidate, are
+    texts that are for none."""
     threshold: float | None = None
-    """Least score, 0 to 1; None: found by leaving out each example in turn."""
+    """It is the least score, 0 to 1; None: found by leaving out each example in turn."""
     margin: float | None = None
-    """Least distance of the highest score to the next, 0 to 1."""
+    """It is the least distance of the highest score to the next, 0 to 1."""
     blend: bool = False
-    """Whether two close scores give a blend of both."""
+    """It tells whether two close scores give a blend of both."""
 
 
 class Router(BaseModel):
@@ -50,18 +51,18 @@ class Router(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     digest: str
-    """Of everything that it was fitted with; names its numbers in the registry."""
+    """It is that of everything that the router was fitted with; it names its numbers in the registry."""
     candidates: tuple[str, ...]
     otherwise: str
     examples: tuple[int, ...]
-    """How many each candidate has."""
+    """It tells how many each candidate has."""
     threshold: float
     margin: float
     blend: bool
     recognised: float = Field(ge=0, le=1)
-    """Share of the examples that go to their candidate when they are left out of the fit."""
+    """This share of the examples goes to their candidate when they are left out of the fit."""
     kept_out: float = Field(ge=0, le=1)
-    """Share of the prompts of no task that go to no candidate when they are left out of the fit."""
+    """This share of the prompts of no task goes to no candidate when they are left out of the fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class RouterNumbers:
     digest: str
     examples: Mapping[str, tuple[str, ...]]
     weights: bytes
-    """See `amalgam.routing.linear`."""
+    """They are described in `amalgam.routing.linear`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,9 @@ class Said:
     """What a user says in a request."""
 
     last: str = ""
-    """In the last turn that has a text."""
+    """It was said in the last turn that has a text."""
     earlier: str = ""
-    """In the turns before it, the latest of them."""
+    """It was said in the turns before it, the latest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,10 @@ class Route:
     """A router's decision about one request."""
 
     model: str
-    """A candidate, a blend of two, or the rest's target."""
+    """It is a candidate, a blend of two, or the rest's target."""
     reason: RouteReason
     scores: tuple[tuple[str, float], ...] = ()
-    """Of every candidate, the highest first."""
+    """It has the scores of every candidate, the highest first."""
 
     def shown(self, covers: Callable[[str], bool], hidden: str) -> "Route":
         """The same with the names that whoever asks may know of."""

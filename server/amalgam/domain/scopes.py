@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from amalgam.domain.adapter import VersionRef
 
 BASE: Final = "base"
-"""In a scope: the base model, by whatever name it is served. No pattern but this word and ``*`` means it."""
+"""In a scope it means the base model, by whatever name it is served. No pattern but this word and ``*`` means it."""
 _ALL: Final = "*"
 MAX_PATTERNS: Final = 256
 BlendScope = Literal["none", "own", "any"]
-"""``none``: no blends; ``own``: those it describes itself; ``any``: by name also those that others' requests gave rise
-to. Of either kind only such whose every input is in scope."""
+"""``none`` allows no blends; ``own``: those it describes itself; ``any``: by name also those that others' requests gave
+rise to. Of either kind only such are meant whose every input is in scope."""
 
 NamePattern = Annotated[
     str,

@@ -13,15 +13,15 @@ from amalgam.domain.evolution import Evolution
 from amalgam.errors.evaluations import InvalidSweep
 
 MAX_COMBINATIONS: Final = 4096
-"""Of a grid, before those that mean the same are counted once."""
+"""It bounds a grid, before those that mean the same are counted once."""
 WEIGHT_AXIS: Final = "weight:"
-"""What the axis of an adapter's weight begins with."""
+"""The axis of an adapter's weight begins with it."""
 _DRAWS_PER_TRIAL: Final = 20
 _DIGITS: Final = 4
 
 Choice = bool | int | float | str
 Point = Mapping[str, Choice]
-"""A value for each axis that matters to the candidate."""
+"""It has a value for each axis that matters to the candidate."""
 
 
 class Range(BaseModel):
@@ -48,9 +48,10 @@ class Standing:
 
     target: int
     retention: Mapping[str, float | None]
-    """Task -> its score over that of the task's own adapter; None where that one scores 0, or nothing was measured."""
+    """It maps a task to its score over that of the task's own adapter; None where that one scores 0, or nothing was
+    measured."""
     worst: float | None
-    """The smallest retention; None where one is unknown."""
+    """It is the smallest retention; None where one is unknown."""
     mean: float | None
 
 
@@ -60,7 +61,7 @@ class SweepTask(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     adapter: int
-    """Its place among the targets."""
+    """It is its place among the targets."""
     metric: str
 
 
@@ -72,11 +73,11 @@ class SweepPlan(BaseModel):
     tasks: Mapping[str, SweepTask]
     first_candidate: int
     points: tuple[Mapping[str, Choice], ...]
-    """Of each candidate."""
+    """It has those of each candidate."""
     asked: Mapping[str, Any]
-    """The search as it was asked for."""
+    """It is the search as it was asked for."""
     evolution: Evolution | None = None
-    """Of a search whose candidates follow from those before."""
+    """A search has it whose candidates follow from those before."""
 
     def own(self, target: int) -> frozenset[str]:
         """The tasks whose own adapter the target is."""

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Final
 
 _PRIOR: Final = 0.5
-"""Of both parameters of the beta distribution: Krichevsky's and Trofimov's, good for means near 0 and 1 as well."""
+"""Both parameters of the beta distribution are this: Krichevsky's and Trofimov's, good for means near 0 and 1 as well.
+"""
 _STEPS: Final = 50
-"""Bisections for the likeliest mean: finer than what a float tells apart near 1."""
+"""So many bisections find the likeliest mean: finer than what a float tells apart near 1."""
 _EDGE_STEPS: Final = 30
-"""Bisections for the edge of an interval: to a billionth."""
+"""So many bisections find the edge of an interval: to a billionth."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 MAX_TEMPLATE: Final = 1 << 17
-"""Longest chat template, characters."""
+"""A chat template has at most so many characters."""
 MAX_SYSTEM_PROMPT: Final = 1 << 16
-"""Longest system prompt, characters."""
+"""A system prompt has at most so many characters."""
 MAX_STOPS: Final = 16
 MAX_STOP: Final = 256
-"""Longest string that ends an answer, characters."""
+"""A string that ends an answer has at most so many characters."""
 LEAST_TOP_P: Final = 1e-9
-"""What a ``top_p`` of 0 means, the likeliest token alone; vLLM takes what is above 0."""
+"""A ``top_p`` of 0 means this, the likeliest token alone; vLLM takes what is above 0."""
 MAX_CHANGES_KEPT: Final = 100
-"""Changes of one version's profile that its history holds; older ones are forgotten."""
+"""The history of one version's profile holds so many changes; older ones are forgotten."""
 
 ProfileAction = Literal["found", "set", "on", "off", "delete"]
 ProfileOrigin = Literal["folder", "api"]
@@ -95,11 +95,11 @@ class VersionProfile(BaseModel):
 
     version_id: int
     revision: int = Field(ge=1)
-    """Counts the changes of this version's profile."""
+    """It counts the changes of this version's profile."""
     action: ProfileAction
     origin: ProfileOrigin
     profile: ServingProfile | None
-    """None once it was deleted."""
+    """It is None once it was deleted."""
     active: bool
-    """Whether requests get it."""
+    """It tells whether requests get it."""
     created_at: datetime

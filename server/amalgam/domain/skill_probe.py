@@ -14,9 +14,9 @@ from amalgam.domain.recipe import Recipe
 from amalgam.errors.skills import ProbeRefused
 
 MAX_PROMPTS: Final = 32
-"""Prompts of one input: what a merge keeps is found with a handful."""
+"""One input has at most so many prompts: what a merge keeps is found with a handful."""
 MAX_TOKENS: Final = 512
-"""Longest answer, tokens."""
+"""An answer has at most so many tokens."""
 
 
 class SkillProbe(BaseModel):
@@ -25,7 +25,7 @@ class SkillProbe(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     prompts: Mapping[str, tuple[EvaluationItem, ...]]
-    """Input, as ``name@number`` -> what it is asked."""
+    """It maps each input, as ``name@number``, to what it is asked."""
     max_tokens: int
     required: float | None = None
     """A merge that keeps less of one of these inputs is not published."""
@@ -75,9 +75,11 @@ class KeptRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    probe_digest: str = Field(description="of prompts, longest answer and what was required", examples=["5b0c…"])
-    inputs: Mapping[str, InputKept] = Field(description="by input; those without prompts are left out")
-    required: float | None = Field(default=None, description="as the merge asked for", examples=[0.9])
+    probe_digest: str = Field(description="digest of prompts, longest answer and what was required", examples=["5b0c…"])
+    inputs: Mapping[str, InputKept] = Field(
+        description="what is kept of each input; those without prompts are left out"
+    )
+    required: float | None = Field(default=None, description="least share, as the merge asked for", examples=[0.9])
     threshold: float = Field(default=SKILL_LOST, description="below it a skill is warned of as lost", examples=[0.8])
     failure: str | None = Field(default=None, description="why nothing was measured", examples=[None])
 

@@ -16,7 +16,7 @@ FilePurpose = Literal["batch", "batch_output"]
 KEPT_S: Final = 30 * 86_400
 """A file that says nothing of its expiry is kept for so long."""
 MAX_FILES: Final = 10_000
-"""Of one tenant."""
+"""One tenant has at most so many."""
 
 
 @dataclass(frozen=True, slots=True)

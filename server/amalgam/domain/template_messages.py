@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Final, Literal, NewType
 from amalgam.errors.internal import MessageUnreadable
 
 ContentFormat = Literal["string", "openai"]
-"""Whether a message's content is a text, or a list of parts, as OpenAI's clients send it."""
+"""It tells whether a message's content is a text, or a list of parts, as OpenAI's clients send it."""
 AsciiJson = NewType("AsciiJson", str)
-"""A value of clients or of a tokenizer, written as JSON in ASCII: such a value may hold half of a surrogate pair, which
-no line in UTF-8 can carry."""
+"""It is a value of clients or of a tokenizer, written as JSON in ASCII: such a value may hold half of a surrogate pair,
+which no line in UTF-8 can carry."""
 
 
 class _Strict:
@@ -35,9 +35,9 @@ class TemplateCheck(_Strict):
 
     id: int
     template: AsciiJson
-    """A text, in Jinja."""
+    """It is a text, in Jinja."""
     values: AsciiJson
-    """An object: what the template may read."""
+    """It is an object: what the template may read."""
     type: Literal["check"] = "check"
 
 
@@ -47,15 +47,15 @@ class TemplateRender(_Strict):
 
     id: int
     template: AsciiJson
-    """A text, in Jinja."""
+    """It is a text, in Jinja."""
     messages: AsciiJson
-    """A list."""
+    """It is a list."""
     tools: AsciiJson
-    """A list, or null."""
+    """It is a list, or null."""
     values: AsciiJson
-    """An object: what else the template may read."""
+    """It is an object: what else the template may read."""
     continue_final_message: bool
-    """Whether the answer goes on where the last message ends."""
+    """It tells whether the answer goes on where the last message ends."""
     type: Literal["render"] = "render"
 
 
@@ -90,9 +90,9 @@ class TemplateFault(_Strict):
 
     id: int
     fault: Literal["refused", "failed"]
-    """Whether the template refused the conversation, or is itself at fault."""
+    """It tells whether the template refused the conversation, or is itself at fault."""
     reason: str
-    """In ASCII and not long."""
+    """It is in ASCII and not long."""
     type: Literal["fault"] = "fault"
 
 

@@ -14,18 +14,18 @@ from amalgam.domain.scopes import MAX_PATTERNS, BlendScope, NamePattern, Scopes
 from amalgam.errors.tenants import ScopesUnfit
 
 BUILT_IN_TENANT: Final = "default"
-"""Whose keys those of the environment are; always there, and never deleted."""
+"""The keys of the environment are this tenant's; it is always there, and never deleted."""
 TENANT_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 TenantId = Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
 KEY_ID_DIGITS: Final = 16
-"""Hex digits in the id of a key; keys of the environment have ids of another form."""
+"""The id of a key has so many hex digits; keys of the environment have ids of another form."""
 SECRET_BYTES: Final = 32
 TenantState = Literal["active", "suspended", "deleted"]
 KeyState = Literal["active", "suspended", "revoked"]
 KeyEnd = Literal["expired", "key_suspended", "suspended"]
-"""Why a key that is known opens nothing: its time is over, it is suspended, or its tenant is."""
+"""It tells why a key that is known opens nothing: its time is over, it is suspended, or its tenant is."""
 MAX_LIMIT: Final = 1 << 53
-"""What every reader of JSON takes for the number it is."""
+"""Every reader of JSON takes it for the number it is."""
 _Count = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
 
 
@@ -33,15 +33,15 @@ class Role(StrEnum):
     """What a key is for. Its scopes narrow what the role may be used on."""
 
     CLIENT = "client"
-    """Inference."""
+    """It may ask for inference."""
     PUBLISHER = "publisher"
-    """Inference; and registers, merges, aliases and evaluates what its scopes name."""
+    """It may ask for inference; and it registers, merges, aliases and evaluates what its scopes name."""
     READER = "reader"
-    """Reads the admin plane."""
+    """It reads the admin plane."""
     METRICS = "metrics"
-    """Reads the metrics."""
+    """It reads the metrics."""
     ADMIN = "admin"
-    """Everything."""
+    """It may do everything."""
 
 
 class Limits(BaseModel):
@@ -55,7 +55,7 @@ class Limits(BaseModel):
     tokens_per_day: _Count | None = None
     tokens_per_month: _Count | None = None
     blends_per_minute: _Count | None = None
-    stored_bytes: _Count | None = Field(default=None, description="of adapters and stored files; bytes")
+    stored_bytes: _Count | None = Field(default=None, description="bytes of adapters and stored files")
 
 
 NO_LIMITS: Final = Limits()
@@ -209,7 +209,7 @@ class AccessRows:
     revision: int
     tenants: tuple[Tenant, ...]
     keys: tuple[Key, ...]
-    """Those that were not revoked; some may have expired."""
+    """These were not revoked; some may have expired."""
 
 
 def secret_digest(secret: str) -> bytes:

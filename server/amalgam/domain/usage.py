@@ -7,7 +7,7 @@ from typing import Final, Literal
 MINUTE_S: Final = 60
 Dimension = Literal["tenant", "key", "alias", "version", "model", "endpoint"]
 DIMENSIONS: Final[tuple[Dimension, ...]] = ("tenant", "key", "alias", "version", "model", "endpoint")
-"""What usage can be told apart by. ``model``: a version without its number, and all blends as one."""
+"""Usage can be told apart by these. ``model`` is a version without its number, and all blends as one."""
 BLENDS: Final = "blend"
 
 
@@ -97,4 +97,4 @@ def model_of(version: str) -> str:
 
 
 _BLEND_DIGITS: Final = 12
-"""Of the name of a blend, which may all be decimal."""
+"""The name of a blend has so many digits, which may all be decimal."""

@@ -15,7 +15,7 @@ class VersionDraft:
 
     name: str
     digest: str
-    """SHA-256 of the stored files, in hex."""
+    """It is the SHA-256 of the stored files, in hex."""
     rank: int
     size_bytes: int
     module_count: int
@@ -25,11 +25,11 @@ class VersionDraft:
     lineage: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     dtype: str | None = None
-    """bfloat16 | float16 | float32: what its factors are stored in."""
+    """Its factors are stored in this type: bfloat16, float16 or float32."""
     request_key: str | None = None
-    """Of the request that makes it, where its caller gave it a key: made once, however often it is sent."""
+    """It is the key that the caller gave the request that makes it: made once, however often it is sent."""
     stored_by: StoredBy | None = None
-    """Whose bytes it counts as; None: the server's own, which no limit holds for."""
+    """It counts as this one's bytes; None: the server's own, which no limit holds for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class CreatedVersion:
 
     version: AdapterVersion
     created: bool
-    """False where the default version already held these very bytes, so nothing was written."""
+    """It is False where the default version already held these very bytes, so nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class AdapterPage:
 
     items: tuple[Adapter, ...]
     next_cursor: str | None
-    """Pass it back for the next page; None on the last."""
+    """The next page is asked for with it; None on the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class CatalogRows:
     """Everything that can be served, read in one transaction."""
 
     revision: int
-    """Grows with every change to adapters, versions or aliases; equal revisions mean equal rows."""
+    """It grows with every change to adapters, versions or aliases; equal revisions mean equal rows."""
     adapters: tuple[Adapter, ...]
-    """Every live adapter with its live versions, in order of name."""
+    """It has every live adapter with its live versions, in order of name."""
     versions: tuple[AdapterVersion, ...]
-    """The same versions, in order of id."""
+    """It has the same versions, in order of id."""
     aliases: tuple[Alias, ...] = ()
-    """Every live alias, in order of name."""
+    """It has every live alias, in order of name."""
     pinned: frozenset[int] = frozenset()
-    """Ids of versions that stay in memory."""
+    """The versions of these ids stay in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ class CatalogChange:
 
     revision: int
     live: frozenset[int]
-    """Ids of every live version."""
+    """It has the ids of every live version."""
     defaults: frozenset[int]
-    """Ids of those among them that a bare name means."""
+    """A bare name means the versions of these ids."""
     versions: tuple[AdapterVersion, ...]
-    """The live ones that the reader did not have, in order of id."""
+    """It has the live ones that the reader did not have, in order of id."""
     aliases: tuple[Alias, ...] = ()
-    """Every live alias, in order of name."""
+    """It has every live alias, in order of name."""
     pinned: frozenset[int] = frozenset()
-    """Ids of versions that stay in memory."""
+    """The versions of these ids stay in memory."""

@@ -8,7 +8,7 @@ from amalgam.engine.finite_answers import PROBE_TOKENS
 from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 
 _NOT_ON_CPU: Final = frozenset({"bitsandbytes", "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4", "mxfp4", "torchao"})
-"""Methods of quantisation whose kernels vLLM has for GPUs alone."""
+"""Methods of quantisation are here whose kernels vLLM has for GPUs alone."""
 
 
 def require_servable(config: Any) -> None:

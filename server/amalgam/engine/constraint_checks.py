@@ -15,7 +15,7 @@ from amalgam.engine.prompt_logprobs import PromptLogprobs
 from amalgam.engine.token_texts import remember_short_texts
 
 CHECK_LIMIT_S: Final = 5.0
-"""Longest wait for one constraint's check, what stands before it in the queue included, seconds."""
+"""One constraint's check is waited for at most so long, what stands before it in the queue included."""
 _THREADS: Final = 2
 _VALIDATE: Final = "vllm.sampling_params:SamplingParams._validate_structured_outputs"
 

@@ -14,7 +14,7 @@ from amalgam.errors.engine import EngineRefused
 Piece = str | bytes | memoryview
 _FORMATS: Final = ("structured_outputs", "response_format")
 _NESTED: Final = ("text", "output_config")
-"""Fields that hold a format beside other things."""
+"""These fields hold a format beside other things."""
 _FREE: Final = ("auto", "none")
 _ERROR: Final = "data: "
 _TOLD: Final = (

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from amalgam.errors.engine import EngineNotReady
 
-_HEALTH_PERIOD_S = 0.2
-_PING_PERIOD_S = 1.0
+HEALTH_PERIOD_S = 0.2
+"""The core's process is looked at so often."""
+PING_PERIOD_S = 1.0
+"""The core is asked something so often, one question at a time."""
 
 
 async def watch_core(client: Any, hang_limit_s: float, is_over: Callable[[], bool]) -> Literal["dead", "hung"]:
@@ -26,12 +28,12 @@ async def watch_core(client: Any, hang_limit_s: float, is_over: Callable[[], boo
     try:
         while not (client.errored or is_over()):
             now = time.monotonic()
-            if ping is None or (ping.done() and now - asked_at >= _PING_PERIOD_S):
+            if ping is None or (ping.done() and now - asked_at >= PING_PERIOD_S):
                 ping, asked_at = asyncio.create_task(client.list_loras()), now
                 ping.add_done_callback(_observe)
             elif not ping.done() and now - asked_at > hang_limit_s:
                 return "hung"
-            await asyncio.sleep(_HEALTH_PERIOD_S)
+            await asyncio.sleep(HEALTH_PERIOD_S)
         return "dead"
     finally:
         if ping is not None:

@@ -7,8 +7,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from amalgam.engine.cpu import patches
 
 COMBINATIONS: Final = "vllm:lora_requests_info"
-"""vLLM 0.32's gauge with a series for every combination of adapters that were ever in a batch together, waiting or
-running: clients make as many as they like, none of them goes, and each scrape writes them all. Which adapters are
+"""It is vLLM 0.32's gauge with a series for every combination of adapters that were ever in a batch together, waiting
+or running: clients make as many as they like, none of them goes, and each scrape writes them all. Which adapters are
 asked for, loaded and waited for is told by metrics of ours, with bounded labels."""
 
 

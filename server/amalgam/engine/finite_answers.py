@@ -13,7 +13,7 @@ from typing import Any, Final
 from amalgam.engine.cpu import patches
 
 PROBE_TOKENS: Final = (0, 1)
-"""In every vocabulary."""
+"""They are in every vocabulary."""
 
 
 def watch_answers(client: Any, on_found: Callable[[frozenset[str | None]], None]) -> None:

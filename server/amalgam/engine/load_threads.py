@@ -13,7 +13,7 @@ from amalgam.errors.engine import EngineLoadFailed
 logger = logging.getLogger(__name__)
 
 MOST: Final = 64
-"""Loads at a time, whatever the engine has places for."""
+"""So many loads run at a time, whatever the engine has places for."""
 
 
 class LoadThreads:

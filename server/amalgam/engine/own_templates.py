@@ -29,7 +29,7 @@ _RENDERERS_OWN: Final = frozenset(
         *("truncation", "max_length", "tokenizer_kwargs"),
     }
 )
-"""What transformers' method takes beside the values for the template."""
+"""The method of transformers takes these beside the values for the template."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Asked:
 
     profile: CallProfile
     failure: AmalgamError | None = field(default=None)
-    """What the template came to; vLLM's handlers may turn it into an answer of their own."""
+    """The template came to this; vLLM's handlers may turn it into an answer of their own."""
 
 
 _asked: ContextVar[Asked | None] = ContextVar("amalgam_profile", default=None)

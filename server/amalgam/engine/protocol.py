@@ -24,7 +24,7 @@ Endpoint = Literal[
     "embeddings",
 ]
 EngineState = Literal["starting", "ready", "dead", "hung", "restarting", "stopped", "down"]
-"""``down``: it could not be started, or started again, and nothing more is tried."""
+"""In the state ``down`` it could not be started, or started again, and nothing more is tried."""
 
 
 FIRST_BLEND_ID: Final = 1 << 30
@@ -39,15 +39,16 @@ class LoadableVersion:
     """A version as the engine needs it."""
 
     engine_name: str
-    """``name@number``; never contains a comma, which vLLM's gauge uses as a separator."""
+    """It is ``name@number`` and never contains a comma, which vLLM's gauge uses as a separator."""
     lora_id: int
-    """Positive, unique over all versions, never used again."""
+    """It is positive, unique over all versions, and never used again."""
     folder: Path
-    """Validated local folder; outlives every request that may use it."""
+    """It is a validated local folder that outlives every request that may use it."""
     digest: str = ""
-    """Of its files, by which an engine elsewhere finds them in the store; empty: a blend, which is in no store."""
+    """An engine elsewhere finds its files in the store by this digest; it is empty for a blend, which is in no store.
+    """
     plan: BlendPlan | None = None
-    """By which an engine elsewhere builds the blend."""
+    """An engine elsewhere builds the blend by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,12 @@ class Resident:
     engine_name: str
     lora_id: int
     held: int
-    """Requests that use it right now."""
+    """So many requests have it in use right now."""
     pinned: bool
     load_s: float
-    """Seconds its load took."""
+    """Its load took so many seconds."""
     digest: str = ""
-    """Of its files, as of a `LoadableVersion`."""
+    """It is the digest of its files, as of a `LoadableVersion`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +73,22 @@ class EngineInfo:
     state: EngineState
     served_name: str
     slots: int
-    """Different adapters in one batch."""
+    """One batch has at most so many different adapters."""
     capacity: int
-    """Adapters kept in memory."""
+    """So many adapters are kept in memory."""
     max_rank: int
     restarts: int
     residents: tuple[Resident, ...]
     startup_s: Mapping[str, float]
-    """Seconds of the last start, by phase."""
+    """It has the seconds of the last start, by phase."""
     sequences: int = 0
-    """In a full batch; 0 before it is known."""
+    """A full batch has so many; 0 before it is known."""
     dtype: str = "bfloat16"
-    """What it computes in: bfloat16, float16 or float32."""
+    """The engine computes in it: bfloat16, float16 or float32."""
     replicas: int = 0
-    """Engines in processes of their own that are ready; 0: the only one is in this process."""
+    """So many engines in processes of their own are ready; 0: the only one is in this process."""
     blend_bytes: int = 0
-    """Of blends, that each of these engines keeps at most."""
+    """Each of these engines keeps at most so much of blends."""
 
     @property
     def digests(self) -> frozenset[str]:
@@ -99,9 +100,9 @@ class OwnTemplate(Protocol):
     """A chat template of one version, rendered elsewhere."""
 
     model: str
-    """``name@number``"""
+    """It is written as ``name@number``."""
     text: str
-    """The template itself."""
+    """It is the template itself."""
 
     async def content_format(self) -> Literal["string", "openai"]:
         """Whether it reads a message's content as a text or as a list of parts.
@@ -123,9 +124,9 @@ class CallProfile:
     """What a version's serving profile adds to a request beside what is in its body by now."""
 
     template: OwnTemplate | None
-    """In place of the base model's chat template."""
+    """It stands in place of the base model's chat template."""
     unsaid: Mapping[str, Any]
-    """Sampling defaults for which the request's dialect has no field, by their name in a chat completion."""
+    """These sampling defaults have no field in the request's dialect; they go by their name in a chat completion."""
 
 
 class Engine(Protocol):

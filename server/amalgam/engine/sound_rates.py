@@ -11,7 +11,7 @@ from typing import Any, Final
 from amalgam.engine.cpu import patches
 
 _LIBRARIES: Final[Mapping[str, str]] = {"torchaudio": "torchaudio", "pyav": "av", "soxr": "soxr", "scipy": "scipy"}
-"""What vLLM calls a way, and the package that it takes; the first that is there is used."""
+"""It maps what vLLM calls a way to the package that it takes; the first that is there is used."""
 
 
 def resampling_package() -> str | None:

@@ -16,13 +16,13 @@ from amalgam.engine.vllm_client import lora_request
 from amalgam.errors.engine import AdapterNotProven, BaseNotFinite
 
 PROBE_ID: Final = (1 << 31) - 1
-"""The LoRA id of the adapter that is tried at the start; the registry begins at 1 and comes nowhere near."""
+"""The adapter that is tried at the start has this LoRA id; the registry begins at 1 and comes nowhere near."""
 _FIRST_ANSWER_S: Final = 300.0
-"""Longest wait for a first token: kernels may be compiled for it."""
+"""A first token is waited for at most so long: kernels may be compiled for it."""
 
 
 Proof = Callable[[], AbstractContextManager[Path | None]]
-"""Gives the folder of an adapter for the time of a block; None where there can be none."""
+"""It gives the folder of an adapter for the time of a block; None where there can be none."""
 
 
 def no_proof() -> AbstractContextManager[None]:

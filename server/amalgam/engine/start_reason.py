@@ -7,9 +7,9 @@ from typing import Final
 
 _LONGEST: Final = 400
 _ELSEWHERE: Final = re.compile(r"see (root cause|stack trace)|core proc\(s\)", re.IGNORECASE)
-"""In errors of the core's parent, which only say that a child had one."""
+"""Errors of the core's parent have it, which only say that a child had one."""
 _PYDANTIC: Final = re.compile(r"(?:Value|Assertion) error, (.*?)(?: \[type=|$)")
-"""The sentence inside a report of pydantic's, after a line that counts errors and one that names a class."""
+"""It finds the sentence inside a report of pydantic's, after a line that counts errors and one that names a class."""
 
 
 class CauseTeller(logging.Handler):

@@ -8,9 +8,11 @@ from typing import Final
 
 from starlette.requests import Request
 
+from amalgam.engine.inner_scope import inner_scope
+
 SHOWN_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
-"""The trace that a request belongs to, where vLLM is told to write traces. Everything else that a client may say of its
-request is in the body, whose fields are checked."""
+"""They name the trace that a request belongs to, where vLLM is told to write traces. Everything else that a client may
+say of its request is in the body, whose fields are checked."""
 
 
 def stripped_request(request: Request) -> Request:
@@ -18,18 +20,6 @@ def stripped_request(request: Request) -> Request:
 
     Its state is the same object, because vLLM leaves there what a request took; so is what tells that the client left.
     """
-    scope = {
-        "type": "http",
-        "app": request.scope["app"],
-        "method": "POST",
-        "scheme": "http",
-        "path": "/",
-        "raw_path": b"/",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(name, value) for name, value in request.scope["headers"] if name.lower() in SHOWN_HEADERS],
-        "client": None,
-        "server": None,
-        "state": request.scope.setdefault("state", {}),
-    }
+    headers = ((name, value) for name, value in request.scope["headers"] if name.lower() in SHOWN_HEADERS)
+    scope = inner_scope(request.scope["app"], headers) | {"state": request.scope.setdefault("state", {})}
     return Request(scope, request.receive)

@@ -11,9 +11,9 @@ from typing import Any, Final
 from amalgam.engine.cpu import patches
 
 _REMEMBERED: Final = 1 << 16
-"""More than most vocabularies; about ten megabytes where it is full."""
+"""It is more than most vocabularies; about ten megabytes where it is full."""
 _SHORT: Final = 5
-"""Ids in one question: a token with the four before it, of which its character may be a part."""
+"""One question has so many ids: a token with the four before it, of which its character may be a part."""
 
 
 def remember_short_texts(tokenizer: Any) -> None:

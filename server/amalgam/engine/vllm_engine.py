@@ -44,10 +44,13 @@ from amalgam.telemetry.no_metrics import NO_METRICS
 
 logger = logging.getLogger(__name__)
 
-_RESTART_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
+RESTART_PAUSE_S = 1.0
+"""It lies before the first restart, and doubles with every failed one."""
+LONGEST_PAUSE_S = 30.0
+"""It bounds the pauses between restarts."""
 _MAX_FAILED_STARTS = 6
-"""In a row, of restarts; with the pauses between them, a minute and the time that the starts take."""
+"""So many restarts may fail in a row; with the pauses between them, they are a minute and the time that the starts
+take."""
 
 
 class VllmEngine:
@@ -391,4 +394,4 @@ class VllmEngine:
 
 
 def _pause_s(failures: int) -> float:
-    return float(min(_RESTART_PAUSE_S * 2 ** (failures - 1), _LONGEST_PAUSE_S))
+    return float(min(RESTART_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S))

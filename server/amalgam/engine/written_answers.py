@@ -24,12 +24,12 @@ from amalgam.engine.plain_usage import make_plain
 
 _THREADS: Final = 2
 _FEW: Final = 64
-"""Entries that a list may have and be made text with what is around it."""
+"""A list may have so many entries and be made text with what is around it."""
 _BY_ALIAS: Final[Mapping[str, Any]] = {"mode": "json", "by_alias": True}
-"""As vLLM's route dumps answers of the Responses dialect."""
+"""Answers of the Responses dialect are dumped so by vLLM's route."""
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _PUT_BY: Final = "put by"
-"""Stands for an answer until it is made."""
+"""It stands for an answer until it is made."""
 _Found = tuple[BaseModel, str, list[Any], tuple[str | int, ...]]
 _CHAT: Final = "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat.chat_completion_full_generator"
 _TEXT: Final = (
@@ -66,7 +66,7 @@ class Later(list[Any]):
 
 _put_by: ContextVar[PutBy | None] = ContextVar("amalgam_put_by", default=None)
 _later: ContextVar[list[Later] | None] = ContextVar("amalgam_later", default=None)
-"""Set while an answer is made on a thread: the entries that it leaves to be made when they are written."""
+"""It is set while an answer is made on a thread: the entries that it leaves to be made when they are written."""
 
 
 class AnswerThreads:

@@ -95,7 +95,7 @@ FINDINGS: Final[tuple[CodeSpec, ...]] = (
         "training_tensors_ignored", "tensors that VeLoRA or MonteCLoRA use in training only were left out", "none"
     ),
 )
-"""What a check of an adapter finds; a refused upload carries all of them."""
+"""A check of an adapter finds these; a refused upload carries all of them."""
 
 ALSO_FINDINGS: Final = (
     "delta_too_large",
@@ -105,7 +105,7 @@ ALSO_FINDINGS: Final = (
     "rank_too_large",
     "shape_mismatch",
 )
-"""Codes of classes that a check reports as findings too, with status 422."""
+"""They are codes of classes that a check reports as findings too, with status 422."""
 
 JOB_CODES: Final[tuple[CodeSpec, ...]] = (
     CodeSpec("job_cancelled", "The job that was waited for was cancelled", "submit it again", (409,)),
@@ -116,4 +116,4 @@ JOB_CODES: Final[tuple[CodeSpec, ...]] = (
         (500,),
     ),
 )
-"""Why a job ended without a version, where no class says it."""
+"""They tell why a job ended without a version, where no class says it."""

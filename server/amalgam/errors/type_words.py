@@ -12,7 +12,7 @@ _WHOLE: Final[Mapping[str, str]] = {
     "Extra inputs are not permitted": "is not known here",
     "Input should be a valid string": "must be a text",
 }
-"""Messages that read better as a whole, by what they begin with."""
+"""By what they begin with, it has messages that read better as a whole."""
 
 
 def told(found: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from amalgam.kernels.philox import MULTIPLIERS, ROUNDS, WEYL, WORD, Stream
 
 _PIECE: Final = 2048
-"""Entries worked on at once; a multiple of 4."""
+"""So many entries are worked on at once; a multiple of 4."""
 
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
@@ -26,7 +26,7 @@ _SHIFT: Final = np.uint64(32)
 
 Floats = NDArray[np.float32]
 Reals = Floats | NDArray[np.float64]
-"""Of one width in one call."""
+"""They are of one width in one call."""
 
 Words = NDArray[np.uint64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -12,7 +12,7 @@ from amalgam.kernels.selection import blocks, largest_of_buffer
 from amalgam.kernels.tiles import TileInput, TileRule, order_statistics_by_rows, thinned_rows
 
 _FUSED: Final = ("none", "trim", "drop")
-"""Ways to thin out that need nothing but the entry itself."""
+"""These ways to thin out need nothing but the entry itself."""
 
 
 class CpuTiles:

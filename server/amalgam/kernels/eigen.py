@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LARGEST_FUSED = 128
-"""Rows up to which one program of a GPU holds a matrix."""
+"""One program of a GPU holds a matrix of up to so many rows."""
 
 
 def semidefinite_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ class Stream:
     """The random words of one adapter's one tensor under one seed."""
 
     seed: int
-    """0 <= seed < 2^64."""
+    """It is in [0, 2^64)."""
     adapter: int
     tensor: int
 

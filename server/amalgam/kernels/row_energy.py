@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 _LEAST: Final = 1e-4
-"""Of the largest singular value: what is smaller is a row of zeros, or one that is there before, in half precision."""
+"""It is relative to the largest singular value: what is smaller is a row of zeros, or one that is there before, in half
+precision."""
 
 
 def row_basis(a: Tensor) -> Tensor:

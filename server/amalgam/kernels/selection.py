@@ -15,20 +15,21 @@ _SAMPLED_SHARE: Final = 32
 """One entry in so many is sampled for a bracket."""
 
 _DEVIATIONS: Final = 6.0
-"""Half width of a bracket in standard deviations of a sampled rank; a miss is noticed and costs a full selection."""
+"""It is the half width of a bracket in standard deviations of a sampled rank; a miss is noticed and costs a full
+selection."""
 
 _SMALL: Final = 1 << 17
-"""Entries up to which a full selection is as fast as a bracket."""
+"""Up to so many entries, a full selection is as fast as a bracket."""
 
 _GATHERED_SHARE: Final = 4
 """One entry in so many may lie in a bracket; more cost a full selection."""
 
 TILE_ENTRIES: Final = 1 << 17
-"""Entries of a tile on a processor: its cache holds several, and calls cost little beside the work on one. Fixed, since
-every pass must see the same tile."""
+"""A tile on a processor has so many entries: its cache holds several, and calls cost little beside the work on one.
+Every pass must see the same tile, so it is fixed."""
 
 DEVICE_TILE_ENTRIES: Final = 1 << 26
-"""Entries of a tile on an accelerator."""
+"""A tile on an accelerator has so many entries."""
 
 
 def largest_of_buffer(buffer: Tensor, ks: Sequence[int]) -> list[float]:

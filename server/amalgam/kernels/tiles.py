@@ -21,15 +21,15 @@ class TileRule:
 
     sparsify: Literal["none", "trim", "drop", "della", "breadcrumbs"]
     consensus: Literal["sum", "elect", "elect_plain"]
-    """``elect_plain``: an election on values that weights do not sway."""
+    """The rule ``elect_plain`` is an election on values that weights do not sway."""
     scale: float = 1.0
-    """λ of an election."""
+    """It is λ of an election."""
     frequency: bool = False
-    """Whether an election counts heads instead of summing."""
+    """It tells whether an election counts heads instead of summing."""
     density: float = 1.0
-    """Of ``drop`` and ``della``."""
+    """It is that of ``drop`` and ``della``."""
     epsilon: float = 0.0
-    """Of ``della``."""
+    """It is that of ``della``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class TileInput:
     weight: float
     stream: Stream
     low: float = 0.0
-    """Smaller magnitudes go, after a drop where there is one."""
+    """Smaller magnitudes are left out, after a drop where there is one."""
     high: float = float("inf")
-    """Larger magnitudes go."""
+    """Larger magnitudes are left out."""
 
 
 class TileBackend(Protocol):

@@ -15,14 +15,16 @@ from amalgam.kernels.tiles import TileInput, TileRule
 from amalgam.kernels.triton_tiles import BLOCK_COLUMNS, BLOCK_ROWS, bracket_kernel, merge_kernel
 
 SUPPORTED: Final = ("none", "trim", "drop", "breadcrumbs")
-"""What of ``TileRule.sparsify`` is implemented; della ranks whole rows, which does not fit a tile."""
+"""These of ``TileRule.sparsify`` are implemented; della ranks whole rows, which does not fit a tile."""
 
-_SAMPLES: Final = 1 << 16
+SAMPLES: Final = 1 << 16
+"""A bracket is found from so many entries; a matrix of up to four times as many has none."""
 _DEVIATIONS: Final = 5.0
-"""Half width of the bracket in standard deviations of a sampled rank; a miss is noticed and costs one wider pass."""
+"""It is the half width of the bracket in standard deviations of a sampled rank; a miss is noticed and costs one wider
+pass."""
 
 _SPARE: Final = 1.3
-"""Space for what a bracket holds, over what it is expected to hold."""
+"""A bracket has so much space, over what it is expected to hold."""
 
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
@@ -38,11 +40,11 @@ class ModuleBatch:
     B: Tensor
     A: Tensor
     begins: tuple[int, ...]
-    """Where each input's columns begin; R at the end."""
+    """Each input's columns begin here; R at the end."""
     weights: Tensor
     tensors: Tensor
     adapters: tuple[int, ...]
-    """Id of each input."""
+    """It has the id of each input."""
     seed: int
     exact: int = 0
     """Bit t says that input t passes through bfloat16 unchanged, so that tensor cores give exact products."""
@@ -152,26 +154,26 @@ def bracket(batch: ModuleBatch, rule: TileRule, t: int, k: int) -> tuple[Tensor,
     count, height, width = batch.shape
     entries, device = height * width, batch.B.device
     lows, highs = torch.zeros(count, device=device), torch.full((count,), float("inf"), device=device)
-    if entries <= 4 * _SAMPLES:
+    if entries <= 4 * SAMPLES:
         return lows, highs, entries
     step = int(entries * _GOLDEN) | 1
     while math.gcd(step, entries) > 1:
         step += 2
-    places = torch.arange(_SAMPLES, device=device) * step % entries
+    places = torch.arange(SAMPLES, device=device) * step % entries
     rows, columns = places // width, places % width
     own = slice(batch.begins[t], batch.begins[t + 1])
     scale = 1 / rule.density if rule.sparsify == "drop" else 1.0
     sample = (batch.B[:, rows, own] * batch.A[:, own][:, :, columns].mT).sum(dim=2).abs_().mul_(scale)
     # What a drop keeps is a random part of the entries, scaled; the same part of the sample stands for it.
     share = min(1.0, k / entries * scale)
-    spread = _DEVIATIONS * math.sqrt(_SAMPLES * share * (1 - share)) + 8
+    spread = _DEVIATIONS * math.sqrt(SAMPLES * share * (1 - share)) + 8
     ordered = sample.sort(dim=1, descending=True).values
-    top, bottom = int(share * _SAMPLES - spread), int(share * _SAMPLES + spread)
+    top, bottom = int(share * SAMPLES - spread), int(share * SAMPLES + spread)
     if top >= 0:
         highs = ordered[:, top].contiguous()
-    if bottom < _SAMPLES:
+    if bottom < SAMPLES:
         lows = ordered[:, bottom].contiguous()
-        return lows, highs, min(entries, int(entries / scale * (2 * spread / _SAMPLES) * _SPARE) + 1024)
+        return lows, highs, min(entries, int(entries / scale * (2 * spread / SAMPLES) * _SPARE) + 1024)
     return lows, highs, entries
 
 

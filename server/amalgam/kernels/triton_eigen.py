@@ -12,19 +12,19 @@ import triton.language as tl
 from torch import Tensor
 
 _TOLERANCE: Final = 1e-12
-"""Cosine below which two columns are orthogonal: far below what float32 factors hold, and above rounding."""
+"""Two columns are orthogonal below this cosine: far below what float32 factors hold, and above rounding."""
 
 _SWEEPS: Final = 40
-"""A bound that is not met: eight or nine sweeps converge from a Cholesky factor, thirty from a matrix without one."""
+"""This bound is not met: eight or nine sweeps converge from a Cholesky factor, thirty from a matrix without one."""
 
 _SHIFT: Final = 1e-15
-"""Times N and the largest diagonal entry, what is added to the diagonal, so that matrices that miss directions have
+"""Times N and the largest diagonal entry, it is added to the diagonal, so that matrices that miss directions have
 Cholesky factors too. Eigenvectors stay what they are, and eigenvalues give it back."""
 
 
 _SPREAD: Final = 0 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7) else 1
-"""The axis over which the compiler spreads a warp where neither has neighbours in memory. With columns along it entries
-add up within threads; along the other one every sum goes through exchanges between them, right and ten times slower."""
+"""The compiler spreads a warp over this axis where neither has neighbours in memory. With columns along it entries add
+up within threads; along the other one every sum goes through exchanges between them, right and ten times slower."""
 
 
 @triton.jit

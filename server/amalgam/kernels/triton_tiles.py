@@ -11,8 +11,8 @@ import triton.language as tl
 
 BLOCK_ROWS: Final = 32
 BLOCK_COLUMNS: Final = 64
-"""Of both kernels, since a threshold is compared with values that must be the same to the last bit. Larger tiles leave
-too few programs on a multiprocessor: an election holds five sums an entry in registers."""
+"""Both kernels have it, since a threshold is compared with values that must be the same to the last bit. Larger tiles
+leave too few programs on a multiprocessor: an election holds five sums an entry in registers."""
 
 
 @triton.jit

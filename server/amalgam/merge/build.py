@@ -37,16 +37,16 @@ class BuildOptions:
     """Bounds and circumstances of a build."""
 
     max_rank: int
-    """Largest rank that serving allows."""
+    """It is the largest rank that serving allows."""
     run: RunOptions = field(default_factory=RunOptions)
     base_model: str | None = None
-    """``base_model_name_or_path`` of the result; None: that of the inputs."""
+    """It is ``base_model_name_or_path`` of the result; None: that of the inputs."""
     bases: Mapping[str, str | None] = field(default_factory=dict)
-    """Identity of each input's base model, where known; two that differ are refused."""
+    """It identifies each input's base model, where known; two that differ are refused."""
     max_output_bytes: int | None = None
-    """Of the result's factors at the planned ranks; None for no bound."""
+    """It bounds the result's factors at the planned ranks; None for no bound."""
     delta_bound: DeltaBound = field(default_factory=DeltaBound)
-    """On what the result may change; without the base model's weights, a wide one."""
+    """It bounds what the result may change; without the base model's weights, it is a wide one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,18 @@ class MergeOutcome:
     """What was built."""
 
     recipe: Recipe
-    """Completed: nothing left to a default."""
+    """It is completed: nothing is left to a default."""
     rank: int
     module_count: int
     energy_kept: float | None
-    """Share of Σσ² over all modules; None where no spectrum was computed."""
+    """It is the share of Σσ² over all modules; None where no spectrum was computed."""
     warnings: tuple[str, ...]
     config: Mapping[str, Any]
     lineage: Mapping[str, Any]
-    """As written beside the weights, less the diagnostics of single modules."""
+    """It is as written beside the weights, less the diagnostics of single modules."""
     diagnostics: tuple[ModuleDiagnostics, ...]
     seconds: Mapping[str, float]
-    """Where the time went; not in the lineage, so that equal recipes give equal bytes."""
+    """It tells where the time went; it is not in the lineage, so that equal recipes give equal bytes."""
 
 
 def build_adapter(

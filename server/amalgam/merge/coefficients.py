@@ -121,4 +121,4 @@ COEFFICIENTS: Final[Mapping[Consensus, CoefficientRule]] = {
     Consensus.KARCHER: karcher,
     Consensus.MODEL_STOCK: model_stock,
 }
-"""Rules that need nothing but the Gram matrix of the deltas."""
+"""These rules need nothing but the Gram matrix of the deltas."""

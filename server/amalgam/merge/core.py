@@ -15,8 +15,8 @@ from amalgam.merge.lowrank import Factors, choose_ranks, finish, inverse_where_s
 from amalgam.merge.stack import Stack
 
 SAME_DIRECTION = 1e-10
-"""Eigenvalue, relative to the largest, below which stacked singular vectors count as repeated: directions that differ
-by less than 1e-5. Orthogonalising such a pair would blow up rounding noise."""
+"""Stacked singular vectors are taken for repeated below this eigenvalue, relative to the largest: directions that
+differ by less than 1e-5. Orthogonalising such a pair would blow up rounding noise."""
 
 
 @dataclass(frozen=True, slots=True)

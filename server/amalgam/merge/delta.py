@@ -35,15 +35,15 @@ from amalgam.merge.rules import Randomness, crumb_ranks
 from amalgam.merge.stack import Stack
 
 OVERSAMPLING: Final = 16
-"""Columns of the range finder beyond the rank."""
+"""The range finder has so many columns beyond the rank."""
 
 _NEARLY_ALL: Final = 0.75
-"""Share of a matrix's smaller side from which on a sketch takes all of it."""
+"""From this share of a matrix's smaller side on, a sketch takes all of it."""
 
 _SKETCH_SEED: Final = 0x5EED
 
 _SORTED_WHOLE: Final = 1 << 18
-"""Entries up to which a GPU chooses thresholds from whole matrices; see ``kernels.triton_backend.bracket``."""
+"""Up to so many entries, a GPU chooses thresholds from whole matrices; see ``kernels.triton_backend.bracket``."""
 
 _TILE_CONSENSUS: Final[dict[Consensus, Literal["elect", "elect_plain"]]] = {
     Consensus.ELECT: "elect",
@@ -51,7 +51,7 @@ _TILE_CONSENSUS: Final[dict[Consensus, Literal["elect", "elect_plain"]]] = {
 }
 
 Tiles = Callable[[], Iterator[tuple[slice, Tensor]]]
-"""Yields the merged matrix block by block; may be called again and yields the same."""
+"""It yields the merged matrix block by block; it may be called again and yields the same."""
 
 
 def tile_rule(spec: MethodSpec, parameters: Parameters) -> TileRule:
@@ -78,7 +78,7 @@ class DeltaMerge:
     energy: float | None
     max_workspace_bytes: int
     thresholds: Sequence[float] | None = None
-    """Per input of the recipe, where one threshold holds for the whole adapter."""
+    """It has one for each input of the recipe, where one threshold holds for the whole adapter."""
 
     def scratch(self, stack: Stack) -> Tensor | None:
         """A buffer for the matrix of any module of a stack, to be used again and again; None where it does not fit."""

@@ -18,10 +18,10 @@ SAMPLED_SIDE: Final = 96
 """Signs are compared on a random sub-matrix of this many rows and columns of each module."""
 
 PAIRED_INPUTS: Final = 8
-"""Up to this many inputs what is known of every pair is written module by module."""
+"""Up to this many inputs, what is known of every pair is written module by module."""
 
 WRITTEN_VALUES: Final = 64
-"""Singular values of a module that are written, beside those that the result keeps."""
+"""So many singular values of a module are written, beside those that the result keeps."""
 
 _MATRICES: Final = ("cosine", "column_overlap", "row_overlap", "sign_conflict", "sign_baseline")
 _SAMPLE_SEED: Final = 0x51611

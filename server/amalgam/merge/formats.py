@@ -21,10 +21,10 @@ from amalgam.errors.merging import MissingInput, UnsupportedFormat
 
 _PREFIX: Final = "base_model.model."
 _ADALORA_EPSILON: Final = 1e-5
-"""What PEFT adds to the number of ranks it divides by."""
+"""PEFT adds it to the number of ranks it divides by."""
 
 Parts = Mapping[str, Tensor]
-"""The tensors of one module by their own names, such as ``hada_w1_a``."""
+"""It has the tensors of one module by their own names, such as ``hada_w1_a``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from amalgam.merge.lowrank import NUMERICAL_RANK, Factors, finish, inverse_where
 from amalgam.merge.stack import Stack
 
 HELD_BYTES: Final = 128 << 20
-"""Most bytes of one module's representations that are held at once."""
+"""At most so many bytes of one module's representations are held at once."""
 
 Rule = Callable[[Tensor, Tensor, Sequence[tuple[int, int]]], Tensor]
-"""(representations [T, n, rows, columns], weights [T, n], rows and columns of each module that are there) ->
-[n, rows, columns]."""
+"""It takes representations [T, n, rows, columns], weights [T, n], and the rows and columns of each module that are
+there, and gives [n, rows, columns]."""
 
 
 @dataclass(frozen=True, slots=True)

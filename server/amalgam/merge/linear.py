@@ -11,7 +11,7 @@ from amalgam.merge.methods import MethodSpec, Parameters
 from amalgam.merge.stack import Stack
 
 AMPLIFIED: Final = 2.0
-"""How much larger the rounding of inputs side by side may be, beside that of their sum, before they are recompressed:
+"""The rounding of inputs side by side may be so much larger than that of their sum, before they are recompressed:
 √Σ|cΔ|² / ‖Σ cΔ‖, which is 1 for inputs that have nothing in common."""
 
 

@@ -9,13 +9,13 @@ from amalgam.errors.merging import NonFinite
 from amalgam.kernels.eigen import semidefinite_eigh
 
 TINY_EIGENVALUE = 1e-13
-"""Relative to the largest. Gram matrices are kept in float64, so this drops only directions below 3e-7 of the norm,
-which float32 factors cannot hold."""
+"""It is relative to the largest. Gram matrices are kept in float64, so this drops only directions below 3e-7 of the
+norm, which float32 factors cannot hold."""
 
 
 NUMERICAL_RANK = 1e-5
-"""Singular value, relative to the largest, below which a direction is not there: a factor in float32 that has lost a
-rank keeps rounding noise in its place, up to this where it was written through other factors."""
+"""A direction is not there below this singular value, relative to the largest: a factor in float32 that has lost a rank
+keeps rounding noise in its place, up to this where it was written through other factors."""
 
 
 @dataclass(frozen=True, slots=True)

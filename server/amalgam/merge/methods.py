@@ -63,11 +63,11 @@ class Weights(StrEnum):
     """What the weights of a method mean."""
 
     SIGNED = "signed"
-    """Σ w·Δ as written."""
+    """The sum is Σ w·Δ as written."""
     RELATIVE = "relative"
-    """Only ratios count, signs included; ``lambda`` sets the scale."""
+    """Ratios alone are taken, signs included; ``lambda`` sets the scale."""
     SHARES = "shares"
-    """Non-negative; divided by their sum."""
+    """They are non-negative, and divided by their sum."""
     NONE = "none"
     """The method has no weights; all must be 1."""
 
@@ -165,14 +165,16 @@ class SceParameters(LambdaParameters):
 class SlerpParameters(Parameters):
     """Where on the arc between two inputs."""
 
-    t: float | None = Field(default=None, ge=0, le=1, description="0: the first, 1: the second; none: by the weights")
+    t: float | None = Field(
+        default=None, ge=0, le=1, description="place on the arc: 0: the first, 1: the second; none: by the weights"
+    )
 
 
 class KarcherParameters(Parameters):
     """The iteration of the spherical mean."""
 
     iterations: int = Field(default=10, ge=1, le=1000)
-    tolerance: float = Field(default=1e-5, gt=0, lt=1, description="of the step's length, radians")
+    tolerance: float = Field(default=1e-5, gt=0, lt=1, description="length of a step that ends it, radians")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +194,9 @@ class MethodSpec:
     max_inputs: int | None = None
     min_inputs: int = 1
     defaults_by_space: Mapping[Space, Mapping[str, Any]] | None = None
-    """Defaults that differ from the parameters' own in some space."""
+    """They differ from the parameters' own defaults in some space."""
     blends: bool = True
-    """Whether the ``model`` field takes it by default."""
+    """It tells whether the ``model`` field takes it by default."""
 
 
 _LINEAR: Final = (Space.CONCAT, Space.KNOTS, Space.CORE, Space.DELTA, Space.FACTOR)
@@ -258,7 +260,7 @@ def _table(*rows: MethodSpec) -> Mapping[str, MethodSpec]:
 
 
 METHODS: Final = _table(*_ROWS)
-"""Every method by name."""
+"""It has every method by name."""
 
 
 def method(name: str) -> MethodSpec:

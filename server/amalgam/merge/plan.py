@@ -35,7 +35,7 @@ ZERO_WEIGHT_SUM = 1e-8
 
 
 UNLIMITED_RANK = 1 << 30
-"""A rank that no matrix has: the limit of what goes into a checkpoint, which holds whole weights."""
+"""No matrix has this rank: it is the limit of what goes into a checkpoint, which holds whole weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class ModuleInput:
     """One adapter's part in one module."""
 
     index: int
-    """Position among the recipe's inputs."""
+    """It is its position among the recipe's inputs."""
     header: ModuleHeader
     weight: float
-    """As the method's rule takes it: signed, or already divided by the sum."""
+    """It is as the method's rule takes it: signed, or already divided by the sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,12 @@ class ModulePlan:
     in_features: int
     inputs: tuple[ModuleInput, ...]
     rank: int
-    """Of the result; an upper bound where the recipe asks for energy."""
+    """It is the result's; an upper bound where the recipe asks for energy."""
     exact_rank: int
-    """What the result would have if nothing were cut."""
+    """The result would have it if nothing were cut."""
     references: tuple[ModuleHeader | None, ...]
-    """Of the adapters to stay orthogonal to, in the recipe's order; None where one does not adapt the module."""
+    """They are of the adapters to stay orthogonal to, in the recipe's order; None where one does not adapt the module.
+    """
 
     @property
     def stacked_rank(self) -> int:
@@ -82,19 +83,19 @@ class MergePlan:
     """Everything a run needs besides the tensors."""
 
     recipe: Recipe
-    """Completed: nothing left to a default."""
+    """It is completed: nothing is left to a default."""
     spec: MethodSpec
     space: Space
     parameters: Parameters
     groups: tuple[tuple[ModulePlan, ...], ...]
-    """Modules of one shape together, in order of first appearance."""
+    """Modules of one shape are together, in order of first appearance."""
     partial: Mapping[str, tuple[str, ...]]
-    """Module -> inputs with a weight there that do not adapt it."""
+    """It maps a module to the inputs with a weight there that do not adapt it."""
     base_model: str | None
     task_types: frozenset[str]
-    """Of the inputs that say one."""
+    """They are those of the inputs that say one."""
     limit: int
-    """Largest rank the result may have."""
+    """It is the largest rank the result may have."""
     warnings: tuple[str, ...]
 
     @property

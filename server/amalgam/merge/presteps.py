@@ -13,7 +13,7 @@ from amalgam.merge.lowrank import inverse_where_safe
 from amalgam.merge.stack import Stack
 
 _ROUNDING: Final = torch.finfo(torch.float32).eps
-"""Of a column's length. Factors are stored in float32 at most: less of one is not told by them."""
+"""It is a share of a column's length. Factors are stored in float32 at most: less of one is not told by them."""
 
 
 def prepare(stack: Stack, recipe: Recipe, references: Mapping[str, Tensor] | None) -> Stack:

@@ -22,7 +22,7 @@ from amalgam.errors.merging import NonFinite
 from amalgam.merge.sources import TensorSource
 
 RIDGE: Final = 0.05
-"""α over the mean of the diagonal of Σ G: what keeps directions that no prompt has from being made up."""
+"""It is α over the mean of the diagonal of Σ G: what keeps directions that no prompt has from being made up."""
 
 
 class Projection:
@@ -97,7 +97,7 @@ class ProjectedSource:
 
     source: TensorSource
     down: Mapping[str, Tensor]
-    """Module -> A P [rank, in_features]; modules that it lacks stay as they are."""
+    """It maps a module to A P [rank, in_features]; modules that it lacks stay as they are."""
 
     @property
     def header(self) -> AdapterHeader:

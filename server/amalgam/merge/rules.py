@@ -34,9 +34,9 @@ class Randomness:
 
     seed: int
     adapters: tuple[int, ...]
-    """Stable id of each of the T inputs."""
+    """It has a stable id for each of the T inputs."""
     tensors: tuple[int, ...]
-    """Stable id of each of the n modules."""
+    """It has a stable id for each of the n modules."""
 
     def stream(self, adapter: int, tensor: int) -> Stream:
         """The stream of the adapter-th input in the tensor-th module."""

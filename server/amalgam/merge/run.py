@@ -26,11 +26,11 @@ from amalgam.merge.stack import Stack, load, load_references
 from amalgam.merge.thresholds import GlobalThresholds, is_global
 
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-"""What the result may be stored in."""
+"""The result may be stored in these."""
 
-_BATCH_BYTES: Final = 96 << 20
-"""Upper bound of one batch on a processor however large the workspace: beyond it batching saves nothing and caches are
-lost. On a GPU a call costs the same however much it does, so there half the workspace is a batch's."""
+BATCH_BYTES: Final = 96 << 20
+"""It bounds one batch on a processor however large the workspace: beyond it batching saves nothing and caches are lost.
+On a GPU a call costs the same however much it does, so there half the workspace is a batch's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class RunOptions:
     backend: str = "auto"
     max_workspace_bytes: int = 1 << 30
     diagnostics: bool = True
-    """Whether to look at the result's spectrum where nothing is cut."""
+    """It tells whether to look at the result's spectrum where nothing is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class MergedModule:
     A: Tensor
     B: Tensor
     energy_kept: float
-    """Σσ² of what was kept; 0 where no spectrum was asked for."""
+    """It is Σσ² of what was kept; 0 where no spectrum was asked for."""
     energy_total: float
     spectrum: tuple[float, ...]
-    """Singular values, descending; empty where no spectrum was asked for."""
+    """It has the singular values, descending; empty where no spectrum was asked for."""
     norm_squared: float = 0.0
-    """‖B·A‖² before it was rounded; 0 where nobody asked."""
+    """It is ‖B·A‖² before it was rounded; 0 where nobody asked."""
     storage_error_squared: float = 0.0
-    """‖what is stored - B·A‖²; 0 where nobody asked."""
+    """It is ‖what is stored - B·A‖²; 0 where nobody asked."""
 
 
 def run(
@@ -165,7 +165,7 @@ def _batches(plan: MergePlan, options: RunOptions) -> Iterator[Sequence[ModulePl
         if needed > options.max_workspace_bytes:
             raise WorkspaceTooSmall(group[0].name, needed, options.max_workspace_bytes)
         workspace = options.max_workspace_bytes
-        size = max(1, (min(workspace, _BATCH_BYTES) if options.device == "cpu" else workspace // 2) // needed)
+        size = max(1, (min(workspace, BATCH_BYTES) if options.device == "cpu" else workspace // 2) // needed)
         for start in range(0, len(group), size):
             yield group[start : start + size]
 

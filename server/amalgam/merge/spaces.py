@@ -32,16 +32,16 @@ class Circumstances:
 
     plan: MergePlan
     adapter_ids: tuple[int, ...]
-    """Stable id of each input of the recipe."""
+    """It has a stable id for each input of the recipe."""
     device: torch.device
     tiles: TileBackend | None
-    """Of delta space."""
+    """Delta space has them; other spaces have none."""
     max_workspace_bytes: int
     spectrum: bool
     threads: int = 1
-    """How many modules of delta space to work on at once."""
+    """So many modules of delta space are worked on at once."""
     thresholds: tuple[float, ...] | None = None
-    """Per input of the recipe, of a method with one threshold for the whole adapter."""
+    """They are those of the recipe's inputs, for a method with one threshold for the whole adapter."""
 
     @property
     def energy(self) -> float | None:

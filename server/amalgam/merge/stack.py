@@ -23,7 +23,7 @@ class Stack:
     B: Tensor
     A: Tensor
     ranks: tuple[int, ...]
-    """Of the T inputs; they add up to R."""
+    """They are those of the T inputs, and add up to R."""
     scaling: Tensor
     weights: Tensor
 

@@ -12,7 +12,7 @@ from amalgam.registry.database import Database
 from amalgam.registry.tables import blends
 
 _BEYOND_HEX = "g"
-"""Sorts behind every digit."""
+"""It sorts behind every digit."""
 
 
 class BlendNameRegistry:

@@ -12,7 +12,7 @@ from amalgam.errors.registry import UnsupportedDatabase
 from amalgam.registry.sqlite_file import make_private
 
 BEGIN: Final = "amalgam_begin"
-"""Name of the execution option that says how SQLite begins a transaction."""
+"""The execution option of this name says how SQLite begins a transaction."""
 LONGEST_STATEMENT_S: Final = 120.0
 """After so long PostgreSQL gives a statement up by itself: nobody waits for its result any more."""
 _DRIVERS: Final = {
@@ -23,7 +23,7 @@ _DRIVERS: Final = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 _LEAST_CONNECT_S: Final = 2
-"""What libpq takes a shorter ``connect_timeout`` for."""
+"""For libpq a shorter ``connect_timeout`` is this."""
 
 
 def sqlite_url(path: Path) -> str:

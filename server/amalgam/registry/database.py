@@ -28,7 +28,7 @@ __all__ = ["ANSWER_TIMEOUT_S", "LONG_S", "Database", "sqlite_url"]
 
 ANSWER_TIMEOUT_S: Final = 2.0
 LONG_S: Final = LONGEST_STATEMENT_S / 2
-"""For statements that read or write a large part of the registry."""
+"""It is for statements that read or write a large part of the registry."""
 _RETRY_S: Final = 0.02
 _SQLITE_TIME: Final = "SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')"
 _POSTGRES_TIME: Final = "SELECT clock_timestamp()"
@@ -40,7 +40,7 @@ class Line:
 
     connection: AsyncConnection
     driver: Any
-    """The connection of the driver."""
+    """It is the connection of the driver."""
     answer_timeout_s: float
 
     async def ask(self, statement: str) -> None:

@@ -25,7 +25,7 @@ _REASONS: Final = {
     "interrupted": "it does not answer",
 }
 _UNAVAILABLE_STATES: Final = ("08", "25P03", "40", "53", "55", "57", "58")
-"""Classes of PostgreSQL's SQLSTATE that pass: connection, idle in a transaction, deadlock, resources, locks,
+"""These classes of PostgreSQL's SQLSTATE pass: connection, idle in a transaction, deadlock, resources, locks,
 intervention, the system."""
 
 
@@ -35,7 +35,7 @@ class Progress:
 
     is_committing: bool = False
     watch: Silence = field(default_factory=lambda: Silence(None, 0.0))
-    """Over its connection."""
+    """It watches over its connection."""
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from amalgam.registry.tables import evaluation_results as results
 from amalgam.registry.tables import evaluations
 
 MAX_WAITING: Final = 100
-"""Evaluations that are queued at once."""
+"""At most so many evaluations are queued at once."""
 _FIELDS: Final = [evaluations.c[name] for name in Evaluation.model_fields]
 
 

@@ -18,7 +18,7 @@ from amalgam.registry.tables import aliases, experiment_outcomes, experiment_req
 from amalgam.registry.version_rows import bump_revision
 
 RequestCounts = Mapping[tuple[str, str], tuple[int, int, int]]
-"""Requests, errors and slow ones, by experiment and target."""
+"""It has requests, errors and slow ones, by experiment and target."""
 
 
 class ExperimentRegistry:

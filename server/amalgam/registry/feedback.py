@@ -15,7 +15,7 @@ from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import answers, experiment_outcomes, experiments, feedback
 
 _AT_ONCE: Final = 2000
-"""Rows that are forgotten by one statement: others wait for it."""
+"""One statement forgets so many rows: others wait for it."""
 _ANSWER: Final = [answers.c[name] for name in Answer.__slots__]
 _CHANGED: Final = ("completion_id", "alias", "target", "version", "experiment", "unit", "answered_at")
 _FEEDBACK: Final = [feedback.c[name] for name in Feedback.model_fields]

@@ -15,7 +15,7 @@ from amalgam.registry.tables import keys
 from amalgam.registry.tenants import bump_access, key_of, live_tenant
 
 _CHUNK: Final = 500
-"""Keys in one transaction."""
+"""One transaction has so many keys."""
 
 
 class KeyRegistry:

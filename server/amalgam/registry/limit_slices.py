@@ -19,7 +19,7 @@ from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import limit_clock, limit_takes
 
 _AT_ONCE: Final = 500
-"""Buckets that one statement asks for: SQLite bounds the parameters of a statement."""
+"""One statement asks for so many buckets: SQLite bounds the parameters of a statement."""
 
 
 class LimitSlices:

@@ -21,7 +21,7 @@ from amalgam.registry.tables import adapters, registry_state, versions
 from amalgam.registry.version_rows import SERVED, any_of, read_revision, version_of
 
 _MOST_NEAR: Final = 8
-"""Unknown names of one look for which near ones are looked for as well: nobody waits long behind a crowd of them."""
+"""For so many unknown names of one look near ones are looked for as well: nobody waits long behind a crowd of them."""
 
 
 class NameRegistry:

@@ -13,7 +13,7 @@ from amalgam.registry.tables import adapters, versions
 from amalgam.registry.version_rows import SERVED
 
 NEIGHBOURS: Final = 8
-"""Names on each side of the unknown one's place."""
+"""So many names are looked at on each side of the unknown one's place."""
 _NEWEST: Final = 3
 _LONGEST: Final = 128
 

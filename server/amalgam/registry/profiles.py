@@ -21,7 +21,7 @@ from amalgam.registry.tables import version_profiles, versions
 from amalgam.registry.version_rows import live_version, mark_changed
 
 _CHUNK: Final = 500
-"""Ids in one statement."""
+"""One statement has so many ids."""
 
 
 class ProfileRegistry:

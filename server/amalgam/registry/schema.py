@@ -13,9 +13,9 @@ from amalgam.domain.failpoints import Failpoints
 from amalgam.errors.registry import SchemaTooNew
 
 STEPS: Final = Path(__file__).parent / "migrations"
-"""The folder of migrations."""
+"""It is the folder of migrations."""
 _POSTGRES_LOCK: Final = 0x616D616C67616D
-"""Any number that nobody else locks in this database: 'amalgam' in ASCII."""
+"""Any number is right that nobody else locks in this database: 'amalgam' in ASCII."""
 
 
 def upgrade(connection: sa.Connection, failpoints: Failpoints) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 _WATCH: Final = "amalgam_silence"
-"""The execution option that holds the watch over a connection, for the listeners of its engine."""
+"""This execution option holds the watch over a connection, for the listeners of its engine."""
 _GRACE_S: Final = 0.1
 """After a pause of this process the answer may be there already: whoever waits for it is let go first."""
 

@@ -16,7 +16,7 @@ from amalgam.registry.database import LONG_S, Database
 from amalgam.registry.tables import files, keys, tenants, versions
 
 _Place = tuple[str, str]
-"""A tenant and the id of a key."""
+"""It is a tenant and the id of a key."""
 _NOTHING = StoredBytes()
 
 

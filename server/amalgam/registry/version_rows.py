@@ -18,7 +18,7 @@ from amalgam.registry.stored_bytes import require_storage, stored_by_columns
 from amalgam.registry.tables import adapters, pins, registry_state, versions
 
 SERVED: Final = (versions.c.deleted_at.is_(None), versions.c.proved)
-"""Of a version that may be served."""
+"""They hold for a version that may be served."""
 
 
 def version_of(row: sa.RowMapping) -> AdapterVersion:

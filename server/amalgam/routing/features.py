@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH: Final = 16384
-"""Places of a vector. Two features rarely meet in one; where they do, their signs differ half of the time."""
+"""A vector has so many places. Two features rarely meet in one; where they do, their signs differ half of the time."""
 ENDS: Final = (30, 60)
-"""Characters at either end of a long text that count once more: an instruction stands before or after what it is
-about."""
+"""So many characters at either end of a long text are counted once more: an instruction stands before or after what it
+is about."""
 HALF_TEXT: Final = 500
-"""Of a long text its first and its last so many characters are read."""
+"""So many characters of a long text are read at its begin, and as many at its end."""
 EARLIER_WEIGHT: Final = 0.5
-"""Of what the user said in earlier turns, beside the last one."""
+"""What the user said in earlier turns has this weight, beside the last one."""
 _LETTERS: Final = (3, 4, 5)
-"""Lengths of groups of letters."""
+"""Groups of letters have these lengths."""
 _WORDS_COUNT, _PAIRS_COUNT, _LETTERS_COUNT = 1.0, 0.5, 1.5
-"""Of one piece of text: another wording has other pairs of words, and often the same stems."""
+"""They weigh the parts of one piece of text: another wording has other pairs of words, and often the same stems."""
 _FACTOR: Final = 0x01000193
-"""Odd, and so with an inverse modulo 2^32: it is that of FNV-1a, by Fowler, Noll and Vo."""
+"""It is odd, and so has an inverse modulo 2^32: it is that of FNV-1a, by Fowler, Noll and Vo."""
 _SPREAD: Final = np.uint32(0x9E3779B1)
 _ZERO, _NINE, _UNDERLINE = np.uint32(ord("0")), np.uint32(ord("9")), np.uint32(ord("_"))
 

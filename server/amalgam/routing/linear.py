@@ -16,11 +16,11 @@ from amalgam.domain.routing import Said
 from amalgam.routing.features import WIDTH, Vector, vector
 
 RIDGE: Final = 0.1
-"""How strongly weights are drawn towards zero."""
+"""It tells how strongly weights are drawn towards zero."""
 CONSTANT: Final = 0.1
-"""What every two texts have in common, so that scores need not be zero where nothing is known."""
+"""Every two texts have it in common, so that scores need not be zero where nothing is known."""
 _STORED: Final = np.dtype("<f2")
-"""Half precision, the same on every machine."""
+"""It is half precision, the same on every machine."""
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class Fit:
 
     model: LinearModel
     left_out: Scores
-    """[texts, candidates]."""
+    """It is [texts, candidates]."""
 
 
 def fit(texts: Sequence[str], labels: Sequence[int], candidates: int) -> Fit:

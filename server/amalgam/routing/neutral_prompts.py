@@ -243,4 +243,4 @@ NEUTRAL_PROMPTS: Final = (
     "推荐一部电影。", "おすすめの本は何ですか。", "맛있는 김치찌개 만드는 법은?",
     "ما هي عاصمة المغرب؟", "चाय कैसे बनाते हैं?",
 )  # fmt: skip
-"""In the order in which a fit reads them, which is part of what makes it repeatable."""
+"""They are in the order in which a fit reads them, which is part of what makes it repeatable."""

@@ -12,9 +12,9 @@ from amalgam.domain.routing import Said
 from amalgam.routing.features import HALF_TEXT, bounded
 
 _LATEST: Final = 2 * HALF_TEXT
-"""Characters of earlier turns that are read, the latest first."""
+"""So many characters of earlier turns are read, the latest first."""
 _PARTS: Final = 64
-"""Of one turn, or texts of one request."""
+"""So many parts of one turn are read, or texts of one request."""
 _TEXTS: Final = frozenset({"text", "input_text"})
 
 

@@ -13,9 +13,9 @@ from amalgam.routing.linear import Fit, LinearModel, Scores, fit
 from amalgam.routing.neutral_prompts import NEUTRAL_PROMPTS
 
 RELEASE: Final = "3"
-"""Changes with features, fit and prompts of no task, so that a digest never means two models."""
+"""It changes with features, fit and prompts of no task, so that a digest never means two models."""
 _KEPT_OUT: Final = 0.87
-"""Share of the prompts of no task that a threshold keeps away from all candidates."""
+"""A threshold keeps this share of the prompts of no task away from all candidates."""
 _MARGIN: Final = 0.02
 _STEPS: Final = 4
 """Weights of a blend are multiples of one over this: few different blends, which stay built."""

@@ -12,11 +12,12 @@ import numpy as np
 from amalgam.routing.neutral_prompts import NEUTRAL_PROMPTS
 
 MEASURED_BY: Final = NEUTRAL_PROMPTS[::4]
-"""Prompts of no task that each candidate is measured by: a part of them, since each takes a pass of the base model."""
+"""Each candidate is measured by these prompts of no task: a part of them, since each takes a pass of the base model."""
 _KEPT_OUT: Final = 0.9
-"""Share of them that is for no candidate."""
+"""This share of them is for no candidate."""
 _MARGIN: Final = 0.2
-"""Least distance of the highest to the next, in means: of tasks that no candidate is for, most stay below it."""
+"""It is the least distance of the highest to the next, in means: of tasks that no candidate is for, most stay below it.
+"""
 
 
 def labelled(

@@ -14,7 +14,7 @@ from amalgam.store.bucket import Bucket
 from amalgam.store.bucket_store import BucketStore
 
 _ANNOUNCE_S: Final = 30.0
-"""Longest wait for the registry before files are written."""
+"""The registry is waited for at most so long before files are written."""
 
 
 async def open_store(

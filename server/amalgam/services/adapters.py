@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PROOF_S = 60.0
-"""Longer than a server takes from a version's row to its first token."""
+"""It is longer than a server takes from a version's row to its first token."""
 WITHDRAWAL_S = 600.0
 """For so long a registry that is away is waited for, to take a version back that did not come into service."""
 
@@ -258,6 +258,11 @@ class AdapterService:
         await self._engine.wait_ready(timeout_s)
         await asyncio.sleep(others_take_s)
         await self._publisher.prove_left(others_take_s)
+
+    @property
+    def under_way(self) -> int:
+        """How many changes have not come to their end, those whose client left among them."""
+        return len(self._working)
 
     async def settle(self) -> None:
         """Wait for running retirements and for uploads whose client left; for tests."""

@@ -17,7 +17,7 @@ from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
 
 BATCHES: Final = 4
-"""Requests in progress that the server takes by itself, in full batches of the engine."""
+"""The server takes so many requests by itself, in full batches of the engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from amalgam.services.prompt_labels import PromptLabels
 
 _NEAREST: Final = 5
 _AT_ONCE: Final = 1
-"""Fits at a time: each takes a core."""
+"""So many fits run at a time: each takes a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Explanation:
     threshold: float
     margin: float
     nearest: Sequence[tuple[str, str, float]]
-    """Candidate, example and likeness, the most alike first; none of a candidate that may not be told."""
+    """It has candidate, example and likeness, the most alike first; none of a candidate that may not be told."""
 
 
 class AliasRouters:

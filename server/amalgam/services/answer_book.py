@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 PERIOD_S: Final = 1.0
 MOST_UNWRITTEN: Final = 20_000
 _AT_ONCE: Final = 500
-"""Answers of one statement: SQLite bounds its parameters."""
+"""One statement has so many answers: SQLite bounds its parameters."""
 _SWEEP_S: Final = 60.0
 
 

@@ -18,13 +18,13 @@ class AuditQuery:
     """Which entries."""
 
     tenant: str | None = None
-    """Of this tenant's keys alone; None: of all."""
+    """Entries are by this tenant's keys alone; None: by all."""
     since: datetime | None = None
     until: datetime | None = None
     """Entries of this moment are not among them."""
     kind: AuditKind | None = None
     object_name: str | None = None
-    """The name or id of what was changed."""
+    """It is the name or id of what was changed."""
 
 
 class AuditService:

@@ -18,7 +18,7 @@ from amalgam.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
-"""Between a failure and the next start."""
+"""It lies between a failure and the next start."""
 MAX_PAUSE_S: Final = 30.0
 SETTLED_S: Final = 3.0
 """A loop that was started again and has run for so long counts as up. Longer than any loop waits before it works."""
@@ -33,7 +33,7 @@ class _Entry:
     name: str
     loop: Loop
     is_task: bool
-    """Whether it may end: a piece of work that is repeated until it succeeds."""
+    """It tells whether the loop may end: a piece of work that is repeated until it succeeds."""
     task: "asyncio.Task[None] | None" = None
     is_down: bool = False
 
@@ -67,6 +67,11 @@ class BackgroundLoops:
     def names(self) -> tuple[str, ...]:
         """The names of the loops that run or are to run, in order of their start."""
         return tuple(entry.name for entry in self._entries.values() if not entry.is_task)
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """The names of the pieces of work that have not come to their end."""
+        return tuple(entry.name for entry in self._entries.values() if entry.is_task)
 
     @property
     def down(self) -> tuple[str, ...]:

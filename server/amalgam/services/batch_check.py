@@ -16,7 +16,7 @@ from amalgam.store.batch_answers import BatchAnswers
 from amalgam.store.file_store import FileStore
 
 BLOCK: Final = 64
-"""Lines that are read at once, on a thread."""
+"""So many lines are read at once, on a thread."""
 _REMEMBERED: Final = 1024
 
 Numbered = tuple[int, BatchLine]

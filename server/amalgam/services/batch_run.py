@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 LEASE_S: Final = 30.0
 """A server that is silent for so long does not work on a batch any more."""
 MAX_RUNNING: Final = 16
-"""Batches that a server works on at once."""
+"""A server works on so many batches at once."""
 _LOOK_PERIOD_S: Final = 2.0
 _SAVE_PERIOD_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0

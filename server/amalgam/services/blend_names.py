@@ -20,9 +20,9 @@ from amalgam.services.catch_up import CatchUp
 logger = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 1024
-"""Recipes in memory."""
+"""So many recipes are in memory."""
 _ASKED_AT_ONCE: Final = 64
-"""Names that one look at the registry is for; further ones are not known for now."""
+"""One look at the registry is for so many names; further ones are not known for now."""
 _WRITE_S: Final = 0.5
 """An answer waits for so long at most until its blend's name is written: the registry may be away."""
 _WRITE_PERIOD_S: Final = 3600.0
@@ -34,7 +34,7 @@ class _Known:
     digest: str
     recipe: Recipe
     write_at: float
-    """When the registry is to be told, by the clock."""
+    """The registry is to be told then, by the clock."""
 
 
 class BlendNames:

@@ -31,13 +31,13 @@ class Build:
     """How one blend is built."""
 
     run: Callable[[LoadableVersion], Awaitable[int]]
-    """Writes the blend into its folder; its size in bytes."""
+    """It writes the blend into its folder, and gives its size in bytes."""
     release: Callable[[], Awaitable[None]]
-    """Called once at the end, also where it never came to ``run``: lets go of the inputs."""
+    """It is called once at the end, also where it never came to ``run``: it lets go of the inputs."""
     plan: Callable[[], BlendPlan]
-    """The same for an engine that builds it itself."""
+    """It gives the same for an engine that builds it itself."""
     inputs: frozenset[int]
-    """Ids of the versions that it is built from."""
+    """It has the ids of the versions that it is built from."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _Entry:
     version: LoadableVersion
     inputs: frozenset[int]
     owner: str = ""
-    """The key that used it last."""
+    """This key used it last."""
     size_bytes: int = 0
     held: int = 0
     leaving: bool = False

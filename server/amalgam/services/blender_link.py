@@ -14,7 +14,7 @@ from amalgam.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _RESTART_PAUSE_S: Final = 0.2
-"""Clients wait for it."""
+"""Clients are waiting for it."""
 
 
 class BlenderLink:

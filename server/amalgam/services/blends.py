@@ -47,9 +47,9 @@ from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
 
 _ASKED: Final = 4096
-"""Names of blends of which is known whose requests gave rise to them."""
+"""For so many names of blends it is known whose requests gave rise to them."""
 _OVERHEAD_BYTES: Final = 64 << 10
-"""Of a blend beside its tensors: config, lineage, and what the header of the weights grows by."""
+"""A blend has so much beside its tensors: config, lineage, and what the header of the weights grows by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class BlendLimits:
     enabled: bool
     max_inputs: int
     max_length: int
-    """Of an expression, characters."""
+    """It bounds an expression, characters."""
     methods: Sequence[str]
     spaces: Sequence[str]
     per_minute: int
-    """New blends of one client."""
+    """It bounds the new blends of one client."""
 
     @classmethod
     def of(cls, settings: Settings) -> "BlendLimits":
@@ -85,19 +85,19 @@ class Blend:
     digest: str
     recipe: Recipe
     expression: str
-    """The recipe in one spelling; reads back as the same digest."""
+    """It is the recipe in one spelling, and reads back as the same digest."""
     versions: Mapping[str, AdapterVersion]
-    """By the recipe's spelling."""
+    """The keys are the recipe's spellings."""
     parts: Mapping[str, int]
-    """Columns of the client's own spelling, for what is found wrong later."""
+    """They are columns of the client's own spelling, for what is found wrong later."""
     parse_s: float
-    """Seconds that it took to find all this out."""
+    """It took so many seconds to find all this out."""
     tenant: str | None = None
-    """Who described it; None: nobody who may know of it, as behind an alias."""
+    """This one described it; None: nobody who may know of it, as behind an alias."""
     shown: str | None = None
-    """As of a `Target`."""
+    """It is that of a `Target`."""
     route: Route | None = None
-    """As of a `Target`."""
+    """It is that of a `Target`."""
 
     def reserve_bytes(self, base: BaseModelSpec) -> int:
         """No smaller than what it will take.

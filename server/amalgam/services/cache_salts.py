@@ -15,7 +15,7 @@ from amalgam.engine.protocol import Endpoint
 SALTED: Final[frozenset[Endpoint]] = frozenset(
     {"chat_completions", "completions", "responses", "messages", "embeddings"}
 )
-"""The endpoints whose request has the field: all that compute. A test compares this with vLLM."""
+"""The requests of these endpoints have the field: all that compute. A test compares this with vLLM."""
 
 
 def cache_owner(client: str, tenant: Tenant | None) -> str:

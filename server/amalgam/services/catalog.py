@@ -26,15 +26,15 @@ class Target:
     """What a request's ``model`` resolved to, at admission and for good."""
 
     engine_name: str
-    """What the engine is asked for and what the answer's ``model`` says: ``sql@3``, or the base model's name."""
+    """The engine is asked for it and the answer's ``model`` says it: ``sql@3``, or the base model's name."""
     version: AdapterVersion | None
-    """None: the base model, or a blend."""
+    """It is None for the base model, or a blend."""
     recipe: str | None = None
-    """Of what an expression described: that expression in one spelling, with exact versions."""
+    """It is what an expression described: that expression in one spelling, with exact versions."""
     route: Route | None = None
-    """How an alias' router came to it, with the names that may be told."""
+    """It tells how an alias' router came to it, with the names that may be told."""
     shown: str | None = None
-    """What the answer calls it instead, where whoever asks may not know of it: the alias that they asked for."""
+    """The answer calls it so instead, where whoever asks may not know of it: the alias that they asked for."""
 
 
 class Catalog(KnownNames):

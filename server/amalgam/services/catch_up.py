@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 AWAY_S: Final = 1.0
 """After a look that failed nobody waits for another for so long."""
 LEAST_PAUSE_S: Final = 0.1
-"""Between the beginnings of two looks: names that nobody registered cost at most ten a second, whoever asks."""
+"""It lies between the beginnings of two looks: names that nobody registered cost at most ten a second, whoever asks."""
 
 
 class CatchUp:

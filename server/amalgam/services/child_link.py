@@ -21,17 +21,17 @@ class ChildSpec:
     """Which process, and how it is kept alive."""
 
     name: str
-    """For log and metrics, as "merge worker"."""
+    """Log and metrics have it, as "merge worker"."""
     command: Sequence[str]
-    """Program and arguments."""
+    """It is program and arguments."""
     environment: Mapping[str, str]
-    """Complete."""
+    """It is complete."""
     says: Line
-    """What it may say."""
+    """It tells what the child may say."""
     restart_pause_s: float
-    """Between an end and the next start."""
+    """It lies between an end and the next start."""
     stop_s: float = 5.0
-    """Longest wait for an end by itself when it is stopped."""
+    """An end by itself is waited for at most so long when it is stopped."""
 
 
 class ChildLink:

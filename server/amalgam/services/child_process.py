@@ -103,7 +103,7 @@ class ChildProcess:
             else:
                 self._tried.set()
                 assert self._process.stdout is not None
-                await self._listen(self._process.stdout)
+                await self.listen(self._process.stdout)
                 # What closed its output and goes on cannot be heard any more.
                 code = await self._end_process()
                 logger.error("child_ended process=%s exit_code=%s", self._label, code)
@@ -111,7 +111,7 @@ class ChildProcess:
             self._on_end()
             await asyncio.sleep(self._restart_pause_s)
 
-    async def _listen(self, lines: asyncio.StreamReader) -> None:
+    async def listen(self, lines: asyncio.StreamReader) -> None:
         """Hear every line until the process's end; no line ends the listening."""
         while True:
             try:

@@ -13,10 +13,10 @@ from amalgam.errors import AmalgamError
 logger = logging.getLogger(__name__)
 
 MOST_AT_ONCE: Final = 64
-"""Names of one look: whoever asks for names that nobody registered has the registry do one statement after the other,
-and never more than that."""
+"""One look has so many names: whoever asks for names that nobody registered has the registry do one statement after the
+other, and never more than that."""
 AWAY_S: Final = 1.0
-"""After a look that failed, whoever misses a name is told so at once for this long, seconds."""
+"""Whoever misses a name is told so at once for this long after a look failed, seconds."""
 
 LookUp = Callable[[Sequence[str], Sequence[str]], Awaitable[NameAnswers]]
 
@@ -27,7 +27,7 @@ class Wanted:
 
     name: str = ""
     recipe: str = ""
-    """Digest: which versions were merged by it; else a name."""
+    """It is a digest: which versions were merged by it; else a name."""
 
 
 class ColdNames:

@@ -6,7 +6,7 @@ from typing import Final
 
 _REMEMBERED: Final = 64
 _UNKNOWN_S: Final = 1.0
-"""Between two ends, where none has been seen yet."""
+"""It lies between two ends, where none has been seen yet."""
 LONGEST_S: Final = 60.0
 """Nobody is told to wait for longer: client libraries do not follow a longer advice."""
 SHORTEST_S: Final = 1.0

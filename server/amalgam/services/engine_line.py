@@ -13,7 +13,7 @@ from amalgam.settings import Settings
 from amalgam.telemetry.metrics import Metrics
 
 LOOK_S: Final = 0.5
-"""Between two looks at how many engines there are."""
+"""It lies between two looks at how many engines there are."""
 
 
 class EngineLine:

@@ -24,13 +24,13 @@ from amalgam.telemetry.context import note_adapter
 logger = logging.getLogger(__name__)
 
 CLIENT: Final = "evaluations"
-"""Whose new blends are counted together; not those of any key."""
+"""Their new blends are counted together, and are not those of any key."""
 _RETRY_FOR_S: Final = 300.0
 """So long is waited for an engine that restarts, for a slot, or for another new blend."""
 _LONGEST_PAUSE_S: Final = 60.0
 
 Ask = Callable[[Endpoint, dict[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Asks the engine, and gives the answer's JSON object."""
+"""It asks the engine, and gives the answer's JSON object."""
 
 
 class EvaluationCalls:

@@ -33,7 +33,7 @@ from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
 
 EXPORT_PAGE: Final = 200
-"""Measurements that are read at once: reading more would keep streams of clients waiting."""
+"""So many measurements are read at once: reading more would keep streams of clients waiting."""
 
 
 class EvaluationService:

@@ -28,7 +28,7 @@ class ExportAnswer:
     record: ExportRecord | None
     job: Job | None
     plan: MergePlan
-    """What is added; says what of it will be cut."""
+    """It says what is added, and what of it will be cut."""
 
 
 class ExportService:

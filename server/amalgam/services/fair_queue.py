@@ -43,14 +43,14 @@ PATIENCE_S: Final = 2.0
 MAX_DEBT_S: Final = 30.0
 """What a key has used beyond the others counts up to here, seconds in a place; more would be a punishment."""
 MAX_DEBT_TOKENS: Final = 50_000.0
-"""The same of a tenant of weight one, in tokens."""
+"""It is the same of a tenant of weight one, in tokens."""
 _STEP_S: Final = 0.05
-"""About what a step of the engine takes."""
+"""A step of the engine takes about so long."""
 BASE: Final = 0
-"""Stands for the base model among the ids of adapters, which begin at 1; it needs no slot."""
+"""It stands for the base model among the ids of adapters, which begin at 1; it needs no slot."""
 
 Gone = Callable[[], Awaitable[object]]
-"""Returns when a client has left."""
+"""It returns when a client has left."""
 __all__ = ["BASE", "MAX_DEBT_S", "MAX_DEBT_TOKENS", "PATIENCE_S", "TURN_S", "FairQueue", "Gone", "Places"]
 
 

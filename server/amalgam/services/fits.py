@@ -41,7 +41,7 @@ class FittedMerge:
     fit: FitOrder
     set_default: bool
     probe: ProbeOrder | None
-    """None: the merge is asked the prompts of its fit."""
+    """Without one, the merge is asked the prompts of its fit."""
     required: float | None
     scopes: Scopes = EVERYTHING
     tenant: str = BUILT_IN_TENANT

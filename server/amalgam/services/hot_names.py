@@ -8,7 +8,7 @@ from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.catalog_rows import NameAnswers, ServedVersion
 
 _MOST_RECIPES: Final = 4096
-"""Of blends, of which is known whether they were merged as well."""
+"""For so many blends it is known whether they were merged as well."""
 
 
 class HotNames:
@@ -29,6 +29,11 @@ class HotNames:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """Those of which a name is in memory."""
+        return self._of_adapter.keys()
 
     @property
     def versions(self) -> Iterator[AdapterVersion]:

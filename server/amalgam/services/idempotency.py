@@ -17,8 +17,10 @@ from amalgam.registry.idempotency import IdempotencyRegistry
 
 logger = logging.getLogger(__name__)
 
-_LEASE_S: Final = 10.0
-_WAIT_S: Final = 10.0
+LEASE_S: Final = 10.0
+"""A request that is silent for so long holds its key no more."""
+WAIT_S: Final = 10.0
+"""A request with the key of one that runs waits so long for its answer."""
 _LOOK_S: Final = 0.05
 _MAX_LOOK_S: Final = 0.5
 
@@ -40,9 +42,9 @@ class HeldKey:
     async def keep(self) -> None:
         """Renew the lease until it is cancelled."""
         while True:
-            await asyncio.sleep(_LEASE_S / 3)
+            await asyncio.sleep(LEASE_S / 3)
             try:
-                await self._registry.renew(self.key, self._holder, lease_s=_LEASE_S)
+                await self._registry.renew(self.key, self._holder, lease_s=LEASE_S)
             except AmalgamError as error:
                 logger.warning("idempotency_renewal_failed reason=%s", error)
             except Exception:
@@ -78,7 +80,7 @@ class Idempotency:
     async def hold(self, key: str) -> AsyncIterator[HeldKey | KeyStanding]:
         """The key, held until the end of the block; or how it stands where another request has it or had it."""
         holder = self._new_holder()
-        standing = await self._registry.begin(key, holder, lease_s=_LEASE_S, keep_s=self._keep_s)
+        standing = await self._registry.begin(key, holder, lease_s=LEASE_S, keep_s=self._keep_s)
         if not standing.is_ours:
             yield standing
             return
@@ -92,7 +94,7 @@ class Idempotency:
 
     async def answer(self, key: str) -> KeptAnswer | None:
         """The answer of the request that holds the key; None where it has none after some seconds, or ended without."""
-        deadline, pause_s = self._clock() + _WAIT_S, _LOOK_S
+        deadline, pause_s = self._clock() + WAIT_S, _LOOK_S
         while self._clock() < deadline:
             standing = await self._registry.look(key)
             if not standing.is_running:

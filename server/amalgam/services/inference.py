@@ -31,9 +31,9 @@ from amalgam.telemetry.context import note_alias, note_target
 T = TypeVar("T")
 SAYS_NOTHING: Final = Said()
 _REMEMBERED: Final = 20_000
-"""Versions of which is known where they lie."""
+"""For so many versions it is known where they lie."""
 Turn = Callable[[LoadableVersion | None], AbstractAsyncContextManager[None]]
-"""Waits for a place in the batch, for the version's sake; None is the base model."""
+"""It waits for a place in the batch, for the version's sake; None is the base model."""
 
 
 @dataclass(frozen=True, slots=True)

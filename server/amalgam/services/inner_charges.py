@@ -14,7 +14,7 @@ from amalgam.services.usage_ledger import UsageLedger
 from amalgam.telemetry.context import RequestContext, enter
 
 _TEMPLATE_TOKENS = 512
-"""As for a client's request: what a chat template may add."""
+"""It is as for a client's request: what a chat template may add."""
 
 
 class InnerCharges:

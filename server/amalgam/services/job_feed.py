@@ -11,9 +11,9 @@ from amalgam.errors import Unavailable
 from amalgam.registry.jobs import JobRegistry
 
 HEARTBEAT_S: Final = 10.0
-"""Longest silence of a feed; proxies cut what is silent for longer than they have patience."""
+"""A feed is silent at most so long; proxies cut what is silent for longer than they have patience."""
 
-_LOOK_S: Final = 1.0
+LOOK_S: Final = 1.0
 """Another replica's worker says nothing to us: the registry is looked at as often as this."""
 
 
@@ -23,7 +23,7 @@ class JobEvent:
 
     kind: Literal["state", "progress"]
     id: str
-    """Says where the job stands; equal ids, equal standing."""
+    """It says where the job stands; equal ids, equal standing."""
     job: Job
     progress: JobProgress | None
 
@@ -32,7 +32,7 @@ class JobEvent:
 class _Listener:
     told: asyncio.Event = field(default_factory=asyncio.Event)
     is_stale: bool = True
-    """Whether the registry is to be read again."""
+    """It tells whether the registry is to be read again."""
 
 
 class JobFeed:
@@ -106,7 +106,7 @@ class JobFeed:
         said_at = looked_at = self._clock()
         while not self._is_closed:
             listener.told.clear()
-            if listener.is_stale or self._clock() - looked_at >= _LOOK_S:
+            if listener.is_stale or self._clock() - looked_at >= LOOK_S:
                 listener.is_stale, looked_at = False, self._clock()
                 try:
                     job = await self._jobs.get(job_id)
@@ -124,7 +124,7 @@ class JobFeed:
                 said_at = self._clock()
                 yield None
             try:
-                await asyncio.wait_for(listener.told.wait(), _LOOK_S)
+                await asyncio.wait_for(listener.told.wait(), LOOK_S)
             except TimeoutError:
                 continue
 

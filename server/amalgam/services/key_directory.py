@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 1.0
 _USED_PERIOD_S: Final = 60.0
-"""Seconds between two writes of when keys were last used."""
+"""So many seconds lie between two writes of when keys were last used."""
 
 _LONGEST_LINE: Final = 100
-"""Successors of one key, one after the other, that are looked at."""
+"""At most so many successors of one key are looked at, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class KnownKey:
     key: Key
     tenant: Tenant
     ended: KeyEnd | None
-    """Why it opens nothing any more; None: it does."""
+    """It tells why the key opens nothing any more; None: it does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 1.0
 _LEAST_PAUSE_S: Final = 0.02
-"""Between two looks: changes that come thick and fast are read together."""
+"""It lies between two looks: changes that come thick and fast are read together."""
 MOST_VERSIONS: Final = 20_000
-"""Kept in memory; of ten thousand, each takes two kilobytes."""
+"""So many are kept in memory; of ten thousand, each takes two kilobytes."""
 
 T = TypeVar("T")
 

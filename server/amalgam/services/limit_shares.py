@@ -39,9 +39,9 @@ class Share:
     told_s: float = float("-inf")
     _free_slot: int = 0
     _usable_s: float = FRESH_S
-    """For so long from its begin, what the exchange that is under way gives may be used."""
+    """The exchange that is under way gives what may be used for so long from its begin."""
     _used: dict[int, int] = field(default_factory=dict)
-    """By second; of what is no rate, all by second 0."""
+    """It has the units by second; of what is no rate, all by second 0."""
     _used_total: int = 0
     _changed: set[int] = field(default_factory=set)
     _recent: int = 0
@@ -236,7 +236,7 @@ class Shares:
 
 
 Need = tuple[Share, int]
-"""A share, and the units that a request would use of it."""
+"""It is a share, and the units that a request would use of it."""
 
 
 def short(needs: Sequence[Need], now_s: float) -> list[Need]:

@@ -13,7 +13,7 @@ _LOOK_TIMEOUT_S: Final = 5.0
 _PERIOD_S: Final = 1.0
 
 Counts = Mapping[tuple[str, str], int]
-"""By kind and state."""
+"""It has them by kind and state."""
 Count = Callable[[], Awaitable[Counts]]
 
 

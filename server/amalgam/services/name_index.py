@@ -8,10 +8,10 @@ from typing import Final
 
 _NEAR_NAMES: Final = 3
 _CUTOFF: Final = 0.6
-"""As `difflib` has it: how alike is near."""
+"""It tells how alike is near, as `difflib` has it."""
 _NEIGHBOURS: Final = 8
-"""Names compared on each side of the unknown one's place. Comparing with every name costs seconds of the event loop
-where there are thousands of them, and anybody may ask for names that do not exist."""
+"""So many names are compared on each side of the unknown one's place. Comparing with every name costs seconds of the
+event loop where there are thousands of them, and anybody may ask for names that do not exist."""
 
 
 class NameIndex:

@@ -15,13 +15,13 @@ class NewVersion:
     description: str | None = None
     set_default: bool = True
     if_absent: bool = False
-    """Refuse with NameTaken where the adapter exists."""
+    """With it, the request is refused with NameTaken where the adapter exists."""
     request_key: str | None = None
-    """Of the request, where it has an idempotency key."""
+    """The request has it where it has an idempotency key."""
     use_profile: bool = False
-    """Whether requests get what the folder's files say of prompts and sampling; else it is only kept."""
+    """It tells whether requests get what the folder's files say of prompts and sampling; else it is only kept."""
     stored_by: StoredBy | None = None
-    """Whose bytes it counts as; None: the server's own."""
+    """The version counts as this one's bytes; None: the server's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +45,4 @@ class UploadedFile:
 
     name: str
     chunks: Iterable[bytes]
-    """Its bytes in pieces; reading them may block, so it is done in a thread."""
+    """It gives the bytes in pieces; reading them may block, so it is done in a thread."""

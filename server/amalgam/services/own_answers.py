@@ -17,9 +17,9 @@ class _Known:
 
     sweep_id: str = ""
     adapters: Mapping[str, int] = field(default_factory=dict)
-    """Task -> the target that is its own adapter."""
+    """It maps a task to the target that is its own adapter."""
     answers: dict[int, OwnAnswer] = field(default_factory=dict)
-    """By item."""
+    """They are by item."""
 
 
 class OwnAnswers:

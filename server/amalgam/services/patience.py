@@ -10,7 +10,8 @@ from amalgam.errors.registry import RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_S: Final = 0.5
+PAUSE_S: Final = 0.5
+"""It lies between two calls."""
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ async def patiently(
     ends_at: Callable[[], float],
     *,
     clock: Callable[[], float] = time.monotonic,
-    pause_s: float = _PAUSE_S,
+    pause_s: float = PAUSE_S,
 ) -> T:
     """What ``call`` gives, which is made again while the registry is away.
 

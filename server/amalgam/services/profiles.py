@@ -23,9 +23,9 @@ _FIELDS: Final[Mapping[Endpoint, Mapping[str, str]]] = {
     "responses": {name: name for name in _CHAT} | {"max_tokens": "max_output_tokens", "stop": "stop"},
     "messages": {name: name for name in _CHAT[:3]} | {"stop": "stop_sequences"},
 }
-"""Where each default goes, by endpoint; the others generate nothing."""
+"""By endpoint, it tells where each default goes; the others generate nothing."""
 _UNSAID: Final = _CHAT[3:]
-"""What Anthropic's dialect has no fields for. It has always a ``max_tokens``."""
+"""Anthropic's dialect has no fields for these. It has always a ``max_tokens``."""
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 _GREEDY: Final = 1e-5
 """From this temperature on vLLM draws nothing, and refuses several choices that would all be one."""

@@ -29,7 +29,7 @@ from amalgam.telemetry.no_metrics import NO_METRICS
 logger = logging.getLogger(__name__)
 
 CLIENT: Final = "publishing"
-"""Takes turns with the keys, as one of them."""
+"""It takes turns with the keys, as one of them."""
 
 
 class Publisher:

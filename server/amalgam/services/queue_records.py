@@ -12,7 +12,7 @@ EXPECTED_TOKENS: Final = 64
 """A running sequence counts as so many until it has more, so that those who begin at once take turns too."""
 
 Who = tuple[str, str]
-"""A tenant, and a key of it."""
+"""It is a tenant, and a key of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Turn:
 
     began_s: float
     credit: int
-    """Requests that it may still begin; below zero where nobody else wanted the slot."""
+    """It may still begin so many requests; below zero where nobody else wanted the slot."""
     running: int = 0
 
 
@@ -109,15 +109,15 @@ class TenantState:
 
     weight: float
     spent: float
-    """Tokens of what has ended, by weight, counted from where the least user stood when this one came."""
+    """It counts the tokens of what has ended, by weight, from where the least user stood when this one came."""
     claims: dict[int, Claim] = field(default_factory=dict)
-    """That run."""
+    """They are those that run."""
     running: int = 0
-    """Sequences."""
+    """It counts sequences."""
     requests: int = 0
-    """Waiting and running."""
+    """It counts those that wait and those that run."""
     recent: RecentMost = field(default_factory=RecentMost)
-    """Places that it had of late."""
+    """It remembers how many places were in use of late."""
 
     @property
     def usage(self) -> float:
@@ -131,13 +131,13 @@ class KeyState:
 
     tenant: TenantState
     used_s: float
-    """Seconds in a place, of what has ended, counted from what the others had used when this key came."""
+    """It counts seconds in a place, of what has ended, from what the others had used when this key came."""
     running: int = 0
-    """Sequences."""
+    """It counts sequences."""
     requests: int = 0
-    """Waiting and running."""
+    """It counts those that wait and those that run."""
     recent: RecentMost = field(default_factory=RecentMost)
-    """Places that it had of late."""
+    """It remembers how many places were in use of late."""
 
     @property
     def usage(self) -> float:

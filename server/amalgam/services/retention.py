@@ -18,9 +18,10 @@ from amalgam.store.bucket_store import BucketStore
 logger = logging.getLogger(__name__)
 
 GRACE_S = 3600.0
-"""Longer than any upload waits between its files and its row, and than a reader may still need a deleted version."""
+"""It is longer than any upload waits between its files and its row, and than a reader may still need a deleted version.
+"""
 FIRST_GRACE_S = 24 * GRACE_S
-"""Of the first sweep: whether a clock was set before this server began, nobody can tell."""
+"""The first sweep has this grace: whether a clock was set before this server began, nobody can tell."""
 
 
 class Retention:

@@ -20,7 +20,7 @@ from amalgam.services.snapshot import Snapshot
 from amalgam.store.adapter_store import AdapterStore
 
 FILE_GRACE_S: Final = 15.0
-"""Longer than any pause between publishing files and committing the row that names them."""
+"""It is longer than any pause between publishing files and committing the row that names them."""
 
 
 class Retirement:

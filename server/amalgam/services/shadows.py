@@ -26,8 +26,8 @@ from amalgam.telemetry.request_watch import GENERATING
 logger = logging.getLogger(__name__)
 
 SHADOWS: Final = "shadows"
-"""Whose new blends are counted together; not those of any key. Also the endpoint in the ledger of usage, and the name
-of the loop and of the tasks that it is."""
+"""Their new blends are counted together, and are not those of any key. It is also the endpoint in the ledger of usage,
+and the name of the loop and of the tasks that it is."""
 LONGEST_S: Final = 600.0
 """A copy that is not answered by then has failed."""
 _FAILED: Final = 500
@@ -107,7 +107,7 @@ class Shadows:
 
     async def loop(self) -> None:
         """Ask copies as they come, for ever."""
-        working = [asyncio.create_task(self._work(), name=SHADOWS) for _ in range(self._concurrency)]
+        working = [asyncio.create_task(self.work(), name=SHADOWS) for _ in range(self._concurrency)]
         try:
             await asyncio.gather(*working)
         finally:
@@ -115,7 +115,8 @@ class Shadows:
                 one.cancel()
             await asyncio.gather(*working, return_exceptions=True)
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """Ask copies one after the other, for ever; `loop` runs several at a time."""
         while True:
             copy = await self._waiting.get()
             await self._spare.wait()

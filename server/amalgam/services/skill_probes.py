@@ -17,12 +17,12 @@ from amalgam.errors.evaluations import AnswerUnreadable
 from amalgam.services.spare_capacity import SpareCapacity
 
 CLIENT: Final = "evaluations"
-"""Takes turns with the keys, as one of them; shares what it has in the prefix cache with evaluations."""
+"""It takes turns with the keys, as one of them, and shares what it has in the prefix cache with evaluations."""
 
 Ask = Callable[[Endpoint, dict[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Asks the engine, and gives the answer's JSON object."""
+"""It asks the engine, and gives the answer's JSON object."""
 Hold = Callable[[], AbstractAsyncContextManager[str]]
-"""Keeps a model in the engine for one call; gives the name that it is asked by."""
+"""It keeps a model in the engine for one call, and gives the name that it is asked by."""
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 
@@ -32,11 +32,11 @@ class OwnAnswer:
     """What an input answered."""
 
     before: tuple[int, ...]
-    """Tokens of the question."""
+    """They are the tokens of the question."""
     tokens: tuple[int, ...]
-    """Of the answer, with the one that ends it."""
+    """They are the tokens of the answer, with the one that ends it."""
     nats: float
-    """Log-probability of the answer for the input itself."""
+    """It is the log-probability of the answer for the input itself."""
 
 
 class SkillProbes:

@@ -17,22 +17,22 @@ class Snapshot:
 
     revision: int = -1
     defaults: Mapping[str, AdapterVersion] = field(default_factory=dict)
-    """Adapter name -> its default version; adapters without one are absent."""
+    """It maps an adapter's name to its default version; adapters without one are absent."""
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
-    """``name@number`` -> version."""
+    """It maps ``name@number`` to the version."""
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     by_id: Mapping[int, AdapterVersion] = field(default_factory=dict)
-    """Of one that is not whole: the pinned versions."""
+    """In one that is not whole, it has the pinned versions."""
     profiles: Mapping[int, VersionProfile] = field(default_factory=dict)
-    """Version id -> the newest state of its serving profile."""
+    """It maps a version's id to the newest state of its serving profile."""
     pinned: frozenset[int] = frozenset()
-    """Ids of versions that stay in memory."""
+    """The versions of these ids stay in memory."""
     routers: Mapping[str, FittedRouter] = field(default_factory=dict)
-    """Digest -> what chooses among the targets of aliases."""
+    """By digest, it has what chooses among the targets of aliases."""
     beyond: int | None = None
-    """Versions that are served, where they are more than is kept; None: all of them are here."""
+    """So many versions are served, where they are more than is kept; None: all of them are here."""
     gone: frozenset[int] = field(default=frozenset(), compare=False)
-    """Ids of versions that were deleted since the state before."""
+    """The versions of these ids were deleted since the state before."""
 
     @property
     def is_whole(self) -> bool:

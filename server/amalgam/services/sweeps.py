@@ -40,7 +40,7 @@ from amalgam.services.merges import MergeAnswer, MergeService
 from amalgam.services.weight_sweeps import WeightOrder, finished, weight_sweep
 
 _METHOD_IN: Final = "method in space"
-"""One axis, because not every method is defined in every space."""
+"""It is one axis, because not every method is defined in every space."""
 _IN: Final = " in "
 
 
@@ -51,15 +51,15 @@ class Search:
     kind: Literal["grid", "random"]
     methods: Sequence[str]
     spaces: Sequence[str]
-    """For methods that are defined there."""
+    """They are for methods that are defined there."""
     weights: Mapping[str, Axis]
-    """By adapter; one that is left out has weight 1."""
+    """They are by adapter; one that is left out has weight 1."""
     density: Axis
     lambda_: Axis
     rank: Axis
     trials: int
     seed: int
-    """Of the draws, and of methods of chance."""
+    """It is that of the draws, and of methods of chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,14 @@ class SweepOrder:
 
     label: str
     tasks: Mapping[str, tuple[str, str]]
-    """Task -> (its own adapter, the metric that counts)."""
+    """It maps a task to (its own adapter, the metric that counts)."""
     items: tuple[EvaluationItem, ...]
     search: Search
     asked: Mapping[str, Any]
-    """The search as it came, to be shown again."""
+    """It is the search as it came, to be shown again."""
     max_tokens: int
     scopes: Scopes = EVERYTHING
-    """What may be named."""
+    """They cover what may be named."""
     tenant: str = BUILT_IN_TENANT
     key_id: str = ""
 
@@ -88,9 +88,9 @@ class SweepReport:
     plan: SweepPlan
     cells: tuple[Cell, ...]
     standings: tuple[Standing, ...]
-    """Of every candidate, in order."""
+    """Every candidate has one, in order."""
     front: tuple[int, ...]
-    """Targets that nothing else beats in worst and mean retention."""
+    """Nothing else beats these targets in worst and mean retention."""
     best: Standing | None
 
 

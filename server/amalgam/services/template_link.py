@@ -39,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 _RESTART_PAUSE_S: Final = 0.1
 _QUEUE_S: Final = 10.0
-"""Longest wait for the orders before."""
+"""The orders before are waited for at most so long."""
 _START_S: Final = 20.0
-"""Longest wait for the process to be there; it takes a fifth of a second on a machine with nothing else to do."""
+"""The process is waited for at most so long; it takes a fifth of a second on a machine with nothing else to do."""
 _REMEMBERED: Final = 256
 PROBE_VALUES: Final = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "unk_token": "<unk>"}
-"""What a template may read that is checked before any tokenizer is asked."""
+"""A template may read these that is checked before any tokenizer is asked."""
 
 
 class TemplateLink:

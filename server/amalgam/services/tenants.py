@@ -34,7 +34,7 @@ class NewKey:
     scopes: Scopes
     limits: Limits
     lifetime_s: float | None
-    """Seconds until it expires; None: it does not."""
+    """It expires after so many seconds; None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class IssuedKey:
 
     key: Key
     token: str
-    """The whole key, as a client sends it."""
+    """It is the whole key, as a client sends it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from amalgam.services.inference import Inference
 from amalgam.services.weight_board import Board
 
 Pin = Callable[[str, str], Awaitable[EvaluationTarget]]
-"""What an expression means, for a tenant."""
+"""It tells what an expression means, for a tenant."""
 
 
 class WeightSearches:

@@ -19,7 +19,7 @@ from amalgam.services.evaluations import EvaluationService
 from amalgam.services.weight_search import expression_at, point_of, weights_of
 
 MAX_WEIGHTS: Final = 16
-"""Inputs whose weights are searched at once."""
+"""The weights of at most so many inputs are searched at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class WeightOrder:
     recipe: Recipe
     """Every input is the own adapter of a task; its weights are where the search begins."""
     tasks: Mapping[str, tuple[str, str]]
-    """Task -> (its own adapter, as the recipe names it, and the metric that counts)."""
+    """It maps a task to (its own adapter, as the recipe names it, and the metric that counts)."""
     items: tuple[EvaluationItem, ...]
     candidates: int
     budget_s: float
     seed: int
     max_tokens: int
     asked: Mapping[str, Any]
-    """The search as it came, to be shown again."""
+    """It is the search as it came, to be shown again."""
     scopes: Scopes = EVERYTHING
     tenant: str = BUILT_IN_TENANT
     key_id: str = ""

@@ -12,9 +12,9 @@ from contextvars import copy_context
 from typing import Final, ParamSpec, TypeVar
 
 FETCHES: Final = 2
-"""At a time, from hubs and folders elsewhere, which may be slow for long."""
+"""So many run at a time, from hubs and folders elsewhere, which may be slow for long."""
 UPLOADS: Final = 4
-"""Files that are received, checked and stored at a time."""
+"""So many files are received, checked and stored at a time."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -30,9 +30,11 @@ from amalgam.services.background_loops import BackgroundLoops
 from amalgam.services.child_link import ChildLink, ChildSpec
 from amalgam.telemetry.metrics import Metrics
 
-_RESTART_PAUSE_S = 1.0
-_STOP_S = 5.0
-_GRACE_S = 10.0
+RESTART_PAUSE_S = 1.0
+"""It lies between an end of the worker and its next start."""
+STOP_S = 5.0
+"""The worker has so long to end by itself when it is stopped."""
+GRACE_S = 10.0
 """A question waits for at most one batch of another, and for the worker's turn on a busy processor."""
 
 
@@ -60,7 +62,7 @@ class WorkerLink:
         on_progress: Callable[[str, JobProgress], None],
         on_end: Callable[[str], None],
     ) -> None:
-        spec = ChildSpec("merge worker", command, environment, FROM_WORKER, _RESTART_PAUSE_S, _STOP_S)
+        spec = ChildSpec("merge worker", command, environment, FROM_WORKER, RESTART_PAUSE_S, STOP_S)
         self._child = ChildLink(spec, loops, metrics, self._hear, self._ended)
         self._on_news = on_news
         self._on_progress = on_progress
@@ -152,7 +154,7 @@ class WorkerLink:
 
     async def _ask(self, question: PlanQuestion | RebuildQuestion | EnergyQuestion) -> Answer:
         try:
-            answer = await self._child.ask(question, question.budget_s + _GRACE_S)
+            answer = await self._child.ask(question, question.budget_s + GRACE_S)
         except TimeoutError:
             raise WorkerUnavailable from None
         if answer is None:

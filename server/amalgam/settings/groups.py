@@ -97,7 +97,10 @@ class HttpSettings(_Group):
     )
     drain_timeout_s: float = Field(30.0, ge=0, description="longest wait for running requests at shutdown, seconds")
     shutdown_grace_s: float = Field(
-        2.0, ge=0, le=300, description="at shutdown requests are refused for so long before connections are, seconds"
+        2.0,
+        ge=0,
+        le=300,
+        description="time at shutdown in which requests are refused and connections are not yet, seconds",
     )
 
 
@@ -160,8 +163,8 @@ class StorageSettings(_Group):
     deleted_keep_s: float = Field(
         3600.0,
         ge=0,
-        description="on PostgreSQL: files of deleted versions stay so long, for other servers, seconds; longer than "
-        "any request",
+        description="time that files of deleted versions stay where the registry is PostgreSQL, for other "
+        "servers, seconds; longer than any request",
     )
     catalog_versions: int = Field(
         20_000,
@@ -255,13 +258,14 @@ class QueueSettings(_Group):
     max_requests_per_key: int | None = Field(
         None,
         ge=1,
-        description="the same of one key; unset: half of max_requests where there are several keys, else all",
+        description="inference requests of one key, waiting and running; unset: half of max_requests where there are "
+        "several keys, else all",
     )
     max_requests_per_tenant: int | None = Field(
         None,
         ge=1,
-        description="the same of all keys of one tenant; unset: three quarters of max_requests where several tenants "
-        "have keys, else all",
+        description="inference requests of all keys of one tenant, waiting and running; unset: three quarters of "
+        "max_requests where several tenants have keys, else all",
     )
     max_waiting_per_adapter: int | None = Field(
         None,
@@ -348,7 +352,7 @@ class EvaluationsSettings(_Group):
         0, ge=0, description="evaluations and batches start no call while more requests of clients run"
     )
     evaluation_patience_s: float = Field(
-        10.0, ge=0, description="after so long a call of an evaluation or a batch starts all the same, seconds"
+        10.0, ge=0, description="time after which a call of an evaluation or a batch starts all the same, seconds"
     )
 
 

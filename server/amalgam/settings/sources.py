@@ -19,21 +19,21 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "AMALGAM_TEST_*": "read by the tests alone",
     "VLLM_API_KEY": "one more of `AMALGAM_API_KEYS`, where vLLM's own server reads its key",
 }
-"""Variables that are no settings and are read all the same; a ``*`` at the end stands for any name."""
+"""They are no settings and are read all the same; a ``*`` at the end stands for any name."""
 
 VLLM_KEY: Final = "VLLM_API_KEY"
 
 _SECRET: Final = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|KEY|DATABASE_URL)(_|$)|^PGPASSWORD$"
 )
-"""Names of variables that hold a secret, whoever reads them: ``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``."""
+"""It matches variables that hold a secret, whoever reads them: ``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``."""
 _OTHERWISE_NAMED: Final = ("AMALGAM_", "VLLM_")
 """Ours are settled by what they are; vLLM's tokens are those of prompts."""
 _OURS: Final = frozenset({"AMALGAM_API_KEY", VLLM_KEY})
 DATABASE_SECRETS: Final = frozenset({"PGPASSWORD"})
-"""Read by the database's driver."""
+"""The database's driver reads them."""
 OBJECT_STORE_PREFIXES: Final = ("AWS_", "AZURE_", "GOOGLE_")
-"""What begins so is read by the object stores' client."""
+"""The client of object stores reads what begins so."""
 
 _SERVICE_LINK: Final = re.compile(
     r"AMALGAM_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"

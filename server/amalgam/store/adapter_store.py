@@ -30,10 +30,10 @@ PUBLISH_STEPS: Final = (
     "store.renamed",
     "store.published",
 )
-"""Failpoints in the order they are reached; ``store.receiving`` once a chunk."""
+"""The failpoints are in the order they are reached; ``store.receiving`` comes once a chunk."""
 
 OBJECTS: Final = "objects"
-"""The folder of published files, below a store's."""
+"""The folder of published files has this name, below a store's."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -43,10 +43,10 @@ class StoredAdapter:
     """Files that are durable and verified."""
 
     digest: str
-    """SHA-256, in hex, over the names, sizes and SHA-256 of `CONTENT_FILES`."""
+    """It is the SHA-256, in hex, over the names, sizes and SHA-256 of `CONTENT_FILES`."""
     size_bytes: int
     created: bool
-    """False where the same files were there already."""
+    """It is False where the same files were there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class SweepReport:
     """What a sweep removed."""
 
     objects: tuple[str, ...]
-    """Digests that no row named."""
+    """They are digests that no row named."""
     staging: int
-    """Folders left by writers that died."""
+    """So many folders were left by writers that died."""
 
 
 class AdapterStore:

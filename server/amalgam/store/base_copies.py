@@ -20,7 +20,7 @@ from amalgam.store.safetensors_header import TensorSpan
 _BLOCK_ENTRIES: Final = 1 << 18
 _KINDS: Final[dict[str, np.dtype[Any]]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _TIED: Final = tuple(f"{name}.weight" for name in ("embed_tokens", "wte", "embed_in", "tok_embeddings"))
-"""What an output layer that has no weight of its own shares that of."""
+"""An output layer without a weight of its own shares one of these."""
 _OUTPUTS: Final = ("lm_head", "output", "embed_out")
 
 

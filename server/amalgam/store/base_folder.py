@@ -5,7 +5,7 @@ from typing import Final
 
 _WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _TOKENIZER: Final = ("*token*", "vocab*", "*.model", "tekken*")
-"""Names under which families have it: tokenizer.json, vocab.json or vocab.txt, spiece.model, tekken.json."""
+"""Families have it under these names: tokenizer.json, vocab.json or vocab.txt, spiece.model, tekken.json."""
 
 
 def why_incomplete(folder: Path, *, weights: bool = True, tokenizer: bool = True) -> str | None:

@@ -18,10 +18,10 @@ _CONFIG_FIELDS: Final = (
     "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "vocab_size", "hidden_act", "tie_word_embeddings",
 )  # fmt: skip
-"""What makes two models of equal shapes different architectures. Fields that a re-save may spell anew stay out."""
+"""They make two models of equal shapes different architectures. Fields that a re-save may spell anew stay out."""
 
 _MEDIA_CONFIGS: Final[Mapping[str, str]] = {"vision_config": "image"} | dict.fromkeys(HEARING, "audio")
-"""Parts of a config beside that of the text, and the medium that is read by what they describe."""
+"""It maps parts of a config beside that of the text to the medium that is read by what they describe."""
 
 
 def base_spec(

@@ -18,7 +18,7 @@ from amalgam.store.float_bits import floats, is_float
 from amalgam.store.module_names import Renaming, renaming
 
 _SPOTS: Final = 16
-"""Places of a weight that are looked at, evenly apart: rows may differ, and some may be zero."""
+"""So many places of a weight are looked at, evenly apart: rows may differ, and some may be zero."""
 _SPOT_BYTES: Final = 4096
 
 

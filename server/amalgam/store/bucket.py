@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from obstore.store import S3Config
 
 _ORDER: Final = (WEIGHTS_FILE, LINEAGE_FILE, CARD_FILE, CONFIG_FILE)
-"""As they are written; what is removed goes in the other direction."""
+"""They are written in this order; what is removed goes in the other direction."""
 _CHUNK_BYTES: Final = 4 << 20
 _CONNECT_S: Final = 5
 _SILENT_S: Final = 10
 _RETRY_S: Final = 10
 _FULL: Final = ("507 Insufficient Storage", "QuotaExceeded")
-"""What stores say of themselves that have no room, within obstore's texts: there is no class for it."""
+"""Stores that have no room say this of themselves, within obstore's texts: there is no class for it."""
 _ANSWER_S: Final = 600.0
-"""Longest time for one file, however it trickles."""
+"""One file takes at most so long, however it trickles."""
 
 
 class Bucket:

@@ -29,7 +29,7 @@ from amalgam.store.staging import Staging
 logger = logging.getLogger(__name__)
 
 _REFUSED_S: Final = 30.0
-"""What the bucket lost, or has wrong bytes of, is not asked for again before."""
+"""The bucket is not asked again before for what it lost, or has wrong bytes of."""
 _RECENT_S: Final = 60.0
 """A copy that was asked for so lately stays: whoever asked may not have opened it yet."""
 

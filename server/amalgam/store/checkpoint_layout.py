@@ -20,16 +20,16 @@ from amalgam.store.linear_modules import LinearModule, linear_modules
 from amalgam.store.safetensors_header import DTYPE_BITS
 
 FLOATS: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-"""The types that can be computed on, and as configs name them."""
+"""These types can be computed on; the values are how configs name them."""
 
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "embed_in", "tok_embeddings"})
 _OUTPUTS: Final = frozenset({"lm_head", "output", "embed_out"})
-"""The two ends of a model, where weights may be shared; by the last part of a module's name."""
+"""They are the two ends of a model, where weights may be shared; they are told by the last part of a module's name."""
 _STORED: Final = {name: stored for stored, name in FLOATS.items()}
 _KEPT_SUFFIXES: Final = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 _KEPT_NAMES: Final = frozenset({"LICENSE", "NOTICE"})
 _OTHERS: Final = frozenset({CONFIG, RECORD_FILE, "adapter_config.json"})
-"""Written anew, or no part of a checkpoint."""
+"""They are written anew, or are no part of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,15 @@ class NewTensor:
     name: str
     base: StoredTensor
     dtype: str
-    """As safetensors names it."""
+    """It is named as by safetensors."""
     start: int
-    """Offset of its first byte behind the header of its file."""
+    """It is the offset of its first byte behind the header of its file."""
     module: str | None
-    """The linear module that something is added to; None: only copied, or cast."""
+    """Something is added to this linear module; None: the tensor is only copied, or cast."""
     is_transposed: bool = False
     """The weight is stored as [in, out], so that (B·A)ᵀ is added."""
     experts: Mapping[int, str] = field(default_factory=dict)
-    """Of a tensor of [experts, ·, ·]: the modules that something is added to, by their place in it."""
+    """In a tensor of [experts, ·, ·], it has the modules that something is added to, by their place in it."""
 
     @property
     def changed_modules(self) -> int:
@@ -85,12 +85,12 @@ class CheckpointLayout:
 
     base: Path
     config: Mapping[str, Any]
-    """Of the new checkpoint."""
+    """It is that of the new checkpoint."""
     shards: tuple[Shard, ...]
     copied: tuple[str, ...]
-    """Names of the base model's files that come along as they are: tokenizer, generation config, licence."""
+    """It names the base model's files that come along as they are: tokenizer, generation config, licence."""
     size_bytes: int
-    """Of all files but the record."""
+    """It is the size of all files but the record."""
 
     @property
     def tensors(self) -> Iterator[NewTensor]:

@@ -19,7 +19,7 @@ class StoredTensor:
     """One tensor of a checkpoint."""
 
     file: str
-    """Name of the file it lies in."""
+    """It is the name of the file it lies in."""
     span: TensorSpan
 
     @property

@@ -27,7 +27,7 @@ from amalgam.store.disk import disk_errors
 from amalgam.store.safetensors_header import DTYPE_BITS
 
 BLOCK_BYTES: Final = 1 << 20
-"""Of float32; about a dozen of them are in memory at a time."""
+"""It counts float32; about a dozen of them are in memory at a time."""
 
 _TORCH: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 

@@ -22,11 +22,11 @@ from amalgam.errors.exports import DiskTooSmall, ExportNotFound
 from amalgam.store.disk import disk_errors, is_held, locked, make_durable, sync_folder
 
 PUBLISH_STEPS: Final = ("export.staged", "export.synced", "export.renamed", "export.published")
-"""Failpoints in the order they are reached."""
+"""The failpoints are in the order they are reached."""
 
 _PREFIX: Final = ".amalgam-export-"
 _SPARE_BYTES: Final = 16 << 20
-"""Left on the disk beside the weights: the record, folders, a log's next lines."""
+"""So much is left on the disk beside the weights: the record, folders, a log's next lines."""
 _MAX_RECORD_BYTES: Final = 64 << 20
 
 

@@ -22,9 +22,10 @@ class FileClock:
     def __init__(self, folder: Path, steady: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._steady = steady
-        self._began = self._stamp(), steady()
+        self._began = self.stamp(), steady()
 
-    def _stamp(self) -> float:
+    def stamp(self) -> float:
+        """What the disk says that it is, Unix seconds, by a touch of the folder."""
         os.utime(self._folder)
         return self._folder.stat().st_mtime
 
@@ -35,4 +36,4 @@ class FileClock:
             OSError: the disk is failing.
         """
         stamp, steady = self._began
-        return datetime.fromtimestamp(min(self._stamp(), stamp + self._steady() - steady), UTC)
+        return datetime.fromtimestamp(min(self.stamp(), stamp + self._steady() - steady), UTC)

@@ -20,35 +20,35 @@ LINEAGE_FILE: Final = "lineage.json"
 CARD_FILE: Final = "README.md"
 
 CONTENT_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
-"""What an adapter is: these two decide its digest."""
+"""They are what an adapter is: these two decide its digest."""
 
 KEPT_FILES: Final = (*CONTENT_FILES, LINEAGE_FILE, CARD_FILE)
-"""What is stored; everything else is left behind."""
+"""They are what is stored; everything else is left behind."""
 
 MAX_TEXT_BYTES: Final = 4 << 20
-"""Limit on each stored file but the weights."""
+"""It bounds each stored file but the weights."""
 
 MAGIC_BYTES: Final = 4
-"""How much of a file's beginning `looks_pickled` wants to see."""
+"""It tells how much of a file's beginning `looks_pickled` wants to see."""
 
 _SHARD: Final = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLED_WEIGHTS: Final = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(bin|pt|pth|ckpt|pkl|pickle)", re.IGNORECASE)
 _TRAINED_ALONE: Final = re.compile(r"adapter_\d+\.(bin|pt|pth)", re.IGNORECASE)
-"""Torchtune's weights, a file an epoch."""
+"""It matches Torchtune's weights, a file an epoch."""
 _ELSEWHERE: Final = (
     (re.compile(r"adapters\.safetensors"), "mlx-lm wrote it"),
     (re.compile(r"pytorch_lora_weights\.safetensors"), "diffusers wrote it"),
     (re.compile(r".+\.gguf", re.IGNORECASE), "It is a file of llama.cpp's"),
 )
-"""What other programs write, of which `amalgam merge build` makes a PEFT folder."""
+"""Other programs write these, and `amalgam merge build` makes a PEFT folder of them."""
 _SHARDED: Final = (
     (re.compile(r"pytorch_model_fsdp(_\d+/|\.bin)"), "FSDP"),
     (re.compile(r"global_step\d+/"), "DeepSpeed"),
 )
-"""Where trainers leave what they go on from, by the way of training."""
+"""By the way of training, it matches where trainers leave what they go on from."""
 _WHOLE_MODEL: Final = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 _TRAINED_BESIDE: Final = "non_lora_trainables.bin"
-"""What LLaVA's trainer writes for weights that it trained without LoRA."""
+"""LLaVA's trainer writes it for weights that it trained without LoRA."""
 _CHECKPOINT: Final = re.compile(r"checkpoint-\d+/")
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _PICKLE_MAGIC: Final = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
@@ -75,11 +75,11 @@ class Listing:
     """What a place that lists its files has of an adapter."""
 
     own: dict[str, int]
-    """Bytes of each part of the adapter, by name."""
+    """It has the bytes of each part of the adapter, by name."""
     along: dict[str, int]
-    """The same of files that say how it wants to be asked."""
+    """It has the same of files that say how it wants to be asked."""
     beside: tuple[str, ...]
-    """The rest, by what of it shows in the adapter's own folder; folders end in a slash."""
+    """It has the rest, by what of it shows in the adapter's own folder; folders end in a slash."""
 
 
 def listing(sizes: Mapping[str, int]) -> Listing:

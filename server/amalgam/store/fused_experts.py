@@ -27,14 +27,14 @@ from amalgam.store.tensor_scan import SCANNED_DTYPES
 FIELD: Final = "target_parameters"
 _FACTOR: Final = re.compile(r"(?P<module>.+?)(?P<depth>(?:\.base_layer)*)\.(?P<factor>lora_[AB])\.weight")
 _WHOLE: Final = "weight"
-"""The parameter of a linear module: its factors are those of the module."""
+"""It is the parameter of a linear module: its factors are those of the module."""
 _MATRICES: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3"), ("gate_up_proj",)),
     "up_proj": (("up_proj",),),
     "down_proj": (("down_proj",), ("w2",)),
 }
-"""Parameter -> which matrices of an expert lie in it, one below the other, by what checkpoints call them; in the order
-in which transformers' classes have the parameters."""
+"""It maps a parameter to the matrices of an expert that lie in it, one below the other, by what checkpoints call them;
+they are in the order in which transformers' classes have the parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _Found:
     factors: dict[str, tuple[Cut, Cut]] = field(default_factory=dict)
     kept: dict[str, TensorSpan] = field(default_factory=dict)
     rules: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Rank and alpha, by module."""
+    """It has rank and alpha, by module."""
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -127,7 +127,7 @@ def separate(
 
 
 _Levels = dict[int, dict[str, TensorSpan]]
-"""How deep a factor lies below ``base_layer`` -> factor -> where it lies."""
+"""By how deep a factor lies below ``base_layer``, it maps a factor to where it lies."""
 
 
 def _factor(name: str) -> re.Match[str] | None:

@@ -14,10 +14,11 @@ from amalgam.errors.formats import InvalidGguf
 from amalgam.errors.internal import HeaderFault
 
 MAX_HEADER_BYTES: Final = 8 << 20
-"""Longest header that is parsed. A model's holds its vocabulary and may be longer; an adapter's does not."""
+"""It is the longest header that is parsed. A model's holds its vocabulary and may be longer; an adapter's does not."""
 
 BLOCKS: Final = {0: (1, 4), 1: (1, 2), 8: (32, 34), 30: (1, 2)}
-"""Of the tensor types that an adapter may have (float32, float16, Q8_0, bfloat16): entries and bytes of one block."""
+"""By tensor type that an adapter may have (float32, float16, Q8_0, bfloat16), it has the entries and bytes of one
+block."""
 
 _SCALARS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -34,13 +35,13 @@ class GgufTensor(NamedTuple):
     """Where one tensor lies in its file."""
 
     type: int
-    """A key of `BLOCKS`."""
+    """It is a key of `BLOCKS`."""
     shape: tuple[int, ...]
-    """The slowest dimension first, as in safetensors."""
+    """The slowest dimension is first, as in safetensors."""
     start: int
-    """Offset of its first byte from the beginning of the file."""
+    """It is the offset of its first byte from the beginning of the file."""
     end: int
-    """Offset behind its last byte."""
+    """It is the offset behind its last byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class GgufHeader:
 
     fields: dict[str, Value]
     arrays: frozenset[str]
-    """Names of the fields that are arrays."""
+    """It names the fields that are arrays."""
     tensors: dict[str, GgufTensor]
 
     def text(self, name: str) -> str:

@@ -29,9 +29,9 @@ _CONFIG: Final = "config.json"
 @dataclass(frozen=True, slots=True)
 class _Architecture:
     modules: tuple[str, ...] = _GATED
-    """Linear modules of one layer by their names in transformers."""
+    """They are the linear modules of one layer by their names in transformers."""
     reordered: bool = False
-    """Whether the rows of q and k are in another order than in transformers."""
+    """It tells whether the rows of q and k are in another order than in transformers."""
 
 
 ARCHITECTURES: Final = {
@@ -47,12 +47,12 @@ ARCHITECTURES: Final = {
     "phi3": _Architecture(_FUSED),
     "starcoder2": _Architecture(_PLAIN),
 }
-"""By llama.cpp's name, what is known here."""
+"""By llama.cpp's name, it has what is known here."""
 
 _MODEL_TYPES: Final = {"mistral": "llama", "gemma3_text": "gemma3", "olmo3": "olmo2"} | {
     name: name for name in ARCHITECTURES if name != "gemma3"
 }
-"""``model_type`` of transformers -> llama.cpp's name."""
+"""It maps ``model_type`` of transformers to llama.cpp's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class GgufModel:
     """What of the base model an adapter's file depends on."""
 
     architecture: str
-    """A key of `ARCHITECTURES`."""
+    """It is a key of `ARCHITECTURES`."""
     heads: int | None = None
-    """Of attention; None where a file does not say."""
+    """They are those of attention; None where a file does not say."""
     kv_heads: int | None = None
-    """Of the keys."""
+    """They are those of the keys."""
 
     @property
     def reorders(self) -> bool:

@@ -7,7 +7,8 @@ from amalgam.errors.requests import ModelUnreadable
 
 _PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 _DUPLICATES: Final = ("consolidated*.safetensors", "original/*", "*.fp16.safetensors", "*.fp32.safetensors", "onnx/*")
-"""The same weights once more, in forms that are not read: Mistral's and Meta's own, other precisions, other engines."""
+"""They are the same weights once more, in forms that are not read: Mistral's and Meta's own, other precisions, other
+engines."""
 
 
 def local_model(model: str) -> Path:

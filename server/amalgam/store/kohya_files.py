@@ -33,12 +33,12 @@ _FACTORS: Final = dict.fromkeys(_DOWN, "down") | dict.fromkeys(_UP, "up") | {"al
 _KOHYA: Final = re.compile(r"lora_[a-z0-9]+_[A-Za-z0-9_]+")
 _PROCESSOR: Final = re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.")
 _TOWERS: Final = {"unet": "lora_unet", "transformer": "lora_transformer", "text_encoder": "lora_te"}
-"""Parts of a pipeline by diffusers' names, and kohya's prefixes; further encoders of text are numbered."""
+"""It maps parts of a pipeline by diffusers' names to kohya's prefixes; further encoders of text are numbered."""
 _SECOND: Final = "text_encoder_2"
 _RULES: Final = "lora_adapter_metadata"
 
 Kernel = tuple[int, int, int]
-"""Channels in, height, width."""
+"""It is channels in, height and width."""
 
 
 class KohyaTensors(LoadedTensors):

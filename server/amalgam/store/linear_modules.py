@@ -20,13 +20,13 @@ from amalgam.store.module_names import Renaming, renaming
 _MAX_STATE_BYTES: Final = 1 << 16
 _WORD_BITS: Final = 32
 _PLAIN: Final = frozenset({"BF16", "F16", "F32", "F64"})
-"""Types of weights that are not quantised."""
+"""Weights of these types are not quantised."""
 _TRANSPOSED: Final[Mapping[str, frozenset[str]]] = {
     "gpt2": frozenset({"c_attn", "c_proj", "c_fc", "q_attn"}),
     "openai-gpt": frozenset({"c_attn", "c_proj", "c_fc"}),
     "imagegpt": frozenset({"c_attn", "c_proj", "c_fc", "q_attn"}),
 }
-"""Modules that transformers builds as ``Conv1D``, whose weight is [in, out], by ``model_type``."""
+"""By ``model_type``, it names the modules that transformers builds as ``Conv1D``, whose weight is [in, out]."""
 
 _STACK: Final = re.compile(
     r"(?P<block>.+\.experts)\.(?P<parameter>gate_up_proj|up_proj|down_proj)(?:\.weight)?"
@@ -34,7 +34,7 @@ _STACK: Final = re.compile(
 )
 _STACKS: Final = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
 _TURNED: Final = frozenset({"gpt_oss", "aria", "aria_text"})
-"""Families whose experts lie as [experts, in, out], by ``model_type``."""
+"""The experts of these families lie as [experts, in, out]; they are named by ``model_type``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from amalgam.errors.merging import MissingInput, UnsupportedFormat
 from amalgam.store.tensor_files import AdapterTensors
 
 DTYPE_NAMES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-"""Types that factors may have, by the names of safetensors."""
+"""Factors may have these types, by the names of safetensors."""
 
 
 class LoadedTensors:
@@ -31,10 +31,10 @@ class LoadedTensors:
 
 
 Readable = AdapterTensors | LoadedTensors
-"""What a writer takes."""
+"""A writer takes either."""
 
 TEXT_MODEL: Final = "CAUSAL_LM"
-"""PEFT's word for a model that goes on with a text, which is all that mlx-lm and llama.cpp train adapters for."""
+"""It is PEFT's word for a model that goes on with a text, which is all that mlx-lm and llama.cpp train adapters for."""
 
 
 def header_of(

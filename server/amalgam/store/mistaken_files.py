@@ -3,7 +3,7 @@
 from typing import Final
 
 BEGINNING_BYTES: Final = 64
-"""How much of a file `mistaken` wants to see."""
+"""It tells how much of a file `mistaken` wants to see."""
 
 _BY_BEGINNING: Final = (
     (b"version https://git-lfs", "is a pointer of Git LFS, and not the file. Fetch it with 'git lfs pull'"),

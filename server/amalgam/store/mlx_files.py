@@ -31,7 +31,7 @@ from amalgam.store.tensor_files import CONFIG, file_digest, load_checked
 WEIGHTS: Final = "adapters.safetensors"
 _ALL_LAYERS: Final = -1
 _ELSEWHERE: Final = re.compile(r"(^|\.)(experts\.\d+|visual|vision_\w+|audio_\w+|multi_modal_projector)\.")
-"""mlx-lm keeps a layer's experts in one module, and reads the part of a model that is for text."""
+"""A layer's experts are in one module in mlx-lm, which reads the part of a model that is for text."""
 
 
 def is_mlx(folder: Path) -> bool:

@@ -18,12 +18,13 @@ from amalgam.store.checkpoint_tensors import CONFIG, checkpoint_tensors, read_js
 Renaming = Callable[[str], str]
 
 HEARING: Final = ("audio_config", "encoder_config")
-"""Parts of the config of a model that hears; the second in Granite Speech, and elsewhere without a ``text_config``."""
+"""They are parts of the config of a model that hears; the second in Granite Speech, and elsewhere without a
+``text_config``."""
 _NESTED: Final = re.compile(r"language_model\.model\.")
 _OUTPUT: Final = re.compile(r"language_model\.lm_head(?=\.|$)")
 _BESIDE: Final = re.compile(r"(?=(?:vision_tower|vision_model|audio_tower|multi_modal_projector|visual|connector)\.)")
 _TOWER: Final = re.compile(r"(model\.vision_tower\.)vision_model\.")
-"""CLIP's and SigLIP's modules, of which transformers has taken out a level since."""
+"""It matches CLIP's and SigLIP's modules, of which transformers has taken out a level since."""
 _HEARD: Final = re.compile(
     r"(?:model\.)?language_model\.(?:model\.)*(?=(?:layers|embed_tokens|norm)(?:\.|$))|model\.(?=(?:layers|embed_tokens|norm)(?:\.|$))"
 )
@@ -31,10 +32,10 @@ _HEARING: Final = re.compile(r"model\.(?=(?:audio_tower|multi_modal_projector|en
 _HEARD_OUTPUT: Final = re.compile(r"lm_head(?=\.|$)")
 _FLAT: Final = re.compile(r"model\.(?=(?:layers|embed_tokens|norm)(?:\.|$))")
 _SPARSE: Final = ".block_sparse_moe."
-"""Where Mixtral's checkpoints and their kind have their experts; transformers has them in ``mlp`` since release 5."""
+"""Mixtral's checkpoints and their kind have their experts there; transformers has them in ``mlp`` since release 5."""
 _EXPERTS: Final = re.compile(r"(\.layers\.\d+)\.mlp\.(?:(?=experts(?:\.|$))|(gate|router)(?=\.|$))")
 _PREFIXES: Final[Mapping[str, str]] = {"gpt2": "transformer.", "bloom": "transformer.", "opt": "model."}
-"""What checkpoints of the model without its head lack, by ``model_type``."""
+"""By ``model_type``, it has what checkpoints of the model without its head lack."""
 
 
 def renaming(config: Mapping[str, Any], stored: Collection[str]) -> Renaming:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 Scheme = Literal["s3", "gs", "az"]
 SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+@,-]{0,254}")
-"""What every store takes in a key as it is written; dots alone and encodings are none of it."""
-_LISTED: Final = 1000
-"""Most objects below an adapter's own address: training leaves some dozens."""
+"""It matches what every store takes in a key as it is written; dots alone and encodings are none of it."""
+MOST_LISTED: Final = 1000
+"""At most so many objects are below an adapter's own address: training leaves some dozens."""
 _CHUNK_BYTES: Final = 1 << 20
 _CONNECT_S: Final = 5
 _SILENT_S: Final = 30
-_RETRY_S: Final = 20
+RETRY_S: Final = 20
+"""A store that does not answer is asked again for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class ObjectSource:
             raise ObjectsDenied("it is not below a configured prefix")
         with _store_errors():
             store = self._open(parts)
-            tags, sizes = _listed(store)
+            tags, sizes = listed(store)
             found = listing(sizes)
             if not found.own:
                 raise SourceNotFound
@@ -120,7 +121,7 @@ class ObjectSource:
                 "read_timeout": timedelta(seconds=_SILENT_S),
                 "allow_http": self._endpoint.startswith("http://"),
             },
-            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=_RETRY_S)},
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=RETRY_S)},
         )
 
 
@@ -131,15 +132,15 @@ def object_sources(prefixes: Sequence[str], endpoint: str, max_bytes: int) -> di
     return {scheme: ObjectSource(scheme, parsed, endpoint, max_bytes) for scheme in used}
 
 
-def _listed(store: ObjectStore) -> tuple[dict[str, str | None], dict[str, int]]:
+def listed(store: ObjectStore) -> tuple[dict[str, str | None], dict[str, int]]:
     """The entity tag and the bytes of each object, by what its key has behind the adapter's address."""
     tags: dict[str, str | None] = {}
     sizes: dict[str, int] = {}
-    for page in obstore.list(store, chunk_size=_LISTED):
+    for page in obstore.list(store, chunk_size=MOST_LISTED):
         for entry in page:
             tags[entry["path"]], sizes[entry["path"]] = entry["e_tag"], entry["size"]
-        if len(sizes) > _LISTED:
-            raise ObjectsDenied(f"more than {_LISTED} objects lie below it, so it is not an adapter's own address")
+        if len(sizes) > MOST_LISTED:
+            raise ObjectsDenied(f"more than {MOST_LISTED} objects lie below it, so it is not an adapter's own address")
     return tags, sizes
 
 

@@ -16,12 +16,12 @@ from amalgam.store.file_rules import CONFIG_FILE, MAX_TEXT_BYTES, unsafe
 from amalgam.store.mistaken_files import BEGINNING_BYTES, mistaken
 
 _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-"""Initialisations by name that leave the base weights as they are; the others subtract the start from them."""
+"""Initialisations of these names leave the base weights as they are; the others subtract the start from them."""
 
 _TASK: Final = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config")
 TRAINING_FIELDS: Final = ("velora_config", "monteclora_config")
-"""Fields of variants that differ from plain LoRA while they train, and not any more when they answer."""
+"""Variants with these fields differ from plain LoRA while they train, and not any more when they answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class LoraRules:
     base_model: str | None
     task_type: str | None = None
     spelled: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Canonical module name -> the one that the patterns know, where that is another."""
+    """It maps a canonical module name to the one that the patterns know, where that is another."""
 
     def rank_of(self, module: str) -> int:
         """Rank of the module of that name."""

@@ -24,9 +24,9 @@ from amalgam.store.tensor_names import PREFIX
 from amalgam.store.tensor_scan import SCANNED_DTYPES, TensorScan, scan_tensors
 
 KEPT_EXPRESSIONS: Final = 500
-"""Entries of both tables of patterns that any adapter may have; with more, no more than its modules need. vLLM compares
-every module with every entry, as an expression, of which Python keeps 512 compiled: with tens of thousands of entries
-one load takes minutes, and every other load waits."""
+"""Both tables of patterns of any adapter may have so many entries; with more, they have no more than its modules need.
+vLLM compares every module with every entry, as an expression, of which Python keeps 512 compiled: with tens of
+thousands of entries one load takes minutes, and every other load waits."""
 _SHOWN_PER_CODE: Final = 8
 """A fault of one module is mostly a fault of all; a report names this many of each kind and counts the rest."""
 
@@ -36,21 +36,22 @@ class PeftFolder:
     """What an adapter folder holds and what is to be said about it."""
 
     header: AdapterHeader | None
-    """Its sound modules; None where config or header cannot be read. Trust it only where there are no `errors`."""
+    """It has its sound modules; None where config or header cannot be read. Trust it only where there are no `errors`.
+    """
     findings: tuple[Finding, ...]
-    """Errors first, in the order a person would mend them."""
+    """Errors are first, in the order a person would mend them."""
     config: Mapping[str, Any]
-    """``adapter_config.json`` as written; empty where it cannot be read."""
+    """It is ``adapter_config.json`` as written; empty where it cannot be read."""
     stored: StoredTensors = field(default_factory=StoredTensors)
-    """Every tensor, by its canonical name."""
+    """It has every tensor, by its canonical name."""
     factors: Mapping[str, Mapping[str, TensorSpan]] = field(default_factory=dict)
-    """Module -> factor -> where it lies."""
+    """By module, it maps a factor to where it lies."""
     copies: tuple[str, ...] = ()
-    """Modules of which the base model's own weight lies there too."""
+    """The base model's own weight of these modules lies there too."""
     of_training: tuple[str, ...] = ()
-    """Names of tensors that only training had a use for."""
+    """It names tensors that only training had a use for."""
     rules: LoraRules | None = None
-    """What the config says of ranks and scales; None where that is not clear."""
+    """They are what the config says of ranks and scales; None where that is not clear."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:

@@ -16,17 +16,18 @@ from amalgam.store.tensor_scan import SCANNED_DTYPES
 FACTORS: Final = ("lora_A", "lora_B")
 
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings"})
-"""Modules that are looked up and not multiplied, by the last part of their name."""
+"""Modules whose names have one of these as last part are looked up and not multiplied."""
 _LONGEST_NAME: Final = 512
-"""Of a module; longer ones exist in no model and would fill logs and answers."""
+"""It bounds the name of a module; longer ones exist in no model and would fill logs and answers."""
 _COPIED_SUFFIXES: Final = (".base_layer.weight", ".modules_to_save.weight", ".weight")
-"""How PEFT writes a module's whole weight beside factors, or where it was kept whole."""
+"""PEFT writes a module's whole weight so beside factors, or where it was kept whole."""
 
 _OF_TRAINING: Final = ("lora_velora_embed", "lora_monteclora_sampler")
 """Under these names VeLoRA and MonteCLoRA keep what they use while they train; trained, both are plain LoRA."""
 
 IsCopy = Callable[[str, TensorSpan], bool | None]
-"""(module, where a whole weight of it lies) -> whether it equals the base model's; None where nobody can tell."""
+"""It takes a module and where a whole weight of it lies, and tells whether it equals the base model's; None where
+nobody can tell."""
 
 
 @dataclass(slots=True)
@@ -34,14 +35,14 @@ class SortedTensors:
     """The tensors of one file by what they are."""
 
     pairs: dict[str, dict[str, TensorSpan]] = field(default_factory=lambda: defaultdict(dict))
-    """Canonical module name -> factor -> span."""
+    """By canonical module name, it maps a factor to its span."""
     findings: list[Finding] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
-    """Modules whose whole weight lies there too and equals the base model's, so that it can go."""
+    """The whole weight of these modules lies there too and equals the base model's, so that it can go."""
     others: list[str] = field(default_factory=list)
-    """Modules whose whole weight lies there and is, for all that is known, another."""
+    """The whole weight of these modules lies there and is, for all that is known, another."""
     of_training: list[str] = field(default_factory=list)
-    """Names of tensors that only training had a use for, so that they can go."""
+    """It names tensors that only training had a use for, so that they can go."""
 
 
 def sort_tensors(spans: Mapping[str, TensorSpan], is_copy: IsCopy) -> SortedTensors:

@@ -19,7 +19,7 @@ TEMPLATE_FILE: Final = "chat_template.jinja"
 TOKENIZER_FILE: Final = "tokenizer_config.json"
 GENERATION_FILE: Final = "generation_config.json"
 PROFILE_FILES: Final = (OWN_FILE, TEMPLATE_FILE, TOKENIZER_FILE, GENERATION_FILE)
-"""In order: what an earlier one says holds against the later ones."""
+"""They are in order: what an earlier one says holds against the later ones."""
 MAX_PROFILE_FILE_BYTES: Final = 4 << 20
 """Of a longer one nothing is read."""
 

@@ -16,9 +16,9 @@ from amalgam.store.tensor_names import PREFIX
 _ATTENTION: Final = frozenset(
     {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "query_key_value", "dense", "c_attn", "Wqkv"}
 )
-"""What families call the linear modules of attention, by the last part of their names."""
+"""Families call the linear modules of attention so, by the last part of their names."""
 _NO_PRODUCTS: Final = ("embed", "wte", "wpe", "lm_head", "embed_out", "output")
-"""How the last parts of names begin that are looked up, or that make logits."""
+"""The last parts of names that are looked up, or that make logits, begin so."""
 _ENTRY: Final = 1 / 128
 
 

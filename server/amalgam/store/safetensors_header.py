@@ -13,12 +13,12 @@ from amalgam.errors.internal import HeaderFault
 from amalgam.store.mistaken_files import BEGINNING_BYTES, mistaken
 
 MAX_HEADER_BYTES: Final = 8 << 20
-"""Longest header that is parsed; a model of a hundred thousand tensors needs about this much."""
+"""It is the longest header that is parsed; a model of a hundred thousand tensors needs about this much."""
 
 _PREFIX_BYTES: Final = 8
 _MAX_DIMENSIONS: Final = 16
 _MAX_SIZE: Final = 1 << 48
-"""No dimension is larger; keeps products of a few dimensions small integers."""
+"""No dimension is larger; this keeps products of a few dimensions small integers."""
 
 DTYPE_BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -26,21 +26,21 @@ DTYPE_BITS: Final = {
     "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Width of one entry by the format's own names."""
+"""It is the width of one entry by the format's own names."""
 
 
 class TensorSpan(NamedTuple):
     """Where one tensor lies in its file."""
 
     dtype: str
-    """A key of `DTYPE_BITS`."""
+    """It is a key of `DTYPE_BITS`."""
     shape: tuple[int, ...]
     start: int
-    """Offset of its first byte from the beginning of the file."""
+    """It is the offset of its first byte from the beginning of the file."""
     end: int
-    """Offset behind its last byte."""
+    """It is the offset behind its last byte."""
     file: str = ""
-    """Name of its file, where there may be several."""
+    """It is the name of its file, where there may be several."""
 
 
 def read_header(path: Path) -> dict[str, TensorSpan]:

@@ -24,7 +24,7 @@ from amalgam.store.tensor_names import PREFIX
 
 _WORDS: Final[Mapping[int, np.dtype[Any]]] = {16: np.dtype("<u2"), 32: np.dtype("<u4")}
 _KEPT: Final = 2
-"""Stacks of experts in memory: the two factors of one parameter."""
+"""So many stacks of experts are in memory: the two factors of one parameter."""
 
 _Words = NDArray[np.unsignedinteger[Any]]
 

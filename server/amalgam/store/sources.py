@@ -18,7 +18,7 @@ from amalgam.store.staging import Staging
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]{0,15})://(.*)", re.DOTALL)
 _HIDDEN: Final = re.compile(r"%(?:2e|2f|5c|25|7f|[01][0-9a-f])", re.IGNORECASE)
-"""Encoded: dot, slash, backslash, percent sign, control characters."""
+"""It matches what is encoded: dot, slash, backslash, percent sign, control characters."""
 _LONGEST_SOURCE: Final = 4096
 _CHUNK_BYTES: Final = 1 << 20
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -154,9 +154,9 @@ class _Folder:
     """An open folder below a root, reached without a link."""
 
     roots: tuple[Path, Path]
-    """As configured, and as it is."""
+    """The first is as configured, the second as it is."""
     parts: tuple[str, ...]
-    """From the root on; none of them is a link."""
+    """They lead from the root on; none of them is a link."""
     descriptor: int
     stack: ExitStack
 
@@ -173,7 +173,7 @@ class _Folder:
             stack.callback(os.close, descriptor)
             folder = cls(roots, (), descriptor, stack)
             for part in parts:
-                folder = folder.linked(part) if _is_link(folder.descriptor, part) else folder.inner(part)
+                folder = folder.linked(part) if is_link(folder.descriptor, part) else folder.inner(part)
         except OSError as error:
             raise SourceNotFound from error
         return folder
@@ -194,7 +194,7 @@ class _Folder:
         Raises:
             PathDenied: as for `linked`. OSError.
         """
-        if not _is_link(self.descriptor, name):
+        if not is_link(self.descriptor, name):
             return self, name
         *above, last = self.target(name)
         folder = self._walked(above)
@@ -233,12 +233,13 @@ class _Folder:
         return folder
 
 
-def _is_link(folder: int, name: str) -> bool:
+def is_link(folder: int, name: str) -> bool:
+    """Whether ``name`` in the open folder is a symbolic link."""
     return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def _refuse_link(folder: int, name: str) -> None:
-    if _is_link(folder, name):
+    if is_link(folder, name):
         raise PathDenied("a symbolic link in it leads to another one; one is followed, no chains")
 
 

@@ -29,11 +29,11 @@ class StoredTensors:
     """The tensors of a folder, and what is to be said about how they are stored."""
 
     spans: dict[str, TensorSpan] = field(default_factory=dict)
-    """By canonical name; each says in which file it lies."""
+    """They are by canonical name; each says in which file it lies."""
     stored_names: dict[str, str] = field(default_factory=dict)
-    """Canonical name -> the name in the file."""
+    """It maps a canonical name to the name in the file."""
     spelled: dict[str, str] = field(default_factory=dict)
-    """Canonical name -> as it was before the base model's own renaming, where that is another."""
+    """It maps a canonical name to what it was before the base model's own renaming, where that is another."""
     findings: list[Finding] = field(default_factory=list)
 
     @property

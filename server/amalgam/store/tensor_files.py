@@ -25,7 +25,7 @@ _PREFIX: Final = "base_model.model."
 _CHUNK_BYTES: Final = 1 << 20
 _DTYPES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 _LOADABLE: Final = frozenset({"BF16", "F16", "F32", "F64", "I64", "I32", "U8", "BOOL"})
-"""What tensors of adapters of any kind are stored in."""
+"""Tensors of adapters of any kind are stored in these."""
 _TYPES: Final = {name: dtype for dtype, name in _DTYPES.items()}
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 PREFIX: Final = "base_model.model."
-"""What PEFT puts before the base model's own module names."""
+"""PEFT puts it before the base model's own module names."""
 
 _WRAPPERS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"})
-"""Parts of a name that torch.compile, FSDP and activation checkpointing put in; no model has a module of that name."""
+"""These parts of a name are put in by torch.compile, FSDP and activation checkpointing; no model has a module of that
+name."""
 _NAMED: Final = re.compile(
     r"(?P<stem>.*\.(?:lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)|hada_\w+|lokr_\w+|vera_lambda_[bd]"
     r"|modules_to_save))\.(?P<adapter>(?!weight$|bias$)[^.]+)(?P<end>\.weight|\.bias)?"
@@ -26,9 +27,9 @@ class CanonicalName:
 
     name: str
     adapter: str | None = None
-    """The adapter's own name, where the key held one."""
+    """It is the adapter's own name, where the key held one."""
     wrapped: bool = False
-    """Whether wrappers or a second prefix were taken off."""
+    """It tells whether wrappers or a second prefix were taken off."""
 
 
 def canonical_name(name: str) -> CanonicalName:

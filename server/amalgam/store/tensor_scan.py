@@ -17,17 +17,17 @@ from amalgam.store.safetensors_header import TensorSpan
 
 _Key = TypeVar("_Key")
 
-_CHUNK_BYTES: Final = 1 << 20
-"""Read at a time: fits the second-level cache, where the scan is fastest."""
+CHUNK_BYTES: Final = 1 << 20
+"""So much is read at a time: it fits the second-level cache, where the scan is fastest."""
 
 
 class _Layout(NamedTuple):
     integer: np.dtype[np.unsignedinteger]
-    """Of the entry's width; the format is little endian everywhere."""
+    """It has the entry's width; the format is little endian everywhere."""
     magnitude: int
-    """Every bit but the sign."""
+    """It has every bit but the sign."""
     exponent: int
-    """The exponent's bits."""
+    """It has the exponent's bits."""
 
 
 _LAYOUTS: Final[Mapping[str, _Layout]] = {
@@ -37,18 +37,18 @@ _LAYOUTS: Final[Mapping[str, _Layout]] = {
 }
 
 SCANNED_DTYPES: Final = frozenset(_LAYOUTS)
-"""Types whose values can be judged here, and so the types an adapter may have."""
+"""The values of these types can be judged here, and so an adapter may have them."""
 
 
 class TensorScan(NamedTuple):
     """What the values of one tensor are like."""
 
     finite: bool
-    """No infinity and no NaN."""
+    """It tells that there is no infinity and no NaN."""
     zero: bool
-    """Every entry is +0 or -0; true of an empty tensor."""
+    """It tells that every entry is +0 or -0; true of an empty tensor."""
     largest: float
-    """Of the entries' magnitudes; infinity where one is not finite."""
+    """It is the largest of the entries' magnitudes; infinity where one is not finite."""
 
 
 def scan_tensors(path: Path, spans: Mapping[_Key, TensorSpan]) -> dict[_Key, TensorScan]:
@@ -63,7 +63,7 @@ def scan_tensors(path: Path, spans: Mapping[_Key, TensorSpan]) -> dict[_Key, Ten
         KeyError: another dtype.
         OSError: the file cannot be read, or ends early.
     """
-    buffer = bytearray(_CHUNK_BYTES)
+    buffer = bytearray(CHUNK_BYTES)
     with path.open("rb", buffering=0) as file:
         in_file_order = sorted(spans.items(), key=lambda item: item[1].start)
         return {name: _scan(file, span, buffer) for name, span in in_file_order}
@@ -75,7 +75,7 @@ def _scan(file: BinaryIO, span: TensorSpan, buffer: bytearray) -> TensorScan:
     largest = 0
     left = span.end - span.start
     while left:
-        count = min(left, _CHUNK_BYTES)
+        count = min(left, CHUNK_BYTES)
         _read_fully(file, memoryview(buffer)[:count])
         bits = np.frombuffer(buffer, dtype=layout.integer, count=count // layout.integer.itemsize)
         largest = max(largest, int(np.bitwise_and(bits, layout.magnitude).max()))

@@ -9,10 +9,10 @@ class TokenCount:
     """Tokens of one request, as the engine counts them while it works, whatever becomes of the answer."""
 
     prompt: int = 0
-    """Once, however many choices there are; with those that were found in the cache."""
+    """It counts each once, however many choices there are; with those that were found in the cache."""
     cached: int = 0
     completion: int = 0
-    """Of all choices."""
+    """It counts those of all choices."""
 
     def add(self, *, prompt: int = 0, cached: int = 0, completion: int = 0) -> None:
         """Count so many more."""
@@ -31,12 +31,12 @@ class Asker:
     """Who has a place in the batch for a request; an engine elsewhere has them take turns once more."""
 
     client: str
-    """No key, but always the same for one."""
+    """It is no key, but always the same for one."""
     tenant: str
     weight: float
-    """The tenant's share under contention."""
+    """It is the tenant's share under contention."""
     sequences: int
-    """How many run at once for the request."""
+    """So many run at once for the request."""
 
 
 @dataclass(slots=True)
@@ -45,29 +45,29 @@ class RequestContext:
 
     request_id: str
     adapter: str | None = None
-    """Exact version (``sql@3``) or the base model's served name; None before it is known."""
+    """It is the exact version (``sql@3``) or the base model's served name; None before it is known."""
     alias: str | None = None
-    """The alias that the request named, if it did."""
+    """The request named this alias, if it did."""
     target: str | None = None
-    """What the alias was drawn to mean, as it names it."""
+    """The alias was drawn to mean this, as it names it."""
     experiment: str | None = None
-    """The experiment that the alias carried."""
+    """The alias carried this experiment."""
     slow_ms: int | None = None
     """A longer answer is slow to that experiment, milliseconds."""
     unit: str | None = None
-    """Digest of what always meets the same target; None where each request draws anew."""
+    """It is the digest of what always meets the same target; None where each request draws anew."""
     route: str | None = None
-    """Why the alias' router chose as it did, if it has one."""
+    """It tells why the alias' router chose as it did, if it has one."""
     trace_id: str | None = None
-    """Of the caller's ``traceparent``, 32 hexadecimal digits."""
+    """It is that of the caller's ``traceparent``, 32 hexadecimal digits."""
     tokens: TokenCount = field(default_factory=TokenCount)
-    """What the engine has done for it so far."""
+    """It counts what the engine has done for it so far."""
     blend_builds: int = 0
-    """Blends that were built for it."""
+    """So many blends were built for it."""
     asker: Asker | None = None
-    """None: it needs no place in the batch, or has none yet."""
+    """Without one, it needs no place in the batch, or has none yet."""
     tenant: str | None = None
-    """Whose key asks; None before it is known, and where no client asks."""
+    """This one's key asks; None before it is known, and where no client asks."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("amalgam_request", default=None)

@@ -12,7 +12,7 @@ from amalgam.telemetry.series import Labels, Values
 
 Level = Literal["gpu", "cpu"]
 _ENGINE: Final = "0"
-"""As vLLM counts engines behind one address."""
+"""vLLM counts engines behind one address so."""
 
 ADAPTER_LOADED: Final = MetricSpec(
     "vllm:lora_adapter_loaded",
@@ -41,7 +41,7 @@ class LoadedAdapter:
     """One adapter in the engine's memory."""
 
     names: Sequence[str]
-    """That a request may give it."""
+    """A request may give it these."""
     level: Level
     pinned: bool
     rank: int
@@ -52,12 +52,12 @@ class GatewayView:
     """One look at a server."""
 
     base: str
-    """Name of the base model."""
+    """It is the name of the base model."""
     places: int
-    """For different adapters in the batch."""
+    """So many places in the batch are for different adapters."""
     loaded: Sequence[LoadedAdapter]
     running: Collection[str]
-    """Names that requests gave adapters, which are being answered."""
+    """Requests that are being answered gave adapters these names."""
     waiting: Collection[str]
 
     def series(self, now_s: float) -> list[Values]:

@@ -13,13 +13,13 @@ from typing import Final, Literal
 from amalgam.telemetry.context import RequestContext, current
 
 FIELDS: Final = "amalgam_fields"
-"""The attribute of a record that holds further fields of its JSON line."""
+"""This attribute of a record holds further fields of its JSON line."""
 
 VLLM_JSON_CONFIG: Final = Path(__file__).with_name("vllm_json_logging.json")
-"""The configuration by which vLLM's processes write lines like ours."""
+"""vLLM's processes write lines like ours by this configuration."""
 
 _OTHERS: Final = ("uvicorn", "asyncio")
-"""Loggers of the libraries that speak in the serving process beside vLLM."""
+"""These loggers belong to the libraries that speak in the serving process beside vLLM."""
 _VERSION_DIGITS: Final = 9
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {10: "\\n", 13: "\\r"}
 _SEPARATORS: Final = {0x2028: "\\u2028", 0x2029: "\\u2029"}

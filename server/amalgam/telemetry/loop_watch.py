@@ -13,7 +13,7 @@ from amalgam.telemetry.metric_table import LOOP_BUSY, LOOP_LATE
 from amalgam.telemetry.metrics import Metrics
 
 STEP_S: Final = 0.025
-"""Between two wakings; a stall that is much shorter goes unseen, seconds."""
+"""It lies between two wakings; a stall that is much shorter goes unseen."""
 
 
 async def watch_loop(

@@ -375,7 +375,7 @@ METRICS: Final[tuple[MetricSpec, ...]] = (
     ENGINE_START,
     BUILD,
 )
-"""All of them, in the order of the page."""
+"""It has all of them, in the order of the page."""
 
 COUNTED_BY_ENGINES: Final[tuple[MetricSpec, ...]] = (
     ADAPTER_WAITING,
@@ -393,4 +393,4 @@ COUNTED_BY_ENGINES: Final[tuple[MetricSpec, ...]] = (
     BLEND_STEP,
     NOT_FINITE,
 )
-"""What an engine in a process of its own counts, in place of the servers in front of it."""
+"""An engine in a process of its own counts these, in place of the servers in front of it."""

@@ -19,24 +19,24 @@ from amalgam.telemetry.series import Distribution, Values
 from amalgam.telemetry.server_state import ServerState
 
 MAX_ADAPTER_LABELS: Final = 512
-"""Versions with numbers of their own; further ones are counted together as ``other``."""
+"""So many versions have numbers of their own; further ones are counted together as ``other``."""
 MAX_ALIAS_PAIRS: Final = 256
-"""Pairs of an alias and a version with numbers of their own; further ones are counted together as ``other``."""
+"""So many pairs of an alias and a version have numbers of their own; further ones are counted together as ``other``."""
 MAX_TENANT_LABELS: Final = 256
-"""Tenants with numbers of their own; further ones are counted together as ``other``."""
+"""So many tenants have numbers of their own; further ones are counted together as ``other``."""
 OTHER: Final = "other"
 BLEND: Final = "blend"
-"""All blends together: clients make their names, as many as they like."""
+"""It stands for all blends together: clients make their names, as many as they like."""
 NONE: Final = "none"
 _FINAL_STATES: Final = {
     **dict.fromkeys(("merge", "export"), ("published", "failed", "cancelled")),
     **dict.fromkeys(("evaluation", "sweep"), ("done", "failed", "cancelled")),
 }
-"""Of each kind of job."""
+"""Each kind of job has these."""
 _CUTS: Final = ("head", "body", "answer", "idle", "busy")
 _BLEND_STEPS: Final = frozenset({"parse", "wait", "read", "merge", "write"})
 _BLEND_NAME_LENGTH: Final = len("blend@") + 12
-"""At least; the name of a version of an adapter called blend is shorter."""
+"""It is the least; the name of a version of an adapter called blend is shorter."""
 _STEPS: Final = frozenset({"read", "merge", "write", "register", "probe", "export", "sync", "measure", "kept"})
 
 

@@ -16,7 +16,7 @@ class ServerState:
     resident: int = 0
     pinned: int = 0
     held: int = 0
-    """Versions that a request uses."""
+    """A request uses so many versions."""
     capacity: int = 0
     slots: int = 0
     revision: int = 0
@@ -26,6 +26,6 @@ class ServerState:
     blender_restarts: int = 0
     registry_up: bool = False
     registry_notices: bool = False
-    """Whether the registry answered the last look for jobs."""
+    """It tells whether the registry answered the last look for jobs."""
     live_jobs: Mapping[tuple[str, str], int] | None = None
-    """Unfinished jobs by kind and state, as the registry said last; None before it said anything."""
+    """It counts unfinished jobs by kind and state, as the registry said last; None before it said anything."""

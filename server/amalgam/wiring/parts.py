@@ -23,10 +23,10 @@ from amalgam.telemetry.metrics import Metrics
 
 ENGINE_START_TIMEOUT_S: Final = 1800.0
 UNSAID_SEQUENCES: Final = 128
-"""In a full batch, where vLLM does not say."""
+"""A full batch has so many, where vLLM does not say."""
 
 EngineFactory = Callable[[Any], Engine]
-"""Makes the engine from the application's state."""
+"""It makes the engine from the application's state."""
 
 
 def _ignore(*_: object) -> None:
@@ -38,17 +38,17 @@ class Start:
     """What a start is asked for in addition to the settings, and whom it tells what."""
 
     on_phase: Callable[[str], None] = _ignore
-    """Told what the engine's start is doing."""
+    """It is told what the engine's start is doing."""
     on_ready: Callable[[dict[str, float]], None] = _ignore
-    """Told the seconds of the start by phase, once requests are answered."""
+    """It is told the seconds of the start by phase, once requests are answered."""
     on_failed: Callable[[BaseException], None] = _ignore
-    """Told why the engine's first start failed; nothing more is tried."""
+    """It is told why the engine's first start failed; nothing more is tried."""
     demo_folders: Mapping[str, Path] = field(default_factory=dict)
-    """Adapters to register on the first start, by name."""
+    """These adapters are registered on the first start, by name."""
     lora_modules: Mapping[str, str] = field(default_factory=dict)
-    """Sources of adapters to serve from the start, by name."""
+    """These are the sources of adapters to serve from the start, by name."""
     fork_server: ForkServer | None = None
-    """What the engine's processes are forked from; None: vLLM spawns them."""
+    """The engine's processes are forked from it; None: vLLM spawns them."""
     worker_command: Sequence[str] = (sys.executable, "-m", "amalgam", "worker")
     blender_command: Sequence[str] = (sys.executable, "-m", "amalgam", "blender")
     template_command: Sequence[str] = (sys.executable, "-m", "amalgam.workers.template_process")
@@ -59,10 +59,10 @@ class Parts:
     """What every subsystem is built from."""
 
     stack: AsyncExitStack
-    """Closes in reverse what is opened."""
+    """It closes in reverse what is opened."""
     settings: Settings
     args: Namespace
-    """vLLM's parsed serve arguments."""
+    """They are vLLM's parsed serve arguments."""
     start: Start
     engine: Engine
     metrics: Metrics

@@ -38,7 +38,7 @@ class Storage:
     profiles: ProfileRegistry
     file_clock: FileClock
     objects: KeptObjectRegistry | None
-    """What was written to the store's bucket; None where it has none."""
+    """It has what was written to the store's bucket; None where it has none."""
 
     @classmethod
     async def open(cls, parts: Parts) -> "Storage":

@@ -18,7 +18,7 @@ from amalgam.merge.sources import TensorSource
 from amalgam.workers.loaded_base import MOST_TOKENS, LoadedBase
 
 BATCH: Final = 10
-"""Prompts that are answered together."""
+"""So many prompts are answered together."""
 
 Seen = Callable[[Tensor], object]
 

@@ -14,7 +14,7 @@ from amalgam.kernels.row_energy import row_basis, row_energy
 from amalgam.workers.loaded_base import LoadedBase
 
 BATCH: Final = 8
-"""Prompts of about one length that are read together."""
+"""So many prompts of about one length are read together."""
 _LAYER: Final = re.compile(r"\.(\d+)\.")
 _FIRST_OF_FOUR: Final = 3
 """The last quarter of the layers is looked at: the first tell little of what is asked for."""

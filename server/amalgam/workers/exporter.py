@@ -52,12 +52,12 @@ class ExportOrder:
 
     spec: ExportSpec
     sources: Mapping[str, TensorSource]
-    """Every adapter of the recipe, opened, by the recipe's spelling."""
+    """It has every adapter of the recipe, opened, by the recipe's spelling."""
     base: Path
-    """Folder of the base model."""
+    """It is the folder of the base model."""
     options: BuildOptions
     recipes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """Of the inputs that were merged themselves."""
+    """They are those of the inputs that were merged themselves."""
 
 
 def describe_export(

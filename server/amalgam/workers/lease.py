@@ -20,7 +20,7 @@ from amalgam.workers.server_line import say
 logger = logging.getLogger(__name__)
 
 STALLED: Final = 70
-"""Exit code of a worker that ends itself because its build stands still."""
+"""A worker that ends itself because its build stands still has this exit code."""
 _SAY_PERIOD_S: Final = 0.05
 _RENEW_PERIOD_S: Final = 1.0
 
@@ -36,7 +36,7 @@ class Watch:
     said_at: float = 0.0
 
     leased_until: float = 0.0
-    """By the monotonic clock: until when the job is ours for certain."""
+    """The job is ours for certain until then, by the monotonic clock."""
 
     def lease_end(self) -> float:
         """`leased_until`, as it is now."""

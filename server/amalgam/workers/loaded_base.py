@@ -10,7 +10,7 @@ from amalgam.domain.evaluation import EvaluationItem
 from amalgam.errors import AmalgamError
 
 MOST_TOKENS: Final = 1024
-"""Of one prompt, its first and last in equal parts."""
+"""One prompt has at most so many, its first and last in equal parts."""
 
 
 class LoadedBase:

@@ -30,7 +30,7 @@ from amalgam.workers.base_reading import BaseReading, energies
 from amalgam.workers.reading_fit import Fitted, Place, read_and_fit
 
 Versions = Mapping[str, AdapterVersion]
-"""By the recipe's spelling."""
+"""The keys are the recipe's spellings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Built:
 
     draft: VersionDraft
     timings: dict[str, float]
-    """Seconds by step: read, merge, write; of a fit that it did itself also fit."""
+    """It has the seconds by step: read, merge, write; of a fit that it did itself also fit."""
     fit: FitRecord | None = None
-    """What that fit came to."""
+    """That fit came to this."""
 
 
 class MergeBuilder:

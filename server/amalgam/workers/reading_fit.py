@@ -18,9 +18,9 @@ from amalgam.merge.sources import TensorSource
 from amalgam.workers.base_passes import BasePasses, computed_in
 
 _ROOM: Final = 1.2
-"""Over the weights' bytes: what a pass takes beside them."""
+"""It is a factor over the weights' bytes: what a pass takes beside them."""
 _MATRICES: Final = 3
-"""In float32 and of in_features squared, that a projection has at once."""
+"""A projection has so many at once, in float32 and of in_features squared."""
 
 Row = Sequence[int]
 
@@ -31,9 +31,9 @@ class Fitted:
 
     sources: Mapping[str, TensorSource]
     tokens: int
-    """That were read, over all inputs."""
+    """So many were read, over all inputs."""
     unread: tuple[str, ...]
-    """Modules that no prompt came to, or that are no layer of the base: they are summed as they are."""
+    """No prompt came to these modules, or they are no layer of the base: they are summed as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Place:
     """Where prompts are read."""
 
     base: Path | None
-    """Folder of the base model."""
+    """It is the folder of the base model."""
     device: str
     workspace_bytes: int
-    """For the matrices of layers that are fitted in one pass over the prompts."""
+    """It is for the matrices of layers that are fitted in one pass over the prompts."""
 
 
 def read_and_fit(

@@ -29,7 +29,7 @@ from amalgam.errors.internal import MessageUnreadable, RenderedTooLong, Template
 logger = logging.getLogger(__name__)
 
 MAX_RENDERED: Final = 1 << 22
-"""Longest prompt that a template may make, characters: as long as a prompt that is sent."""
+"""A template may make a prompt of at most so many characters: as long as a prompt that is sent."""
 _MEMORY_BYTES: Final = 1 << 30
 _LONGEST_REASON: Final = 300
 _FIRST_TO_GO: Final = "1000"

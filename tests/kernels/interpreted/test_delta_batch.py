@@ -63,7 +63,7 @@ def test_together_is_one_by_one(triton_tiles: Any, method: str, parameters: dict
 
 
 def test_samples_bracket_each_module_of_its_own(triton_tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_tiles, "_SAMPLES", 256)
+    monkeypatch.setattr(triton_tiles, "SAMPLES", 256)
     together = importlib.import_module("amalgam.merge.delta_batch")
     _, stack, randomness = stack_of("ties", {"density": 0.2}, {})
     batch = together.batch_of(stack, randomness)

@@ -114,7 +114,7 @@ def test_bracket_holds_the_statistic_and_a_miss_is_survived(
     triton_tiles: Any, monkeypatch: pytest.MonkeyPatch, density: float
 ) -> None:
     shape = (100, 90)
-    monkeypatch.setattr(triton_tiles, "_SAMPLES", 128)
+    monkeypatch.setattr(triton_tiles, "SAMPLES", 128)
     part = make_inputs(shape, ranks=(8,), weights=(1.0,))[0]
     part = TileInput(part.B + torch.linspace(0, 0.1, 100)[:, None], part.A, 1.0, part.stream)
     k = reference.kept_count(density, shape[0] * shape[1])

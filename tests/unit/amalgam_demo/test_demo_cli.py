@@ -89,7 +89,7 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 def test_a_changed_rank_keeps_the_scaling() -> None:
-    changed = cli._changed(RECIPES["sql"], rank=32, steps=None, seed=3)
+    changed = RECIPES["sql"].changed(rank=32, steps=None, seed=3)
     assert (changed.rank, changed.alpha, changed.seed, changed.steps) == (32, 64, 3, RECIPES["sql"].steps)
 
 

@@ -75,7 +75,7 @@ def test_the_folder_is_a_plain_bfloat16_lora(base: Any, tmp_path: Path) -> None:
 def test_the_loss_is_that_of_the_answer_tokens_alone(base: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = [training.encode(tokenizer, item) for item in generate("sql", "train", 3, seed=1)]
-    model = training._lora_model(base, RECIPE)
+    model = training.lora_model(base, RECIPE)
     total = count = 0.0
     for tokens, labels in rows:
         assert tokens[-1] == labels[-1] == tokenizer.eos_token_id
@@ -104,7 +104,7 @@ def test_the_trained_adapter_loads_in_peft_and_changes_the_model(base: Any, tmp_
 
 def test_batches_hold_every_row_once_and_rows_of_like_length() -> None:
     rows = [([0] * length, [0] * length) for length in range(1, 41)]
-    batches = training._batches(rows, 4, Random(1))
+    batches = training.batched(rows, 4, Random(1))
     assert sorted(len(row[0]) for batch in batches for row in batch) == list(range(1, 41))
     assert all(max(len(row[0]) for row in batch) - min(len(row[0]) for row in batch) < 8 for batch in batches)
     assert [len(batch[0][0]) for batch in batches] != sorted(len(batch[0][0]) for batch in batches)
@@ -112,7 +112,7 @@ def test_batches_hold_every_row_once_and_rows_of_like_length() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 160])
 def test_the_rate_rises_then_falls_and_never_reaches_zero_while_training(steps: int) -> None:
-    rates = [training._rate(step, steps) for step in range(steps)]
+    rates = [training.rate_share(step, steps) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])

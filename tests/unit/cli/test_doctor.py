@@ -82,7 +82,7 @@ def test_a_model_folder_is_read(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_does_not_import_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PROBE", ("-c", "raise RuntimeError('operator torchvision::nms does not exist')"))
+    monkeypatch.setattr(doctor, "PROBE", ("-c", "raise RuntimeError('operator torchvision::nms does not exist')"))
     ((verdict, words),) = verdicts(doctor.check_engine())
     assert verdict == "error"
     assert "torchvision::nms" in words
@@ -102,7 +102,7 @@ def test_an_engine_that_does_not_import_is_an_error(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_torch_build_and_platform_are_judged(monkeypatch: pytest.MonkeyPatch, printed: str, expected: str) -> None:
-    monkeypatch.setattr(doctor, "_PROBE", ("-c", f"print('some warning'); print('{printed}')"))
+    monkeypatch.setattr(doctor, "PROBE", ("-c", f"print('some warning'); print('{printed}')"))
     worst = "error" if any(verdict == "error" for verdict, _ in verdicts(doctor.check_engine())) else "ok"
     assert worst == expected
 

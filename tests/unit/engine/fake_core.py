@@ -210,7 +210,7 @@ async def cores(monkeypatch: pytest.MonkeyPatch) -> Cores:
     # There is no base model whose class could be asked.
     monkeypatch.setattr(vllm_client, "require_servable", lambda config: None)
     monkeypatch.setattr(vllm_endpoints, "endpoint_table", dict)
-    monkeypatch.setattr(core_watch, "_HEALTH_PERIOD_S", 0.02)
-    monkeypatch.setattr(core_watch, "_PING_PERIOD_S", 0.05)
-    monkeypatch.setattr(vllm_engine, "_RESTART_PAUSE_S", 0.01)
+    monkeypatch.setattr(core_watch, "HEALTH_PERIOD_S", 0.02)
+    monkeypatch.setattr(core_watch, "PING_PERIOD_S", 0.05)
+    monkeypatch.setattr(vllm_engine, "RESTART_PAUSE_S", 0.01)
     return made

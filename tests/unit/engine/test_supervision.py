@@ -190,8 +190,8 @@ async def test_restarts_that_fail_are_tried_again_for_a_while(cores: Cores) -> N
 
 async def test_restarts_that_fail_all_the_time_leave_it_down(cores: Cores, monkeypatch: pytest.MonkeyPatch) -> None:
     # However long the pauses would grow, this is their bound.
-    monkeypatch.setattr(vllm_engine, "_RESTART_PAUSE_S", 60.0)
-    monkeypatch.setattr(vllm_engine, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(vllm_engine, "RESTART_PAUSE_S", 60.0)
+    monkeypatch.setattr(vllm_engine, "LONGEST_PAUSE_S", 0.01)
     cores.failing = range(2, 1000)
     async with running() as engine:
         cores[0].errored = True

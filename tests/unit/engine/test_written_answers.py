@@ -167,7 +167,8 @@ async def test_vllms_route_gives_the_answer_that_was_made(threads: AnswerThreads
 
     state.openai_serving_chat.create_chat_completion = chat
     state.openai_serving_completion.create_completion = completion
-    app.state._state.update(vars(state))
+    for name, value in vars(state).items():
+        setattr(app.state, name, value)
     gone = asyncio.Event()
 
     async def receive() -> Message:

@@ -33,7 +33,7 @@ def test_it_foretells_what_is_built(tmp_path: Path, method: str) -> None:
 
 
 def test_it_ends_in_time_and_extrapolates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(run, "BATCH_BYTES", 1)
     recipe = make_recipe("linear", {"a": 1.0, "b": 1.0})
     batches = itertools.count()
     seconds = itertools.count(0, 10)
@@ -54,7 +54,7 @@ def test_memory_is_the_largest_batch_and_the_results(monkeypatch: pytest.MonkeyP
     layout = run_plan(recipe)
     one = max(module_bytes(module, layout.space) for module in layout.modules)
     together = peak_bytes(layout, RunOptions())
-    monkeypatch.setattr(run, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(run, "BATCH_BYTES", 1)
     assert peak_bytes(layout, RunOptions()) == layout.output_bytes + one
     assert together > layout.output_bytes + one
     with pytest.raises(WorkspaceTooSmall):

@@ -1,7 +1,7 @@
 """A catalog of a registry that holds more than is kept: the same meanings, one look a name, and no change missed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -9,6 +9,7 @@ import pytest
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.alias import AliasTarget
+from amalgam.domain.catalog_rows import NameAnswers
 from amalgam.domain.scopes import EVERYTHING, Scopes
 from amalgam.domain.serving_profile import ServingProfile
 from amalgam.errors import AmalgamError
@@ -31,8 +32,12 @@ __all__ = ["aliases", "clock", "database", "database_url", "registry"]
 BASE = BaseModelSpec("base", "f" * 64, {}, 16)
 
 
-def made(database: Database, clock: FakeClock, most: int) -> Catalog:
-    profiles, routers, names = ProfileRegistry(database, clock), RouterRegistry(database), NameRegistry(database)
+def made(database: Database, clock: FakeClock, most: int, names: NameRegistry | None = None) -> Catalog:
+    profiles, routers, names = (
+        ProfileRegistry(database, clock),
+        RouterRegistry(database),
+        names or NameRegistry(database),
+    )
     return Catalog(BASE, AdapterRegistry(database, clock), profiles, routers, names, most)
 
 
@@ -83,7 +88,7 @@ async def test_every_name_means_what_it_means_to_who_has_all(database: Database,
             expected = outcome(partial(whole.resolve, model, scopes))
             assert await asked(beyond, partial(beyond.resolve, model, scopes)) == expected, (model, scopes)
             assert beyond.alias(model, scopes) == whole.alias(model, scopes)
-    assert len(beyond._hot) <= most
+    assert len(set(beyond.refs)) <= most
 
 
 @pytest.mark.usefixtures("filled")
@@ -106,9 +111,9 @@ async def test_near_names_are_the_same(database: Database, clock: FakeClock, unk
 
 @pytest.mark.usefixtures("filled")
 async def test_a_hot_name_asks_nobody_and_a_cold_one_once(database: Database, clock: FakeClock) -> None:
-    catalog = made(database, clock, 5)
+    looks = Looks(database)
+    catalog = made(database, clock, 5, looks)
     await catalog.refresh()
-    looks = Looks(catalog)
     for _ in range(3):
         await catalog.found(partial(catalog.resolve, "sql"))
     assert looks.asked == ["sql"]
@@ -120,19 +125,17 @@ async def test_a_hot_name_asks_nobody_and_a_cold_one_once(database: Database, cl
     assert looks.asked == ["sql", "unknown", "unknown"]
 
 
-class Looks:
+class Looks(NameRegistry):
     """Names that the registry was asked about."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        assert catalog._by_name is not None
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
         self.asked: list[str] = []
-        self._real = catalog._by_name.look_up
         self.meanwhile: Callable[[], object] = lambda: None
-        catalog._by_name.look_up = self.look_up  # type: ignore[method-assign, assignment]
 
-    async def look_up(self, names: list[str], recipes: list[str] = []) -> object:  # noqa: B006
+    async def look_up(self, names: Collection[str], recipes: Collection[str] = ()) -> NameAnswers:
         self.asked += names
-        found = await self._real(names, recipes)
+        found = await super().look_up(names, recipes)
         done = self.meanwhile()
         if asyncio.iscoroutine(done):
             await done
@@ -177,9 +180,9 @@ async def test_an_answer_that_a_change_overtook_is_not_kept(
     database: Database, clock: FakeClock, registry: AdapterRegistry
 ) -> None:
     """The row was read before the change, and arrives after it was heard of."""
-    catalog = made(database, clock, 5)
+    looks = Looks(database)
+    catalog = made(database, clock, 5, looks)
     await catalog.refresh()
-    looks = Looks(catalog)
 
     async def change() -> None:
         looks.meanwhile = lambda: None
@@ -226,18 +229,17 @@ async def test_what_a_recipe_made_is_found_and_forgotten_with_it(
 
 @pytest.mark.usefixtures("filled")
 async def test_while_the_registry_is_away_hot_names_are_served_and_cold_ones_are_not_denied(
-    database: Database, clock: FakeClock
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = made(database, clock, 5)
     await catalog.refresh()
     await catalog.found(partial(catalog.resolve, "sql"))
-    assert catalog._by_name is not None
 
     async def away(*given: object) -> None:
         raise RegistryUnavailable("gone")
 
-    catalog._by_name.look_up = away  # type: ignore[method-assign, assignment]
-    catalog._by_name.state = away  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(NameRegistry, "look_up", away)
+    monkeypatch.setattr(NameRegistry, "state", away)
     assert (await catalog.found(partial(catalog.resolve, "sql"))).engine_name == "sql@1"
     for cold in ("json", "unknown"):
         with pytest.raises(RegistryUnavailable):

@@ -51,7 +51,7 @@ def test_nothing_is_kept_of_names_that_left_the_memory() -> None:
     for number in range(1000):
         hot.keep(answers(**{f"n{number}": version(f"n{number}")}))
     assert len(hot) == 6
-    assert len(hot._of_adapter) == 3
+    assert len(hot.adapters) == 3
 
 
 def test_a_recipe_is_known_until_a_version_of_it_comes_or_goes() -> None:
@@ -68,4 +68,4 @@ def test_none_may_be_kept() -> None:
     hot = HotNames(0)
     hot.keep(answers(sql=version("sql")))
     assert hot.get("sql") is None
-    assert len(hot) == len(hot._of_adapter) == 0
+    assert len(hot) == len(hot.adapters) == 0

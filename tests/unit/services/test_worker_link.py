@@ -77,9 +77,9 @@ async def until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_link, "_RESTART_PAUSE_S", 0.05)
-    monkeypatch.setattr(worker_link, "_STOP_S", 0.3)
-    monkeypatch.setattr(worker_link, "_GRACE_S", 0.1)
+    monkeypatch.setattr(worker_link, "RESTART_PAUSE_S", 0.05)
+    monkeypatch.setattr(worker_link, "STOP_S", 0.3)
+    monkeypatch.setattr(worker_link, "GRACE_S", 0.1)
 
 
 async def test_a_byte_wakes_the_worker_and_its_words_are_heard() -> None:

@@ -207,7 +207,7 @@ class TestDenied:
         self, root: Path, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The check and the opening are two steps; the opening itself must refuse a link too."""
-        monkeypatch.setattr("amalgam.store.sources._is_link", lambda *_: False)
+        monkeypatch.setattr("amalgam.store.sources.is_link", lambda *_: False)
         (root / "sql2").symlink_to(root.parent / "secret")
         with pytest.raises(SourceNotFound):
             fetch(store, root, f"file://{root}/sql2")

@@ -295,7 +295,7 @@ def upload(folder: Path, store: AdapterStore, base: BaseModelSpec) -> Verdict:
 def push(folder: Path, store: AdapterStore, base: BaseModelSpec, capsys: pytest.CaptureFixture[str]) -> Verdict:
     capsys.readouterr()
     try:
-        paths = cli_adapters._offered(folder)
+        paths = cli_adapters.offered(folder)
     except Exit:
         text = capsys.readouterr().err.replace("\n", " ")
         code = "unsafe_format" if "pickle" in text else "missing_file"

@@ -15,7 +15,7 @@ from amalgam.services.adapter_sources import adapter_sources
 from amalgam.settings import Settings
 from amalgam.store import object_source
 from amalgam.store.adapter_store import AdapterStore
-from amalgam.store.object_source import ObjectSource, object_sources
+from amalgam.store.object_source import object_sources
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.sources import Sources, sources
 from amalgam.store.staging import Staging
@@ -108,7 +108,7 @@ def test_the_settings_of_a_server_make_it_read_them(s3: str, adapter: str, stagi
 def test_what_is_not_below_a_prefix_is_refused_without_asking(
     s3: str, staging: Staging, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ObjectSource, "_open", lambda *_: pytest.fail("the store was asked"))
+    monkeypatch.setattr(object_source, "from_url", lambda *_, **__: pytest.fail("the store was asked"))
     with pytest.raises(ObjectsDenied):
         fetching(s3).fetch(source, staging)
 
@@ -134,7 +134,7 @@ def test_nothing_there_and_nothing_of_an_adapter_there_are_not_found(s3: str, st
 def test_an_address_above_many_adapters_is_refused(
     s3: str, adapter: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_source, "_LISTED", 3)
+    monkeypatch.setattr(object_source, "MOST_LISTED", 3)
     with pytest.raises(ObjectsDenied, match="more than 3 objects"):
         fetching(s3).fetch(PREFIX, staging)
 
@@ -143,7 +143,7 @@ def test_an_address_above_many_adapters_is_refused(
 def test_a_store_that_is_not_there_is_told_without_its_address(
     endpoint: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_source, "_RETRY_S", 1)
+    monkeypatch.setattr(object_source, "RETRY_S", 1)
     with pytest.raises(SourceUnavailable) as caught:
         fetching(endpoint).fetch(f"{PREFIX}/x", staging)
     assert "127.0.0.1" not in str(caught.value)
@@ -153,14 +153,14 @@ def test_a_store_that_is_not_there_is_told_without_its_address(
 def test_an_object_that_changes_between_listing_and_fetching_is_not_taken(
     s3: str, adapter: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = object_source._listed
+    listed = object_source.listed
 
     def then_changed(store: ObjectStore) -> tuple[dict[str, str | None], dict[str, int]]:
         found = listed(store)
         put(s3, adapter.removeprefix("s3://models/") + "/adapter_model.safetensors", b"another one")
         return found
 
-    monkeypatch.setattr(object_source, "_listed", then_changed)
+    monkeypatch.setattr(object_source, "listed", then_changed)
     with pytest.raises(SourceUnavailable):
         fetching(s3).fetch(adapter, staging)
 
@@ -168,13 +168,13 @@ def test_an_object_that_changes_between_listing_and_fetching_is_not_taken(
 def test_bytes_that_do_not_add_up_to_what_was_listed_are_not_taken(
     s3: str, adapter: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = object_source._listed
+    listed = object_source.listed
 
     def longer(store: ObjectStore) -> tuple[dict[str, str | None], dict[str, int]]:
         tags, sizes = listed(store)
         return tags, {name: size + 1 for name, size in sizes.items()}
 
-    monkeypatch.setattr(object_source, "_listed", longer)
+    monkeypatch.setattr(object_source, "listed", longer)
     with pytest.raises(SourceUnavailable, match="are listed"):
         fetching(s3).fetch(adapter, staging)
 
@@ -182,7 +182,7 @@ def test_bytes_that_do_not_add_up_to_what_was_listed_are_not_taken(
 def test_plain_http_is_spoken_only_where_our_own_setting_says_so(
     s3: str, adapter: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_source, "_RETRY_S", 1)
+    monkeypatch.setattr(object_source, "RETRY_S", 1)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
         monkeypatch.setenv(name, s3)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
@@ -210,7 +210,7 @@ def test_prefixes_are_read_when_the_server_starts(given: str, is_right: bool) ->
 def test_what_goes_between_listing_and_fetching_is_not_found(
     s3: str, adapter: str, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = object_source._listed
+    listed = object_source.listed
 
     def then_gone(store: ObjectStore) -> tuple[dict[str, str | None], dict[str, int]]:
         found = listed(store)
@@ -218,6 +218,6 @@ def test_what_goes_between_listing_and_fetching_is_not_found(
             obstore.delete(store, name)
         return found
 
-    monkeypatch.setattr(object_source, "_listed", then_gone)
+    monkeypatch.setattr(object_source, "listed", then_gone)
     with pytest.raises(SourceNotFound):
         fetching(s3).fetch(adapter, staging)

@@ -9,7 +9,7 @@ from amalgam.store import tensor_scan
 from amalgam.store.safetensors_header import TensorSpan
 from amalgam.store.tensor_scan import TensorScan, scan_tensors
 
-CHUNK = tensor_scan._CHUNK_BYTES
+CHUNK = tensor_scan.CHUNK_BYTES
 
 
 def scan(path: Path, values: np.ndarray, dtype: str, offset: int = 0) -> TensorScan:

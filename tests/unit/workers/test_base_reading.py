@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from amalgam.errors.adapters import BaseModelUnreadable
@@ -72,10 +74,9 @@ def test_of_a_long_prompt_both_ends_are_read(reading: BaseReading) -> None:
     assert len(set(text)) > 3
 
 
-def test_without_a_template_the_text_is_read_as_it_is(folder: Path) -> None:
-    reading = BaseReading(folder)
-    reading._base.tokenizer.chat_template = None
-    assert reading.tokens("ab") == list(PreTrainedTokenizerFast.from_pretrained(folder)("ab")["input_ids"])
+def test_without_a_template_the_text_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = write_reading_base(tmp_path, template=None)
+    assert BaseReading(folder).tokens("ab") == list(PreTrainedTokenizerFast.from_pretrained(folder)("ab")["input_ids"])
 
 
 def test_the_last_quarter_of_the_layers_is_looked_at(reading: BaseReading) -> None:
@@ -97,19 +98,41 @@ def test_an_adapter_without_late_modules_is_refused(reading: BaseReading) -> Non
         energies(reading, {"one": {LAST: torch.ones(1, 64)}, "two": {EARLIER: torch.ones(1, 64)}}, PROMPTS)
 
 
-def test_it_stops_between_batches_and_leaves_no_hook(reading: BaseReading, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> list[RemovableHandle]:
+    """Every hook that is put on a module."""
+    found: list[RemovableHandle] = []
+    put = torch.nn.Module.register_forward_pre_hook
+
+    def noted(module: torch.nn.Module, *given: Any, **named: Any) -> RemovableHandle:
+        found.append(put(module, *given, **named))
+        return found[-1]
+
+    monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", noted)
+    return found
+
+
+def still_there(hooks: list[RemovableHandle]) -> list[int]:
+    return [hook.id for hook in hooks if hook.id in (hook.hooks_dict_ref() or ())]
+
+
+def test_it_stops_between_batches_and_leaves_no_hook(
+    reading: BaseReading, hooks: list[RemovableHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(base_reading, "BATCH", 2)
     asked = iter([False, True])
     with pytest.raises(PromptsUnread, match="longer than is allowed"):
         reading.inputs(PROMPTS, [LAST], lambda: next(asked))
     assert next(asked, "all were asked") == "all were asked"
-    assert not reading._model.get_submodule(LAST)._forward_pre_hooks
+    assert len(hooks) == 1
+    assert still_there(hooks) == []
 
 
-def test_a_module_that_the_pass_does_not_use_is_refused(reading: BaseReading) -> None:
+def test_a_module_that_the_pass_does_not_use_is_refused(reading: BaseReading, hooks: list[RemovableHandle]) -> None:
     with pytest.raises(PromptsUnread, match="does not use lm_head"):
         reading.inputs(PROMPTS, [LAST, HEAD])
-    assert not reading._model.get_submodule(HEAD)._forward_pre_hooks
+    assert len(hooks) == 2
+    assert still_there(hooks) == []
 
 
 def test_a_library_that_the_model_needs_and_that_is_missing_is_told(

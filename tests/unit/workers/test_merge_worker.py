@@ -81,10 +81,14 @@ class Queue:
 
 
 @pytest.fixture
-async def queue(tmp_path: Path) -> AsyncIterator[Queue]:
+def settings() -> Settings:
+    return Settings(job_lease_s=LEASE_S)
+
+
+@pytest.fixture
+async def queue(tmp_path: Path, settings: Settings) -> AsyncIterator[Queue]:
     store, clock = AdapterStore.open(tmp_path / "store"), FakeClock()
     recipe = complete(parse_expression("one@1 + 0.5*two@1"))
-    settings = Settings(job_lease_s=LEASE_S)
     async with Database.open(sqlite_url(tmp_path / "registry.db")) as database:
         registry, jobs = AdapterRegistry(database, clock), Jobs(database, clock)
         for seed, name in enumerate(("one", "two")):
@@ -257,6 +261,7 @@ def said_states(capsys: pytest.CaptureFixture[str]) -> list[str]:
 ASKED = EnergyQuestion(id=8, adapters=("two@1", "one@1"), prompts=("a", "b"), budget_s=5)
 
 
+@pytest.mark.parametrize("settings", [Settings(base_model=Path("/base"))])
 async def test_a_question_of_energies_reads_the_prompts_with_the_base_model_and_the_stored_factors(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,8 +273,6 @@ async def test_a_question_of_energies_reads_the_prompts_with_the_base_model_and_
 
     monkeypatch.setattr(merge_build, "BaseReading", lambda folder: folder)
     monkeypatch.setattr(merge_build, "energies", energies)
-    builder = queue.worker._builder
-    monkeypatch.setattr(builder, "_settings", Settings(base_model=Path("/base")))
     await queue.worker.answer(ASKED)
     ((reading, modules, prompts, is_over),) = asked
     assert (reading, prompts, is_over) == (Path("/base"), ("a", "b"), False)

@@ -67,11 +67,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_reading_base(tmp_path_factory.mktemp("base"), torch.float32)
 
 
-@pytest.fixture(scope="module")
-def passes(folder: Path) -> BasePasses:
+def passes_over(folder: Path) -> BasePasses:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("amalgam.workers.base_passes.multiplies_bfloat16", lambda units: False)
         return BasePasses(folder, CPU)
+
+
+@pytest.fixture(scope="module")
+def passes(folder: Path) -> BasePasses:
+    return passes_over(folder)
 
 
 def given_to(passes: BasePasses, row: list[int], module: str) -> Tensor:
@@ -101,17 +105,14 @@ def test_a_worn_adapter_adds_its_change_and_is_gone_afterwards(folder: Path, pas
     torch.testing.assert_close(given_to(passes, row, HEAD), before)
 
 
-def test_answers_together_are_answers_alone_and_end_where_the_model_says(passes: BasePasses) -> None:
+def test_answers_together_are_answers_alone_and_end_where_the_model_says(passes: BasePasses, tmp_path: Path) -> None:
     rows = [passes.tokens(EvaluationItem(prompt=text), 5) for text in ("abc", "a longer question", "x")]
     together = passes.answers(rows, 5, never)
     assert together == [passes.answers([row], 5, never)[0] for row in rows]
     assert [len(one) for one in together] == [5, 5, 5]
     assert passes.answers(rows, 5, lambda: True) == []
-    passes._model.generation_config.eos_token_id = together[0][2]
-    try:
-        assert passes.answers(rows[:1], 5, never) == [together[0][: together[0].index(together[0][2]) + 1]]
-    finally:
-        passes._model.generation_config.eos_token_id = None
+    ending = passes_over(write_reading_base(tmp_path, torch.float32, end=together[0][2]))
+    assert ending.answers(rows[:1], 5, never) == [together[0][: together[0].index(together[0][2]) + 1]]
 
 
 def test_it_is_asked_before_every_token_whether_to_go_on(passes: BasePasses) -> None:
@@ -121,8 +122,8 @@ def test_it_is_asked_before_every_token_whether_to_go_on(passes: BasePasses) -> 
     assert next(asked, "all were asked") == "all were asked"
 
 
-def test_prompts_and_answers_fit_into_what_the_model_reads(passes: BasePasses, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes._model.config, "max_position_embeddings", 40)
+def test_prompts_and_answers_fit_into_what_the_model_reads(tmp_path: Path) -> None:
+    passes = passes_over(write_reading_base(tmp_path, torch.float32, context_tokens=40))
     found = passes.tokens(EvaluationItem(prompt="begin" + "y" * 90 + "end"), 9)
     assert len(found) == 31
     assert found[:5] == passes.tokens(EvaluationItem(prompt="begin"), 9)
@@ -130,15 +131,12 @@ def test_prompts_and_answers_fit_into_what_the_model_reads(passes: BasePasses, m
     assert len(passes.text_tokens("x" * 90)) == 20
 
 
-def test_a_chat_that_the_template_does_not_take_is_told(passes: BasePasses) -> None:
+def test_a_chat_that_the_template_does_not_take_is_told(tmp_path: Path) -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
     strict = "{{ raise_exception('texts alone') }}"
-    kept, passes._tokenizer.chat_template = passes._tokenizer.chat_template, strict
-    try:
-        with pytest.raises(FitUnread, match="template does not take a prompt"):
-            passes.tokens(EvaluationItem(messages=(parts,)), 0)
-    finally:
-        passes._tokenizer.chat_template = kept
+    passes = passes_over(write_reading_base(tmp_path, torch.float32, template=strict))
+    with pytest.raises(FitUnread, match="template does not take a prompt"):
+        passes.tokens(EvaluationItem(messages=(parts,)), 0)
 
 
 def test_modules_that_are_given_the_same_are_one_group(passes: BasePasses) -> None:

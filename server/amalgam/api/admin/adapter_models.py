@@ -64,8 +64,8 @@ class VersionView(BaseModel):
     module_count: int = Field(examples=[210])
     source: VersionSource = Field(examples=["upload"])
     created_at: Timestamp
-    recipe_digest: str | None = Field(description="of a merge: what was built", examples=[None])
-    lineage: dict[str, Any] | None = Field(description="of a merge: recipe, inputs, versions", examples=[None])
+    recipe_digest: str | None = Field(description="digest of what a merge built", examples=[None])
+    lineage: dict[str, Any] | None = Field(description="recipe, inputs and versions of a merge", examples=[None])
     warnings: tuple[str, ...] = Field(examples=[[]])
 
     @classmethod
@@ -163,4 +163,6 @@ class DeletedView(BaseModel):
 class VerifiedView(BaseModel):
     """Which versions' stored files are the bytes that were published."""
 
-    versions: dict[str, bool] = Field(description="by name@number", examples=[{"sql@1": True}])
+    versions: dict[str, bool] = Field(
+        description="whether each version, as name@number, is sound", examples=[{"sql@1": True}]
+    )

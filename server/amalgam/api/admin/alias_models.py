@@ -25,7 +25,7 @@ class TargetBody(Body):
         min_length=1,
         max_length=MAX_TARGET_LENGTH,
         pattern=r"^[^\x00]*[^\x00\s][^\x00]*$",
-        description="as in a request: a version, an adapter (its default), the base model; no other alias",
+        description="written as in a request: a version, an adapter (its default), the base model; no other alias",
         examples=["sql@3"],
     )
     weight: int = Field(
@@ -45,7 +45,7 @@ class AliasBody(Body):
     )
 
     targets: tuple[TargetBody, ...] | None = Field(default=None, min_length=1, max_length=MAX_TARGETS)
-    router: RouterBody | None = Field(default=None, description="in the place of targets: chooses by content")
+    router: RouterBody | None = Field(default=None, description="what chooses by content, in the place of targets")
     revision: int | None = _EXPECTED
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class TargetView(BaseModel):
 
     model: str = Field(examples=["sql@3"])
     weight: int = Field(examples=[90])
-    share: float | None = Field(description="of all requests, 0 to 1; null where a router chooses", examples=[0.9])
+    share: float | None = Field(description="part of all requests, 0 to 1; null where a router chooses", examples=[0.9])
 
 
 class AliasView(BaseModel):
@@ -123,7 +123,7 @@ class AliasChangeView(BaseModel):
     action: AliasAction = Field(examples=["set"])
     targets: tuple[ChangeTargetView, ...]
     router: RouterView | None = Field(description="what chose among them; null: their weights")
-    restores: int | None = Field(description="of a rollback: the revision it brought back", examples=[None])
+    restores: int | None = Field(description="the revision that a rollback brought back", examples=[None])
     created_at: Timestamp
 
     @classmethod

@@ -18,9 +18,9 @@ from amalgam.domain.tenant import TENANT_PATTERN
 from amalgam.errors.requests import FieldRefused
 from amalgam.services.audit import AuditQuery
 
-_Tenant = Annotated[str | None, Query(pattern=f"^{TENANT_PATTERN}$", description="by this tenant's keys alone")]
+_Tenant = Annotated[str | None, Query(pattern=f"^{TENANT_PATTERN}$", description="entries by this tenant's keys alone")]
 _Moment = Annotated[datetime | None, Query(description="a moment with its offset from UTC")]
-_Kind = Annotated[AuditKind | None, Query(description="of objects of this kind alone")]
+_Kind = Annotated[AuditKind | None, Query(description="entries about objects of this kind alone")]
 _Object = Annotated[
     str | None,
     Query(
@@ -28,7 +28,7 @@ _Object = Annotated[
         min_length=1,
         max_length=256,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$",
-        description="of the object of this name or id alone",
+        description="entries about the object of this name or id alone",
     ),
 ]
 _Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]

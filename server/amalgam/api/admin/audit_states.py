@@ -73,4 +73,4 @@ STATES: Final[Mapping[AuditKind, _Look]] = {
     "residency": _residency,
     "tenant": _or_none(_tenant),
 }
-"""By kind."""
+"""Each kind of object has a look at its state."""

@@ -21,7 +21,7 @@ from amalgam.errors import AmalgamError
 
 _RECORD: Final = "amalgam.audit_record"
 _IS_ONE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""What may be a name, a number or an id; for another no database is asked, and the route refuses it."""
+"""It matches what may be a name, a number or an id; for another no database is asked, and the route refuses it."""
 _ADAPTERS: Final = "/admin/v1/adapters"
 _PROFILE: Final = f"{_ADAPTERS}/{{name}}/versions/{{number}}/profile"
 
@@ -90,8 +90,8 @@ CHANGES_NOTHING: Final = frozenset(
         ("POST", "/admin/v1/aliases/{name}:explain"),
     }
 )
-"""The other routes of the admin plane that are not read with GET: what they find out is their answer. A test compares
-both with the application's routes."""
+"""These other routes of the admin plane change nothing although their method is not GET: what they find out is their
+answer. A test compares both with the application's routes."""
 
 
 class _Record:

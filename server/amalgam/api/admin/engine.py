@@ -28,7 +28,7 @@ class QueueView(BaseModel):
     model: str = Field(examples=["sql@1"])
     running: int = Field(description="requests in the batch", examples=[3])
     waiting: int = Field(description="requests that wait for a place in it", examples=[12])
-    longest_wait_s: float = Field(description="of these, so far, seconds", examples=[0.8])
+    longest_wait_s: float = Field(description="longest wait of these so far, seconds", examples=[0.8])
 
 
 class EngineView(BaseModel):
@@ -43,9 +43,7 @@ class EngineView(BaseModel):
     max_rank: int = Field(examples=[32])
     restarts: int = Field(examples=[0])
     residents: tuple[ResidentView, ...]
-    queue: tuple[QueueView, ...] = Field(
-        description="by adapter, the longest wait first; what is not asked is not there"
-    )
+    queue: tuple[QueueView, ...] = Field(description="a row an adapter that is asked for, the longest wait first")
     startup_s: dict[str, float] = Field(examples=[{"import": 9.1, "load": 14.0, "handlers": 2.2}])
     base_fingerprint: str
     worker_alive: bool

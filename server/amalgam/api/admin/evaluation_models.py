@@ -21,7 +21,8 @@ from amalgam.domain.pattern import MAX_PATTERN
 
 MetricName = Literal["exact_match", "contains", "regex", "json_valid", "json_equal", "log_likelihood"]
 SweepMetricName = Literal["exact_match", "contains", "regex", "json_valid", "json_equal", "log_likelihood", "kept"]
-"""`kept` besides: whether a candidate gives the answer of the task's own adapter, which needs no reference."""
+"""`kept` comes besides: it tells whether a candidate gives the answer of the task's own adapter, and needs no
+reference."""
 TASK_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_LABEL: Final = 128
 MODEL = Annotated[str, Field(min_length=1, max_length=1024, pattern=NO_NUL)]
@@ -72,9 +73,9 @@ class EvaluationBody(Body):
 class TargetView(BaseModel):
     """One of those who are asked."""
 
-    model: str = Field(description="as it was asked for", examples=["sql"])
+    model: str = Field(description="the model as it was asked for", examples=["sql"])
     pinned: str = Field(description="what is asked: exact versions, or a weighted alias", examples=["sql@3"])
-    meaning: str = Field(description="of a weighted alias what it meant, else pinned", examples=["sql@3"])
+    meaning: str = Field(description="what a weighted alias meant, else pinned", examples=["sql@3"])
 
 
 class EvaluationView(BaseModel):
@@ -116,7 +117,7 @@ class RefusedView(BaseModel):
     """Items that ended without values."""
 
     target: int = Field(examples=[1])
-    code: str = Field(description="of the error", examples=["invalid_request"])
+    code: str = Field(description="code of the error", examples=["invalid_request"])
     count: int = Field(examples=[2])
 
 
@@ -152,8 +153,10 @@ class MeasurementView(BaseModel):
     model: str = Field(examples=["sql"])
     item: int = Field(description="place among the items, from 0", examples=[17])
     served: str = Field(description="the version or blend that answered; empty where none did", examples=["sql@3"])
-    answer: str | None = Field(description="null where only log_likelihood was asked for", examples=["4"])
-    values: dict[str, float] = Field(description="by metric that applies", examples=[{"exact_match": 1.0}])
+    answer: str | None = Field(
+        description="text of the answer; null where only log_likelihood was asked for", examples=["4"]
+    )
+    values: dict[str, float] = Field(description="one value a metric that applies", examples=[{"exact_match": 1.0}])
     error_code: str | None = Field(examples=[None])
 
     @classmethod
@@ -171,8 +174,8 @@ class ItemView(BaseModel):
 
     item: int = Field(description="its place; measurements name it", examples=[0])
     task: str = Field(examples=["all"])
-    messages: tuple[Mapping[str, Any], ...] | None = Field(description="null of a text to continue")
-    prompt: str | None = Field(description="null of a chat", examples=["2 + 2 ="])
+    messages: tuple[Mapping[str, Any], ...] | None = Field(description="the chat; null where a text is to be continued")
+    prompt: str | None = Field(description="the text to continue; null of a chat", examples=["2 + 2 ="])
     reference: str | None = Field(examples=["4"])
     pattern: str | None = Field(examples=["^4$"])
 
@@ -191,7 +194,7 @@ class ComparisonView(BaseModel):
 
     task: str = Field(examples=["all"])
     metric: str = Field(examples=["exact_match"])
-    baseline: float = Field(description="mean", examples=[0.81])
+    baseline: float = Field(description="mean of the baseline", examples=[0.81])
     candidate: float = Field(examples=[0.87])
     difference: float = Field(examples=[0.06])
     count: int = Field(description="items that both have a value for", examples=[200])

@@ -1,6 +1,6 @@
 """Evaluations on the admin plane: run, follow, compare, export."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -31,7 +31,7 @@ from amalgam.domain.evaluation import EvaluationDraft, EvaluationItem, Evaluatio
 from amalgam.errors.requests import FieldRefused
 
 _Id = Annotated[str, Path(pattern=ID_PATTERN, description="evaluation or sweep id")]
-_Kind = Annotated[EvaluationKind | None, Query(description="of this kind alone")]
+_Kind = Annotated[EvaluationKind | None, Query(description="those of this kind alone")]
 _Target = Annotated[str, Query(min_length=1, max_length=1024, description="a target: its place or its model")]
 
 
@@ -45,12 +45,17 @@ def read_items(bodies: Sequence[ItemBody], place: str = "items") -> tuple[Evalua
     Raises:
         FieldRefused: of the first item at fault, by its place.
     """
-    return tuple(_item(f"{place}.{index}", body) for index, body in enumerate(bodies))
+    return tuple(read_item(f"{place}.{index}", body.item) for index, body in enumerate(bodies))
 
 
-def _item(place: str, body: ItemBody) -> EvaluationItem:
+def read_item(place: str, made: Callable[[], EvaluationItem]) -> EvaluationItem:
+    """The item that a request describes at ``place``, once what it asks is checked like a client's request.
+
+    Raises:
+        FieldRefused: of the item, by its place.
+    """
     try:
-        item = body.item()
+        item = made()
         if item.messages is not None:
             check_fields("chat_completions", {"messages": [dict(message) for message in item.messages]})
         else:
@@ -152,7 +157,9 @@ def _add_results(routes: APIRouter) -> None:
     async def results(
         request: Request,
         evaluation_id: _Id,
-        target: int | None = Query(None, ge=0, le=10_000, description="of this target alone, by its place"),
+        target: int | None = Query(
+            None, ge=0, le=10_000, description="measurements of this target alone, by its place"
+        ),
         limit: ShortLimit = 100,
         cursor: str | None = Query(None, pattern=r"^[0-9]{1,5}\.[0-9]{1,5}$"),
     ) -> ResultPageView:

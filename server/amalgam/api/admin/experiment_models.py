@@ -26,7 +26,9 @@ from amalgam.domain.feedback import NAME_PATTERN, OutcomeSum
 from amalgam.domain.sequential import Interval, Sample, interval
 
 _MODEL: Final = r"^[^\x00]*[^\x00\s][^\x00]*$"
-_Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, description="0 to 1", examples=[0.02])]
+_Share = Annotated[
+    float, Field(ge=0, lt=1, allow_inf_nan=False, description="share of requests, 0 to 1", examples=[0.02])
+]
 _Model = Annotated[str, Field(min_length=1, max_length=MAX_TARGET_LENGTH, pattern=_MODEL)]
 Pair = tuple[float, float]
 
@@ -75,20 +77,29 @@ class ExperimentBody(Body):
         ge=1e-6,
         le=0.5,
         allow_inf_nan=False,
-        description="of ever ending wrongly, however often one looks",
+        description="probability of ever ending wrongly, however often one looks",
     )
     most_outcomes: int | None = Field(
-        default=None, ge=1, le=MOST_OUTCOMES, strict=True, description="of all targets; then it ends undecided"
+        default=None,
+        ge=1,
+        le=MOST_OUTCOMES,
+        strict=True,
+        description="most outcomes of all targets; then it ends undecided",
     )
     promote: bool = Field(default=False, description="whether the alias means the winner alone at the end")
     assignment: Assignment = Field(default="request", description="what always meets the same target")
-    errors: GuardBody | None = Field(default=None, description="takes a candidate out that fails more often")
-    latency: LatencyGuardBody | None = Field(default=None, description="takes a candidate out that is slow more often")
+    errors: GuardBody | None = Field(default=None, description="guard that takes a candidate out that fails more often")
+    latency: LatencyGuardBody | None = Field(
+        default=None, description="guard that takes a candidate out that is slow more often"
+    )
     shadows: tuple[_Model, ...] = Field(
-        default=(), max_length=MAX_SHADOWS, description="get copies of requests and never answer", examples=[["sql@5"]]
+        default=(),
+        max_length=MAX_SHADOWS,
+        description="models that get copies of requests and never answer",
+        examples=[["sql@5"]],
     )
     revision: int | None = Field(
-        default=None, ge=1, le=MAX_REVISION, description="of the alias that it is meant for", examples=[7]
+        default=None, ge=1, le=MAX_REVISION, description="revision of the alias that it is meant for", examples=[7]
     )
 
     def spec(self) -> ExperimentSpec:
@@ -114,26 +125,30 @@ class TargetView(BaseModel):
     model: str = Field(examples=["sql@4"])
     role: str = Field(description="control, candidate or shadow", examples=["candidate"])
     outcomes: int = Field(description="feedback that counts", examples=[412])
-    mean: float | None = Field(description="of it, 0 to 1; null before the first", examples=[0.81])
+    mean: float | None = Field(description="mean of it, 0 to 1; null before the first", examples=[0.81])
     interval: Pair = Field(description="the mean is not outside of it, at the risk asked for", examples=[(0.76, 0.86)])
     difference: Pair | None = Field(
-        description="the same of the mean less the control's; null but of candidates", examples=[(0.01, 0.14)]
+        description="interval of the mean less the control's; null but of candidates", examples=[(0.01, 0.14)]
     )
     more_errors: Pair | None = Field(
-        description="of the share of errors less the control's, which the guard watches; null but of candidates",
+        description="interval of the share of errors less the control's, for the guard; null but of candidates",
         examples=[(-0.01, 0.004)],
     )
-    more_slow: Pair | None = Field(description="the same of slow requests", examples=[(-0.02, 0.03)])
-    requests: int = Field(description="that ended", examples=[5120])
-    errors: int = Field(description="that the server did not answer", examples=[3])
-    slow: int = Field(description="that took longer than slow_ms", examples=[41])
+    more_slow: Pair | None = Field(
+        description="interval of the share of slow requests less the control's, likewise", examples=[(-0.02, 0.03)]
+    )
+    requests: int = Field(description="requests that ended", examples=[5120])
+    errors: int = Field(description="requests that the server did not answer", examples=[3])
+    slow: int = Field(description="requests that took longer than slow_ms", examples=[41])
 
 
 class GuardView(BaseModel):
     """A guard."""
 
     most_above: float = Field(examples=[0.02])
-    slow_ms: int | None = Field(description="null of errors", examples=[2000])
+    slow_ms: int | None = Field(
+        description="milliseconds from which on a request is slow; null of errors", examples=[2000]
+    )
 
 
 class ExperimentView(BaseModel):

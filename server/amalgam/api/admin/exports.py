@@ -34,7 +34,7 @@ class ExportBody(RecipeBody):
     )
 
     name: str = Field(max_length=128, pattern=WHOLE_NAME, description="folder", examples=["smollm2-sql"])
-    dtype: ExportDtype = Field(default="base", description="of the checkpoint; base: as the base model is stored")
+    dtype: ExportDtype = Field(default="base", description="type of the checkpoint; base: as the base model is stored")
     max_shard_bytes: MaxShardBytes = Field(default=5_000_000_000, description="most bytes of tensors in one file")
 
 
@@ -52,7 +52,9 @@ class ExportView(BaseModel):
         description="ranks of what was added, and what of it was cut", examples=[{"rank": 32, "exact_rank": 32}]
     )
     base: ExportBase = Field(description="what was added to", examples=[{"fingerprint": "77…", "record": None}])
-    fingerprint: str = Field(description="of architecture and shapes, as adapters are matched by", examples=["77…"])
+    fingerprint: str = Field(
+        description="fingerprint of architecture and shapes, as adapters are matched by", examples=["77…"]
+    )
     weights_digest: str = Field(description="SHA-256 over all tensors, however they are cut", examples=["0d…"])
     tensor_count: int = Field(examples=[272])
     changed_modules: int = Field(examples=[210])

@@ -14,7 +14,7 @@ from amalgam.domain.skill_probe import MAX_TOKENS as PROBE_TOKENS
 
 _Input = Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)]
 _MAX_ITEMS = 200
-"""Of one input."""
+"""One input has at most so many."""
 
 
 class FitBody(Body):
@@ -57,16 +57,20 @@ class FitBody(Body):
     evaluation: str | None = Field(
         default=None,
         pattern=ID_PATTERN,
-        description="takes the first items of each task of this evaluation that is named like an input",
+        description="evaluation whose first items are taken, of each task that is named like an input",
     )
     metrics: dict[_Input, MetricName] = Field(
-        default={}, max_length=MAX_INPUTS, description="of `items` and `weights`, by input; left out: exact_match"
+        default={},
+        max_length=MAX_INPUTS,
+        description="metric of each input, with `items` and `weights`; left out: exact_match",
     )
-    candidates: int = Field(default=48, ge=1, le=MAX_CANDIDATES, description="of `weights`: most that are tried")
+    candidates: int = Field(default=48, ge=1, le=MAX_CANDIDATES, description="most candidates that `weights` tries")
     budget_s: float = Field(
         default=300.0, gt=0, le=86_400, allow_inf_nan=False, description="longest search or reading, seconds"
     )
-    seed: int = Field(default=0, ge=0, lt=1 << 53, description="the same prompts and the same seed try the same")
+    seed: int = Field(
+        default=0, ge=0, lt=1 << 53, description="number that draws: the same prompts and the same seed try the same"
+    )
     max_tokens: int = Field(default=64, ge=1, le=PROBE_TOKENS, description="longest answer, tokens", examples=[64])
 
     @model_validator(mode="after")

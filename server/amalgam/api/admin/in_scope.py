@@ -32,11 +32,11 @@ from amalgam.errors.tenants import KeyNotFound, NotInScope, TenantNotFound
 _Item = TypeVar("_Item", covariant=True)
 _Row = TypeVar("_Row")
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""For what is no id no database is asked."""
+"""The database is not asked for what is no id."""
 _MOST: Final = 500
-"""Rows that are read at once to fill a page of what is in scope."""
+"""So many rows are read at once to fill a page of what is in scope."""
 _COLLECTION: Final = 3
-"""Place of the collection's name in ``/admin/v1/adapters/{name}``."""
+"""The collection's name has this place in ``/admin/v1/adapters/{name}``."""
 
 
 def scopes_of(request: Request) -> Scopes:
@@ -142,7 +142,7 @@ _GATES: Final[Mapping[str, Callable[[Request, Mapping[str, Any]], Awaitable[None
     "tenants": _tenant,
     "keys": _key,
 }
-"""By the collection that a path begins with."""
+"""Each collection that a path begins with has its own check."""
 
 
 def require_new_name(request: Request, name: str) -> None:

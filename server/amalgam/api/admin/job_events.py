@@ -26,7 +26,8 @@ DESCRIBED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 _OPENING: Final = "retry: 1000\n\n"
-"""Sent at once, so that a listener who comes back to a standing job has its answer; milliseconds."""
+"""It is sent at once, so that a listener who comes back to a standing job has its answer; the pause is in milliseconds.
+"""
 _HEARTBEAT: Final = ": alive\n\n"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 

@@ -45,7 +45,8 @@ class JobView(BaseModel):
     )
     recipe_digest: str = Field(examples=["5b0c…"])
     progress: dict[str, int] | None = Field(
-        description="in modules; of an export: tensors", examples=[{"modules_done": 210, "modules_total": 210}]
+        description="modules done and in all; of an export: tensors",
+        examples=[{"modules_done": 210, "modules_total": 210}],
     )
     error: JobErrorView | None = Field(description="why it failed", examples=[None])
     version: str | None = Field(description="what it made, as name@number", examples=["sql-json@1"])

@@ -25,13 +25,13 @@ ADMIN_KEY: Final = HTTPBearer(
     description="AMALGAM_ADMIN_KEY, or a key whose role the route lets in. Checked before the body is read; without "
     "keys the server is on loopback only.",
 )
-"""Describes the key in the API's document. What checks it is the marker of `amalgam.api.access`."""
+"""It describes the key in the API's document. What checks it is the marker of `amalgam.api.access`."""
 READS: Final = (Depends(READ),)
-"""Of a route that shows what is in scope."""
+"""A route has it that shows what is in scope."""
 PUBLISHES: Final = (Depends(PUBLISH),)
-"""Of a route that changes what is in scope."""
+"""A route has it that changes what is in scope."""
 ADMINISTERS: Final = (Depends(ADMIN),)
-"""Of a route for the operator alone."""
+"""A route has it that is for the operator alone."""
 
 
 def admin_router(tag: str, *, prefix: str = "/admin/v1") -> APIRouter:
@@ -54,7 +54,7 @@ NO_NUL: Final = r"^[^\x00]*$"
 AdapterName = Annotated[str, Path(pattern=WHOLE_NAME, description="adapter name", examples=["sql"])]
 VersionNumber = Annotated[int, Path(ge=1, le=MAX_VERSION, description="version", examples=[1])]
 NewName = Annotated[str, Field(max_length=128, pattern=WHOLE_NAME, description="adapter name", examples=["sql"])]
-"""The name of what a body asks to be made."""
+"""It names what a body asks to be made."""
 
 
 # --- parameters of lists
@@ -73,7 +73,7 @@ Timestamp = Annotated[
     PlainSerializer(datetime.isoformat, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2030-01-31T12:00:00+00:00"]}),
 ]
-"""A moment, written with its offset from UTC."""
+"""It is a moment, written with its offset from UTC."""
 _Item = TypeVar("_Item")
 _Row = TypeVar("_Row")
 

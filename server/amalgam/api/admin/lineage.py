@@ -43,13 +43,14 @@ class NodeView(BaseModel):
     source: VersionSource = Field(examples=["merge"])
     recipe_digest: str | None = Field(examples=["5b0c…"])
     recipe: dict[str, Any] | None = Field(
-        description="of a merge, completed and pinned", examples=[{"method": "task_arithmetic", "space": "concat"}]
+        description="recipe of a merge, completed and pinned",
+        examples=[{"method": "task_arithmetic", "space": "concat"}],
     )
     kept: KeptRecord | None = Field(
-        default=None, description="of a merge that was measured: what it keeps of its inputs", examples=[None]
+        default=None, description="what a merge that was measured keeps of its inputs", examples=[None]
     )
     fit: FitRecord | None = Field(
-        default=None, description="of a merge whose weights were searched: how, and what was found", examples=[None]
+        default=None, description="how the weights of a merge were searched, and what was found", examples=[None]
     )
     deleted: bool = Field(description="whether it can no longer be asked for; its files may be gone", examples=[False])
     created_at: Timestamp
@@ -86,7 +87,7 @@ class LineageView(BaseModel):
     """A version and everything that went into it, merges of merges included."""
 
     root: str = Field(examples=["sql-json@1"])
-    nodes: tuple[NodeView, ...] = Field(description="from the root on")
+    nodes: tuple[NodeView, ...] = Field(description="versions from the root on")
     edges: tuple[EdgeView, ...]
     truncated: bool = Field(description="whether there is more than was followed", examples=[False])
 
@@ -108,8 +109,8 @@ class RebuiltView(BaseModel):
 
     model: str = Field(examples=["sql-json@1"])
     identical: bool = Field(description="whether config and weights came out as the same bytes", examples=[True])
-    digest: str = Field(description="of the version", examples=["9c56cc51b374…"])
-    rebuilt_digest: str = Field(description="of what was built now", examples=["9c56cc51b374…"])
+    digest: str = Field(description="digest of the version", examples=["9c56cc51b374…"])
+    rebuilt_digest: str = Field(description="digest of what was built now", examples=["9c56cc51b374…"])
     seconds: float = Field(examples=[0.8])
     built_with: dict[str, Any] = Field(
         description="device, backend and versions of the first build; another of these may round otherwise",

@@ -47,7 +47,9 @@ class LoadBody(_LoraBody):
         examples=["/srv/adapters/sql"],
     )
     load_inplace: bool = Field(default=False, description="add a version where the adapter exists")
-    is_3d_lora_weight: bool = Field(default=False, description="only false is served")
+    is_3d_lora_weight: bool = Field(
+        default=False, description="whether weights are three-dimensional; only false is served"
+    )
     base_model_name: str | None = Field(
         default=None, max_length=4096, description="informative: the adapter's shapes are compared with the base model"
     )

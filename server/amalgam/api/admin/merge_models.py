@@ -77,7 +77,10 @@ class MergeBody(RecipeBody):
     )
     require: RequireBody | None = Field(default=None, description="a merge that keeps less fails, and is not published")
     inputs: tuple[Annotated[str, Field(min_length=1, max_length=256, pattern=NO_NUL)], ...] | None = Field(
-        default=None, min_length=2, max_length=MAX_INPUTS, description="with `fit`: their weighted sum is the merge"
+        default=None,
+        min_length=2,
+        max_length=MAX_INPUTS,
+        description="adapters whose weighted sum is the merge, with `fit`",
     )
     fit: FitBody | None = Field(
         default=None,

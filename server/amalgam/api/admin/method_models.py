@@ -15,7 +15,9 @@ class MethodView(BaseModel):
     summary: str = Field(examples=["trim, elect signs, average what agrees"])
     spaces: tuple[Space, ...] = Field(description="where the rule can be applied; the first is the default")
     weights: Weights = Field(description="what the weights of its inputs mean", examples=["relative"])
-    parameters: dict[str, Any] = Field(description="as a JSON schema", examples=[{"properties": {"density": {}}}])
+    parameters: dict[str, Any] = Field(
+        description="what it takes, as a JSON schema", examples=[{"properties": {"density": {}}}]
+    )
     min_inputs: int = Field(examples=[1])
     max_inputs: int | None = Field(examples=[None])
     random: bool = Field(description="whether it draws, and takes a seed")

@@ -17,10 +17,10 @@ from amalgam.errors.requests import FieldRefused
 Width = Literal["1m", "1h", "1d"]
 _WIDTHS_S: Final[dict[str, int]] = {"1m": 60, "1h": 3600, "1d": 86_400}
 _BUCKETS: Final[dict[str, tuple[int, int]]] = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
-"""Of each width: how many buckets a page has where nothing is said, and at most."""
+"""By width, it tells how many buckets a page has where nothing is said, and at most."""
 _GROUPS: Final[dict[str, Dimension]] = {"project_id": "tenant", "api_key_id": "key", "model": "version"}
 _UNKNOWN_GROUPS: Final = frozenset({"user_id", "batch", "service_tier", "api_source"})
-"""Of OpenAI's API; what is not told apart here is null in every result."""
+"""OpenAI's API has these groups too; what is not told apart here is null in every result."""
 MAX_TIME: Final = 1 << 34
 _MAX_NAMES: Final = 100
 
@@ -29,7 +29,7 @@ class UsageResultView(BaseModel):
     """Sums of one group in one bucket of time."""
 
     object: Literal["organization.usage.completions.result"] = "organization.usage.completions.result"
-    input_tokens: int = Field(description="of prompts, with those found in the cache", examples=[1200])
+    input_tokens: int = Field(description="tokens of prompts, with those found in the cache", examples=[1200])
     output_tokens: int = Field(examples=[340])
     input_cached_tokens: int = Field(examples=[800])
     input_audio_tokens: int = 0

@@ -42,7 +42,7 @@ class ProbeBody(Body):
     evaluation: str | None = Field(
         default=None,
         pattern=ID_PATTERN,
-        description=f"takes the first {MAX_PROMPTS} items of each task of this evaluation that is named like an input",
+        description=f"evaluation whose first {MAX_PROMPTS} items are taken, of each task that is named like an input",
     )
     max_tokens: int = Field(default=64, ge=1, le=PROBE_TOKENS, description="longest answer, tokens", examples=[64])
 

@@ -1,22 +1,21 @@
 """A merge's probe, from the body of a request to what the service takes."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from starlette.requests import Request
 
 from amalgam.api.access import caller_of
-from amalgam.api.admin.evaluations import read_items
+from amalgam.api.admin.evaluations import read_item, read_items
 from amalgam.api.admin.fit_models import FitBody
 from amalgam.api.admin.in_scope import require_evaluation, scopes_of, tenant_of
 from amalgam.api.admin.merge_models import MergeBody
 from amalgam.api.admin.probe_models import ProbePromptBody
-from amalgam.api.fields.by_endpoint import check_fields
 from amalgam.api.state import services
 from amalgam.domain.evaluation import EvaluationItem
 from amalgam.domain.fit import FitOrder
 from amalgam.domain.skill_probe import MAX_PROMPTS, ProbeOrder
 from amalgam.errors.fits import FitRefused
-from amalgam.errors.requests import FieldRefused
 from amalgam.errors.skills import ProbeRefused
 from amalgam.services.fits import FittedMerge
 
@@ -117,14 +116,4 @@ def by_input(
 def _item(place: str, prompt: str | ProbePromptBody) -> EvaluationItem:
     if isinstance(prompt, str):
         prompt = ProbePromptBody(messages=({"role": "user", "content": prompt},))
-    try:
-        item = EvaluationItem(messages=prompt.messages, prompt=prompt.prompt)
-        if item.messages is not None:
-            check_fields("chat_completions", {"messages": [dict(message) for message in item.messages]})
-        else:
-            check_fields("completions", {"prompt": item.prompt})
-    except FieldRefused as error:
-        raise FieldRefused(place, error.message) from None
-    except ValueError:
-        raise FieldRefused(place, "must have either 'messages' or 'prompt'") from None
-    return item
+    return read_item(place, partial(EvaluationItem, messages=prompt.messages, prompt=prompt.prompt))

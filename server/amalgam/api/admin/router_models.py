@@ -79,12 +79,12 @@ class RouterBody(Body):
     candidates: tuple[TargetName, ...] = Field(
         min_length=1,
         max_length=MAX_CANDIDATES,
-        description="as in a request: a version, an adapter (its default), an expression; no other alias",
+        description="written as in a request: a version, an adapter (its default), an expression; no other alias",
         examples=[["sql", "json"]],
     )
     otherwise: TargetName | None = Field(
         default=None,
-        description="for what is like no candidate; the base model where it is not said",
+        description="target of what is like no candidate; the base model where it is not said",
         examples=["tiny"],
     )
     by: SignalBody
@@ -117,7 +117,7 @@ class RouterView(BaseModel):
     kept_out: float = Field(
         description="share of the prompts of no task that go to no candidate when each is left out", examples=[0.9]
     )
-    digest: str = Field(description="of everything that it was fitted with", examples=["9f2c…"])
+    digest: str = Field(description="digest of everything that it was fitted with", examples=["9f2c…"])
 
     @classmethod
     def of(cls, router: Router) -> Self:
@@ -165,7 +165,7 @@ class ScoreView(BaseModel):
     """A candidate's score."""
 
     candidate: str = Field(examples=["sql"])
-    score: float = Field(description="0 to 1; no probability", examples=[0.64])
+    score: float = Field(description="likeness, 0 to 1; no probability", examples=[0.64])
 
 
 class ExplanationView(BaseModel):

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for the start of a formula, or skips before one (OWASP, "CSV Injection")."""
+"""A spreadsheet takes these for the start of a formula, or skips them before one (OWASP, "CSV Injection")."""
 
 
 def harmless(cell: Any) -> Any:

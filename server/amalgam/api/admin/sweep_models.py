@@ -68,19 +68,25 @@ class SearchBody(Body):
     budget_s: float = Field(
         default=300.0, gt=0, le=86_400, allow_inf_nan=False, description="longest search for weights, seconds"
     )
-    seed: int = Field(default=0, ge=0, lt=1 << 53, description="of the draws, and of methods of chance")
+    seed: int = Field(default=0, ge=0, lt=1 << 53, description="seed of the draws, and of methods of chance")
     methods: tuple[Annotated[str, Field(max_length=64)], ...] = Field(
         default=("task_arithmetic",), min_length=1, max_length=_MAX_VALUES, description="names of the merge methods"
     )
     spaces: tuple[Annotated[str, Field(max_length=32)], ...] = Field(
-        default=(), max_length=8, description="for methods that are defined there; left out: the method's default"
+        default=(),
+        max_length=8,
+        description="spaces for methods that are defined there; left out: the method's default",
     )
-    weights: dict[_Adapter, _Axis] = Field(default={}, max_length=16, description="by adapter; left out: 1")
+    weights: dict[_Adapter, _Axis] = Field(
+        default={}, max_length=16, description="weights of each adapter; left out: 1"
+    )
     density: Annotated[tuple[_Density, ...], Field(max_length=_MAX_VALUES)] | RangeBody = ()
     lambda_: Annotated[tuple[_Number, ...], Field(max_length=_MAX_VALUES)] | RangeBody = Field(
         default=(), alias="lambda", description="scale of the result"
     )
-    rank: tuple[_Rank, ...] = Field(default=(), max_length=_MAX_VALUES, description="of the result; left out: auto")
+    rank: tuple[_Rank, ...] = Field(
+        default=(), max_length=_MAX_VALUES, description="rank of the result; left out: auto"
+    )
 
     @model_validator(mode="after")
     def _of_weights(self) -> Self:
@@ -155,7 +161,7 @@ class CandidateView(BaseModel):
     model: str = Field(description="what to put into a request's model to try it", examples=["0.5*json@1 + sql@1"])
     point: dict[str, Any] = Field(examples=[{"method": "task_arithmetic", "weight:sql": 1.0, "weight:json": 0.5}])
     retention: dict[str, float | None] = Field(
-        description="by task: its score over that of the task's own adapter; null until all is measured, and where "
+        description="score of each task over that of the task's own adapter; null until all is measured, and where "
         "that adapter scores 0",
         examples=[{"sql": 0.93, "json": 1.0}],
     )
@@ -168,7 +174,7 @@ class SweepReportView(BaseModel):
     """A sweep, as far as it is measured."""
 
     evaluation: EvaluationView
-    search: dict[str, Any] = Field(description="as it was asked for", examples=[{"kind": "grid"}])
+    search: dict[str, Any] = Field(description="the search as it was asked for", examples=[{"kind": "grid"}])
     candidates: tuple[CandidateView, ...] = Field(description="the best first; those not known yet last")
     winner: int | None = Field(description="target with the largest worst, then mean, retention", examples=[2])
     table: tuple[CellView, ...] = Field(description="every mean, of single adapters too")

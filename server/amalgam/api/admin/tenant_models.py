@@ -25,7 +25,7 @@ from amalgam.services.tenants import IssuedKey, NewKey, Rotation
 MAX_LIFETIME_S: Final = 100 * 365 * 86_400
 MAX_OVERLAP_S: Final = 90 * 86_400
 _NOTHING: Final = StoredBytes()
-_Label = Annotated[str, Field(max_length=256, pattern=NO_NUL, description="for people")]
+_Label = Annotated[str, Field(max_length=256, pattern=NO_NUL, description="text for people")]
 _Weight = Annotated[
     float, Field(gt=0, le=1000, allow_inf_nan=False, description="share under contention, beside those of others")
 ]
@@ -87,7 +87,7 @@ class TenantPatchBody(Body):
 class StoredView(BaseModel):
     """How many bytes are stored, as limits on stored bytes count them."""
 
-    adapters: int = Field(description="of live versions, each whole", examples=[9_961_472])
+    adapters: int = Field(description="bytes of live versions, each whole", examples=[9_961_472])
     files: int = Field(description="uploaded, and written by batches", examples=[0])
 
     @classmethod
@@ -129,7 +129,7 @@ class KeyBody(Body):
         json_schema_extra={"examples": [{"tenant": "acme", "role": "client", "models": ["acme.*"], "blends": "own"}]},
     )
 
-    tenant: TenantId = Field(description="whose it is", examples=["acme"])
+    tenant: TenantId = Field(description="tenant whose it is", examples=["acme"])
     role: Role = Field(default=Role.CLIENT, description="what it is for")
     name: _Label = ""
     models: tuple[NamePattern, ...] = Field(
@@ -137,7 +137,8 @@ class KeyBody(Body):
     )
     blends: BlendScope = Field(
         default="any",
-        description="none; own: those it describes itself; any: by the names of others' too; of names in scope alone",
+        description="which blends it may use: none; own: those it describes itself; any: by the names of others' too; "
+        "of names in scope alone",
     )
     limits: Limits = Limits()
     expires_in_s: _Lifetime = None
@@ -180,7 +181,9 @@ class RotateBody(Body):
     overlap_s: float = Field(
         default=86_400.0, ge=0, le=MAX_OVERLAP_S, description="seconds for which both are valid", examples=[86400]
     )
-    expires_in_s: _Lifetime = Field(default=None, description="of the successor; null: as long as the old one had")
+    expires_in_s: _Lifetime = Field(
+        default=None, description="seconds until the successor expires; null: as long as the old one had"
+    )
 
 
 class KeyView(BaseModel):
@@ -196,9 +199,9 @@ class KeyView(BaseModel):
     limits: Limits
     state: KeyState = Field(examples=["active"])
     expires_at: Timestamp | None = Field(examples=[None])
-    last_used_at: Timestamp | None = Field(description="within a minute", examples=[None])
+    last_used_at: Timestamp | None = Field(description="last use, exact to a minute", examples=[None])
     successor: str | None = Field(description="id of the key that it was rotated to", examples=[None])
-    stored: StoredView = Field(description="by the key, and by those that it was rotated from or to")
+    stored: StoredView = Field(description="bytes stored by the key, and by those that it was rotated from or to")
     created_at: Timestamp
 
     @classmethod
@@ -217,7 +220,7 @@ class IssuedKeyView(KeyView):
     """A new key with its secret, which is shown this once."""
 
     key: str | None = Field(
-        description="to be sent as Authorization: Bearer; null where the request was repeated under its "
+        description="the secret to be sent as Authorization: Bearer; null where the request was repeated under its "
         "Idempotency-Key: rotate or revoke the key where the first answer was lost",
         examples=["ak_3f9a1c5e7b2d4680_…"],
     )
@@ -246,13 +249,15 @@ class AuditEntryView(BaseModel):
 
     id: int = Field(description="grows with every entry", examples=[17])
     at: Timestamp
-    key_id: str = Field(description="whose key it was; empty on a server without keys", examples=["3f9a1c5e7b2d4680"])
+    key_id: str = Field(description="id of the key; empty on a server without keys", examples=["3f9a1c5e7b2d4680"])
     tenant: str = Field(examples=["acme"])
     verb: str = Field(examples=["alias.set"])
-    kind: str = Field(description="of the object", examples=["alias"])
+    kind: str = Field(description="kind of the object", examples=["alias"])
     object: str = Field(description="its name or id", examples=["acme.support"])
     before: str | None = Field(description="SHA-256 of its state; null: it was not there", examples=["5b0c…"])
-    after: str | None = Field(description="the same afterwards; null: it is not there any more", examples=["9d1e…"])
+    after: str | None = Field(
+        description="SHA-256 of its state afterwards; null: it is not there any more", examples=["9d1e…"]
+    )
     request_id: str = Field(examples=["req-5f2b8c0d9a1e4b7c6d3f2a10"])
 
     @classmethod

@@ -35,7 +35,7 @@ _ISSUED: Final[dict[int | str, dict[str, Any]]] = {
 _ROTATED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": RotatedView, "description": "Both keys; no other answer has the successor's secret"}
 }
-_OfTenant = Annotated[str | None, Query(pattern=f"^{TENANT_PATTERN}$", description="of this tenant alone")]
+_OfTenant = Annotated[str | None, Query(pattern=f"^{TENANT_PATTERN}$", description="keys of this tenant alone")]
 
 
 def router() -> APIRouter:

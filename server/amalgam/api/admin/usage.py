@@ -45,12 +45,12 @@ class UsageLineView(BaseModel):
     end_time: Timestamp
     tenant: str | None = None
     key: str | None = Field(None, description="id of the key; empty on a server without keys")
-    alias: str | None = Field(None, description="that was asked for; empty where none was")
+    alias: str | None = Field(None, description="alias that was asked for; empty where none was")
     version: str | None = Field(None, description="exact version, blend, or the base model", examples=["sql@3"])
     model: str | None = Field(None, description="the version's name without its number; all blends are blend")
     endpoint: str | None = Field(None, examples=["chat_completions"])
     requests: int
-    prompt_tokens: int = Field(description="with those found in the cache")
+    prompt_tokens: int = Field(description="tokens of prompts, with those found in the cache")
     cached_tokens: int
     completion_tokens: int
     blend_builds: int = Field(description="blends that were built for these requests")
@@ -78,7 +78,9 @@ def router() -> APIRouter:
         start_time: Annotated[int | None, Query(ge=0, le=MAX_TIME, description="Unix seconds; none: a day ago")] = None,
         end_time: Annotated[int | None, Query(ge=0, le=MAX_TIME, description="Unix seconds; none: now")] = None,
         by: Annotated[str, Query(max_length=64, description=f"any of {', '.join(DIMENSIONS)}, by commas")] = "",
-        bucket_width: Annotated[Literal["1m", "1h", "1d"] | None, Query(description="none: one sum for all")] = None,
+        bucket_width: Annotated[
+            Literal["1m", "1h", "1d"] | None, Query(description="width of a bucket; none: one sum for all")
+        ] = None,
         format: Literal["json", "csv"] = "json",  # noqa: A002  (the parameter's name)
     ) -> Any:
         query = _query(request, start_time, end_time, bucket_width)

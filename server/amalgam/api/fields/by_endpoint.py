@@ -227,9 +227,9 @@ HONOURED: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
 FIELDS: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
     endpoint: {**NOT_HONOURED, **ONE_ENDPOINT.get(endpoint, {}), **table} for endpoint, table in HONOURED.items()
 }
-"""Every field of every endpoint that this server knows."""
+"""It has every field of every endpoint that this server knows."""
 FIELD_NAMES: Final = frozenset(name for table in HONOURED.values() for name in table)
-"""The honoured fields of all endpoints together."""
+"""It has the honoured fields of all endpoints together."""
 _OF_TOKENS: Final = ("prompt", "input", "tokens", "stop_token_ids", "logit_bias", "allowed_token_ids")
 
 
@@ -240,9 +240,9 @@ class CheckedBody:
     body: dict[str, Any]
     ignored: list[str]
     media_bytes: int = 0
-    """About how much of the body as it came are pictures and sounds."""
+    """About so much of the body as it came is pictures and sounds."""
     text_bytes: int = 0
-    """Size of the rest, once it is decoded."""
+    """The rest has this size, once it is decoded."""
 
 
 def check_fields(

@@ -16,7 +16,7 @@ from amalgam.errors.requests import FieldRefused
 Message = Mapping[str, Any]
 _READ: Final = READ | IN_CHATS.kinds.keys()
 _TEXTS: Final = frozenset({"input_text", "output_text"})
-"""The Responses dialect's, which vLLM reads in no message of a tool."""
+"""These are the Responses dialect's, which vLLM reads in no message of a tool."""
 _OF_THE_MODEL: Final = "a block of type tool_use is what a model said; send it with the role assistant"
 
 

@@ -16,7 +16,7 @@ MAX_STOPS: Final = 32
 MAX_STOP: Final = 256
 MAX_PROMPTS: Final = 128
 MAX_INPUTS: Final = 2048
-"""Texts of one request for embeddings."""
+"""One request for embeddings has at most so many texts."""
 MAX_PROMPT_TOKENS: Final = 1 << 20
 MAX_PROMPT_CHARACTERS: Final = 1 << 22
 MAX_BIASES: Final = 1024
@@ -31,7 +31,7 @@ PROTECTED_TEMPLATE_NAMES: Final = frozenset(
         *("model_config", "raise_exception", "strftime_now"),
     }
 )
-"""What the renderer gives a template itself, or takes as an option of its own."""
+"""The renderer gives a template these itself, or takes them as options of its own."""
 MAX_TEMPLATE_VALUES: Final = 16
 MAX_TEMPLATE_NAME: Final = 64
 MAX_TEMPLATE_TEXT: Final = 1024

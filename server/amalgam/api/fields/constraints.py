@@ -20,14 +20,15 @@ MAX_ENUM: Final = 1024
 MAX_BRANCHES: Final = 64
 MAX_REPEAT: Final = 8192
 MAX_AUTOMATA: Final = 16
-"""Strings with a length or a pattern in one schema; each quantifier of a pattern counts as one more."""
+"""One schema has at most so many strings with a length or a pattern; each quantifier of a pattern counts as one more.
+"""
 MAX_REGEX_CHARACTERS: Final = 512
 MAX_QUANTIFIERS: Final = 16
 MAX_REGEX_REPEAT: Final = 1000
 MAX_PATTERN_COPIES: Final = 2048
-"""Characters and classes of all patterns of one constraint, with every repetition written out."""
+"""It bounds the characters and classes of all patterns of one constraint, with every repetition written out."""
 MAX_NESTED_WEIGHT: Final = 128
-"""Weight of what stands below a repetition of a repetition; see `amalgam.api.fields.pattern_cost`."""
+"""It bounds the weight of what stands below a repetition of a repetition; see `amalgam.api.fields.pattern_cost`."""
 MAX_CHOICE: Final = 4096
 MAX_CHOICES_CHARACTERS: Final = 1 << 14
 
@@ -231,7 +232,7 @@ class _Spending:
 
 
 _READ: Final = _COUNTS | _UNIONS | {"properties", "enum", "$ref", "patternProperties"}
-"""Keys of a schema whose values are counted."""
+"""The values under these keys of a schema are counted."""
 
 
 def _choices(name: str, value: Any) -> None:

@@ -26,11 +26,11 @@ from amalgam.errors.requests import FieldRefused
 
 MAX_MESSAGES: Final = 2048
 MAX_ITEMS: Final = 1024
-"""Of the Responses dialect, whose request class takes several times as long to read one."""
+"""It bounds the items of the Responses dialect, whose request class takes several times as long to read one."""
 MAX_PARTS: Final = 1024
 MAX_TOOLS: Final = 512
 MAX_CALLS: Final = 128
-"""Of tools, in one message."""
+"""One message has at most so many calls of tools."""
 MAX_TOOL_NAME: Final = 128
 MAX_ROLE: Final = 32
 
@@ -44,14 +44,14 @@ _TOOL_NAME: Final = text(MAX_TOOL_NAME).check
 
 _ITEMS: Final = frozenset(kind for kind, spec in ITEMS.items() if spec.rule == "read")
 _LABELS: Final = ("name", "tool_call_id", "reasoning", "reasoning_content")
-"""Fields of a chat's message that are texts where they are there."""
+"""These fields of a chat's message are texts where they are there."""
 _ITEM_ROLES: Final = ("user", "assistant", "system", "developer")
 _TEXTS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "function_call": ("call_id", "name", "arguments"),
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id",),
 }
-"""Type of item -> its fields that have to be texts."""
+"""By type of item, it names the fields that have to be texts."""
 
 
 def messages(name: str, value: Any) -> None:

@@ -87,7 +87,7 @@ NOT_HONOURED: Final[Mapping[str, FieldSpec]] = {
     "vllm_xargs": refused(_SERVER_OWNED),
     "logits_processors": refused("send logit_bias, bad_words or structured_outputs"),
 }
-"""Of every endpoint that does not honour them."""
+"""It holds for every endpoint that does not honour these fields."""
 ONE_ENDPOINT: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
     "responses": {
         "prompt": refused("prompts are not stored here; send instructions and input"),
@@ -113,4 +113,4 @@ ONE_ENDPOINT: Final[Mapping[Endpoint, Mapping[str, FieldSpec]]] = {
         ),
     },
 }
-"""Beside these, of one endpoint."""
+"""It holds for one endpoint each, beside the others."""

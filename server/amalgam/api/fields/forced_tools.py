@@ -19,7 +19,7 @@ _BINDABLE: Final = frozenset({
     "description", "enum", "examples", "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum",
     "nullable", "oneOf", "prefixItems", "properties", "readOnly", "required", "title", "type", "writeOnly",
 })  # fmt: skip
-"""Keywords under which the constraint allows what the schema does, or asks for nothing. Under others, such as patterns
+"""Under these keywords the constraint allows what the schema does, or asks for nothing. Under others, such as patterns
 and rules for names, the engine might refuse the schema or allow less, so that the tool stays as it was sent."""
 _OF_NAMES: Final = frozenset({"properties", "$defs", "definitions"})
 _OF_SCHEMAS: Final = frozenset({"items", "additionalProperties", "anyOf", "oneOf", "prefixItems"})

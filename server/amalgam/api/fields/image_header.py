@@ -10,12 +10,12 @@ from typing import Final
 
 FORMATS: Final = ("PNG", "JPEG", "WebP", "GIF")
 _FRAMES: Final = frozenset({*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
-"""Markers of JPEG with a picture's size."""
+"""These markers of JPEG come with a picture's size."""
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers of JPEG without a length."""
+"""These markers of JPEG have no length."""
 _SCAN: Final = b"\xff\xda"
 _PNG_DATA: Final = frozenset({b"IDAT", b"fdAT", b"IEND"})
-"""Chunks of PNG at which a decoder knows all that stands before the pixels."""
+"""At these chunks of PNG a decoder knows all that stands before the pixels."""
 _GIF_EXTENSION: Final = 0x21
 _GIF_PICTURE: Final = 0x2C
 
@@ -28,7 +28,7 @@ class ImageHeader:
     width: int
     height: int
     scans: int = 1
-    """How often a decoder goes over all pixels; a progressive JPEG is told in several scans."""
+    """A decoder goes over all pixels so often; a progressive JPEG is told in several scans."""
 
     @property
     def pixels(self) -> int:

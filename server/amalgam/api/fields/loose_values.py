@@ -40,7 +40,7 @@ _OTHER_ROUTES: Final[Mapping[tuple[Endpoint, str], str]] = {
     ("messages", "input"): "/v1/responses",
     ("messages", "prompt"): "/v1/completions",
 }
-"""(route, what a body there holds in place of what it needs) -> the route that reads such bodies."""
+"""It maps (route, what a body there holds in place of what it needs) to the route that reads such bodies."""
 _NEEDED: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     "chat_completions": ("messages",),
     "completions": ("prompt",),

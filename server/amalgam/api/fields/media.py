@@ -23,7 +23,7 @@ MEDIA_PARTS: Final[Mapping[str, tuple[Medium, str]]] = {
     "input_audio": ("audio", "input_audio"),
     "audio_url": ("audio", "audio_url"),
 }
-"""Types of parts, in all three dialects: what it is, and the field that it is in."""
+"""By type of part, in all three dialects, it says which medium it is, and which field that is in."""
 _HIDDEN: Final = frozenset(
     {"uuid", "image_url", "image_pil", "image_embeds", "input_audio", "audio_url", "audio_embeds"}
     | {"video_url", "video_embeds", "prompt_embeds"}
@@ -33,9 +33,10 @@ _DATA_URL: Final = re.compile(r"data:(?:[a-z]+/[A-Za-z0-9.+-]{1,64})?;base64,", 
 _MEDIA_TYPE: Final = re.compile(r"(image|audio)/[A-Za-z0-9.+-]{1,64}", re.ASCII)
 _SOUND_FORMAT: Final = re.compile(r"[a-z0-9]{1,8}", re.ASCII)
 MAX_SCANS: Final = 64
-"""Of a JPEG. Encoders write about ten; each takes a decoder as long as the whole picture, whatever its bytes."""
+"""A JPEG has at most so many. Encoders write about ten; each takes a decoder as long as the whole picture, whatever its
+bytes."""
 _HOLDERS: Final = ("content", "output", "summary")
-"""Fields of a message or of an item that parts are in."""
+"""Parts are in these fields of a message or of an item."""
 
 
 @dataclass(frozen=True, slots=True)

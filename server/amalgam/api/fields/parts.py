@@ -13,7 +13,8 @@ from amalgam.errors.requests import FieldRefused
 MAX_TEXT: Final = 1 << 22
 PartCheck = Callable[[str, str, str, Any], None]
 Fields = Mapping[str, PartCheck]
-"""Field of a part -> its check: of the request's field, of its own name, of the part's type, of its value."""
+"""It maps a field of a part to its check, which takes the request's field, its own name, the part's type and its value.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def _may_have_object(name: str, key: str, kind: str, value: Any) -> None:
 _TEXT: Final[Fields] = {"text": _needs_text}
 _REFUSAL: Final[Fields] = {"refusal": _needs_text}
 _MEDIA: Final[Fields] = {}
-"""Checked elsewhere."""
+"""Media are checked elsewhere."""
 _THINKING: Final[Fields] = {"thinking": _needs_text, "signature": _may_have_text}
 _PICTURE: Final[Mapping[str, Fields]] = {"text": _TEXT, "image": _MEDIA}
 
@@ -101,4 +102,4 @@ BLOCKS_BY_ROLE: Final[Mapping[str, Parts]] = {
     ),
     "system": Parts({"text": _TEXT}, _SAYS.format("text where the system speaks")),
 }
-"""Of Anthropic's dialect."""
+"""It holds for Anthropic's dialect."""

@@ -39,7 +39,7 @@ BLOCKS: Final[Mapping[str, tuple[BlockRule, str]]] = {
     "mcp_tool_listing": ("left out", "such tools are not run here"),
     "fallback": ("left out", "it says which model spoke"),
 }
-"""Every type of block that the newest client of Anthropic knows; a test compares."""
+"""It has every type of block that the newest client of Anthropic knows; a test compares."""
 READ: Final = frozenset(kind for kind, (rule, _) in BLOCKS.items() if rule == "read")
 _RESULT: Final = "_tool_result"
 

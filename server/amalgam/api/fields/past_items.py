@@ -156,7 +156,7 @@ ITEMS: Final[Mapping[str, ItemSpec]] = {
     "compaction": ItemSpec("refused", "its maker alone can read it; send the messages that it stands for"),
     "item_reference": ItemSpec("refused", "nothing is stored here; send the item itself"),
 }
-"""Every type of item that the newest client of OpenAI knows; a test compares."""
+"""It has every type of item that the newest client of OpenAI knows; a test compares."""
 _FIELDS: Final = frozenset(
     {*("type", "role", "content", "call_id", "name", "arguments", "input", "output", "summary", "tool_calls")}
 )

@@ -11,9 +11,9 @@ from typing import Final
 _LITERAL: Final = 1
 _CLASS: Final = 4
 _WIDE: Final = 8
-"""Any character, or all but some: in UTF-8 these are several states."""
+"""They stand for any character, or all but some: in UTF-8 these are several states."""
 _LARGEST: Final = 1 << 30
-"""Where counting ends, so that a tower of repetitions makes no huge integers."""
+"""Counting ends here, so that a tower of repetitions makes no huge integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class PatternCost:
     """What one expression asks for."""
 
     copies: int
-    """Characters and classes, once all repetitions are written out."""
+    """It counts characters and classes, once all repetitions are written out."""
     nested: int
-    """The weight of those of them that stand below a repetition of a repetition."""
+    """It is the weight of those of them that stand below a repetition of a repetition."""
 
 
 @dataclass(slots=True)

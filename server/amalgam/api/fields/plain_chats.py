@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _WORDS: Final[Mapping[str, str]] = {"auto": "auto", "none": "none", "any": "required", "required": "required"}
-"""Choices of tools in one word, in any dialect, and what a chat calls them."""
+"""It maps choices of tools in one word, in any dialect, to what a chat calls them."""
 
 
 def plain_message(message: Any) -> Any:

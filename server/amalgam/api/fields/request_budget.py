@@ -14,16 +14,16 @@ from amalgam.engine.protocol import Endpoint
 from amalgam.errors.requests import FieldRefused
 
 MAX_LOGPROB_ENTRIES: Final = 1 << 14
-"""Log-probabilities in one answer, all of which are in memory at once. Of an answer's own tokens one each may fill a
-longer context."""
+"""It bounds the log-probabilities in one answer, all of which are in memory at once. Of an answer's own tokens one each
+may fill a longer context."""
 MAX_CHAT_ENTRIES: Final = 6144
-"""The same in the answer to a chat, where each is an object with its bytes."""
+"""It bounds the same in the answer to a chat, where each is an object with its bytes."""
 MAX_DETOKENIZED: Final = 1 << 14
 """The tokenizer holds the interpreter's lock while it decodes, for a tenth of a second at 65,536 ids."""
 MAX_TOKEN_IDS: Final = 1 << 17
-"""Token ids of all prompts of one request; or a context full, where that is more."""
+"""All prompts of one request have at most so many token ids; or a context full, where that is more."""
 CHARACTERS_PER_TOKEN: Final = 32
-"""Generous: prose has four, code three; a text that is longer than the context times this cannot fit it."""
+"""It is generous: prose has four, code three; a text that is longer than the context times this cannot fit it."""
 _LEAST_TEXT: Final = 1 << 16
 MAX_PARTS_TOGETHER: Final = 8192
 MAX_FUNCTIONS: Final = 512
@@ -35,19 +35,19 @@ _LEAST_BODY_BYTES: Final[Mapping[str, int]] = {
 }
 _LEAST_CHAT_BYTES: Final = 1 << 18
 _INCLUDED: Final = "message.output_text.logprobs"
-"""What a request in the Responses dialect includes where it wants log-probabilities."""
+"""A request in the Responses dialect includes this where it wants log-probabilities."""
 _ANY_LENGTH: Final = 1 << 40
 _LENGTHS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 UNSAID_COMPLETION: Final = 16
-"""Tokens of a completion that says nothing, in OpenAI's API and in vLLM."""
+"""A completion that says nothing has so many tokens, in OpenAI's API and in vLLM."""
 _LIMITS: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     "chat_completions": ("max_completion_tokens", "max_tokens"),
     "responses": ("max_output_tokens",),
 }
-"""Where an answer without a limit is as long as the context allows: the fields that say its limit, the newest first."""
+"""These fields say an answer's limit, the newest first, where one without a limit is as long as the context allows."""
 _AT_MOST: Final = "must be at most %d; ask for fewer"
 _TEMPLATE_TOKENS: Final = 64
-"""About what a chat template adds."""
+"""A chat template adds about so many."""
 _LISTS_OF_PARTS: Final = frozenset({"content", "tool_calls", "output", "summary"})
 
 

@@ -25,7 +25,7 @@ _INCLUDED: Final = frozenset(
         *("message.input_image.image_url", "message.output_text.logprobs", "reasoning.encrypted_content"),
     }
 )
-"""What the Responses dialect may ask to have included, as far as vLLM knows the words; one of them has an effect."""
+"""The Responses dialect may ask to have these included, as far as vLLM knows the words; one of them has an effect."""
 
 
 def rewrite(endpoint: Endpoint, body: dict[str, Any]) -> list[str]:

@@ -59,7 +59,7 @@ class ChoiceShape(NamedShape):
 
 
 Choice = Annotated[str, Field(max_length=MAX_CHOICE_NAME)] | ChoiceShape
-"""A name of what is wanted, or an object that says more."""
+"""It is a name of what is wanted, or an object that says more."""
 
 
 # --- tools

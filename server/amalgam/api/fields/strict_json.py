@@ -18,9 +18,10 @@ from amalgam.errors.http import UnsupportedMediaType
 from amalgam.errors.requests import FieldRefused
 
 MAX_VALUES: Final = 1 << 20
-"""Values in one body, counted by the signs that stand between and around them; those in strings count with them."""
+"""It bounds the values in one body, counted by the signs that stand between and around them; those in strings count
+with them."""
 MAX_KEYS: Final = 1 << 17
-"""Counted by their colons, those in texts with them."""
+"""Keys are counted by their colons, those in texts with them."""
 _MANY_VALUES: Final = 1 << 14
 _MAX_DIGITS: Final = 512
 INLINE_BYTES: Final = 8 << 10

@@ -21,6 +21,7 @@ from amalgam.api.inference.openai import ENDPOINT_PATHS, forward
 from amalgam.api.state import Services
 from amalgam.domain.batch import MAX_CUSTOM_ID, Batch
 from amalgam.domain.tenant import Role, Tenant
+from amalgam.engine.inner_scope import inner_scope
 from amalgam.engine.protocol import Endpoint
 from amalgam.engine.token_usage import usage_in_answer, usage_left_on
 from amalgam.errors import AmalgamError
@@ -41,7 +42,7 @@ MAX_LOSSES: Final = 3
 _SUSPENDED_S: Final = 60.0
 _ROLES: Final = frozenset({Role.CLIENT})
 _ENVIRONMENT: Final = "env-"
-"""What ids of keys of the environment begin with."""
+"""Ids of keys of the environment begin with it."""
 
 
 class BatchAsker:
@@ -142,19 +143,7 @@ class BatchAsker:
             charge(scope, watch, usage, code)
 
     def _scope(self, caller: Caller, request_id: str) -> Scope:
-        return {
-            "type": "http",
-            "app": self._app,
-            "method": "POST",
-            "scheme": "http",
-            "path": "/",
-            "raw_path": b"/",
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"content-type", b"application/json")],
-            "client": None,
-            "server": None,
-            "state": {},
+        return inner_scope(self._app, [(b"content-type", b"application/json")]) | {
             "amalgam.client": caller.client,
             "amalgam.request_id": request_id,
             CALLER: caller,

@@ -79,13 +79,15 @@ class BatchBody(BaseModel):
 
     input_file_id: str = Field(max_length=64, description="a file of purpose batch", examples=["file-8f14e45fceea4e6f"])
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"] = Field(
-        description="of every line", examples=["/v1/chat/completions"]
+        description="endpoint of every line", examples=["/v1/chat/completions"]
     )
     completion_window: Literal["24h"]
     metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] | None = Field(
         None, examples=[{"run": "nightly"}]
     )
-    output_expires_after: ExpiresAfter | None = Field(None, description="of the output files; else 30 days")
+    output_expires_after: ExpiresAfter | None = Field(
+        None, description="when the output files expire; else after 30 days"
+    )
 
 
 class BatchErrorView(BaseModel):
@@ -94,7 +96,7 @@ class BatchErrorView(BaseModel):
     code: str = Field(examples=["invalid_batch_line"])
     message: str
     param: str | None
-    line: int | None = Field(description="of the input file, from 1", examples=[1])
+    line: int | None = Field(description="line of the input file, from 1", examples=[1])
 
 
 class BatchErrorsView(BaseModel):
@@ -108,8 +110,8 @@ class RequestCountsView(BaseModel):
     """Lines of a batch."""
 
     total: int = Field(examples=[100])
-    completed: int = Field(description="that were answered", examples=[98])
-    failed: int = Field(description="that were refused", examples=[2])
+    completed: int = Field(description="requests that were answered", examples=[98])
+    failed: int = Field(description="requests that were refused", examples=[2])
 
 
 class BatchView(BaseModel):

@@ -21,9 +21,9 @@ from amalgam.errors.requests import FieldRefused
 from amalgam.settings import Settings
 
 IGNORED: Final = "amalgam.ignored_fields"
-"""Key of a request's scope: names of the fields that were taken without effect."""
+"""This key of a request's scope holds the names of the fields that were taken without effect."""
 TEXT_BYTES: Final = "amalgam.text_bytes"
-"""Key of a request's scope: the size of its body, decoded and without its media."""
+"""This key of a request's scope holds the size of its body, decoded and without its media."""
 READ_LIMIT_S: Final = 10.0
 _THREADS: Final = 2
 

@@ -11,7 +11,8 @@ from amalgam.telemetry.metrics import TokenUsage
 from amalgam.telemetry.request_watch import RequestWatch
 
 PROBE: Final = "probe"
-"""The endpoint of what the engine was asked beside inference: the tokens by which a new version is tried."""
+"""This endpoint is charged for what the engine was asked beside inference: the tokens by which a new version is tried.
+"""
 
 
 def charge(scope: Scope, watch: RequestWatch, usage: TokenUsage | None, code: int) -> None:

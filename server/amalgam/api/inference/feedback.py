@@ -30,7 +30,7 @@ class FeedbackBody(BaseModel):
         min_length=1,
         max_length=MAX_ID_LENGTH,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="of the answer: its header x-request-id, or the id in its body",
+        description="id of the answer: its header x-request-id, or the id in its body",
     )
     name: str = Field(pattern=NAME_PATTERN, description="what is judged, as thumb or score", examples=["thumb"])
     value: _Bool | _Number = Field(description="true or false, or a number from 0 to 1", examples=[True])
@@ -40,7 +40,7 @@ class FeedbackView(BaseModel):
     """What was said, as it is kept."""
 
     object: str = Field(default="feedback", examples=["feedback"])
-    id: str = Field(description="of the request that was answered", examples=["req-3f2a9c0b8d7e6f5a4b3c2d1e"])
+    id: str = Field(description="id of the request that was answered", examples=["req-3f2a9c0b8d7e6f5a4b3c2d1e"])
     name: str = Field(examples=["thumb"])
     value: float = Field(examples=[1.0])
     created_at: Timestamp

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message
 
+from amalgam.engine.inner_scope import inner_scope
 from amalgam.engine.protocol import CallProfile, Endpoint, Engine
 from amalgam.errors.evaluations import AnswerUnreadable
 from amalgam.services.cache_salts import CacheSalts
@@ -54,21 +55,7 @@ def _request(app: ASGIApp, gone: asyncio.Event) -> Request:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    scope = {
-        "type": "http",
-        "app": app,
-        "method": "POST",
-        "scheme": "http",
-        "path": "/",
-        "raw_path": b"/",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [],
-        "client": None,
-        "server": None,
-        "state": {},
-    }
-    return Request(scope, receive)
+    return Request(inner_scope(app), receive)
 
 
 def _forget(call: "asyncio.Task[Any]") -> None:

@@ -18,7 +18,7 @@ from amalgam.services.snapshot import Snapshot
 PAGE: Final = 10_000
 """OpenAI's clients do not ask for a second page of models, so one page is all that they see."""
 PART: Final = 1_000
-"""Of a registry that holds more than is kept in memory, where no page is all of it anyhow."""
+"""It is the page of a registry that holds more than is kept in memory, where no page is all of it anyhow."""
 
 
 def model_card(target: Target, served_name: str, created: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class _Shown:
     catalog: Catalog
     snapshot: Snapshot
     rows: Mapping[str, NameRow]
-    """Of adapters that are not in the snapshot."""
+    """It has the adapters that are not in the snapshot."""
     scopes: Scopes
 
     @property

@@ -43,9 +43,9 @@ _ROUTES: tuple[tuple[str, Endpoint, str], ...] = (
     ("/detokenize", "detokenize", "Token ids to text"),
 )
 ENDPOINT_PATHS: Final[Mapping[str, Endpoint]] = {path: endpoint for path, endpoint, _ in _ROUTES}
-"""The paths of inference."""
+"""It has the paths of inference."""
 ROUTE_HEADER: Final = "x-amalgam-route"
-"""How an alias' router chose, as JSON."""
+"""It tells how an alias' router chose, as JSON."""
 _WITHOUT_BATCH: Final = frozenset({"count_tokens", "tokenize", "detokenize"})
 
 

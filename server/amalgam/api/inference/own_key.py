@@ -22,17 +22,15 @@ _FROM_WIDEST: Final = (Role.ADMIN, Role.PUBLISHER, Role.READER, Role.CLIENT)
 class LimitLeftView(BaseModel):
     """One limit that the key's requests have to pass."""
 
-    whose: str = Field(description="as errors name it", examples=["The tenant 'acme'"])
+    whose: str = Field(description="whose limit it is, as errors name it", examples=["The tenant 'acme'"])
     measure: Measure = Field(examples=["tokens_per_day"])
     limit: int = Field(examples=[100_000])
-    left: int = Field(description="of it now, at all servers together", examples=[82_400])
+    left: int = Field(description="what is left of it now, at all servers together", examples=[82_400])
     full_in_s: float | None = Field(
-        description="of a rate: seconds until all of it may be used again, if nothing is used meanwhile",
+        description="seconds until all of a rate may be used again, if nothing is used meanwhile",
         examples=[None],
     )
-    ends_at: Timestamp | None = Field(
-        description="of a budget: when it begins anew", examples=["2030-02-01T00:00:00+00:00"]
-    )
+    ends_at: Timestamp | None = Field(description="when a budget begins anew", examples=["2030-02-01T00:00:00+00:00"])
 
     @classmethod
     def of(cls, bucket: Bucket, view: LimitView) -> "LimitLeftView":
@@ -52,14 +50,14 @@ class OwnKeyView(BaseModel):
     """The key that asks."""
 
     object: Literal["key"] = "key"
-    id: str = Field(description="as records name it; empty on a server without keys", examples=["3f9a1c5e7b2d4680"])
-    name: str = Field(description="for people; empty for keys of the environment", examples=["production"])
-    role: Role = Field(description="on a server without keys: admin", examples=["client"])
-    tenant: str = Field(description="whose it is", examples=["acme"])
+    id: str = Field(description="id as records name it; empty on a server without keys", examples=["3f9a1c5e7b2d4680"])
+    name: str = Field(description="name for people; empty for keys of the environment", examples=["production"])
+    role: Role = Field(description="role of the key; admin on a server without keys", examples=["client"])
+    tenant: str = Field(description="tenant whose it is", examples=["acme"])
     models: tuple[str, ...] = Field(description="what it may ask for, by pattern", examples=[["acme.*"]])
     blends: BlendScope = Field(examples=["own"])
     expires_at: Timestamp | None = Field(examples=[None])
-    limits: tuple[LimitLeftView, ...] = Field(description="of key and tenant, but for stored bytes")
+    limits: tuple[LimitLeftView, ...] = Field(description="limits of key and tenant, but for stored bytes")
 
     @classmethod
     def of(cls, caller: Caller, key: Key | None, limits: Sequence[LimitLeftView]) -> "OwnKeyView":

@@ -10,7 +10,7 @@ from amalgam.engine.protocol import Endpoint
 from amalgam.services.limits import LimitView
 
 RATE_HEADERS: Final = "amalgam.rate_headers"
-"""Key of a request's scope: the headers of its answer, whatever that is."""
+"""This key of a request's scope holds the headers of its answer, whatever that is."""
 _WORDS: Final = {Measure.REQUESTS: "requests", Measure.TOKENS: "tokens"}
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.types import Message, Send
 
 MAX_BYTES: Final = 1 << 20
-"""Of one answer, kept for a client that does not take it; the engine's own buffer takes what is beyond."""
+"""So much of one answer is kept for a client that does not take it; the engine's own buffer takes what is beyond."""
 LOOK_PERIOD_S: Final = 0.25
 """A piece that has not gone out for so long shows that the client does not read."""
 

@@ -16,10 +16,10 @@ from amalgam.api.fields.table import IGNORED_HEADER, FieldSpec
 from amalgam.engine.protocol import Endpoint
 
 RULE: Final = "x-amalgam-rule"
-"""Key of a property of a schema: what becomes of the field."""
+"""This key of a schema's property says what becomes of the field."""
 _RULES: Final = ("honoured", "without effect", "refused")
 _NOTHING: Final[tuple[Any, ...]] = (None, False, 0, "", [], {})
-"""What asks for nothing, where a field is refused."""
+"""These values ask for nothing, where a field is refused."""
 REQUIRED: Final[Mapping[Endpoint, frozenset[str]]] = {
     "chat_completions": frozenset({"messages"}),
     "completions": frozenset({"prompt"}),
@@ -30,7 +30,7 @@ REQUIRED: Final[Mapping[Endpoint, frozenset[str]]] = {
     "detokenize": frozenset({"tokens"}),
     "embeddings": frozenset({"input"}),
 }
-"""What the engine's handlers miss where it is not there. Without ``model`` the base model answers."""
+"""The engine's handlers miss these fields where they are not there. Without ``model`` the base model answers."""
 _ABOUT: Final = (
     f"Each field with what becomes of it (`{RULE}`). Null is as if it were not there. A field that is not listed is "
     f"taken without effect and named in the header `{IGNORED_HEADER}`, unless AMALGAM_UNKNOWN_FIELDS is refuse."

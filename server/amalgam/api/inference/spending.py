@@ -21,7 +21,7 @@ from amalgam.services.limits import RequestLimits, Reservation
 from amalgam.telemetry.context import tokens_of_current
 
 ANSWER_HEADER: Final = "x-amalgam-max-tokens"
-"""Says how long an answer was allowed to be, where the request did not say and a limit on tokens applies."""
+"""It says how long an answer was allowed to be, where the request did not say and a limit on tokens applies."""
 
 
 def payer_of(app_services: Services, request: Request) -> Payer | None:

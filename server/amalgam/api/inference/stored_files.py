@@ -25,7 +25,7 @@ FileId = Annotated[str, Path(pattern=ID_PATTERN, description="id of a file", exa
 _MOST: Final = 10_000
 _CHUNK_BYTES: Final = 1 << 20
 _FORM_BYTES: Final = 4096
-"""What a form may have around its file, and what its file may be less than the body for."""
+"""A form may have so much around its file, so its file may be so much less than the body."""
 _ANCHOR: Final = "expires_after[anchor]"
 _SECONDS: Final = "expires_after[seconds]"
 _FIELDS: Final = ("file", "purpose", _ANCHOR, _SECONDS)
@@ -89,7 +89,7 @@ def _add_reading(routes: APIRouter) -> None:
         request: Request,
         purpose: Annotated[FilePurpose | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = _MOST,
-        order: Annotated[Literal["asc", "desc"], Query(description="by creation")] = "desc",
+        order: Annotated[Literal["asc", "desc"], Query(description="order of creation")] = "desc",
         after: Annotated[str | None, Query(pattern=ID_PATTERN, description="last_id of the page before")] = None,
     ) -> FileListView:
         asked = FileList(purpose, limit, after, newest_first=order == "desc")

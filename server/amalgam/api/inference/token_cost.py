@@ -15,9 +15,9 @@ from amalgam.api.fields.strict_json import parse_object
 from amalgam.engine.protocol import Endpoint, Engine
 
 _TEMPLATE_TOKENS: Final = 512
-"""What a chat template may add by itself: a system prompt of its own, and how tools are to be called."""
+"""A chat template may add so many by itself: a system prompt of its own, and how tools are to be called."""
 _SPECIAL_TOKENS: Final = 8
-"""What a tokenizer may add to a text."""
+"""A tokenizer may add so many to a text."""
 ANSWER_FIELDS: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     "chat_completions": ("max_completion_tokens", "max_tokens"),
     "completions": ("max_tokens",),
@@ -25,8 +25,7 @@ ANSWER_FIELDS: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     "messages": ("max_tokens",),
     "embeddings": (),
 }
-"""The endpoints that compute, and how a request to each says how long its answer may be; the first that is set counts.
-"""
+"""By endpoint that computes, these fields say how long its answer may be; the first that is set counts."""
 _CHAT_FIELDS: Final = ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
 _COUNT_FIELDS: Final = ("messages", "tools", "system", "tool_choice", "thinking")
 

@@ -12,7 +12,7 @@ from amalgam.errors.requests import FieldRefused
 _MOST_MEMBERS: Final = 16
 """A gzip file may be several in a row; a body has no reason to."""
 _WINDOW_BYTES: Final = 8 << 20
-"""Of zstd: what a decoder of any size has to be able to keep."""
+"""A decoder of zstd of any size has to be able to keep so much."""
 
 
 def content_encodings(headers: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EVERY: Final = "*"
 PERMISSION: Final = "amalgam.cross_origin"
-"""Where the scope keeps what this middleware adds to answers, for an answer that is sent outside of it."""
+"""This key of the scope holds what this middleware adds to answers, for an answer that is sent outside of it."""
 _METHODS: Final = "GET, POST, PATCH, PUT, DELETE"
 _KEPT_S: Final = "600"
 _READABLE: Final = (
@@ -24,7 +24,7 @@ _READABLE: Final = (
     "anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, anthropic-ratelimit-requests-reset, "
     "anthropic-ratelimit-tokens-limit, anthropic-ratelimit-tokens-remaining, anthropic-ratelimit-tokens-reset"
 )
-"""The headers of answers that a page may read; browsers hide all others from it."""
+"""A page may read these headers of answers; browsers hide all others from it."""
 
 
 class CrossOrigin:

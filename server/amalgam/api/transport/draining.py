@@ -22,7 +22,7 @@ from amalgam.services.shutdown import Shutdown
 logger = logging.getLogger(__name__)
 
 _PROBES: Final = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/version"})
-"""Are answered to the end, so that the end can be watched."""
+"""They are answered to the end, so that the end can be watched."""
 _TELL_S: Final = 1.0
 """A client that does not read is not waited for any longer."""
 

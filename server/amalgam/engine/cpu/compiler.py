@@ -27,7 +27,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "fastmath": {"reassoc", "contract", "nsz"},
 }
 HALF_BITS: Final = 16
-"""Bits that a float32 has more than a bfloat16."""
+"""A float32 has so many bits more than a bfloat16."""
 
 
 def compiled(function: _Function) -> _Function:

@@ -9,7 +9,7 @@ from amalgam.engine.cpu.compiler import HALF_BITS, Bits, Factors, Floats, Indice
 _ZERO: Final = np.float32(0)
 _NONE: Final = np.uint64(0)
 _TILE: Final = np.uint64(32)
-"""Columns turned at once."""
+"""So many columns are turned at once."""
 
 
 @inner

@@ -20,10 +20,11 @@ from amalgam.engine.cpu.compiler import Factors, Floats, Indices
 from amalgam.engine.cpu.sources import StoredSource, bits_of, source_of
 
 _LINE_BYTES: Final = 64
-"""Of the cache: vectors that begin with one never cross into the next."""
+"""A line of the cache is so long: vectors that begin with one never cross into the next."""
 
 _JOINED_RANKS: Final = 64
-"""Up to so many ranks of all slices together, the zeros of the block matrix cost less than a product for each slice."""
+"""The zeros of the block matrix are cheaper than a product for each slice, up to so many ranks of all slices together.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ _KINDS: Final[dict[str, np.dtype[Any]]] = {
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.uint32),
 }
-"""What entries are read as: the bits of bfloat16 and of float32, and float16 as it is."""
+"""Entries are read as these: the bits of bfloat16 and of float32, and float16 as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,13 +41,14 @@ PRELOADED: Final = (
     "vllm.model_executor.models.llama",
     "vllm.v1.structured_output.backend_xgrammar",
 )
-"""What the core and the worker import at first. The worker's own modules are not among them: vLLM puts its kernels for
+"""The core and the worker import these at first. The worker's own modules are not among them: vLLM puts its kernels for
 CPU in place before it imports them, and fails over numba's, which our LoRA imports."""
 
-_AT_EXEC: Final = re.compile("LD_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_")
-"""Names that are read when a program or its libraries are loaded; a process that runs cannot take them over."""
+AT_EXEC: Final = re.compile("LD_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_")
+"""Variables of these names are read when a program or its libraries are loaded; a process that runs cannot take them
+over."""
 _READ_AT_IMPORT: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
-"""As vLLM sets them on CPU whatever they were."""
+"""vLLM sets them so on CPU whatever they were."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -59,7 +60,7 @@ def predicted_environment(environment: Mapping[str, str]) -> dict[str, str] | No
     unbound = environment.get("VLLM_CPU_OMP_THREADS_BIND") == "nobind"
     if not (unbound and sys.platform == "linux" and _is_tested_cpu_build()) or "LD_PRELOAD" in environment:
         return None
-    torch, vllm = _folder("torch"), _folder("vllm")
+    torch, vllm = package_folder("torch"), package_folder("vllm")
     gomp = [*torch.parent.glob("torch.libs/libgomp*.so*"), *torch.glob("lib/libgomp*.so*")][:1]
     tcmalloc = [*vllm.glob("libs/libtcmalloc_minimal*.so*"), *vllm.glob("libs/libtcmalloc.so*")][:1]
     return {"LD_PRELOAD": ":".join(map(str, tcmalloc + gomp))} if gomp else None
@@ -223,7 +224,7 @@ def _end_with_parent() -> None:
 
 
 def _at_exec(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if _AT_EXEC.match(name)}
+    return {name: value for name, value in environment.items() if AT_EXEC.match(name)}
 
 
 def _is_tested_cpu_build() -> bool:
@@ -245,7 +246,8 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _folder(package: str) -> Path:
+def package_folder(package: str) -> Path:
+    """The folder of an installed package, which is not imported for it."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Stage = Literal["begin", "wrapper", "waits", "experts", "layers", "steps", "objects"]
-"""When a symbol is replaced; see `STAGES`."""
+"""It tells when a symbol is replaced; see `STAGES`."""
 
 STAGES: Final[Mapping[Stage, str]] = {
     "begin": "when vLLM loads its plugins, on CPU",
@@ -16,7 +16,7 @@ STAGES: Final[Mapping[Stage, str]] = {
     "steps": "when a worker on CPU has its model, before its first step",
     "objects": "on one object of vLLM's, or anew each time, whenever our code that the row names runs",
 }
-"""What is replaced by `apply` stays so for the rest of its process's life; ``objects`` are put by `put`."""
+"""A patch that `apply` makes stays for the rest of its process's life; ``objects`` are put by `put`."""
 
 
 @dataclass(frozen=True, slots=True)

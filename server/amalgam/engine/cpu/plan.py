@@ -20,7 +20,8 @@ FEW_RUNS: Final = 2
 """Up to this many runs of rows, two plain products each are fewer operations than gathering them into one batch."""
 
 GROUP_ROWS: Final = 8
-"""Rows of a slot that go through compiled loops in one group. Threads share groups; factors are read once for each."""
+"""So many rows of a slot go through compiled loops in one group. Threads share groups; factors are read once for each.
+"""
 
 
 @dataclass(frozen=True, slots=True)

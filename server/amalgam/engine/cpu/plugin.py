@@ -12,11 +12,11 @@ from amalgam.settings import Settings
 
 PLUGIN_GROUP: Final = "vllm.general_plugins"
 PLUGINS: Final = ("amalgam.engine.cpu.plugin:install", "amalgam.engine.cpu.waits:install")
-"""What an installation of Amalgam names to vLLM."""
+"""An installation of Amalgam names these to vLLM."""
 TESTED_VLLM: Final = "0.32"
-"""Of the CPU's build, whose inner symbols are replaced."""
+"""The CPU's build is of this version; inner symbols of it are replaced."""
 GPU_VLLM: Final = "0.33"
-"""Of the build for GPUs, which follows sooner."""
+"""The build for GPUs is of this version, which follows sooner."""
 WRAPPER: Final = "amalgam.engine.cpu.products.GroupedPunicaWrapper"
 
 

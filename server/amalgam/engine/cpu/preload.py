@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 EXTENSION: Final = "amalgam.engine.cpu.preload.PreloadingWorker"
 _CREDENTIALS: Final = struct.Struct("3i")
 _LONGEST: Final = 1 << 16
-_KEPT: Final = 64
-"""Adapters that are read and not yet used; more than that are read again in the step that needs them."""
+KEPT: Final = 64
+"""So many adapters are kept that are read and not yet used; more than that are read again in the step that needs them.
+"""
 
 
 class Preloads:
@@ -52,7 +53,7 @@ class Preloads:
         adapter = self._read(request)
         with self._lock:
             self._ready[request.lora_int_id] = adapter
-            while len(self._ready) > _KEPT:
+            while len(self._ready) > KEPT:
                 self._ready.popitem(last=False)
 
     def take(self, lora_id: int) -> Any | None:
@@ -143,11 +144,11 @@ class PreloadLink:
     """The line to a worker that listens.
 
     Args:
-        where: the socket's address.
+        where: the socket's address, which stays readable.
     """
 
     def __init__(self, where: str) -> None:
-        self._where = where
+        self.where = where
 
     async def ask(self, version: LoadableVersion) -> bool:
         """Return when the worker has read the version, so that a step that needs it need not; False: it is not there.
@@ -157,7 +158,7 @@ class PreloadLink:
         """
         question = {"name": version.engine_name, "id": version.lora_id, "folder": str(version.folder)}
         try:
-            reader, writer = await _connected(self._where)
+            reader, writer = await _connected(self.where)
             try:
                 writer.write(json.dumps(question).encode() + b"\n")
                 line = await reader.readline()

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 CpuUnits = Literal["detected", "bfloat16", "float32"]
 _BFLOAT16_UNITS: Final = ("avx512_bf16", "amx_bf16", "bf16")
-"""As torch names them: Intel's and AMD's vectors, Intel's tiles, Arm's."""
+"""They are named as by torch: Intel's and AMD's vectors, Intel's tiles, Arm's."""
 
 
 def multiplies_bfloat16(units: CpuUnits) -> bool:

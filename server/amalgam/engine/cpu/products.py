@@ -25,10 +25,11 @@ BLOCK_ROWS: Final = 64
 """From this many rows on, slices are multiplied one by one: the zeros of the block matrix then cost more than calls."""
 
 TOGETHER_ROWS: Final = 4
-"""From this many rows in compiled loops on, threads share them: for fewer, waking a thread takes as long."""
+"""Threads take rows in compiled loops together from this many on: for fewer, waking a thread takes as long."""
 
 CHUNK_ROWS: Final = 512
-"""Rows at a time where a product needs a buffer as wide as the output, so that it stays in the cache."""
+"""So many rows are taken at a time where a product needs a buffer as wide as the output, so that it stays in the cache.
+"""
 
 
 def add_low_rank_(y: Tensor, x: Tensor, factors: ModuleFactors, plan: RowPlan, scale: float = 1.0) -> None:
@@ -173,6 +174,10 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     Rows are planned once per step, in `update_metadata`; every layer of the step uses the same plan. In float32 and in
     bfloat16 rows go through compiled loops, long runs of bfloat16 through the processor's units where it has them; in
     other types all rows go through torch.
+
+    Attributes:
+        token_plan: of the step's tokens.
+        sample_plan: of the rows that are sampled from.
     """
 
     def __init__(
@@ -194,8 +199,8 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         self._factors = FactorCache()
         self._occupied = Occupancy()
         self._slot_ids: list[int | None] = []
-        self._tokens = RowPlan()
-        self._samples = RowPlan()
+        self.token_plan = RowPlan()
+        self.sample_plan = RowPlan()
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **_: Any
@@ -204,9 +209,9 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         self._update_base_metadata(mapping, lora_index_to_id, max_loras, vocab_size)
         self.is_prefill = mapping.is_prefill
         self._slot_ids = list(lora_index_to_id)
-        self._tokens = self._plan(self.token_lora_indices)
-        self._samples = self._plan(self.sampler_indices)
-        self.no_lora = not self._tokens
+        self.token_plan = self._plan(self.token_lora_indices)
+        self.sample_plan = self._plan(self.sampler_indices)
+        self.no_lora = not self.token_plan
 
     def add_lora_linear(
         self,
@@ -219,15 +224,15 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """y[:, slice i] += scale · x @ A_iᵀ @ B_iᵀ."""
-        if self._tokens:
+        if self.token_plan:
             factors = self._factors.get(lora_a_stacked, lora_b_stacked, self._slot_ids)
-            add_low_rank_(_flat(y), _flat(x), factors, self._tokens, scale)
+            add_low_rank_(_flat(y), _flat(x), factors, self.token_plan, scale)
 
     def add_lora_logits(
         self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
     ) -> None:
         """Add scale · x @ Aᵀ @ Bᵀ to y over the rows that logits are computed for."""
-        if self._tokens:
+        if self.token_plan:
             factors = self._factors.get((lora_a_stacked,), (lora_b_stacked,), self._slot_ids)
             if not factors.empty:
                 x = _flat(x)
@@ -237,14 +242,14 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
     ) -> None:
         """Add x @ Bᵀ to y; x already holds the looked-up rows of A."""
-        if self._tokens and self._occupied(lora_b_stacked):
-            expand_(y, x, lora_b_stacked, self._tokens.rows_by_slot(), add_inputs=add_inputs)
+        if self.token_plan and self._occupied(lora_b_stacked):
+            expand_(y, x, lora_b_stacked, self.token_plan.rows_by_slot(), add_inputs=add_inputs)
 
     def add_shrink(
         self, y: tuple[Tensor, ...] | Tensor, x: Tensor, lora_a_stacked: tuple[Tensor, ...], scale: float, **_: Any
     ) -> None:
         """y[i] += scale · x @ A_iᵀ; layers with sharded factors call the halves apart."""
-        rows_by_slot = self._tokens.rows_by_slot()
+        rows_by_slot = self.token_plan.rows_by_slot()
         for target, factors in zip(y, lora_a_stacked, strict=False):
             shrink_(_flat(target), _flat(x), factors, scale, rows_by_slot)
 
@@ -259,7 +264,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """y[:, slice i] += x[i] @ B_iᵀ; with add_inputs false the slices of rows with an adapter are replaced."""
-        rows_by_slot = self._tokens.rows_by_slot()
+        rows_by_slot = self.token_plan.rows_by_slot()
         start = offset_start
         for hidden, factors, width in zip(x, lora_b_stacked, output_slices, strict=True):
             expand_(_flat(y)[:, start : start + width], hidden, factors, rows_by_slot, add_inputs=add_inputs)
@@ -269,7 +274,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         self, y: Tensor, x: Tensor, weight_stacked: Tensor, bias_stacked: Tensor, module_enabled: Tensor
     ) -> None:
         """Replace y by x @ Wᵀ + bias for the rows whose adapter brings a whole head of its own."""
-        rows_by_slot = {slot: rows for slot, rows in self._samples.rows_by_slot().items() if module_enabled[slot]}
+        rows_by_slot = {slot: rows for slot, rows in self.sample_plan.rows_by_slot().items() if module_enabled[slot]}
         expand_(y, x, weight_stacked, rows_by_slot, add_inputs=False)
         for slot, rows in rows_by_slot.items():
             y[rows] += bias_stacked[slot].to(y.dtype)
@@ -281,7 +286,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         """
         rows_in_memory = x.untyped_storage().nbytes() // (x.shape[1] * x.element_size())
         if len(x) == len(self.sampler_indices) and len(x) == rows_in_memory:
-            return self._samples
+            return self.sample_plan
         first = x.storage_offset() // x.shape[1]
         return self._plan(self.token_lora_indices[first : first + len(x)])
 

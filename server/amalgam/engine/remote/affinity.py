@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 WINDOW_S: Final = 10.0
-"""Arrivals count half after so long."""
+"""Arrivals weigh half after so long."""
 _LEAST: Final = 16.0
-"""Arrivals, weighted, below which a share says nothing."""
+"""With fewer arrivals, weighted, a share says nothing."""
 _MOST_KEYS: Final = 4096
 _ATTEMPT: Final = "|"
 

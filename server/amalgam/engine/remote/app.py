@@ -19,7 +19,8 @@ SCHEME: Final = "ray://"
 _ROUTER: Final = "amalgam.engine.remote.affinity_router:AffinityRouter"
 _LOOK_S: Final = 1.0
 _MAX_ONGOING: Final = 1024
-"""Requests in one replica, waiting ones included. The front bounds them; beyond it Ray Serve would hold them back."""
+"""One replica has at most so many requests, waiting ones included. The front bounds them; beyond it Ray Serve would
+hold them back."""
 
 
 def address_of(engine: str) -> str:

@@ -17,13 +17,13 @@ from amalgam.telemetry.context import Asker, TokenCount
 TAKEN: Final = b"T"
 """The replica has the request."""
 HEAD: Final = b"H"
-"""Status and headers of an answer."""
+"""The frame has status and headers of an answer."""
 PIECE: Final = b"P"
-"""Bytes of an answer, behind the tokens that the request has taken so far."""
+"""The frame has bytes of an answer, behind the tokens that the request has taken so far."""
 USAGE: Final = b"U"
-"""The usage of an answer that vLLM told at its end."""
+"""The frame has the usage of an answer that vLLM told at its end."""
 ERROR: Final = b"E"
-"""What became of the request in place of an answer, or of the rest of one."""
+"""The frame tells what became of the request in place of an answer, or of the rest of one."""
 LEFT: Final = b"L"
 """The handler gave no answer, because the client had left."""
 
@@ -40,9 +40,9 @@ class ToldVersion(_Message):
     engine_name: str
     lora_id: int
     digest: str = ""
-    """Of its files in the store; empty: a blend."""
+    """It is the digest of its files in the store; empty: a blend."""
     plan: BlendPlan | None = None
-    """Of a blend."""
+    """A blend has it."""
 
     @classmethod
     def of(cls, version: LoadableVersion) -> "ToldVersion":
@@ -75,12 +75,12 @@ class CallOrder:
     version: ToldVersion | None
     profile: ToldProfile | None
     headers: tuple[tuple[str, str], ...]
-    """Of the client's, what vLLM's handlers are shown."""
+    """Of the client's headers, vLLM's handlers are shown these."""
     request_id: str
     asker: Asker | None = None
-    """Who waits for a place in the batch; None: it needs none."""
+    """It waits for a place in the batch; None: the request needs none."""
     front: str = ""
-    """Which front asks, by the name that it says when it asks for the engine's state; empty: nobody watches over it."""
+    """This front asks, by the name that it says when it asks for the engine's state; empty: nobody watches over it."""
 
     def written(self) -> bytes:
         """Write it as `read` takes it. The body may have half a surrogate pair in a text, which JSON can escape."""
@@ -131,18 +131,18 @@ class ServedFacts(_Message):
     """What an engine serves, which a front has to know before it answers."""
 
     names: tuple[str, ...]
-    """Of the base model; the first is its own."""
+    """They are the base model's; the first is its own."""
     fingerprint: str
-    """Of the base model."""
+    """It is the base model's."""
     max_lora_rank: int
     max_model_len: int | None
     adapts_experts: bool
     adapts_towers: bool
     reads_media: bool
     endpoints: tuple[Endpoint, ...]
-    """That can be answered."""
+    """These can be answered."""
     blend_bytes: int = 0
-    """Of blends, that each engine keeps at most; 0: it builds none."""
+    """Each engine keeps at most so much of blends; 0: it builds none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ LOOPBACK: Final = "127.0.0.1"
 _START_S: Final = 120.0
 _END_S: Final = 10.0
 _OBJECTS_BYTES: Final = 100 << 20
-"""Ray's own store of objects: answers are small, and go by calls of actors."""
+"""Ray's own store of objects has this size: answers are small, and go by calls of actors."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from amalgam.telemetry.context import TokenCount, tokens_of_current
 logger = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 4
-_TAKEN_S: Final = 30.0
-"""Longest wait until a replica has the request."""
-_PAUSE_S: Final = 0.2
+TAKEN_S: Final = 30.0
+"""A replica has the request after at most so long."""
+PAUSE_S: Final = 0.2
+"""It lies before a second attempt, and grows with the attempts."""
 _DROPPED: Final = frozenset({"content-length"})
 
 
@@ -66,7 +67,7 @@ class RemoteCall:
             except ReplicaLost as error:
                 logger.warning("replica_lost endpoint=%s attempt=%d reason=%s", self._endpoint, attempt + 1, error)
                 self._count(TokenCount())
-                await asyncio.sleep(_PAUSE_S * attempt)
+                await asyncio.sleep(PAUSE_S * attempt)
         raise EngineNotReady("restarting")
 
     async def _attempt(self, attempt: int) -> Response | None:
@@ -94,10 +95,10 @@ class RemoteCall:
     async def _head(self, left: "asyncio.Future[None]") -> Head | None:
         """None where the client left first."""
         try:
-            async with asyncio.timeout(_TAKEN_S):
+            async with asyncio.timeout(TAKEN_S):
                 frame = await self._next(left)
         except TimeoutError:
-            raise ReplicaLost(f"nobody took the request in {_TAKEN_S:g} s") from None
+            raise ReplicaLost(f"nobody took the request in {TAKEN_S:g} s") from None
         while frame is not None and kind_of(frame) == TAKEN:
             frame = await self._next(left)
         if frame is None or kind_of(frame) == LEFT:

@@ -41,7 +41,8 @@ from amalgam.telemetry.context import current, note_adapter
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S: Final = 0.5
+LOOK_S: Final = 0.5
+"""It lies between two looks at the replicas."""
 _PAGE_S: Final = 0.8
 _ANSWER_S: Final = 5.0
 """A replica that says nothing of itself for so long counts as absent."""
@@ -116,7 +117,7 @@ class RemoteEngine:
             elif self._state != "starting":
                 self._state = "restarting"
                 self._ready.clear()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
 
     async def _looked(self) -> tuple[ReplicaInfo, ...]:
         """What the replicas say of themselves; nothing where Ray is away."""

@@ -40,7 +40,7 @@ from amalgam.telemetry.context import Asker
 logger = logging.getLogger(__name__)
 
 Gone = Callable[[], Awaitable[object]]
-"""Returns when a client has left."""
+"""It returns when a client has left."""
 
 INFO: TypeAdapter[ReplicaInfo] = TypeAdapter(ReplicaInfo)
 
@@ -51,18 +51,18 @@ class ReplicaOrder(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     factory: str
-    """``module:function``; called with this order, it gives `ReplicaParts`, once the engine answers."""
+    """It is written ``module:function``; called with this order, it gives `ReplicaParts`, once the engine answers."""
     model: str
-    """Folder or hub id of the base model."""
+    """It is the folder or hub id of the base model."""
     is_demo: bool = False
-    """Whether it is the demo model."""
+    """It tells whether it is the demo model."""
     served_names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    """Of vLLM's server."""
+    """They are those of vLLM's server."""
     variables: dict[str, str] = {}
-    """Of the actor's environment."""
+    """The actor's environment has them."""
     generation: str = ""
-    """Means nothing by itself: another one has the actors replaced."""
+    """It means nothing by itself: another one has the actors replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +70,20 @@ class ReplicaParts:
     """What an actor works with."""
 
     engine: Engine
-    """Ready."""
+    """It is ready."""
     app: Any
-    """In whose state vLLM's handlers are."""
+    """The handlers of vLLM are in its state."""
     facts: ServedFacts
     folder_of: Callable[[str], Awaitable[Path]]
-    """Where the files of a version's digest lie; may raise ArtifactDamaged and ObjectStoreUnavailable."""
+    """It tells where the files of a version's digest lie; it may raise ArtifactDamaged and ObjectStoreUnavailable."""
     blends: "ReplicaBlends"
     queue: "ReplicaQueue"
     template_of: Callable[[str, str], OwnTemplate]
-    """A version's own chat template, by the version's name and the template's text."""
+    """It gives a version's own chat template, by the version's name and the template's text."""
     page: Callable[[], bytes]
-    """What is counted here, in Prometheus' text format; called in a thread."""
+    """It gives what is counted here, in Prometheus' text format; it is called in a thread."""
     close: Callable[[], Awaitable[None]]
-    """Ends the engine and what is beside it."""
+    """It ends the engine and what is beside it."""
 
 
 class ReplicaBlends(Protocol):
@@ -113,45 +113,51 @@ class ReplicaQueue(Protocol):
 
 
 class EngineReplica:
-    """The actor. Every argument and answer is bytes: JSON, or frames of `messages`."""
+    """The actor. Every argument and answer is bytes: JSON, or frames of `messages`.
+
+    Attributes:
+        parts: what the order's factory made, which answers.
+    """
+
+    parts: ReplicaParts
 
     async def __init__(self, order: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         asked = ReplicaOrder.model_validate_json(order)
         os.environ.update(asked.variables)
         module, _, function = asked.factory.partition(":")
         make: Callable[[ReplicaOrder], Awaitable[ReplicaParts]] = getattr(import_module(module), function)
-        self._parts = await make(asked)
-        self._name = _own_name()
+        self.parts = await make(asked)
+        self._name = own_name()
         self._fronts = HeardFronts()
         logger.info("replica_ready replica=%s pid=%d", self._name, os.getpid())
 
     async def __del__(self) -> None:
         """Ray Serve awaits it where a replica is ended in good order."""
-        await self._parts.close()
+        await self.parts.close()
 
     async def check_health(self) -> None:
         """Raise where the engine is not coming back by itself, so that Ray Serve replaces the actor."""
-        if self._parts.engine.state in ("down", "stopped"):
-            raise EngineNotReady(self._parts.engine.state)
+        if self.parts.engine.state in ("down", "stopped"):
+            raise EngineNotReady(self.parts.engine.state)
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What routers read, every second: who is resident, and whether requests are answered."""
         self._fronts.end_silent()
-        info = self._parts.engine.info()
+        info = self.parts.engine.info()
         return {"resident": [one.engine_name for one in info.residents], "is_ready": info.state == "ready"}
 
     async def info(self, front: str = "") -> bytes:
         """State, slots and residents, for the front of that name."""
         self._fronts.heard(front)
-        return INFO.dump_json(ReplicaInfo(self._name, self._parts.engine.info(), self._parts.facts))
+        return INFO.dump_json(ReplicaInfo(self._name, self.parts.engine.info(), self.parts.facts))
 
     async def page(self) -> bytes:
         """What is counted here."""
-        return page(self._name, await asyncio.to_thread(self._parts.page))
+        return page(self._name, await asyncio.to_thread(self.parts.page))
 
     async def call(self, written: bytes) -> AsyncIterator[bytes]:
         """Answer one request, in frames."""
-        order, parts = CallOrder.read(written), self._parts
+        order, parts = CallOrder.read(written), self.parts
         hold = partial(self._held, order.version, order.asker)
         call = ReplicaCall(parts.engine, parts.app, order, hold, self._profile(order.profile))
         frames = call.frames()
@@ -173,18 +179,18 @@ class EngineReplica:
     async def unload(self, written: bytes) -> bool:
         """Wait until nobody holds the version, then free its memory."""
         order = UnloadOrder.model_validate_json(written)
-        self._parts.blends.retire({order.lora_id})
-        return await self._parts.engine.unload(order.lora_id)
+        self.parts.blends.retire({order.lora_id})
+        return await self.parts.engine.unload(order.lora_id)
 
     async def pin(self, written: bytes) -> bool:
         """Exempt a resident version from eviction, or end that."""
         order = PinOrder.model_validate_json(written)
-        return await self._parts.engine.pin(order.lora_id, pinned=order.pinned)
+        return await self.parts.engine.pin(order.lora_id, pinned=order.pinned)
 
     async def untaken(self, written: bytes) -> bytes:
         """Answers as `Engine.untaken`: a list of names, or what is wrong."""
         try:
-            found = await self._parts.engine.untaken(json.loads(written))
+            found = await self.parts.engine.untaken(json.loads(written))
         except AmalgamError as error:
             return ERROR + ToldError.of(error).model_dump_json().encode()
         return json.dumps(sorted(found)).encode()
@@ -193,7 +199,7 @@ class EngineReplica:
         async with self._held(ToldVersion.model_validate_json(written)) as version:
             if is_probed:
                 assert version is not None
-                await self._parts.engine.probe(version)
+                await self.parts.engine.probe(version)
 
     async def _told(self, work: Awaitable[None]) -> bytes:
         try:
@@ -213,7 +219,7 @@ class EngineReplica:
         The engine numbers blends itself, and one recipe is one blend of it, whichever fronts ask: two fronts that count
         by themselves would give one number to two sets of weights.
         """
-        parts = self._parts
+        parts = self.parts
         async with AsyncExitStack() as stack:
             version: LoadableVersion | None = None
             if told is not None and told.plan is not None:
@@ -230,11 +236,12 @@ class EngineReplica:
     def _profile(self, told: ToldProfile | None) -> CallProfile | None:
         if told is None:
             return None
-        own = None if told.template is None else self._parts.template_of(told.template_model, told.template)
+        own = None if told.template is None else self.parts.template_of(told.template_model, told.template)
         return CallProfile(own, told.unsaid)
 
 
-def _own_name() -> str:
+def own_name() -> str:
+    """The id that Ray Serve gave this replica."""
     from ray import serve
 
     return str(serve.get_replica_context().replica_id.unique_id)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Message
 
+from amalgam.engine.inner_scope import inner_scope
 from amalgam.engine.protocol import CallProfile, Engine, LoadableVersion
 from amalgam.engine.remote.messages import ERROR, HEAD, LEFT, TAKEN, USAGE, CallOrder, Head, ToldUsage, piece
 from amalgam.engine.remote.told_errors import ToldError
@@ -21,7 +22,7 @@ from amalgam.telemetry.context import RequestContext, enter
 logger = logging.getLogger(__name__)
 
 _AHEAD: Final = 64
-"""Frames that may wait to be sent; then the source waits."""
+"""So many frames may wait to be sent; then the source waits."""
 _ERROR_EVENTS: Final = (b'data: {"error":', b"event: error\ndata: ")
 
 
@@ -53,7 +54,9 @@ class ReplicaCall:
         self._context = RequestContext(order.request_id)
         self._is_streaming = False
         self._task: asyncio.Task[None] | None = None
-        self._scope = _scope(app, order.headers)
+        self._scope = inner_scope(
+            app, ((name.encode("latin-1"), value.encode("latin-1")) for name, value in order.headers)
+        )
 
     async def frames(self) -> AsyncIterator[bytes]:
         """The answer. Closed early, or cancelled, the work for it is aborted."""
@@ -141,23 +144,6 @@ class ReplicaCall:
     async def _receive(self) -> Message:
         await self._gone.wait()
         return {"type": "http.disconnect"}
-
-
-def _scope(app: Any, headers: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "app": app,
-        "method": "POST",
-        "scheme": "http",
-        "path": "/",
-        "raw_path": b"/",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-        "client": None,
-        "server": None,
-        "state": {},
-    }
 
 
 def _observe(task: "asyncio.Task[None]") -> None:

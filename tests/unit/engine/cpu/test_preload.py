@@ -132,7 +132,7 @@ async def test_an_adapter_that_is_freed_before_its_step_is_read_anew(listened: A
 
 
 async def test_no_more_are_kept_than_the_limit(listened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preload, "_KEPT", 2)
+    monkeypatch.setattr(preload, "KEPT", 2)
     worker, link = listened
     for version in VERSIONS[:3]:
         await link.ask(version)
@@ -146,7 +146,7 @@ async def test_no_more_are_kept_than_the_limit(listened: Any, monkeypatch: pytes
 async def test_who_asks_nonsense_or_leaves_is_passed_over(listened: Any) -> None:
     _, link = listened
     for line in (b"{nonsense\n", b"[]\n", b"{}\n", b""):
-        _, writer = await asyncio.open_unix_connection(link._where)
+        _, writer = await asyncio.open_unix_connection(link.where)
         writer.write(line)
         writer.close()
     assert await link.ask(VERSIONS[0])

@@ -146,8 +146,8 @@ def test_products_follow_the_type_and_the_units_and_the_log_names_them(
     assert f"products of {str(dtype).removeprefix('torch.')} rows {products}\n" in caplog.text
     ids = (7,) * TALL_ROWS + (99,)
     made.update_metadata(LoRAMapping(ids, (7, 99), is_prefill=True), SLOT_IDS, SLOTS + 1, 1000)
-    assert bool(made._tokens.tall) == (products is UNITS)
-    assert (made._tokens.groups is not None) == (made._samples.groups is not None) == (dtype != torch.float16)
+    assert bool(made.token_plan.tall) == (products is UNITS)
+    assert (made.token_plan.groups is not None) == (made.sample_plan.groups is not None) == (dtype != torch.float16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

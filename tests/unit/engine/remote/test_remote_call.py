@@ -93,7 +93,7 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_call, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(remote_call, "PAUSE_S", 0.0)
 
 
 async def pieces(response: Any) -> list[bytes]:
@@ -195,7 +195,7 @@ async def test_no_answer_because_the_client_left_there_is_none_here() -> None:
 
 
 async def test_a_request_that_nobody_takes_is_asked_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_call, "_TAKEN_S", 0.05)
+    monkeypatch.setattr(remote_call, "TAKEN_S", 0.05)
     client = Client([None], [TAKEN, head(is_stream=False), part(b"{}", 1)])
     assert await client.call.answer() is not None
     assert client.replicas[0].cancelled == 1

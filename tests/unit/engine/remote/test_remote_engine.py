@@ -28,7 +28,7 @@ from amalgam.settings import Settings
 from amalgam.store.artifact_checks import content_digest
 from amalgam.telemetry.metrics import Metrics
 from tests.api.fake_engine import FakeEngine
-from tests.cluster.fake_replica import REFUSED
+from tests.cluster.fake_replica import REFUSED, WritingBlender
 from tests.support.running_app import write_adapter
 
 DIGESTS: dict[str, str] = {}
@@ -49,7 +49,7 @@ class Replica(EngineReplica):
 
 async def made(monkeypatch: pytest.MonkeyPatch, name: str) -> EngineReplica:
     """A replica as Ray Serve makes it."""
-    monkeypatch.setattr(replica_module, "_own_name", lambda: name)
+    monkeypatch.setattr(replica_module, "own_name", lambda: name)
     one: Any = Replica.__new__(Replica)
     await one.__init__(ReplicaOrder(factory=FACTORY, model="", served_names=("tiny",)).model_dump_json())
     return one  # type: ignore[no-any-return]
@@ -123,9 +123,9 @@ async def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
 
 @asynccontextmanager
 async def running(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RemoteEngine]:
-    monkeypatch.setattr("amalgam.engine.remote.remote_engine._LOOK_S", 0.01)
+    monkeypatch.setattr("amalgam.engine.remote.remote_engine.LOOK_S", 0.01)
     [first, *_] = [one for one in handle.replicas if one is not None]
-    engine = RemoteEngine(handle, first._parts.facts, (Gone,), "front")
+    engine = RemoteEngine(handle, first.parts.facts, (Gone,), "front")
     await engine.start()
     await engine.wait_ready(10)
     yield engine
@@ -134,8 +134,8 @@ async def running(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 def inner(one: EngineReplica | None) -> FakeEngine:
     assert one is not None
-    assert isinstance(one._parts.engine, FakeEngine)
-    return one._parts.engine
+    assert isinstance(one.parts.engine, FakeEngine)
+    return one.parts.engine
 
 
 def version(name: str, number: int) -> LoadableVersion:
@@ -244,10 +244,10 @@ async def test_what_a_blend_is_refused_for_is_told_in_the_words_of_the_client(mo
     one = await made(monkeypatch, "r0")
     refusal = Refusal(id=1, error=ErrorReport(code="bases_differ", status=400, message="No.", param="inputs.b@1"))
 
-    async def refuse(order: BlendOrder, client: str = "") -> Refusal:
+    async def refuse(blender: WritingBlender, order: BlendOrder, client: str = "") -> Refusal:
         return refusal
 
-    monkeypatch.setattr(one._parts.blends._blender, "build", refuse)  # type: ignore[attr-defined]
+    monkeypatch.setattr(WritingBlender, "build", refuse)
     asked = plan("0.5*a@1 + 0.5*b@1").model_copy(update={"columns": {"b@1": 9}})
     async with running(Handle([one]), monkeypatch) as front:
         with pytest.raises(ReportedError, match=r"No\. \(Column 9 of the expression\.\)") as raised:
