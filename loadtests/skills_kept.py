@@ -81,18 +81,15 @@ class FamilyBench:
     def _figures(self, answers: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Any]]:
         """Of what the model wears now, by task: right answers, how it reads the probes' answers, and the references."""
         asked = [item for task in answers for item in self._items[task]]
-        found = self._model.answers(asked, self.family.max_tokens)
+        references = [self._model.tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in asked]
+        found = self._model.drafts(asked, references, self.family.max_tokens)
         probes = [item for task in answers for item in self._probes[task]]
         read = self._model.read(probes, [one for task in answers for one in answers[task]])
-        references = [self._model.tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in asked]
-        weighed = [
-            nats / len(tokens)
-            for (*_, nats), tokens in zip(self._model.read(asked, references), references, strict=True)
-        ]
+        weighed = [one.nats / len(tokens) for one, tokens in zip(found, references, strict=True)]
         figures = {}
         for place, task in enumerate(answers):
             mine, its = slice(place * ITEMS, (place + 1) * ITEMS), slice(place * PROBES, (place + 1) * PROBES)
-            texts = [self._model.text(one) for one in found[mine]]
+            texts = [self._model.text(one.answer) for one in found[mine]]
             figures[task] = {
                 "right": sum(is_right(item, text) for item, text in zip(asked[mine], texts, strict=True)),
                 "read": read[its],
