@@ -7,7 +7,7 @@ once, and rows that have ended leave the batch.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Final
 
 import torch
@@ -72,14 +72,14 @@ class DraftReader:
     @torch.inference_mode()
     def read(self, prompts: Sequence[list[int]], drafts: Sequence[Sequence[int]], max_tokens: int) -> list[DraftRead]:
         """Every draft after its prompt, and with ``max_tokens`` above 0 the model's own greedy answer too."""
-        shared = commonprefix([prompt[:-1] for prompt in prompts])
+        shared = _begin([prompt[:-1] for prompt in prompts])
         order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]) + len(drafts[at]))
         found: dict[int, DraftRead] = {}
         groups = []
         for start in range(0, len(order), GROUP):
             places = order[start : start + GROUP]
             rests = [prompts[at][len(shared) :] for at in places]
-            rows, reads = self._drafts(places, shared, rests, [drafts[at] for at in places])
+            rows, reads = self._drafts(list(places), shared, rests, [drafts[at] for at in places])
             found |= zip(places, reads, strict=True)
             groups.append(rows)
         if max_tokens:
@@ -149,6 +149,13 @@ class DraftReader:
     def _cut(self, answer: list[int], max_tokens: int) -> list[int]:
         """Up to and with the token that ends the answer, where there is one."""
         return answer[: answer.index(self._end) + 1] if self._end in answer else answer[:max_tokens]
+
+
+def _begin(rows: Sequence[list[int]]) -> list[int]:
+    """What all rows begin with."""
+    first, last = min(rows), max(rows)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return [one for one, _ in alike]
 
 
 def _joined(groups: Sequence[_Rows]) -> _Rows:

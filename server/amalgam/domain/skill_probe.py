@@ -105,8 +105,8 @@ def unmeasured(recipe: Recipe) -> tuple[str, ...]:
     if count < 2:
         return ()
     return (
-        f"kept_unmeasured: nothing measured what the merge keeps of its {count} inputs, and it may have lost the skill "
-        "of one; give it a fit or a probe with prompts of each input, such as the examples of its card, and require.kept",
+        f"kept_unmeasured: nothing measured what the merge keeps of its {count} inputs, and the skill of one may be "
+        "lost; give it a fit or a probe with prompts of each input, such as its card's examples, and require.kept",
     )
 
 

@@ -38,7 +38,8 @@ def test_answers_are_those_that_the_model_gives_alone(model: torch.nn.Module, en
     assert not ends or min(map(len, alone)) < LONGEST
     departs = [min(at, len(answer) - 1) for at, answer in zip([0, 3, 1] * 5, alone, strict=False)]
     wrong = [[*answer[:at], (answer[at] + 1) % 256, 8] for at, answer in zip(departs, alone, strict=True)]
-    for drafts in ([[]] * len(alone), alone, wrong, [one[:2] for one in alone], [*alone[:5], *wrong[5:]]):
+    nothing: list[list[int]] = [[] for _ in alone]
+    for drafts in (nothing, alone, wrong, [one[:2] for one in alone], [*alone[:5], *wrong[5:]]):
         found = DraftReader(model, end).read(PROMPTS, drafts, LONGEST)
         assert [list(one.answer) for one in found] == alone
     assert [one.alike for one in DraftReader(model, end).read(PROMPTS, wrong, 0)] == departs

@@ -257,8 +257,8 @@ def said_states(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("asked", [None, "probe", "fit"])
-def test_a_merge_that_nothing_measures_says_so(asked: str | None) -> None:
-    job = Job.model_construct(probe={} if asked == "probe" else None, fit={} if asked == "fit" else None)
+async def test_a_merge_that_nothing_measures_says_so(queue: Queue, asked: str | None) -> None:
+    job = (await queue.jobs.get("job-1")).model_copy(update={} if asked is None else {asked: {}})
     found = merge_build._notes(job, parse_expression("one@1 + 0.5*two@1"))
     assert [text.partition(":")[0] for text in found] == ([] if asked else ["kept_unmeasured"])
 
@@ -269,7 +269,7 @@ async def test_what_is_said_of_a_merge_is_in_its_version_and_in_its_lineage(
     drafts: list[VersionDraft] = []
     finish = queue.jobs.finish_built
 
-    async def noted(job_id: str, token: int, made: VersionDraft, *rest: Any) -> Job:
+    async def noted(job_id: str, token: int, made: VersionDraft, *rest: Any) -> Any:
         drafts.append(made)
         return await finish(job_id, token, made, *rest)
 
@@ -286,7 +286,12 @@ async def test_the_worker_says_what_it_needs_to_read_prompts(
 ) -> None:
     asked: list[Any] = []
     needs = ReadingNeeds(memory_bytes=9, free_bytes=5, device="cpu", dtype="float32", threads=2)
-    monkeypatch.setattr(merge_build, "reading_needs", lambda *given: asked.append(given) or needs)
+
+    def found(*given: Any) -> ReadingNeeds:
+        asked.append(given)
+        return needs
+
+    monkeypatch.setattr(merge_build, "reading_needs", found)
     monkeypatch.setattr(queue.worker._builder, "_settings", Settings(base_model=Path("/base")))
     await queue.worker.answer(NeedsQuestion(id=4, budget_s=5))
     assert FROM_WORKER.read(capsys.readouterr().out.encode()) == NeedsAnswer(id=4, needs=needs)
