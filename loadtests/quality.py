@@ -2,8 +2,9 @@
 
 A server with the demo model answers 200 questions a task: the base model, each adapter alone, merges that the server
 fits to ten prompts of each adapter, and every method's merge, as one would first try it and as the best of a sweep
-found it on the development split. Sweeps go through the server's own API and measure the log-likelihood of references; what counts in the end is right answers on the held-out split
-(sql: what the query returns; code: what the function returns; json: the value), by the metrics of `amalgam demo score`.
+found it on the development split. Sweeps go through the server's own API and measure the log-likelihood of
+references; what counts in the end is right answers on the held-out split (sql: what the query returns; code: what the
+function returns; json: the value), by the metrics of `amalgam demo score`.
 
     python loadtests/quality.py --resume FILE [--out quality]           # two hours on 2 cores; goes on where it stopped
     python loadtests/quality.py --resume FILE --latency --out quality   # and the best one: adapter against checkpoint
