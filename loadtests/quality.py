@@ -1,12 +1,12 @@
 """How good merged adapters are: three demo adapters, every merge method, answers that are run and compared.
 
-A server with the demo model answers 200 questions a task: the base model, each adapter alone, and every method's merge,
-as one would first try it and as the best of a sweep found it on the development split. Sweeps go through the server's
-own API and measure the log-likelihood of references; what counts in the end is right answers on the held-out split
-(sql: what the query returns; code: what the function returns; json: the value), by the metrics of `amalgam demo score`.
+A server with the demo model answers 200 questions a task: the base model, each adapter alone, merges that the server
+fits to ten prompts of each adapter, and every method's merge, as one would first try it and as the best of a sweep
+found it on the development split. Sweeps go through the server's own API and measure the log-likelihood of
+references; what counts in the end is right answers on the held-out split (sql: what the query returns; code: what the
+function returns; json: the value), by the metrics of `amalgam demo score`.
 
     python loadtests/quality.py --resume FILE [--out quality]           # two hours on 2 cores; goes on where it stopped
-    python loadtests/quality.py --resume FILE --weights WEIGHTS         # adds weights that quality_weights.py learned
     python loadtests/quality.py --resume FILE --latency --out quality   # and the best one: adapter against checkpoint
     python loadtests/quality.py --resume FILE --so-far --out quality    # asks nothing more, writes what is known
 
@@ -32,7 +32,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
 from amalgam.merge.methods import METHODS, Space  # noqa: E402
 from amalgam_demo.scoring import server_answers  # noqa: E402
 from amalgam_demo.tasks import generate, score  # noqa: E402
-from loadtests.quality_contenders import ADAPTERS, Contender, Search, first_tries, searches, singles  # noqa: E402
+from loadtests.quality_contenders import ADAPTERS, SEED, Contender, Search, first_tries, fits, searches, singles  # noqa: E402
 from loadtests.quality_latency import measure_latency  # noqa: E402
 from loadtests.quality_page import best, quality_page  # noqa: E402
 from loadtests.report import RESULTS, machine, versions  # noqa: E402
@@ -41,8 +41,6 @@ from loadtests.servers import Server, start_amalgam  # noqa: E402
 PORT = 18471
 BASE = "smollm2"
 RANK = 64
-SEED = 1
-"""Of the questions; the cards' scores are of seed 0, which adapters were looked at with while they were made."""
 FLAGS = ["--max-model-len", "512", "--max-num-seqs", "64", "--max-loras", "4", "--max-lora-rank", str(RANK)]
 # Short blocks, so that what the prompts of a task have in common is computed once an adapter.
 FLAGS += ["--max-cpu-loras", "16", "--block-size", "32"]
@@ -77,12 +75,30 @@ class Book:
 
 async def merged(client: httpx.AsyncClient, contender: Contender) -> None:
     """Build what the contender is made of."""
+    if contender.fit is not None:
+        await fitted(client, contender.model, contender.fit)
     for name, recipe in contender.recipes.items():
         said = {"expression": recipe} if isinstance(recipe, str) else {"recipe": recipe}
         body = {"name": name, "set_default": True, **said}
         reply = await client.post("/admin/v1/merges", params={"wait_s": 120}, json=body)
         if reply.status_code not in (200, 201):
             raise SystemExit(f"{name}: {reply.text}")
+
+
+async def fitted(client: httpx.AsyncClient, name: str, fit: Mapping[str, Any]) -> None:
+    """Have the server fit the sum of the adapters, and wait until it is in service."""
+    reply = await client.post("/admin/v1/merges", json={"name": name, "inputs": ADAPTERS, "fit": dict(fit)})
+    if reply.status_code == 200:
+        return
+    while reply.is_success:
+        job = reply.json().get("job", reply.json())
+        if job["state"] == "published":
+            return
+        if job["state"] in ("failed", "cancelled"):
+            break
+        await asyncio.sleep(1)
+        reply = await client.get(f"/admin/v1/jobs/{job['id']}")
+    raise SystemExit(f"{name}: {reply.text}")
 
 
 async def scored(client: httpx.AsyncClient, contender: Contender, items: int) -> dict[str, Any]:
@@ -136,7 +152,7 @@ async def swept(client: httpx.AsyncClient, search: Search, items: int) -> dict[s
 async def run(server: Server, book: Book, arguments: argparse.Namespace) -> None:
     """All that is not in the book yet."""
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
-        for contender in (*singles(BASE), *learned(arguments.weights), *first_tries()):
+        for contender in (*singles(BASE), *fits(), *first_tries()):
             if not book.has("scores", model=contender.model):
                 book.add("scores", await scored(client, contender, arguments.items))
         for search in searches(arguments.trials):
@@ -148,21 +164,12 @@ async def run(server: Server, book: Book, arguments: argparse.Namespace) -> None
                 book.add("scores", await scored(client, contender, arguments.items))
 
 
-async def prepared(server: Server, model: str, weights: Path | None) -> None:
+async def prepared(server: Server, model: str) -> None:
     """Build what ``model`` is made of, where this server has not, because an earlier one scored it."""
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
-        for contender in (*learned(weights), *first_tries()):
+        for contender in (*fits(), *first_tries()):
             if contender.model == model:
                 await merged(client, contender)
-
-
-def learned(weights: Path | None) -> tuple[Contender, ...]:
-    """The recipe that quality_weights.py wrote, where there is one."""
-    if weights is None:
-        return ()
-    recipe = json.loads(weights.read_text())
-    setting, _ = recipe.pop("setting"), recipe.pop("steps")
-    return (Contender(recipe["method"], setting, weights.stem, {weights.stem: recipe}),)
 
 
 def started(folder: Path) -> Server:
@@ -182,7 +189,7 @@ def measure(book: Book, arguments: argparse.Namespace) -> None:
         try:
             asyncio.run(run(server, book, arguments))
             if arguments.latency:
-                asyncio.run(prepared(server, best(book.rows)["model"], arguments.weights))
+                asyncio.run(prepared(server, best(book.rows)["model"]))
                 book.rows["latency"] = measure_latency(server, Path(folder), best(book.rows), FLAGS)
         finally:
             server.stop()
@@ -194,7 +201,6 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200, help="held-out questions a task")
     parser.add_argument("--dev-items", type=int, default=16, help="development questions a task in a sweep")
     parser.add_argument("--trials", type=int, default=12, help="candidates of a sweep")
-    parser.add_argument("--weights", type=Path, help="a recipe that quality_weights.py wrote")
     parser.add_argument("--so-far", action="store_true", help="ask nothing, write what the file knows")
     parser.add_argument("--latency", action="store_true", help="measure the best merge as adapter and as checkpoint")
     parser.add_argument("--out", default="")

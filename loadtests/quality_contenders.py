@@ -5,9 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amalgam.merge.methods import METHODS
+from amalgam_demo.tasks import generate
 
 ADAPTERS = ("sql", "code", "json")
 """Each has a task of its own name."""
+PROMPTS = 10
+"""Of an input, for a fit."""
+SEED = 1
+"""Of the questions; the cards' scores are of seed 0, which adapters were looked at with while they were made."""
 LAYERS = 30
 """Of the demo model."""
 
@@ -21,12 +26,14 @@ class Contender:
         setting: how it came to be, for people.
         model: a name or an expression, as in a request.
         recipes: adapters to be merged before it is asked for: name -> recipe or expression, in order.
+        fit: what the server fits the sum of the adapters by; the result is ``model``.
     """
 
     method: str
     setting: str
     model: str
     recipes: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,24 @@ class Search:
 def singles(base: str) -> tuple[Contender, ...]:
     """The base model, and each adapter alone."""
     return (Contender("", "base model", base), *(Contender("", "adapter alone", name) for name in ADAPTERS))
+
+
+def fits() -> tuple[Contender, ...]:
+    """The sum of all adapters, fitted by the server: by prompts alone, and by prompts with what is wanted."""
+    rows = {name: generate(name, "dev", PROMPTS, SEED) for name in ADAPTERS}
+    prompts = {name: [item.prompt for item in items] for name, items in rows.items()}
+    wanted = {
+        name: [{"messages": item.messages, "reference": item.reference} for item in items]
+        for name, items in rows.items()
+    }
+    said = f"fitted to {PROMPTS} prompts of each on the development split"
+    return (
+        Contender("task_arithmetic", said, "fitted", fit={"method": "iteris", "prompts": prompts}),
+        Contender(
+            "task_arithmetic", f"{said}, with references", "fitted-by-items",
+            fit={"method": "iteris", "by": "items", "items": wanted},
+        ),
+    )  # fmt: skip
 
 
 def first_tries() -> tuple[Contender, ...]:

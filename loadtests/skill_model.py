@@ -23,10 +23,10 @@ from amalgam_demo.adapter_files import TARGET_MODULES, save_adapter
 from amalgam_demo.task_item import TaskItem
 from amalgam_demo.training import answer_loss, encode
 from loadtests.skill_families import Family, Training, family_items
+from loadtests.skill_reading import DraftRead, DraftReader
 
 RANK: Final = 128
 """Of merges, so that eight adapters are not cut."""
-BATCH: Final = 64
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Module -> A [rank, in], B [out, rank] with its scale inside."""
@@ -80,45 +80,21 @@ class SkillModel:
 
     def answers(self, items: Sequence[TaskItem], max_tokens: int) -> list[Answer]:
         """The greedy answer to each."""
-        found: list[Answer] = []
-        for start in range(0, len(items), BATCH):
-            rows = self.prompts(items[start : start + BATCH])
-            tokens, mask = _left_padded(rows, self.tokenizer.pad_token_id)
-            with torch.inference_mode():
-                out = self.model.generate(
-                    input_ids=tokens, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                )  # fmt: skip
-            found += [self._cut(row[tokens.shape[1] :].tolist()) for row in out]
-        return found
+        drafts: list[Answer] = [() for _ in items]
+        return [one.answer for one in self.drafts(items, drafts, max_tokens)]
 
-    def _cut(self, tokens: list[int]) -> Answer:
-        """Up to and with the token that ends the answer, where there is one."""
-        end = self.tokenizer.eos_token_id
-        return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+    def read(self, items: Sequence[TaskItem], answers: Sequence[Answer]) -> list[tuple[int, int, float]]:
+        """Of each answer: how many tokens are the first choice there, how many before the first that is not; nats."""
+        return [(one.agreed, one.alike, one.nats) for one in self.drafts(items, answers, 0)]
+
+    def drafts(self, items: Sequence[TaskItem], drafts: Sequence[Answer], max_tokens: int) -> list[DraftRead]:
+        """How each draft of an answer is read, and with ``max_tokens`` above 0 the greedy answer to each question."""
+        reader = DraftReader(self.model, self.tokenizer.eos_token_id)
+        return reader.read(self.prompts(items), drafts, max_tokens)
 
     def text(self, answer: Answer) -> str:
         """As people read it."""
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
-
-    def read(self, items: Sequence[TaskItem], answers: Sequence[Answer]) -> list[tuple[int, int, float]]:
-        """Of each answer: how many tokens are the first choice there, how many before the first that is not; nats."""
-        prompts = self.prompts(items)
-        tokens, mask = _left_padded(
-            [[*a, *b] for a, b in zip(prompts, answers, strict=True)], self.tokenizer.pad_token_id
-        )
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        longest = max(len(answer) for answer in answers)
-        with torch.inference_mode():
-            hidden = self.model.model(input_ids=tokens, attention_mask=mask, position_ids=positions).last_hidden_state
-            logits = self.model.lm_head(hidden[:, -longest - 1 : -1]).float().log_softmax(-1)
-        found = []
-        for row, answer in zip(logits, answers, strict=True):
-            own, wanted = row[len(row) - len(answer) :], torch.tensor(answer)
-            chosen = own.argmax(-1) == wanted
-            alike = int(chosen.long().cumprod(0).sum())
-            found.append((int(chosen.sum()), alike, float(own.gather(1, wanted[:, None]).sum())))
-        return found
 
     def train(self, task: str, how: Training, out: Path) -> None:
         """Make the adapter of ``task``."""
@@ -153,13 +129,6 @@ class SkillModel:
         shutil.rmtree(part, ignore_errors=True)
         save_adapter(tensors, rank=how.rank, alpha=how.alpha, out=part)
         part.rename(out)
-
-
-def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    longest = max(len(row) for row in rows)
-    tokens = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return tokens, mask
 
 
 def opened(family: Family, work: Path, model: SkillModel) -> dict[str, AdapterTensors]:

@@ -1,10 +1,11 @@
 """Does what a merge keeps of an input's own answers predict how many it still gets right?
 
 Merges of three families of tasks (the demo's, and two with other formats, lengths and unequal adapters): every method
-at its defaults, and sums, `ties`, `iso_c` and `karcher` with random weights. Of each merge and each task: agreement,
-whole answers and likelihood on a few unlabelled prompts, today's likelihood of references, and right answers to other
-questions. The page says how each figure goes with the share of right answers that is kept, and how often a threshold
-warns rightly and wrongly. In torch, without a server; counts do not depend on how busy the machine is.
+at its defaults, sums, `ties`, `iso_c` and `karcher` with random weights, and sums of inputs that were fitted to two or
+ten other prompts, which lose less. Of each merge and each task: agreement, whole answers and likelihood on a few
+unlabelled prompts, today's likelihood of references, and right answers to other questions. The page says how each
+figure goes with the share of right answers that is kept, and how often a threshold warns rightly and wrongly.
+In torch, without a server; counts do not depend on how busy the machine is.
 
     python loadtests/skills_kept.py --work FOLDER [--minutes 60] [--out skills_kept]   # goes on where it stopped
     python loadtests/skills_kept.py --work FOLDER --minutes 0 --out skills_kept        # writes what is known
@@ -26,7 +27,11 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "server")]
 
 import torch  # noqa: E402
 
+from amalgam.domain.evaluation import EvaluationItem  # noqa: E402
 from amalgam.domain.expression import parse_expression  # noqa: E402
+from amalgam.domain.fit import ReadingFit  # noqa: E402
+from amalgam.merge.sources import TensorSource  # noqa: E402
+from amalgam.workers.reading_fit import Place, read_and_fit  # noqa: E402
 from loadtests.report import RESULTS, machine, versions  # noqa: E402
 from loadtests.skill_families import FAMILIES, Family, family_items, is_right  # noqa: E402
 from loadtests.skill_model import Answer, SkillModel, merged, opened, written  # noqa: E402
@@ -38,6 +43,11 @@ ITEMS = 10
 """Scored questions a task, of the split `test`."""
 ROUND = 24
 """Random merges a family."""
+FITTED = (2, 10)
+"""Prompts an input of fits, in turn; they are none of the probes."""
+FITS = 12
+"""Merges of fitted inputs a family: the first of each number with weights of 1, the others with random ones."""
+_FIT_MARK = " prompts fit: "
 PLAIN = (
     "task_arithmetic({})", "linear({})", "multislerp({})", "karcher({})", "ties({})", "sce({})", "tsv({})",
     "iso_c({})", "magnitude_prune({}; space=knots)", "dare_linear({}; space=knots, seed=1)",
@@ -59,8 +69,17 @@ def expressions(family: Family) -> Iterator[str]:
             f"task_arithmetic({terms})", f"task_arithmetic({terms})", f"ties({terms}; lambda={scale})",
             f"task_arithmetic({terms})", f"iso_c({terms}; lambda={scale})", f"karcher({terms})",
         )[number % 6])  # fmt: skip
-    for plain, random in zip_longest((form.format(", ".join(names)) for form in PLAIN), drawn):
-        yield from (one for one in (random, plain) if one)
+    plain = [form.format(", ".join(names)) for form in PLAIN]
+    for some in zip_longest(drawn, plain, _fits(family.name, names)):
+        yield from (one for one in some if one)
+
+
+def _fits(family: str, names: Sequence[str]) -> Iterator[str]:
+    chance = Random(f"{family}/fits")
+    for number in range(FITS):
+        drawn = [1.0 if number < len(FITTED) else chance.uniform(0.4, 1.2) for _ in names]
+        terms = " + ".join(f"{weight:.3f}*{name}" for weight, name in zip(drawn, names, strict=True))
+        yield f"{FITTED[number % len(FITTED)]}{_FIT_MARK}{terms}"
 
 
 class FamilyBench:
@@ -72,6 +91,7 @@ class FamilyBench:
         self._probes = {task: family_items(task, "dev", PROBES) for task in family.tasks}
         self._items = {task: family_items(task, "test", ITEMS) for task in family.tasks}
         self._own: dict[str, dict[str, Any]] = {}
+        self._fitted: dict[int, Mapping[str, TensorSource]] = {}
         for task in family.tasks:
             model.wear(merged(f"1*{task}", self._sources))
             answers = model.answers(self._probes[task], family.max_tokens)
@@ -81,18 +101,15 @@ class FamilyBench:
     def _figures(self, answers: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Any]]:
         """Of what the model wears now, by task: right answers, how it reads the probes' answers, and the references."""
         asked = [item for task in answers for item in self._items[task]]
-        found = self._model.answers(asked, self.family.max_tokens)
+        references = [self._model.tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in asked]
+        found = self._model.drafts(asked, references, self.family.max_tokens)
         probes = [item for task in answers for item in self._probes[task]]
         read = self._model.read(probes, [one for task in answers for one in answers[task]])
-        references = [self._model.tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in asked]
-        weighed = [
-            nats / len(tokens)
-            for (*_, nats), tokens in zip(self._model.read(asked, references), references, strict=True)
-        ]
+        weighed = [one.nats / len(tokens) for one, tokens in zip(found, references, strict=True)]
         figures = {}
         for place, task in enumerate(answers):
             mine, its = slice(place * ITEMS, (place + 1) * ITEMS), slice(place * PROBES, (place + 1) * PROBES)
-            texts = [self._model.text(one) for one in found[mine]]
+            texts = [self._model.text(one.answer) for one in found[mine]]
             figures[task] = {
                 "right": sum(is_right(item, text) for item, text in zip(asked[mine], texts, strict=True)),
                 "read": read[its],
@@ -100,11 +117,27 @@ class FamilyBench:
             }
         return figures
 
+    def _inputs(self, count: int) -> Mapping[str, TensorSource]:
+        """The adapters, each fitted to so many prompts of its own, as the worker does it."""
+        if count not in self._fitted:
+            items = {
+                task: tuple(
+                    EvaluationItem(messages=tuple(item.messages))
+                    for item in family_items(task, "dev", PROBES + count)[PROBES:]
+                )
+                for task in self.family.tasks
+            }
+            fit = ReadingFit(items=items, labelled=False, max_tokens=self.family.max_tokens, budget_s=1e6)
+            place = Place(self._model.base, "cpu", 1 << 30)
+            self._fitted[count] = read_and_fit(place, self._sources, fit, lambda: False).sources
+        return self._fitted[count]
+
     def row(self, expression: str) -> dict[str, Any]:
         """Everything about one merge, on the tasks of its own inputs."""
         began = time.monotonic()
-        self._model.wear(merged(expression, self._sources))
-        names = [entry.adapter for entry in parse_expression(expression).inputs]
+        count, _, plain = expression.rpartition(_FIT_MARK)
+        self._model.wear(merged(plain, self._inputs(int(count)) if count else self._sources))
+        names = [entry.adapter for entry in parse_expression(plain).inputs]
         found = self._figures({task: self._own[task]["answers"] for task in names})
         tasks = {}
         for task, mine in found.items():

@@ -76,14 +76,10 @@ def ranked(values: Sequence[float]) -> list[float]:
 
 
 def alarms(found: Sequence[Case], figure: str, threshold: float) -> tuple[float, float]:
-    """Share of merges that lose a skill and are warned of; share of those that lose none and are warned of too."""
-    merges: dict[tuple[str, str], list[Case]] = {}
-    for case in found:
-        merges.setdefault((case.family, case.merge), []).append(case)
+    """Share of inputs that lost a skill and are warned of; share of those that did not and are warned of too."""
     told: dict[bool, list[bool]] = {True: [], False: []}
-    for inputs in merges.values():
-        is_lost = any(case.right < LOST for case in inputs)
-        told[is_lost].append(any(case.figures[figure] < threshold for case in inputs))
+    for case in found:
+        told[case.right < LOST].append(case.figures[figure] < threshold)
     hits, false = (sum(told[kind]) / len(told[kind]) if told[kind] else math.nan for kind in (True, False))
     return hits, false
 
@@ -106,14 +102,14 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
     families = list(dict.fromkeys(row["family"] for row in rows))
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     counts = ", ".join(f"{name} {sum(row['family'] == name for row in rows)}" for name in families)
-    lost = len({(case.family, case.merge) for case in found if case.right < LOST})
+    lost = sum(case.right < LOST for case in found)
     lines = [
         "# What predicts that a merge keeps a skill",
         "",
         f"{report['machine']}; {packages}; {report['date']}.",
-        f"{len(rows)} merges of adapters ({counts}), {len(found)} inputs in all; {lost} merges lose a fifth "
-        f"or more of a skill. Figures on {report['probes']} unlabelled prompts an input, right answers on "
-        f"{report['items']} other questions a task.",
+        f"{len(rows)} merges of adapters ({counts}), {len(found)} inputs in all; of {lost} of them a fifth "
+        f"or more of the right answers is lost. Figures on {report['probes']} unlabelled prompts an input, right "
+        f"answers on {report['items']} other questions a task.",
         "",
         f"`{report['command']}`",
         "",
@@ -122,6 +118,7 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
         "",
         *_thresholds(found),
         "",
+        *(_transferred(found, families) if len(families) > 1 else []),
         *_own(rows, families),
         "",
     ]
@@ -147,8 +144,8 @@ def _correlations(found: Sequence[Case], families: Sequence[str]) -> list[str]:
 
 def _thresholds(found: Sequence[Case]) -> list[str]:
     lines = [
-        "A merge is warned of where the figure of one of its inputs is below the threshold. Hits: of merges that lose "
-        "a fifth of a skill; false alarms: of those that do not.",
+        "An input is warned of where its figure is below the threshold. Hits: of inputs of which a fifth or more of "
+        "the right answers is lost; false alarms: of the others.",
         "",
         f"| figure | at 0.9: hits | false alarms | at {SKILL_LOST}: hits | false alarms | best | hits | false alarms |",
         "|---|---|---|---|---|---|---|---|",
@@ -159,6 +156,23 @@ def _thresholds(found: Sequence[Case]) -> list[str]:
         cells = [f"{_percent(hits)} | {_percent(false)}" for hits, false in pairs]
         lines.append(f"| {figure} | {cells[0]} | {cells[1]} | {at:.3f} | {cells[2]} |")
     return lines
+
+
+def _transferred(found: Sequence[Case], families: Sequence[str]) -> list[str]:
+    lines = [
+        "The threshold that is best for the other families, tried on each: threshold, hits, false alarms.",
+        "",
+        "| figure | " + " | ".join(families) + " |",
+        "|---|" + "---|" * len(families),
+    ]
+    for figure in FIGURES:
+        cells = []
+        for name in families:
+            at = best_threshold([case for case in found if case.family != name], figure)
+            hits, false = alarms([case for case in found if case.family == name], figure, at)
+            cells.append(f"{at:.3f}: {_percent(hits)}, {_percent(false)}")
+        lines.append(f"| {figure} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def _percent(value: float) -> str:

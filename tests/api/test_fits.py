@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from amalgam.domain.fit import FitRecord, ReadingFit
+from amalgam.domain.fit_forecast import ReadingNeeds
+from amalgam.domain.recipe import Recipe
 from amalgam.domain.version import VersionDraft
 from tests.api.test_blends import Instant
 from tests.support.running_app import ADMIN_KEY, RunningApp, assert_error, push, start_app, write_adapter
@@ -239,6 +241,54 @@ async def test_what_is_refused_before_anything_is_queued(
     assert before == [len((await http.get(f"/admin/v1/{kind}")).json()["data"]) for kind in ("jobs", "evaluations")]
 
 
-async def test_a_plan_takes_no_fit(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+async def planned(http: httpx.AsyncClient, **changes: Any) -> httpx.Response:
+    return await http.post("/admin/v1/merges:plan", params={"diagnostics": "false"}, json=BODY | changes)
+
+
+async def test_a_plan_says_what_a_fit_will_take_and_begins_nothing(
+    fitting: tuple[RunningApp, httpx.AsyncClient],
+) -> None:
     _, http = fitting
-    assert_error(await http.post("/admin/v1/merges:plan", json=BODY), 400, "fit_refused")
+    before = [len((await http.get(f"/admin/v1/{kind}")).json()["data"]) for kind in ("jobs", "evaluations")]
+    searched = (await planned(http, name="planned")).json()
+    assert searched["fit"] == {
+        "method": "weights", "by": "kept", "prompts": {"sql@1": 2, "json@1": 2, "code@1": 2}, "answers": 6,
+        "max_tokens": 64, "candidates": 40, "budget_s": 300.0, "reading": None,
+    }  # fmt: skip
+    read = (await planned(http, name="planned", fit={"prompts": PROMPTS, "max_tokens": 9})).json()
+    assert (read["fit"]["method"], read["fit"]["candidates"], read["fit"]["max_tokens"]) == ("iteris", None, 9)
+    wanted = (await planned(http, name="planned", fit={"by": "items", "items": ITEMS})).json()
+    assert (wanted["fit"]["by"], wanted["fit"]["answers"]) == ("items", 0)
+    assert len({one["recipe_digest"] for one in (searched, read, wanted)}) == 3
+    assert [entry["adapter"] for entry in read["recipe"]["inputs"]] == ["code@1", "json@1", "sql@1"]
+    assert searched["warnings"] == read["warnings"] == []
+    assert before == [len((await http.get(f"/admin/v1/{kind}")).json()["data"]) for kind in ("jobs", "evaluations")]
+    job = await submitted(http, name="planned", fit={"prompts": PROMPTS, "max_tokens": 9})
+    assert job["recipe_digest"] == read["recipe_digest"]
+
+
+async def test_a_plan_warns_where_the_worker_has_no_room(
+    fitting: tuple[RunningApp, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running_app, http = fitting
+    needs = ReadingNeeds(memory_bytes=3 << 30, free_bytes=1 << 30, device="cpu", dtype="bfloat16", threads=2)
+
+    async def answered() -> ReadingNeeds:
+        return needs
+
+    async def forecast(recipe: Recipe, budget_s: float) -> None:
+        return None
+
+    monkeypatch.setattr(running_app.services.merges, "reading_needs", answered)
+    monkeypatch.setattr(running_app.services.merges, "forecast", forecast)
+    order = BODY | {"name": "large", "fit": {"prompts": PROMPTS}}
+    plan = (await http.post("/admin/v1/merges:plan", json=order)).json()
+    assert plan["fit"]["reading"] == needs.model_dump(mode="json")
+    assert plan["warnings"][0].startswith("fit_unread: the base model takes about 3.0 GiB here, and 1.0 GiB are free")
+
+
+async def test_a_plan_refuses_what_the_merge_would(fitting: tuple[RunningApp, httpx.AsyncClient]) -> None:
+    _, http = fitting
+    assert_error(await planned(http, fit=FIT | {"prompts": {"sql": ["x"]}}), 400, "fit_refused")
+    bare = {name: [{"prompt": "x", "pattern": "y"}] for name in LEVELS}
+    assert_error(await planned(http, fit={"by": "items", "items": bare, "method": "iteris"}), 400, "fit_refused")

@@ -44,7 +44,10 @@ async def test_a_plan_tries_the_merge_as_a_blend(reading: tuple[RunningApp, http
     assert [text.partition(":")[0] for text in plan["warnings"]] == ["skill_lost", "skill_lost"]
     running_app.engine.agreed = 4
     assert (await planned(http)).json()["warnings"] == []
-    assert (await planned(http, probe=None)).json()["kept"] is None
+    bare = (await planned(http, probe=None)).json()
+    assert bare["kept"] is None
+    assert [text.partition(":")[0] for text in bare["warnings"]] == ["kept_unmeasured"]
+    assert (await planned(http, probe=None, expression="sql")).json()["warnings"] == []
 
 
 async def test_a_plan_says_why_it_cannot_tell(reading: tuple[RunningApp, httpx.AsyncClient]) -> None:

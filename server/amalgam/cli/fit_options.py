@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from amalgam.domain.evaluation import EvaluationItem, digest_of_items
 from amalgam.domain.fit import FitRecord, ReadingFit
+from amalgam.domain.fit_forecast import FitForecast
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.fits import FitRefused
 from amalgam.errors.requests import FieldRefused
@@ -91,18 +92,55 @@ def fitted_inputs(
         return sources, sink
     from amalgam.workers.reading_fit import Place, read_and_fit
 
-    base, device, workspace = place
-    if base is None:
-        raise FieldRefused("base", "is needed with --fit: the base model reads the prompts. Name its folder")
+    base, device, workspace = _named(place[0]), *place[1:]
     fit = reading_of(file, recipe)
     inputs = {ref: sources[ref] for ref in fit.items}
     found = read_and_fit(Place(base, device, workspace), inputs, fit, lambda: False)
-    items = [item for its in fit.items.values() for item in its]
-    record = FitRecord(
-        method="iteris", by="items" if fit.labelled else "kept", prompts_digest=digest_of_items(items), seed=0,
-        max_tokens=fit.max_tokens, budget_s=fit.budget_s, tokens=found.tokens, unread=len(found.unread),
-    )  # fmt: skip
+    record = _record(fit).model_copy(update={"tokens": found.tokens, "unread": len(found.unread)})
     return {**sources, **found.sources}, FitNote(sink, record)
+
+
+def fit_forecast(file: Path, recipe: Recipe, base: Path | None, device: str) -> FitForecast:
+    """What the fit of a build with these options will take; nothing is read but the prompts' file.
+
+    Raises:
+        FileUnusable, FieldRefused, FitRefused: the file, or that there is no base model.
+    """
+    from amalgam.workers.reading_fit import reading_needs
+
+    fit = reading_of(file, recipe)
+    needs = reading_needs(_named(base), device)
+    counts = {ref: len(items) for ref, items in fit.items.items()}
+    return FitForecast.of(_record(fit), counts, needs)
+
+
+def fit_sentence(fit: FitForecast) -> str:
+    """What a fit will take, in a line."""
+    count = sum(fit.prompts.values())
+    answered = "the answers that are given" if fit.answers == 0 else f"answers of at most {fit.max_tokens} tokens"
+    text = f"{fit.method}: {count} prompts with {answered}"
+    if fit.reading is None:
+        return text
+    needs = fit.reading
+    return (
+        f"{text}, read in {needs.dtype} on {needs.device} by {needs.threads} threads; about "
+        f"{needs.memory_bytes / 1e9:.1f} GB of memory, {needs.free_bytes / 1e9:.1f} GB free"
+    )
+
+
+def _named(base: Path | None) -> Path:
+    if base is None:
+        raise FieldRefused("base", "is needed with --fit: the base model reads the prompts. Name its folder")
+    return base
+
+
+def _record(fit: ReadingFit) -> FitRecord:
+    """A fit as the lineage has it, before it is done."""
+    items = [item for its in fit.items.values() for item in its]
+    return FitRecord(
+        method="iteris", by="items" if fit.labelled else "kept", prompts_digest=digest_of_items(items), seed=0,
+        max_tokens=fit.max_tokens, budget_s=fit.budget_s,
+    )  # fmt: skip
 
 
 def reading_of(file: Path, recipe: Recipe) -> ReadingFit:

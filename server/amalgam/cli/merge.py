@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from amalgam.cli.consoles import on_stdout
-from amalgam.cli.fit_options import FitFile, fitted_inputs
+from amalgam.cli.fit_options import FitFile, fit_forecast, fit_sentence, fitted_inputs
 from amalgam.cli.merge_outputs import LINEAGE_END, FormOption, default_dtype, require_free, sink_of, target_of
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import (
@@ -34,6 +35,7 @@ from amalgam.cli.recipe_options import (
     sentences,
 )
 from amalgam.cli.tables import PlainTable, print_fitting
+from amalgam.domain.skill_probe import unmeasured
 from amalgam.errors.requests import FieldRefused
 from amalgam.merge.methods import METHODS, Space
 from amalgam.merge.plan import plan as plan_merge
@@ -76,7 +78,8 @@ def build(
         recipe = recipe_of(expression, rank, default_dtype(known, dtype), seed, allow_base_mismatch, uniform_rank)
         sources = open_inputs(recipe, base, dora_rank=max_rank)
         sink = sink_of(target, known, sources, base)
-        options = build_options(sources, max_rank, device, backend, max_workspace, base)
+        notes = unmeasured(recipe) if fit is None else ()
+        options = replace(build_options(sources, max_rank, device, backend, max_workspace, base), notes=notes)
         place = (base, device, options.run.max_workspace_bytes)
         sources, sink = fitted_inputs(fit, recipe, sources, sink, place)
         with progress_bar() as progress:
@@ -109,6 +112,7 @@ def plan(
     max_workspace: Workspace = "1GiB",
     allow_base_mismatch: Mismatch = False,
     base: Base = None,
+    fit: FitFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything, module by module, as JSON")] = False,
 ) -> None:
     """Say what a merge would do, and how its inputs relate, without building it."""
@@ -120,6 +124,7 @@ def plan(
         options = build_options(sources, max_rank, device, "auto", max_workspace, base)
         headers = {name: source.header for name, source in sources.items()}
         layout = plan_merge(recipe, headers, max_rank=max_rank, bases=options.bases)
+        fitting = None if fit is None else fit_forecast(fit, recipe, base, device)
         until = time.monotonic() + _REHEARSAL_S
         forecast = rehearse(recipe, sources, options, is_over=lambda: time.monotonic() > until)
     overall, kept = forecast.overall, forecast.energy_kept
@@ -136,15 +141,20 @@ def plan(
         "input_bytes": layout.input_bytes,
         "output_bytes": layout.output_bytes,
     }
+    warnings = (*layout.warnings, *(unmeasured(layout.recipe) if fitting is None else fitting.warnings()))
     if as_json:
         details = [module.model_dump(mode="json", exclude={"result"}) for module in forecast.modules]
-        print(json.dumps({**facts, "overall": overall, "warnings": layout.warnings, "diagnostics": details}))
+        told = {"overall": overall, "warnings": warnings, "diagnostics": details}
+        told |= {} if fitting is None else {"fit": fitting.model_dump(mode="json")}
+        print(json.dumps({**facts, **told}))
         return
     facts["energy_kept"] = "all of it" if kept is None else f"{kept:.4f}{seen}"
     for name, value in facts.items():
         on_stdout().print(f"{name.replace('_', ' '):16} {value}", markup=False, soft_wrap=True)
+    if fitting is not None:
+        on_stdout().print(f"{'fit':16} {fit_sentence(fitting)}", markup=False, soft_wrap=True)
     _print_inputs(overall)
-    print_warnings(layout.warnings)
+    print_warnings(warnings)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """What the server and its child processes say to each other: one JSON object a line, told apart by its ``type``.
 
-    to the merge worker     `Wake`, `PlanQuestion`, `RebuildQuestion`, `EnergyQuestion`
-    from the merge worker   `WorkerNamed`, `JobNews`, `JobProgressed`, `PlanAnswer`, `RebuildAnswer`, `EnergyAnswer`,
-                            `Refusal`
+    to the merge worker     `Wake`, `PlanQuestion`, `NeedsQuestion`, `RebuildQuestion`, `EnergyQuestion`
+    from the merge worker   `WorkerNamed`, `JobNews`, `JobProgressed`, `PlanAnswer`, `NeedsAnswer`, `RebuildAnswer`,
+                            `EnergyAnswer`, `Refusal`
     to the blend process    `BlendOrder`
     from the blend process  `BlendBuilt`, `Refusal`
 
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.fit import ReadingFit
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.template_messages import TemplateAnswer, TemplateOrder, TemplateReady
 from amalgam.errors.internal import MessageUnreadable
@@ -52,6 +53,14 @@ class PlanQuestion(_Message):
     """It is completed and pinned."""
     budget_s: float
     """It bounds the seconds of computing."""
+
+
+class NeedsQuestion(_Message):
+    """What it takes to read prompts with the base model, in the worker and now."""
+
+    type: Literal["needs"] = "needs"
+    id: int
+    budget_s: float
 
 
 class RebuildQuestion(_Message):
@@ -119,6 +128,14 @@ class PlanAnswer(_Message):
     type: Literal["planned"] = "planned"
     id: int
     forecast: MergeForecast
+
+
+class NeedsAnswer(_Message):
+    """Answers `NeedsQuestion`."""
+
+    type: Literal["needs_found"] = "needs_found"
+    id: int
+    needs: ReadingNeeds
 
 
 class RebuildAnswer(_Message):
@@ -191,12 +208,14 @@ class Refusal(_Message):
 
 # --- lines
 
-Question = PlanQuestion | RebuildQuestion | EnergyQuestion | BlendOrder | TemplateOrder
-Answer = PlanAnswer | RebuildAnswer | EnergyAnswer | BlendBuilt | Refusal | TemplateAnswer
+WorkerQuestion = PlanQuestion | NeedsQuestion | RebuildQuestion | EnergyQuestion
+Question = WorkerQuestion | BlendOrder | TemplateOrder
+WorkerAnswer = PlanAnswer | NeedsAnswer | RebuildAnswer | EnergyAnswer
+Answer = WorkerAnswer | BlendBuilt | Refusal | TemplateAnswer
 WorkerNews = WorkerNamed | JobNews | JobProgressed
 News = WorkerNews | TemplateReady
-ToWorker = Wake | PlanQuestion | RebuildQuestion | EnergyQuestion
-FromWorker = WorkerNews | PlanAnswer | RebuildAnswer | EnergyAnswer | Refusal
+ToWorker = Wake | WorkerQuestion
+FromWorker = WorkerNews | WorkerAnswer | Refusal
 ToBlender = BlendOrder
 FromBlender = BlendBuilt | Refusal
 ToTemplates = TemplateOrder

@@ -101,6 +101,17 @@ class KeptRecord(BaseModel):
         )
 
 
+def unmeasured(recipe: Recipe) -> tuple[str, ...]:
+    """What is to be said of a merge without prompts: a sentence, and nothing of one that keeps a single input."""
+    count = len(kept_inputs(recipe))
+    if count < 2:
+        return ()
+    return (
+        f"kept_unmeasured: nothing measured what the merge keeps of its {count} inputs, and the skill of one may be "
+        "lost; give it a fit or a probe with prompts of each input, such as its card's examples, and require.kept",
+    )
+
+
 def kept_inputs(recipe: Recipe) -> tuple[str, ...]:
     """The inputs that a merge is meant to keep: all but those that it subtracts, or adds nothing of."""
     return tuple(

@@ -82,6 +82,11 @@ FINDINGS: Final[tuple[CodeSpec, ...]] = (
     ),
     _warning("file_ignored", "names once what lies beside an adapter and was not read", "none"),
     _warning(
+        "kept_unmeasured",
+        "a merge of several inputs had no prompts of them, so nobody knows what it keeps of each",
+        "fit it to prompts of its inputs, or give it a probe, and `require.kept`",
+    ),
+    _warning(
         "skill_lost",
         "a merge gives too few of the answers of one of its inputs alike",
         "give it a larger weight, take another method, or leave an input out",

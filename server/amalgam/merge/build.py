@@ -47,6 +47,8 @@ class BuildOptions:
     """It bounds the result's factors at the planned ranks; None for no bound."""
     delta_bound: DeltaBound = field(default_factory=DeltaBound)
     """It bounds what the result may change; without the base model's weights, it is a wide one."""
+    notes: tuple[str, ...] = ()
+    """They are to be said of the result too: warnings before all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def build_adapter(
     )
     _require_bounded(merged, options.delta_bound)
     computed = clock()
-    kept, warnings = _judge_energy(layout, merged)
+    kept, found = _judge_energy(layout, merged)
+    warnings = [*options.notes, *found]
     if layout.recipe.output.uniform_rank:
         merged = _padded(merged)
     ranks = {module.name: int(module.A.shape[0]) for module in merged}

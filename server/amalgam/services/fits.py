@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from amalgam.domain.answer_metrics import KEPT
 from amalgam.domain.evaluation import CANCELLABLE, Evaluation, EvaluationItem, digest_of_items
 from amalgam.domain.fit import FitOrder, FitRecord, ReadingFit, fit_digest
+from amalgam.domain.fit_forecast import FitForecast
 from amalgam.domain.job import Job, JobRequest
 from amalgam.domain.recipe import Recipe
 from amalgam.domain.scopes import EVERYTHING, Scopes
@@ -19,6 +20,7 @@ from amalgam.errors import AmalgamError
 from amalgam.errors.evaluations import EvaluationNotFound, EvaluationStateConflict, InvalidSweep
 from amalgam.errors.fits import FitRefused, FitStopped, FitUnfinished
 from amalgam.errors.skills import ProbeRefused
+from amalgam.merge.plan import MergePlan
 from amalgam.registry.fit_jobs import FitJobRegistry
 from amalgam.registry.jobs import JobRegistry
 from amalgam.services.evaluations import EvaluationService
@@ -46,6 +48,17 @@ class FittedMerge:
     scopes: Scopes = EVERYTHING
     tenant: str = BUILT_IN_TENANT
     key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FitPlan:
+    """What a merge with a fit would do."""
+
+    plan: MergePlan
+    """Of the merge itself, by the weights that are given."""
+    digest: str
+    """Names what is asked for."""
+    fit: FitForecast
 
 
 class FitService:
@@ -85,32 +98,58 @@ class FitService:
             Besides, as `MergeService.submit` and `SweepService.search_weights`.
         """
         fit = order.fit
+        request, given, record = await self._asked(order)
+        if record.method == "iteris":
+            return await self._merges.queue(replace(request, reading=self._reading(fit, given)))
+        if (live := await self._waiting.find_live(order.name, request.recipe_digest)) is not None:
+            return MergeAnswer(None, live)
+        # Before anything is measured for it.
+        await self._jobs.require_storage(request)
+        recipe = Recipe.model_validate(request.recipe)
+        sweep = await self._search(order, recipe, _tasked(given), await self._metrics(order))
+        return await self._queue(replace(request, fit=record.model_copy(update={"sweep": sweep.id})), sweep)
+
+    async def plan(self, order: FittedMerge, *, asks_worker: bool) -> FitPlan:
+        """What `submit` would do, and what it will take; nothing is queued, read or searched.
+
+        Args:
+            order: As for `submit`.
+            asks_worker: Whether the worker is asked what it has room for.
+
+        Raises:
+            WorkerUnavailable: the worker does not answer. Besides, as `submit`.
+        """
+        request, given, record = await self._asked(order)
+        plan = await self._merges.plan(order.recipe, scopes=order.scopes)
+        reads = record.method == "iteris"
+        if reads:
+            self._reading(order.fit, given)
+        needs = await self._merges.reading_needs() if reads and asks_worker else None
+        counts = {ref: len(items) for ref, items in given.items()}
+        return FitPlan(plan, request.recipe_digest, FitForecast.of(record, counts, needs))
+
+    async def _asked(
+        self, order: FittedMerge
+    ) -> tuple[JobRequest, Mapping[str, tuple[EvaluationItem, ...]], FitRecord]:
+        """The job, less what its worker reads or its search finds; the prompts by exact version; what is asked for."""
+        fit = order.fit
         request, given = await self._pinned(order)
         recipe = Recipe.model_validate(request.recipe)
         lacking = [entry.adapter for entry in recipe.inputs if entry.adapter not in given]
         if lacking:
             raise FitRefused(f"{lacking[0]} has no prompts, so that nothing says what is kept of it; add some")
-        items = tuple(item.model_copy(update={"task": ref}) for ref, its in given.items() for item in its)
         method = fit.method or ("weights" if _bare(fit, given) or not self._reads else "iteris")
         record = FitRecord(
             method=method,
             by=fit.by,
-            prompts_digest=digest_of_items(items),
+            prompts_digest=digest_of_items(_tasked(given)),
             seed=fit.seed,
             max_tokens=fit.max_tokens,
             candidates=fit.candidates if method == "weights" else None,
             budget_s=fit.budget_s,
         )
         digest = fit_digest(request.recipe_digest, record)
-        request = replace(request, recipe_digest=digest, fit=record)
-        if method == "iteris":
-            return await self._merges.queue(replace(request, reading=self._reading(fit, given)))
-        if (live := await self._waiting.find_live(order.name, digest)) is not None:
-            return MergeAnswer(None, live)
-        # Before anything is measured for it.
-        await self._jobs.require_storage(request)
-        sweep = await self._search(order, recipe, items, await self._metrics(order))
-        return await self._queue(replace(request, fit=record.model_copy(update={"sweep": sweep.id})), sweep)
+        return replace(request, recipe_digest=digest, fit=record), given, record
 
     def _reading(self, fit: FitOrder, given: Mapping[str, tuple[EvaluationItem, ...]]) -> ReadingFit:
         """What the worker reads.
@@ -264,6 +303,11 @@ def _bare(fit: FitOrder, given: Mapping[str, tuple[EvaluationItem, ...]]) -> lis
     if fit.by == "kept":
         return []
     return sorted(ref for ref, items in given.items() if any(not item.reference for item in items))
+
+
+def _tasked(given: Mapping[str, tuple[EvaluationItem, ...]]) -> tuple[EvaluationItem, ...]:
+    """All items, each with the input that it is of."""
+    return tuple(item.model_copy(update={"task": ref}) for ref, its in given.items() for item in its)
 
 
 def _questions(items: tuple[EvaluationItem, ...]) -> tuple[EvaluationItem, ...]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from amalgam.domain.adapter import AdapterHeader, AdapterVersion, VersionRef, is_name
 from amalgam.domain.diagnostics import MergeForecast
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.domain.job import FINAL_STATES, Job, JobPage, JobRequest
 from amalgam.domain.recipe import Recipe, RecipeInput
 from amalgam.domain.scopes import EVERYTHING, Scopes
@@ -124,6 +125,10 @@ class MergeService:
             ReportedError: what only tensors can tell, such as NaN in an input.
         """
         return await self._worker.forecast(recipe, budget_s)
+
+    async def reading_needs(self) -> ReadingNeeds:
+        """What the worker needs to read prompts with the base model. Raises as `forecast`."""
+        return await self._worker.reading_needs()
 
     async def submit(
         self,

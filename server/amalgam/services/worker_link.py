@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.fit import ReadingFit
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.domain.job import JobProgress
 from amalgam.domain.messages import (
     FROM_WORKER,
@@ -15,6 +16,8 @@ from amalgam.domain.messages import (
     EnergyQuestion,
     JobNews,
     JobProgressed,
+    NeedsAnswer,
+    NeedsQuestion,
     News,
     PlanAnswer,
     PlanQuestion,
@@ -23,6 +26,7 @@ from amalgam.domain.messages import (
     Refusal,
     Wake,
     WorkerNamed,
+    WorkerQuestion,
 )
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.jobs import WorkerUnavailable
@@ -127,6 +131,12 @@ class WorkerLink:
         assert isinstance(answer, PlanAnswer)
         return answer.forecast
 
+    async def reading_needs(self) -> ReadingNeeds:
+        """What it takes to read prompts with the base model, in the worker and now. Besides, as `forecast`."""
+        answer = await self._ask(NeedsQuestion(id=self._child.number(), budget_s=_GRACE_S))
+        assert isinstance(answer, NeedsAnswer)
+        return answer.needs
+
     async def rebuild(
         self, recipe: Recipe, max_rank: int, budget_s: float, reading: ReadingFit | None = None
     ) -> RebuildAnswer:
@@ -152,7 +162,7 @@ class WorkerLink:
         assert isinstance(answer, EnergyAnswer)
         return answer.energies
 
-    async def _ask(self, question: PlanQuestion | RebuildQuestion | EnergyQuestion) -> Answer:
+    async def _ask(self, question: WorkerQuestion) -> Answer:
         try:
             answer = await self._child.ask(question, question.budget_s + GRACE_S)
         except TimeoutError:

@@ -10,8 +10,10 @@ from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.fit import FitRecord, ReadingFit
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.domain.job import Job
 from amalgam.domain.recipe import Recipe
+from amalgam.domain.skill_probe import unmeasured
 from amalgam.domain.version import VersionDraft
 from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import ArtifactDamaged
@@ -27,7 +29,7 @@ from amalgam.store.base_norms import delta_bound
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import AdapterTensors, FolderSink, open_tensors
 from amalgam.workers.base_reading import BaseReading, energies
-from amalgam.workers.reading_fit import Fitted, Place, read_and_fit
+from amalgam.workers.reading_fit import Fitted, Place, read_and_fit, reading_needs
 
 Versions = Mapping[str, AdapterVersion]
 """The keys are the recipe's spellings."""
@@ -82,7 +84,7 @@ class MergeBuilder:
                 recipe,
                 sources,
                 FolderSink(staging.folder),
-                self.options(versions),
+                replace(self.options(versions), notes=_notes(job, recipe)),
                 on_progress=on_progress,
                 is_cancelled=is_cancelled,
             )
@@ -116,6 +118,10 @@ class MergeBuilder:
         place = Place(self._settings.exports.base_model, merging.worker_device, merging.merge_workspace_bytes)
         found = read_and_fit(place, inputs, fit, is_over)
         return replace(found, sources={**sources, **found.sources})
+
+    def reading_needs(self) -> ReadingNeeds:
+        """What it takes to read prompts here, now. Raises FitUnread where there is no base model."""
+        return reading_needs(self._settings.exports.base_model, self._settings.merging.worker_device)
 
     def rehearse(self, recipe: Recipe, versions: Versions, is_over: Callable[[], bool]) -> MergeForecast:
         """What the merge would give and take, as far as the time goes; nothing is written."""
@@ -184,6 +190,10 @@ class MergeBuilder:
         if header is None:
             raise ArtifactDamaged(version.digest)
         return open_tensors(folder, header, digest=version.digest)
+
+
+def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
+    return unmeasured(recipe) if job.probe is None and job.fit is None else ()
 
 
 def _draft(

@@ -8,6 +8,7 @@ makes no progress cannot be stopped from within its process, so the process ends
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from amalgam.domain.messages import (
     EnergyAnswer,
     EnergyQuestion,
     JobNews,
+    NeedsAnswer,
+    NeedsQuestion,
     PlanAnswer,
     PlanQuestion,
     RebuildAnswer,
-    RebuildQuestion,
     Refusal,
+    WorkerAnswer,
+    WorkerQuestion,
 )
 from amalgam.domain.recipe import Recipe
 from amalgam.errors import AmalgamError
@@ -101,13 +105,12 @@ class MergeWorker:
             await self._fail(job, why)
         return True
 
-    async def answer(self, asked: PlanQuestion | RebuildQuestion | EnergyQuestion) -> None:
+    async def answer(self, asked: WorkerQuestion) -> None:
         """Answer a question of the server, during the job in work; one question at a time."""
         # The time allowed runs from here, so a question that waited for another is answered no later.
         deadline = time.monotonic() + asked.budget_s
         try:
-            refs = asked.adapters if isinstance(asked, EnergyQuestion) else asked.recipe.adapters
-            versions = {ref: await self._version(ref) for ref in refs}
+            versions = {ref: await self._version(ref) for ref in _named(asked)}
             async with self._answering:
                 say(await asyncio.to_thread(self._answer, asked, versions, deadline))
         except Exception as error:
@@ -117,15 +120,17 @@ class MergeWorker:
 
     def _answer(
         self,
-        asked: PlanQuestion | RebuildQuestion | EnergyQuestion,
+        asked: WorkerQuestion,
         versions: dict[str, AdapterVersion],
         deadline: float,
-    ) -> PlanAnswer | RebuildAnswer | EnergyAnswer:
+    ) -> WorkerAnswer:
         def is_over() -> bool:
             return time.monotonic() > deadline
 
         if isinstance(asked, PlanQuestion):
             return PlanAnswer(id=asked.id, forecast=self._builder.rehearse(asked.recipe, versions, is_over))
+        if isinstance(asked, NeedsQuestion):
+            return NeedsAnswer(id=asked.id, needs=self._builder.reading_needs())
         if isinstance(asked, EnergyQuestion):
             found = self._builder.energies(versions, asked.prompts, is_over)
             return EnergyAnswer(id=asked.id, energies=tuple(map(tuple, found)))
@@ -202,6 +207,13 @@ class MergeWorker:
         parsed = VersionRef.parse(ref)
         assert parsed is not None
         return await self._registry.get_pinned(parsed.name, parsed.number)
+
+
+def _named(asked: WorkerQuestion) -> Sequence[str]:
+    """The adapters that a question is about."""
+    if isinstance(asked, NeedsQuestion):
+        return ()
+    return asked.adapters if isinstance(asked, EnergyQuestion) else asked.recipe.adapters
 
 
 def _tell(job: Job, state: str, timings: dict[str, float] | None = None) -> None:

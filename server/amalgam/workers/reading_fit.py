@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from amalgam.domain.fit import ReadingFit
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.engine.environment import free_memory
 from amalgam.errors.fits import FitUnread
 from amalgam.errors.merge_run import MergeCancelled
@@ -60,10 +61,10 @@ def read_and_fit(
         FitUnread: there is no base model here, it does not fit into memory, transformers does not read it, or the
             fit's own time is up. Besides, as `fitted`.
     """
-    if place.base is None:
-        raise FitUnread("the merge worker has no folder of the base model")
+    base = _present(place.base)
+    if (reason := reading_needs(base, place.device).too_much) is not None:
+        raise FitUnread(reason)
     device = usable_device(place.device)
-    require_memory(place.base, computed_in(device))
     ends_at = clock() + fit.budget_s
 
     def is_late() -> bool:
@@ -71,20 +72,35 @@ def read_and_fit(
             raise FitUnread(f"it takes longer than budget_s, {fit.budget_s:g} seconds; give it more, or fewer prompts")
         return is_over()
 
-    return fitted(BasePasses(place.base, device), sources, fit, device, place.workspace_bytes, is_late)
+    return fitted(BasePasses(base, device), sources, fit, device, place.workspace_bytes, is_late)
 
 
-def require_memory(folder: Path, dtype: torch.dtype) -> None:
-    """Nothing where the base model, of two bytes a weight or more in its files, is likely to fit beside what runs here.
+def reading_needs(folder: Path | None, device: str) -> ReadingNeeds:
+    """What `read_and_fit` takes here: of the base model, of two bytes a weight or more in its files.
+
+    Args:
+        folder: of the base model.
+        device: where prompts are read, as settings name it.
 
     Raises:
-        FitUnread: it is not.
+        FitUnread: there is no base model here.
     """
-    needed = _ROOM * dtype.itemsize / 2 * sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if needed > (free := free_memory()):
-        raise FitUnread(
-            f"the base model takes about {needed / 2**30:.1f} GiB here, and {free / 2**30:.1f} GiB are free"
-        )
+    base, place = _present(folder), usable_device(device)
+    dtype = computed_in(place)
+    stored = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    return ReadingNeeds(
+        memory_bytes=round(_ROOM * dtype.itemsize / 2 * stored),
+        free_bytes=free_memory(),
+        device=place.type,
+        dtype=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _present(base: Path | None) -> Path:
+    if base is None:
+        raise FitUnread("the merge worker has no folder of the base model")
+    return base
 
 
 def fitted(

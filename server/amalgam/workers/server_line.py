@@ -16,19 +16,16 @@ from amalgam.domain.messages import (
     TO_BLENDER,
     TO_WORKER,
     BlendOrder,
-    EnergyQuestion,
     Message,
-    PlanQuestion,
-    RebuildQuestion,
     Wake,
+    WorkerQuestion,
     written,
 )
 from amalgam.errors.internal import MessageUnreadable
 
 logger = logging.getLogger(__name__)
 
-Question = PlanQuestion | RebuildQuestion | EnergyQuestion
-Answer = Callable[[Question], Awaitable[None]]
+Answer = Callable[[WorkerQuestion], Awaitable[None]]
 
 
 class ServerWatch:
@@ -107,7 +104,7 @@ def _read(read: Callable[[bytes], Any], line: bytes) -> Any:
         return None
 
 
-async def _answered(answer: Answer, asked: Question) -> None:
+async def _answered(answer: Answer, asked: WorkerQuestion) -> None:
     try:
         await answer(asked)
     except Exception:

@@ -83,6 +83,35 @@ def test_prompts_that_do_not_go_with_the_inputs_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_plan_says_what_the_fit_will_take(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps({"a": ["x", "y"], "b": ["z"]}))
+    order = ["plan", f"{root}/a + {root}/b", "--fit", str(file), "--base", f"{root}/base"]
+    told = json.loads(CliRunner().invoke(app, [*order, "--json"]).output)
+    assert told["fit"]["prompts"] == {f"{root}/a": 2, f"{root}/b": 1}
+    assert told["fit"]["reading"]["threads"] == torch.get_num_threads()
+    assert not any("kept_unmeasured" in text for text in told["warnings"])
+    monkeypatch.setattr("amalgam.workers.reading_fit.free_memory", lambda: 1000)
+    done = CliRunner().invoke(app, order)
+    assert "iteris: 3 prompts with answers of at most 64 tokens" in done.output
+    assert "fit_unread: the base model takes about" in " ".join(done.stderr.split())
+    assert CliRunner().invoke(app, order[:4]).exit_code == 2
+
+
+def test_a_merge_without_prompts_says_that_nothing_measured_it(root: Path, tmp_path: Path) -> None:
+    for expression, said in ((f"{root}/a + {root}/b", 1), (f"{root}/a", 0)):
+        out = tmp_path / f"out{said}"
+        done = CliRunner().invoke(app, ["build", expression, "-o", str(out)])
+        assert done.exit_code == 0, done.output
+        warnings = json.loads((out / "lineage.json").read_text())["warnings"]
+        assert [text.startswith("kept_unmeasured: ") for text in warnings].count(True) == said
+        assert ("kept_unmeasured" in done.stderr) == bool(said)
+        assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
+        assert (tmp_path / f"out{said}-report.html").read_text().count("kept_unmeasured") == said
+        told = json.loads(CliRunner().invoke(app, ["plan", expression, "--json"]).output)
+        assert [text.startswith("kept_unmeasured: ") for text in told["warnings"]].count(True) == said
+
+
 def test_it_needs_the_base_model(root: Path, tmp_path: Path) -> None:
     done = run(root, tmp_path / "out", {"a": ["x"], "b": ["y"]})
     assert done.exit_code == 2

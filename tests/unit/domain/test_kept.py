@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amalgam.domain.evaluation import EvaluationItem
+from amalgam.domain.expression import parse_expression
 from amalgam.domain.kept import SKILL_LOST, AnswerRead, InputKept, input_kept, share, worst
 from amalgam.domain.recipe import Recipe, RecipeInput
-from amalgam.domain.skill_probe import KeptRecord, ProbeOrder, SkillProbe, kept_inputs
+from amalgam.domain.skill_probe import KeptRecord, ProbeOrder, SkillProbe, kept_inputs, unmeasured
 from amalgam.errors.skills import ProbeRefused
 
 ITEM = EvaluationItem(prompt="How many?")
@@ -52,6 +53,23 @@ def test_every_answer_counts_alike_however_long() -> None:
     assert kept.agreement == 0.75
     assert (kept.alike, kept.answers) == (0.5, 0.5)
     assert kept.divergence == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("sql + 0.5*json", True),
+        ("ties(sql, json, code)", True),
+        ("sql", False),
+        ("0.5*sql", False),
+        ("sql - 0.3*json", False),
+        ("sql + 0*json", False),
+    ],
+)
+def test_a_merge_without_prompts_is_told_of_where_it_keeps_several_inputs(expression: str, said: bool) -> None:
+    found = unmeasured(parse_expression(expression))
+    assert [text.partition(":")[0] for text in found] == ["kept_unmeasured"] * said
+    assert all(len(text.split(". ")) == 1 for text in found)
 
 
 def kept_of(value: float) -> InputKept:

@@ -8,6 +8,7 @@ import pytest
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.error_report import ErrorReport
 from amalgam.domain.expression import parse_expression
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.domain.messages import (
     FROM_BLENDER,
     FROM_TEMPLATES,
@@ -24,6 +25,8 @@ from amalgam.domain.messages import (
     JobProgressed,
     Line,
     Message,
+    NeedsAnswer,
+    NeedsQuestion,
     PlanAnswer,
     PlanQuestion,
     RebuildAnswer,
@@ -58,6 +61,7 @@ FORECAST = MergeForecast(
     overall={"norms": [1.5]},
     modules=(),
 )
+NEEDS = ReadingNeeds(memory_bytes=9, free_bytes=5, device="cpu", dtype="float32", threads=2)
 INPUT = BlendInput(folder="/store/a", digest="a" * 64, base="base")
 REFUSAL = Refusal(id=3, error=ErrorReport.of(NonFinite("The result", "q")))
 CHECK = TemplateCheck(5, packed("{{ 1 }}"), packed({}))
@@ -66,12 +70,14 @@ RENDER = TemplateRender(6, packed("{{ 1 }}"), packed([{"role": "user"}]), packed
 LINES: list[tuple[Line, Message]] = [
     (TO_WORKER, Wake()),
     (TO_WORKER, PlanQuestion(id=1, recipe=RECIPE, budget_s=2.5)),
+    (TO_WORKER, NeedsQuestion(id=8, budget_s=10.0)),
     (TO_WORKER, RebuildQuestion(id=2, recipe=RECIPE, budget_s=600, max_rank=16, reading=None)),
     (TO_WORKER, EnergyQuestion(id=7, adapters=("sql@1", "json@2"), prompts=("a", "ü\n"), budget_s=9)),
     (FROM_WORKER, WorkerNamed(name="host-abc")),
     (FROM_WORKER, JobNews("job-1", "merge", "built", {"sync": 1.0})),
     (FROM_WORKER, JobProgressed(job_id="job-1", attempt=1, done=3, total=14)),
     (FROM_WORKER, PlanAnswer(id=1, forecast=FORECAST)),
+    (FROM_WORKER, NeedsAnswer(id=8, needs=NEEDS)),
     (FROM_WORKER, RebuildAnswer(id=2, digest="b" * 64, seconds=0.5)),
     (FROM_WORKER, EnergyAnswer(id=7, energies=((0.25, 0.5), (1e-9, 1.0)))),
     (FROM_WORKER, REFUSAL),

@@ -4,17 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+import httpx
+import pytest
 
+from amalgam.api.admin.merge_models import MergeBody
 from amalgam.api.admin.sweep_models import SearchBody
 from amalgam.domain.expression import parse_expression
 from amalgam.domain.recipe import Recipe, layer_of
 from amalgam.merge.methods import METHODS, complete
-from loadtests.quality import Book
-from loadtests.quality_contenders import ADAPTERS, LAYERS, first_tries, searches, singles
+from amalgam_demo.tasks import generate
+from loadtests.quality import Book, merged
+from loadtests.quality_contenders import ADAPTERS, LAYERS, SEED, first_tries, fits, searches, singles
 from loadtests.quality_page import best, quality_page
-from loadtests.quality_weights import WeightedSum, averaged, recipe, take_up
 
 
 def row(method: str, model: str, setting: str, *right: int) -> dict[str, Any]:
@@ -95,38 +96,31 @@ def test_singles_are_the_base_and_each_adapter() -> None:
     assert [one.model for one in singles("base")] == ["base", *ADAPTERS]
 
 
-def test_learned_weights_become_the_recipe_that_computes_the_same() -> None:
-    chance = torch.Generator().manual_seed(3)
-    sums = {}
-    for module in ("model.layers.1.mlp.up_proj", "model.layers.11.mlp.up_proj"):
-        factors = [(torch.randn(2, 5, generator=chance), torch.randn(4, 2, generator=chance)) for _ in ADAPTERS]
-        one = WeightedSum(nn.Linear(5, 4), factors)
-        one.weights.data = torch.randn(3, generator=chance).round(decimals=3)
-        inputs = torch.randn(7, 5, generator=chance)
-        dense = sum(w * b @ a for w, (a, b) in zip(one.weights, factors, strict=True))
-        assert torch.allclose(one(inputs), one.linear(inputs) + inputs @ dense.T, atol=1e-5)
-        sums[module] = one
-    learned = recipe(sums, 3)
-    assert learned.pop("steps") == 3
-    assert "3 steps" in learned.pop("setting")
-    full = Recipe.model_validate(learned)
-    for module, one in sums.items():
-        for at, entry in enumerate(full.inputs):
-            assert abs(entry.weight_at(module, LAYERS) - float(one.weights.detach()[at])) < 1e-6
-    kept = {module: one.weights.detach().clone() for module, one in sums.items()}
-    for one in sums.values():
-        one.weights.data.zero_()
-    take_up(sums, learned)
-    assert all(torch.allclose(one.weights, kept[module], atol=1e-4) for module, one in sums.items())
+def test_fits_are_what_the_server_takes_and_ask_no_held_out_question() -> None:
+    held_out = {item.prompt for name in ADAPTERS for item in generate(name, "test", 200, SEED)}
+    for contender in fits():
+        body = MergeBody.model_validate({"name": contender.model, "inputs": ADAPTERS, "fit": contender.fit})
+        assert body.fit is not None
+        given = body.fit.prompts or body.fit.items
+        assert {name: len(rows) for name, rows in given.items()} == dict.fromkeys(ADAPTERS, 10)
+        asked = {str(row) for rows in body.fit.prompts.values() for row in rows}
+        asked |= {item.messages[0]["content"] for rows in body.fit.items.values() for item in rows if item.messages}
+        assert len(asked) > 20
+        assert not asked & held_out
 
 
-def test_averaged_weights_are_the_mean_and_say_of_what() -> None:
-    def stage(steps: int, value: float) -> dict[str, Any]:
-        inputs = [{"adapter": "a", "weight": [{"filter": "layers.0.q_proj", "value": value}]}]
-        return {"method": "task_arithmetic", "inputs": inputs, "setting": "", "steps": steps}
+@pytest.mark.parametrize("ending", ["published", "failed"])
+async def test_a_fit_is_waited_for(ending: str) -> None:
+    states = iter(["queued", "running", ending])
 
-    early, late = stage(160, 0.5), stage(360, 1.0)
-    found = averaged([early, late])
-    assert found["inputs"][0]["weight"][0]["value"] == 0.75
-    assert "160 and 360 steps" in found["setting"]
-    assert late == stage(360, 1.0)
+    def answered(request: httpx.Request) -> httpx.Response:
+        job = {"id": "7", "state": next(states), "error": {"code": "fit_unread"}}
+        return httpx.Response(202, json={"job": job}) if request.method == "POST" else httpx.Response(200, json=job)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answered), base_url="http://x") as client:
+        if ending == "published":
+            await merged(client, fits()[0])
+        else:
+            with pytest.raises(SystemExit, match="fit_unread"):
+                await merged(client, fits()[0])
+    assert next(states, None) is None

@@ -9,15 +9,15 @@ def case(merge: str, task: str, right: float, figure: float) -> Case:
     return Case("demo", merge, task, right, {"whole answers": figure})
 
 
-def test_a_merge_counts_once_whichever_input_it_loses() -> None:
+def test_every_input_of_a_merge_is_warned_of_by_itself() -> None:
     found = [
         case("a", "sql", 1.0, 0.9), case("a", "json", 0.2, 0.3),
         case("b", "sql", 0.9, 0.4), case("b", "json", 1.0, 0.9),
         case("c", "sql", 0.5, 0.7), case("c", "json", 1.0, 0.9),
         case("d", "sql", 1.0, 0.8), case("d", "json", 1.0, 0.8),
     ]  # fmt: skip
-    assert alarms(found, "whole answers", 0.5) == (0.5, 0.5)
-    assert alarms(found, "whole answers", 0.75) == (1.0, 0.5)
+    assert alarms(found, "whole answers", 0.5) == (0.5, 1 / 6)
+    assert alarms(found, "whole answers", 0.75) == (1.0, 1 / 6)
 
 
 def test_correlations_are_pearsons_and_spearmans() -> None:
@@ -33,5 +33,5 @@ def test_the_page_says_how_much_was_measured() -> None:
     rows = [{"family": "demo", "expression": f"{w}*a + b", "items": 10, "tasks": {"sql": task}, "s": 1} for w in (1, 2)]
     report = {"machine": "m", "versions": {"python": "3"}, "date": "d", "command": "c", "probes": 2, "items": 10}
     page, plot = skills_page(report | {"rows": rows})
-    assert "2 merges of adapters (demo 2), 2 inputs in all; 2 merges lose a fifth" in page
+    assert "2 merges of adapters (demo 2), 2 inputs in all; of 2 of them a fifth" in page
     assert plot.count("<circle") == 2 * 2 + 1

@@ -17,8 +17,10 @@ import torch
 
 from amalgam.domain.adapter import AdapterVersion
 from amalgam.domain.expression import parse_expression
+from amalgam.domain.fit_forecast import ReadingNeeds
 from amalgam.domain.job import Job, JobRequest
-from amalgam.domain.messages import FROM_WORKER, EnergyAnswer, EnergyQuestion, Refusal
+from amalgam.domain.messages import FROM_WORKER, EnergyAnswer, EnergyQuestion, NeedsAnswer, NeedsQuestion, Refusal
+from amalgam.domain.version import VersionDraft
 from amalgam.errors.jobs import LeaseLost
 from amalgam.errors.merge_run import MergeCancelled
 from amalgam.errors.merging import NonFinite
@@ -256,6 +258,48 @@ def said_states(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What the server heard of the job's states."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     return [line["state"] for line in lines if "state" in line]
+
+
+@pytest.mark.parametrize("asked", [None, "probe", "fit"])
+async def test_a_merge_that_nothing_measures_says_so(queue: Queue, asked: str | None) -> None:
+    job = (await queue.jobs.get("job-1")).model_copy(update={} if asked is None else {asked: {}})
+    found = merge_build._notes(job, parse_expression("one@1 + 0.5*two@1"))
+    assert [text.partition(":")[0] for text in found] == ([] if asked else ["kept_unmeasured"])
+
+
+async def test_what_is_said_of_a_merge_is_in_its_version_and_in_its_lineage(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts: list[VersionDraft] = []
+    finish = queue.jobs.finish_built
+
+    async def noted(job_id: str, token: int, made: VersionDraft, *rest: Any) -> Any:
+        drafts.append(made)
+        return await finish(job_id, token, made, *rest)
+
+    monkeypatch.setattr(queue.jobs, "finish_built", noted)
+    assert (await queue.run()).state == "built"
+    (made,) = drafts
+    assert [text.partition(":")[0] for text in made.warnings] == ["kept_unmeasured"]
+    assert made.lineage is not None
+    assert made.lineage["warnings"] == list(made.warnings)
+
+
+async def test_the_worker_says_what_it_needs_to_read_prompts(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+    needs = ReadingNeeds(memory_bytes=9, free_bytes=5, device="cpu", dtype="float32", threads=2)
+
+    def found(*given: Any) -> ReadingNeeds:
+        asked.append(given)
+        return needs
+
+    monkeypatch.setattr(merge_build, "reading_needs", found)
+    monkeypatch.setattr(queue.worker._builder, "_settings", Settings(base_model=Path("/base")))
+    await queue.worker.answer(NeedsQuestion(id=4, budget_s=5))
+    assert FROM_WORKER.read(capsys.readouterr().out.encode()) == NeedsAnswer(id=4, needs=needs)
+    assert asked == [(Path("/base"), "cpu")]
 
 
 ASKED = EnergyQuestion(id=8, adapters=("two@1", "one@1"), prompts=("a", "b"), budget_s=5)

@@ -18,7 +18,7 @@ from amalgam.errors.merge_run import MergeCancelled
 from amalgam.merge.projection import RIDGE
 from amalgam.workers import reading_fit
 from amalgam.workers.base_passes import BasePasses
-from amalgam.workers.reading_fit import Place, fitted, read_and_fit, require_memory
+from amalgam.workers.reading_fit import Place, fitted, read_and_fit, reading_needs
 from tests.support.reading_base import write_reading_base
 
 CPU = torch.device("cpu")
@@ -204,9 +204,15 @@ def test_time_and_memory_that_are_not_there_are_told(folder: Path, monkeypatch: 
         read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(budget_s=1), never, lambda: next(times))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     monkeypatch.setattr(reading_fit, "free_memory", lambda: int(size * 1.3))
-    require_memory(folder, torch.bfloat16)
+    monkeypatch.setattr(reading_fit, "computed_in", lambda device: torch.bfloat16)
+    needs = reading_needs(folder, "cpu")
+    assert (needs.memory_bytes, needs.free_bytes) == (round(1.2 * size), int(size * 1.3))
+    assert (needs.device, needs.dtype, needs.threads) == ("cpu", "bfloat16", torch.get_num_threads())
+    assert needs.too_much is None
+    monkeypatch.setattr(reading_fit, "computed_in", lambda device: torch.float32)
+    assert reading_needs(folder, "cpu").memory_bytes == round(2.4 * size)
     with pytest.raises(FitUnread, match="GiB are free"):
-        require_memory(folder, torch.float32)
+        read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(), never)
     monkeypatch.setattr(reading_fit, "free_memory", lambda: 1000)
     with pytest.raises(FitUnread, match="GiB are free"):
         read_and_fit(Place(folder, "cpu", 1 << 30), sources, spec(), never)

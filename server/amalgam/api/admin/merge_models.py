@@ -9,9 +9,11 @@ from amalgam.api.admin.kit import NO_NUL, Body, NewName
 from amalgam.api.admin.probe_models import ProbeBody, RequireBody
 from amalgam.domain.diagnostics import MergeForecast
 from amalgam.domain.expression import SUM_METHOD, parse_expression
+from amalgam.domain.fit_forecast import FitForecast
 from amalgam.domain.recipe import MAX_INPUTS, Recipe, RecipeInput
-from amalgam.domain.skill_probe import KeptRecord
+from amalgam.domain.skill_probe import KeptRecord, unmeasured
 from amalgam.merge.plan import MergePlan
+from amalgam.services.fits import FitPlan
 
 
 class RecipeBody(Body):
@@ -156,18 +158,40 @@ class PlanView(BaseModel):
     input_bytes: int
     output_bytes: int
     warnings: tuple[str, ...]
-    forecast: MergeForecast | None = Field(description="memory, time and diagnostics; null with diagnostics=false")
-
+    forecast: MergeForecast | None = Field(
+        description="memory, time and diagnostics, of the inputs as they are; null with diagnostics=false"
+    )
+    fit: FitForecast | None = Field(default=None, description="what the fit will take; null without one")
     kept: KeptRecord | None = Field(
-        default=None, description="what it would keep of its inputs, tried as a blend; null without a probe"
+        default=None,
+        description="what it would keep of its inputs, tried as a blend; null without a probe, and with a fit",
     )
 
     @classmethod
     def of(cls, plan: MergePlan, forecast: MergeForecast | None, kept: KeptRecord | None = None) -> "PlanView":
         """The view of ``plan``."""
+        said = unmeasured(plan.recipe) if kept is None else kept.warnings()
+        return cls._of(plan, forecast, plan.recipe.digest(), said, kept=kept)
+
+    @classmethod
+    def of_fit(cls, found: FitPlan, forecast: MergeForecast | None) -> "PlanView":
+        """The view of a merge with a fit."""
+        return cls._of(found.plan, forecast, found.digest, found.fit.warnings(), fit=found.fit)
+
+    @classmethod
+    def _of(
+        cls,
+        plan: MergePlan,
+        forecast: MergeForecast | None,
+        digest: str,
+        said: tuple[str, ...],
+        *,
+        kept: KeptRecord | None = None,
+        fit: FitForecast | None = None,
+    ) -> "PlanView":
         return cls(
             recipe=plan.recipe.model_dump(mode="json"),
-            recipe_digest=plan.recipe.digest(),
+            recipe_digest=digest,
             space=plan.space,
             rank=plan.rank,
             exact_rank=plan.exact_rank,
@@ -175,7 +199,8 @@ class PlanView(BaseModel):
             partial_modules=dict(plan.partial),
             input_bytes=plan.input_bytes,
             output_bytes=plan.output_bytes,
-            warnings=(*plan.warnings, *(() if kept is None else kept.warnings())),
+            warnings=(*plan.warnings, *said),
             forecast=forecast,
+            fit=fit,
             kept=kept,
         )

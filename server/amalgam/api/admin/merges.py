@@ -14,9 +14,9 @@ from amalgam.api.admin.kit import ID_PATTERN, PUBLISHES, READS, IdCursor, ShortL
 from amalgam.api.admin.merge_models import MergeBody, PlanView
 from amalgam.api.admin.method_models import MethodListView
 from amalgam.api.admin.probe_order import fitted_merge, read_probe
-from amalgam.api.state import services
-from amalgam.errors.fits import FitRefused
+from amalgam.api.state import Services, services
 from amalgam.merge.methods import METHODS
+from amalgam.services.fits import FittedMerge
 
 _JobId = Annotated[str, Path(pattern=ID_PATTERN, description="job id")]
 
@@ -61,11 +61,12 @@ def _add_merges(routes: APIRouter) -> None:
         body: MergeBody,
         diagnostics: bool = Query(True, description="run the merge in the worker too, and say what came of it"),
     ) -> PlanView:
-        if body.fit is not None:
-            raise FitRefused("a plan is of given weights; leave fit out, or submit the merge")
         app_services, recipe = services(request), body.described()
         require_new_name(request, body.name)
         order = await read_probe(request, body)
+        if body.fit is not None:
+            fitted = await fitted_merge(request, body, body.fit, order)
+            return await _fit_plan(app_services, fitted, diagnostics=diagnostics)
         plan = await app_services.merges.plan(recipe, scopes=scopes_of(request))
         probe = None if order is None else await app_services.merges.pinned_probe(recipe, order)
         budget_s = app_services.settings.merging.plan_budget_s
@@ -76,6 +77,14 @@ def _add_merges(routes: APIRouter) -> None:
     @routes.get("/merge-methods", dependencies=READS, summary="The merge methods with their parameters")
     async def methods() -> MethodListView:
         return MethodListView.of(METHODS.values())
+
+
+async def _fit_plan(app_services: Services, order: FittedMerge, *, diagnostics: bool) -> PlanView:
+    """The plan of a merge with a fit: that of its inputs as they are, and what the fit will take."""
+    found = await app_services.fits.plan(order, asks_worker=diagnostics)
+    budget_s = app_services.settings.merging.plan_budget_s
+    forecast = await app_services.merges.forecast(found.plan.recipe, budget_s) if diagnostics else None
+    return PlanView.of_fit(found, forecast)
 
 
 def _add_jobs(routes: APIRouter) -> None:

@@ -55,6 +55,21 @@ function useFollowed(path) {
   return { job, states, error };
 }
 
+/** What a fit goes by and came to. */
+function Fitted({ fit }) {
+  const found = fit.method === "iteris"
+    ? (fit.tokens === null ? "nothing is read yet" : `${fit.tokens} tokens were read`)
+    : Object.entries(fit.weights).map(([input, weight]) => `${weight} of ${input}`).join(", ") || "weights are searched";
+  return html`<p>Fitted by ${fit.method}, by ${fit.by === "kept" ? "the inputs' own answers" : "answers that are given"}: ${found}${fit.unread ? `; ${fit.unread} modules are summed as they are` : ""}.
+    ${fit.sweep && html` <a href=${linkTo("evaluations", fit.sweep)}>the search</a>`}</p>`;
+}
+
+/** A job on the page of what began it. @param {{id: string}} given */
+export function FollowedJob({ id }) {
+  const { job, error } = useFollowed(`/admin/v1/jobs/${inPath(id)}`);
+  return html`<${Refusal} error=${error} />${job && html`<div role="status"><p><a href=${linkTo("jobs", id)}>${job.kind} of ${job.name}</a> <${Progress} job=${job} /> <${Result} job=${job} /></p></div>`}`;
+}
+
 export default function Job({ id }) {
   const path = `/admin/v1/jobs/${inPath(id)}`;
   const { job, states, error } = useFollowed(path);
@@ -63,6 +78,7 @@ export default function Job({ id }) {
   return html`<p><a href=${linkTo("jobs")}>All jobs</a></p><h1>${job.kind} of ${job.name}</h1><${Refusal} error=${error} />
     <div role="status"><p><${Progress} job=${job} /> <${Result} job=${job} /></p></div>
     <p class="row">${!ENDED.has(job.state) && html`<${Action} label="cancel" does=${() => send("POST", `${path}:cancel`)} />`} <${CopyCurl} path=${`${path}/events`} /></p>
+    ${job.fit && html`<${Fitted} fit=${job.fit} />`}
     <h2>Events</h2><${Table} caption="Events" head=${["state", "when"]} rows=${states.map((one) => [one.state, when(one.at)])} />
     <h2>Seconds by step</h2><${Table} caption="Steps" head=${["step", "seconds"]} rows=${steps.map(([step, seconds]) => [step, fixed(Number(seconds), 3)])} empty="Told once it has ended." />
     <details><summary>Recipe</summary><pre tabindex="0">${JSON.stringify(job.recipe, null, 1)}</pre></details>`;

@@ -7,6 +7,7 @@ import { Field, Refusal, useLoaded } from "../js/parts.js";
 import { read, written } from "../js/recipe.js";
 import { place, query } from "../js/state.js";
 import Answers from "./lab_answers.js";
+import Fit from "./lab_fit.js";
 import Inputs from "./lab_inputs.js";
 import Log, { useTried } from "./lab_log.js";
 import Plan from "./lab_plan.js";
@@ -88,6 +89,7 @@ export default function Lab() {
     </div>
     <${Answers} lab=${lab} text=${text} answered=${answered} change=${change} />
     <${Save} text=${text} lab=${lab} />
+    <${Fit} text=${text} lab=${lab} />
     <${Plan} text=${text} />
     <${Log} tried=${tried} text=${text} load=${(expression) => change(read(expression) ?? lab)} />`;
 }
