@@ -22,7 +22,7 @@ __all__ = ["base", "store"]  # fixtures
 
 peft = pytest.importorskip("peft")
 
-OF_MODULES: Mapping[str, Make] = {"ranked": ranked, "one layer": one_layer, "of eight": of_eight}
+OF_MODULES: dict[str, Make] = {"ranked": ranked, "one layer": one_layer, "of eight": of_eight}
 FOLDERS: Mapping[str, Make] = {name: make for name, (make, _) in TAKEN.items()} | OF_MODULES
 ROUNDING = 1e-6
 """float32 products of order 1, summed in another order than float64's."""
