@@ -206,6 +206,8 @@ async def test_keys_are_in_no_log_and_only_as_hashes_in_memory(tmp_path: Path) -
                     expected = 401 if "wrong" in key else 500
                     assert (await session.post("/v1/chat/completions", json=chat)).status_code == expected
                     await session.get("/admin/v1/adapters/none")
+                async with running_app.http() as stranger:
+                    assert (await stranger.get(f"/v1/models?key={key}")).status_code == 401
         finally:
             for logger in loggers:
                 logger.removeHandler(catcher)

@@ -74,7 +74,13 @@ async def test_keys_come_in_the_headers_that_clients_send(running_app: RunningAp
         assert (await stranger.get("/admin/v1/jobs", headers={header: ADMIN_KEY})).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["key", "api_key", "api-key", "apikey", "KEY", "access_token"])
+IN_QUERY = (
+    "key", "api_key", "api-key", "apikey", "KEY", "access_token", "x-api-key", "x-goog-api-key", "subscription-key",
+    "token", "authorization", "%6bey", "api%5Fkey", "Api.Key",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_QUERY)
 async def test_a_key_in_the_address_is_refused_in_words(running_app: RunningApp, name: str) -> None:
     async with running_app.http() as stranger:
         for path in ("/v1/models", "/admin/v1/jobs", "/nothing"):
@@ -84,6 +90,21 @@ async def test_a_key_in_the_address_is_refused_in_words(running_app: RunningApp,
             assert ADMIN_KEY not in error["message"]
     async with running_app.http(API_KEY) as session:
         assert (await session.get(f"/v1/models?{name}=x")).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", "monkey=x", "keys=x", "a=key%3Dx", "a=b%26key=x", "max_tokens=5", "=x", "&;&"])
+async def test_an_address_without_a_key_is_not_said_to_have_one(running_app: RunningApp, query: str) -> None:
+    async with running_app.http() as stranger:
+        error = assert_error(await stranger.get(f"/v1/models?{query}"), 401, "invalid_api_key")
+    assert "address" not in error["message"]
+
+
+async def test_a_key_in_the_address_helps_no_wrong_one_and_harms_no_right_one(running_app: RunningApp) -> None:
+    async with running_app.http("wrong") as stranger:
+        error = assert_error(await stranger.get(f"/v1/models?key={API_KEY}"), 401, "invalid_api_key")
+        assert "address" not in error["message"], "the key that was sent is the wrong one"
+    async with running_app.http(API_KEY) as session:
+        assert_error(await session.get(f"/admin/v1/jobs?key={ADMIN_KEY}"), 403, "invalid_api_key")
 
 
 async def test_without_named_sites_no_page_is_permitted_anything(running_app: RunningApp) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers
@@ -38,7 +38,12 @@ _PROXIED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-hos
 _SHOWN_DIGITS: Final = 12
 """The id of a configured key shows so many digits of its word."""
 _ROLES: Final = {role: frozenset({role}) for role in Role}
-_KEY_IN_QUERY: Final = re.compile(r"(?:^|&)(?:api[-_]?)?key=|(?:^|&)access[-_]token=", re.IGNORECASE)
+_IN_QUERY: Final = frozenset({
+    "key", "apikey", "xapikey", "xgoogapikey", "subscriptionkey", "token", "apitoken", "accesstoken", "authtoken",
+    "authorization", "bearer",
+})  # fmt: skip
+"""Names that clients give a key in the query, in small letters and without what joins words."""
+_JOINT: Final = re.compile("[-_ .]")
 
 
 def _digest(key: SecretStr, variable: str) -> bytes:
@@ -145,7 +150,7 @@ def key_of(headers: Headers) -> str | None:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
-    return next((key for name in _KEY_HEADERS if (key := headers.get(name))), None)
+    return next((key for name in _KEY_HEADERS if (key := headers.get(name, "").strip())), None)
 
 
 def client_of(key: str) -> str:
@@ -224,7 +229,14 @@ def _directory(scope: Scope) -> KeyDirectory | None:
 
 def _has_key_in_query(scope: Scope) -> bool:
     """Whether the request, which has no key where keys are read, has one where logs and histories would keep it."""
-    return key_of(Headers(scope=scope)) is None and bool(_KEY_IN_QUERY.search(scope["query_string"].decode("latin-1")))
+    if key_of(Headers(scope=scope)) is not None:
+        return False
+    names = (unquote_plus(one.partition("=")[0]) for one in _pairs(scope["query_string"].decode("latin-1")))
+    return any(_JOINT.sub("", name).lower() in _IN_QUERY for name in names)
+
+
+def _pairs(query: str) -> list[str]:
+    return query.replace(";", "&").split("&")
 
 
 def require_safe_binding(settings: Settings) -> None:

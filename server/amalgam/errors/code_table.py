@@ -71,7 +71,13 @@ FINDINGS: Final[tuple[CodeSpec, ...]] = (
         "a file beside the adapter that says how it wants to be asked, and cannot be read so",
         "mend the file, or put the serving profile by the API",
     ),
-    CodeSpec("unsupported_dtype", "Factors that are not BF16, F16 or F32", "save them as one of these"),
+    CodeSpec("unsupported_dtype", "Factors that are not BF16, F16, F32 or F64", "save them as one of these"),
+    _warning("values_rounded", "factors stored as F64 were rounded to F32, as PEFT reads them", "none"),
+    _warning(
+        "modules_not_named",
+        "modules have factors that the config leaves out; they are applied here, and PEFT leaves them out",
+        "mend `target_modules`, `exclude_modules` or `layers_to_transform`, or take the factors out",
+    ),
     _warning(
         "base_unverified", "the config names another base model, the shapes agree", "check that it is the same model"
     ),

@@ -97,11 +97,11 @@ def _read(file: BinaryIO, dtype: str, count: int) -> NDArray[np.float32]:
 
 
 def widened(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Stored entries as float32, which holds every value of the three types.
+    """Stored entries as float32, which holds every value of BF16, F16 and F32; of F64 the nearest.
 
     Args:
-        values: The bits of bfloat16 as uint16; float16 and float32 as they are.
-        dtype: BF16, F16 or F32.
+        values: The bits of bfloat16 as uint16; the others as they are.
+        dtype: BF16, F16, F32 or F64.
     """
     if dtype == "BF16":
         wide: NDArray[np.float32] = (values.astype(np.uint32) << 16).view(np.float32)

@@ -49,6 +49,8 @@ _SHARDED: Final = (
 _WHOLE_MODEL: Final = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 _TRAINED_BESIDE: Final = "non_lora_trainables.bin"
 """LLaVA's trainer writes it for weights that it trained without LoRA."""
+_ARCHIVE: Final = re.compile(r".+\.(zip|tgz|tar|tar\.\w+|7z|rar|safetensors\.(gz|zst|xz))", re.IGNORECASE)
+_CONFIG_ALMOST: Final = re.compile(r"adapter[_-]?config.*\.json", re.IGNORECASE)
 _CHECKPOINT: Final = re.compile(r"checkpoint-\d+/")
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _PICKLE_MAGIC: Final = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
@@ -105,14 +107,15 @@ def weights_files(names: Collection[str]) -> list[str]:
 def names_in(folder: Path) -> list[str]:
     """What lies in a folder, sorted; subfolders end in a slash, and hidden entries are nobody's concern.
 
-    A folder that is not there holds nothing.
+    A folder that is not there holds nothing, and a link to nothing, as caches have them whose files were pruned, is
+    nothing either.
 
     Raises:
         OSError: the folder cannot be read.
     """
     if not folder.exists():
         return []
-    found = (path for path in folder.iterdir() if not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if not path.name.startswith(".") and path.exists())
     return sorted(path.name + "/" if path.is_dir() else path.name for path in found)
 
 
@@ -140,7 +143,16 @@ def names_at_top(paths: Sequence[str]) -> list[str]:
     weights = [depth for found, depth in zip(parts, depths, strict=True) if is_weights(found[-1])]
     configs = [depth for found, depth in zip(parts, depths, strict=True) if found[-1] == CONFIG_FILE]
     own = min(weights or configs or [max(depths, default=0)])
-    return [found[own] + "/" if depth > own else found[-1] for found, depth in zip(parts, depths, strict=True)]
+    above = next((found[:own] for found in parts if len(found) - 1 == own and _is_own(found[-1], weights)), [])
+    # What lies elsewhere, as in the __MACOSX of an archive, goes by the folder there that all of it lies in.
+    return [
+        found[-1] if depth <= own else found[own if found[:own] == above else 0] + "/"
+        for found, depth in zip(parts, depths, strict=True)
+    ]
+
+
+def _is_own(name: str, weights: Sequence[int]) -> bool:
+    return is_weights(name) if weights else name == CONFIG_FILE
 
 
 def judge_names(names: Sequence[str]) -> list[Finding]:
@@ -182,13 +194,23 @@ def _where_else(names: Sequence[str]) -> str:
         return f"What {sharded} left are parts to go on training from. Gather them, and save with save_pretrained."
     if any(map(_WHOLE_MODEL.fullmatch, names)):
         return "A whole model lies here. Serve it with 'amalgam serve FOLDER', or name the folder of an adapter."
-    others = [name for name in names if name.endswith(".safetensors")]
+    archive = next(filter(_ARCHIVE.fullmatch, names), None)
+    if archive is not None:
+        return f"Archives are not opened. Unpack {shown(archive)}, and name the folder in it that has the adapter."
+    others = [name for name in names if name.lower().endswith(".safetensors")]
     if others:
         return f"If {shown(others[0])} holds its tensors, call it {WEIGHTS_FILE}."
     folders = [name for name in names if name.endswith("/")]
     if folders:
         return f"If it lies in a folder below, name that one, such as {shown(folders[0])}."
     return "Save the adapter with save_pretrained(safe_serialization=True)."
+
+
+def no_config(names: Sequence[str]) -> Finding:
+    """The finding about a folder that holds ``names`` and no config."""
+    almost = next(filter(_CONFIG_ALMOST.fullmatch, names), None)
+    step = "Save the adapter with PEFT." if almost is None else f"If {shown(almost)} is it, call it {CONFIG_FILE}."
+    return Finding(code="missing_file", message=f"{CONFIG_FILE} is missing. {step}")
 
 
 def _ignored(names: Sequence[str]) -> Finding:

@@ -18,14 +18,15 @@ _READERS: Final[Mapping[str, Callable[[bytes | bytearray | memoryview], Floats]]
     "BF16": _bfloat16,
     "F16": lambda raw: np.frombuffer(raw, np.dtype("<f2")).astype(np.float64),
     "F32": lambda raw: np.frombuffer(raw, np.dtype("<f4")).astype(np.float64),
+    "F64": lambda raw: np.frombuffer(raw, np.dtype("<f8")),
 }
 
 
 def floats(raw: bytes | bytearray | memoryview, dtype: str) -> Floats:
-    """The entries in ``raw``, [n], float64, in which the square of any stored finite number is finite.
+    """The entries in ``raw``, [n], float64, in which the square of any number that float32 holds is finite.
 
     Args:
-        dtype: ``BF16``, ``F16`` or ``F32``.
+        dtype: ``BF16``, ``F16``, ``F32`` or ``F64``.
 
     Raises:
         KeyError: another dtype.

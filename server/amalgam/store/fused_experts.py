@@ -22,7 +22,7 @@ from amalgam.store.peft_tensors import FACTORS
 from amalgam.store.safetensors_header import TensorSpan
 from amalgam.store.stored_tensors import StoredTensors
 from amalgam.store.tensor_names import PREFIX
-from amalgam.store.tensor_scan import SCANNED_DTYPES
+from amalgam.store.tensor_scan import ROUNDED_DTYPE, SCANNED_DTYPES
 
 FIELD: Final = "target_parameters"
 _FACTOR: Final = re.compile(r"(?P<module>.+?)(?P<depth>(?:\.base_layer)*)\.(?P<factor>lora_[AB])\.weight")
@@ -198,7 +198,7 @@ def _expert_pairs(
     if missing:
         return _finding("incomplete_pair", f"{parameter} of {shown(module)} has no {missing[0]}", module)
     down, up = pair["lora_A"], pair["lora_B"]
-    if unknown := {down.dtype, up.dtype} - SCANNED_DTYPES:
+    if unknown := {down.dtype, up.dtype} - SCANNED_DTYPES | {down.dtype, up.dtype} & {ROUNDED_DTYPE}:
         what = f"{parameter} of {shown(module)} is stored as {min(unknown)}; BF16, F16 and F32 are served"
         return _finding("unsupported_dtype", what, module)
     stacked = rank * experts

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from typing import Any, Final
 from amalgam.domain.name_patterns import NamePatterns
 from amalgam.errors.findings import Finding
 from amalgam.errors.internal import PatternRefused
-from amalgam.store.file_rules import CONFIG_FILE, MAX_TEXT_BYTES, unsafe
+from amalgam.store.file_rules import CONFIG_FILE, MAX_TEXT_BYTES, names_in, no_config, unsafe
 from amalgam.store.mistaken_files import BEGINNING_BYTES, mistaken
 
 _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
@@ -20,6 +20,8 @@ _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 
 _TASK: Final = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config")
+_DEFAULTS: Final[Mapping[str, Any]] = {"r": 8, "lora_alpha": 8, "target_modules": None}
+"""What PEFT takes where a LoRA config does not name them; vLLM takes no config without them."""
 TRAINING_FIELDS: Final = ("velora_config", "monteclora_config")
 """Variants with these fields differ from plain LoRA while they train, and not any more when they answer."""
 
@@ -62,11 +64,18 @@ class LoraRules:
         return sum(1 for table in (self.rank_pattern, self.alpha_pattern) for _ in table.values())
 
 
-def load_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """The config as written, and what keeps it from being read; empty where it cannot be."""
+def load_config(folder: Path, beside: Sequence[str] = ()) -> tuple[dict[str, Any], list[Finding]]:
+    """The config, and what keeps it from being read; empty where it cannot be.
+
+    It is as it was written, in any encoding of JSON, with PEFT's own values where LoRA's fields are left away.
+
+    Args:
+        folder: Of the adapter.
+        beside: Names that lay beside it where it came from and were not brought along.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        return {}, [Finding(code="missing_file", message=f"{CONFIG_FILE} is missing. Save the adapter with PEFT.")]
+        return {}, [no_config([*names_in(folder), *beside])]
     if path.stat().st_size > MAX_TEXT_BYTES:
         message = f"{CONFIG_FILE} is larger than {MAX_TEXT_BYTES} bytes. It should be a page of settings."
         return {}, [Finding(code="file_too_large", message=message)]
@@ -78,7 +87,32 @@ def load_config(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
         return {}, [_invalid("is not JSON") if instead is None else _unread(instead)]
     if not isinstance(config, dict):
         return {}, [_invalid("is not a JSON object")]
-    return config, []
+    return {**_DEFAULTS, **config} if config.get("peft_type") == "LORA" else config, []
+
+
+def as_engines_read(config: Mapping[str, Any], raw: bytes) -> dict[str, Any] | None:
+    """The config in the words that vLLM and PEFT read, where ``raw``, as it was written, is not in them already.
+
+    Both read UTF-8 without a mark in front. vLLM needs every field of `_DEFAULTS`, and knows one word for no biases;
+    to PEFT a table is never null, and an empty list of tokens is one that was trained.
+    """
+    changes: dict[str, Any] = {}
+    if config.get("bias", "none") != "none":
+        changes["bias"] = "none"
+    if config.get("lora_bias"):
+        changes["lora_bias"] = False
+    changes |= {name: {} for name in ("rank_pattern", "alpha_pattern") if config.get(name, {}) is None}
+    if config.get("trainable_token_indices") == []:
+        changes["trainable_token_indices"] = None
+    is_plain = _is_plain_text(raw) and config.keys() == json.loads(raw).keys()
+    return None if is_plain and not changes else {**config, **changes}
+
+
+def _is_plain_text(raw: bytes) -> bool:
+    try:
+        return not raw.decode().startswith("\ufeff") and b"\0" not in raw
+    except UnicodeDecodeError:
+        return False
 
 
 def read_rules(config: Mapping[str, Any], whole_copies: Collection[str] = ()) -> tuple[LoraRules | None, list[Finding]]:

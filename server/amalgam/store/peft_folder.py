@@ -16,8 +16,9 @@ from amalgam.store.delta_check import check_deltas
 from amalgam.store.file_rules import CARD_FILE, CONFIG_FILE, LINEAGE_FILE, MAGIC_BYTES, judge_names, names_in, refusal
 from amalgam.store.fused_experts import Separated, names_parameters, separate
 from amalgam.store.module_names import renaming_of
+from amalgam.store.named_modules import check_named
 from amalgam.store.peft_config import LoraRules, load_config, read_rules
-from amalgam.store.peft_tensors import FACTORS, SortedTensors, check_modules, sort_tensors
+from amalgam.store.peft_tensors import FACTORS, SortedTensors, check_modules, check_rounded, sort_tensors
 from amalgam.store.safetensors_header import TensorSpan
 from amalgam.store.stored_tensors import StoredTensors, judge_stored
 from amalgam.store.tensor_names import PREFIX
@@ -100,7 +101,7 @@ def read_peft_folder(
         OSError: the folder cannot be read.
     """
     findings = list(_check_files(folder, left_out))
-    config, config_findings = load_config(folder)
+    config, config_findings = load_config(folder, left_out)
     stored, header_findings = judge_stored(folder, base.rename if base is not None else renaming_of(base_folder))
     if stored is None:
         rules, refused = (None, []) if config_findings else read_rules(config)
@@ -120,7 +121,8 @@ def read_peft_folder(
     findings += [*config_findings, *header_findings]
     modules, module_findings = check_modules(tensors, rules, base)
     findings += [*_check_rank(rules, tensors, base), *_check_patterns(rules, tensors)]
-    findings += [*tensors.findings, *module_findings]
+    findings += [*tensors.findings, *module_findings, *check_rounded(tensors)]
+    findings += check_named(config, list(modules), {} if rules is None else rules.spelled)
     if scan_values:
         bound = DeltaBound() if base is None else base.delta_bound
         scans = _scan(folder, tensors)

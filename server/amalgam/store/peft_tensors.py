@@ -11,7 +11,7 @@ from amalgam.store.file_rules import shown
 from amalgam.store.peft_config import LoraRules
 from amalgam.store.safetensors_header import TensorSpan
 from amalgam.store.tensor_names import PREFIX
-from amalgam.store.tensor_scan import SCANNED_DTYPES
+from amalgam.store.tensor_scan import ROUNDED_DTYPE, SCANNED_DTYPES
 
 FACTORS: Final = ("lora_A", "lora_B")
 
@@ -24,6 +24,9 @@ _COPIED_SUFFIXES: Final = (".base_layer.weight", ".modules_to_save.weight", ".we
 
 _OF_TRAINING: Final = ("lora_velora_embed", "lora_monteclora_sampler")
 """Under these names VeLoRA and MonteCLoRA keep what they use while they train; trained, both are plain LoRA."""
+
+_NOT_GATHERED: Final = (0,)
+"""The shape of a parameter of ZeRO-3 while its entries are spread over processes."""
 
 IsCopy = Callable[[str, TensorSpan], bool | None]
 """It takes a module and where a whole weight of it lies, and tells whether it equals the base model's; None where
@@ -130,14 +133,28 @@ def check_modules(
                 in_features=down.shape[1],
                 out_features=up.shape[0],
                 scaling=rules.scaling_of(module),
-                dtype=wider(down.dtype, up.dtype),
+                dtype=read_dtype(down.dtype, up.dtype),
             )
     return modules, findings
 
 
-def wider(one: str, other: str) -> str:
-    """The type that holds every value of both: bfloat16 and float16 meet in float32."""
-    return one if one == other else "F32"
+def read_dtype(one: str, other: str) -> str:
+    """The type that a pair of factors is read in: it holds every value of both, but that float64 is rounded to float32.
+
+    bfloat16 and float16 meet in float32.
+    """
+    return one if one == other and one != ROUNDED_DTYPE else "F32"
+
+
+def check_rounded(tensors: SortedTensors) -> Iterator[Finding]:
+    """Says once that factors are rounded, as PEFT itself rounds them when it reads such a file."""
+    rounded = [module for module, pair in tensors.pairs.items() if any(s.dtype == ROUNDED_DTYPE for s in pair.values())]
+    if rounded:
+        message = (
+            f"The factors of {len(rounded)} modules, such as {shown(rounded[0])}, are stored as {ROUNDED_DTYPE} and "
+            "were rounded to F32, as PEFT does when it reads them."
+        )
+        yield Finding(code="values_rounded", severity="warning", message=message)
 
 
 def _problems(
@@ -168,7 +185,10 @@ def _problems(
         yield _finding("unsupported_modules", f"{shown(module)} {what}", module)
     for dtype in sorted({span.dtype for span in pair.values()} - SCANNED_DTYPES):
         yield _finding(
-            "unsupported_dtype", f"{shown(module)} is stored as {dtype}; BF16, F16 and F32 are served", module
+            "unsupported_dtype",
+            f"{shown(module)} is stored as {dtype}; {', '.join(sorted(SCANNED_DTYPES))} are read. Save it as one of "
+            "them, with save_file({name: tensor.float() for name, tensor in tensors.items()}, path)",
+            module,
         )
     missing = [factor for factor in FACTORS if factor not in pair]
     if missing:
@@ -187,6 +207,11 @@ def _shape_problems(
     module: str, down: tuple[int, ...], up: tuple[int, ...], rules: LoraRules | None, base: BaseModelSpec | None
 ) -> Iterator[Finding]:
     """``down`` is to be [rank, in], ``up`` [out, rank], with the rank of the rules and the base model's in and out."""
+    if _NOT_GATHERED in (down, up):
+        what = f"lora_A {list(down)} and lora_B {list(up)}: empty, as DeepSpeed's ZeRO-3 leaves what it did not gather"
+        step = "Save it with stage3_gather_16bit_weights_on_model_save, or gather it and use save_pretrained"
+        yield _mismatch(module, f"{what}. {step}")
+        return
     if len(down) != 2 or len(up) != 2 or down[0] != up[1] or 0 in down + up:
         yield _mismatch(module, f"lora_A {list(down)} and lora_B {list(up)}, which do not multiply")
         return

@@ -84,10 +84,14 @@ def _parse(text: bytes) -> dict[str, Any]:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise HeaderFault("it is not JSON") from error
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not _is_text_by_name(metadata):
         raise HeaderFault("its metadata is not text by name")
     return dict(header)
+
+
+def _is_text_by_name(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _CHUNK_BYTES: Final = 1 << 20
 _DTYPES: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 _LOADABLE: Final = frozenset({"BF16", "F16", "F32", "F64", "I64", "I32", "U8", "BOOL"})
 """Tensors of adapters of any kind are stored in these."""
-_TYPES: Final = {name: dtype for dtype, name in _DTYPES.items()}
+_TYPES: Final = {name: dtype for dtype, name in _DTYPES.items()} | {"F64": torch.float64}
 
 
 class AdapterTensors:
@@ -56,6 +56,8 @@ class AdapterTensors:
     def factors(self, module: str) -> tuple[Tensor, Tensor]:
         """``lora_A`` [rank, in_features] and ``lora_B`` [out_features, rank] of ``module``, in the stored dtype.
 
+        float64 is rounded to float32.
+
         Raises:
             MissingInput: the file has no such module.
         """
@@ -72,7 +74,8 @@ class AdapterTensors:
         if span.start % dtype.itemsize:
             # No writer that we know leaves tensors unaligned, and the format does not forbid it.
             found = found.clone()
-        return found.view(dtype).view(span.shape)
+        values = found.view(dtype).view(span.shape)
+        return values.float() if dtype is torch.float64 else values
 
 
 def open_tensors(

@@ -27,14 +27,18 @@ class _Layout(NamedTuple):
     magnitude: int
     """It has every bit but the sign."""
     exponent: int
-    """It has the exponent's bits."""
+    """It has the exponent's bits: the least magnitude that is not finite."""
 
 
 _LAYOUTS: Final[Mapping[str, _Layout]] = {
     "BF16": _Layout(np.dtype("<u2"), 0x7FFF, 0x7F80),
     "F16": _Layout(np.dtype("<u2"), 0x7FFF, 0x7C00),
     "F32": _Layout(np.dtype("<u4"), 0x7FFF_FFFF, 0x7F80_0000),
+    # Not its own exponent: what rounds to an infinity of float32 is none of the finite numbers that are read.
+    "F64": _Layout(np.dtype("<u8"), 0x7FFF_FFFF_FFFF_FFFF, 0x47EF_FFFF_F000_0000),
 }
+ROUNDED_DTYPE: Final = "F64"
+"""Read as float32, as PEFT reads it into its own parameters."""
 
 SCANNED_DTYPES: Final = frozenset(_LAYOUTS)
 """The values of these types can be judged here, and so an adapter may have them."""

@@ -1,8 +1,10 @@
 """Forced tools: which are bound to their schemas, in every dialect, and which stay as they were sent."""
 
+import json
 from typing import Any
 
 import pytest
+import xgrammar
 
 from amalgam.api.fields.by_endpoint import check_fields
 from amalgam.engine.protocol import Endpoint
@@ -86,6 +88,15 @@ def test_a_tool_that_is_the_models_choice_stays_as_it_was_sent(asked: Any, choic
     {"not": {"type": "string"}},
     {"anyOf": [{"type": "object"}, {"type": "null"}]},
     {"type": "array", "items": {"type": "object"}},
+    {"type": "number", "minimum": 0, "exclusiveMinimum": True},
+    {"type": "integer", "minimum": 0.5},
+    {"type": ["integer", "null"], "exclusiveMaximum": 1.5},
+    {"type": "integer", "minimum": 5, "maximum": 3},
+    {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 4},
+    {"type": "number", "minimum": 3, "exclusiveMaximum": 3},
+    {"type": "integer", "minimum": 1e30},
+    {"type": "number", "maximum": "3"},
+    {"type": "number", "exclusiveMinimum": 1e-9},
 ], ids=str)  # fmt: skip
 def test_a_schema_of_which_the_constraint_would_take_something_away_is_left_alone(part: dict[str, Any]) -> None:
     """An object without named keys may hold anything, and would come out empty."""
@@ -102,10 +113,17 @@ def test_a_schema_of_which_the_constraint_would_take_something_away_is_left_alon
     {"enum": ["a", "b"]},
     {"type": "array", "items": {"type": "string"}, "maxItems": 3},
     {"$ref": "#/$defs/city"},
+    {"type": "integer", "exclusiveMinimum": -1000, "exclusiveMaximum": 1000},
+    {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 5},
+    {"type": "number", "exclusiveMinimum": 0, "maximum": 1.5},
+    {"type": "number", "minimum": 3, "maximum": 3},
+    {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}]},
 ], ids=str)  # fmt: skip
 def test_what_pydantic_and_zod_write_is_bound(part: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"value": part}, "$defs": {"city": CITY}}
     assert strictness(chat("required", schema)) is True
+    # The engine's constraint takes it, so that nobody is refused for a schema that was made strict here.
+    xgrammar.Grammar.from_json_schema(json.dumps(schema))
 
 
 def test_a_property_may_have_the_name_of_a_keyword() -> None:

@@ -122,13 +122,53 @@ def test_a_key_has_one_stable_word_that_gives_nothing_of_it_away() -> None:
     assert word("ak_wrong") == ""
 
 
-def test_bearer_wins_over_the_other_header_and_schemes_are_not_keys() -> None:
-    assert key_of(Headers({"authorization": "bEaReR  a ", "x-api-key": "b"})) == "a"
-    assert key_of(Headers({"authorization": "Basic a", "x-api-key": "b"})) == "b"
-    assert key_of(Headers({"authorization": "a"})) is None
-    assert key_of(Headers({"x-api-key": ""})) is None
-    assert key_of(Headers({"api-key": "c"})) == "c"
-    assert key_of(Headers({"x-api-key": "b", "api-key": "c"})) == "b"
+READ: list[tuple[list[tuple[str, str]], str | None]] = [
+    ([("authorization", "Bearer a")], "a"),
+    ([("AUTHORIZATION", "bEaReR  a ")], "a"),
+    ([("x-api-key", "a")], "a"),
+    ([("api-key", "a")], "a"),
+    ([("x-api-key", " a\t")], "a"),
+    # Two at once: a bearer, then Anthropic's, then Azure's; what holds no key does not count.
+    ([("x-api-key", "b"), ("authorization", "Bearer a")], "a"),
+    ([("api-key", "b"), ("x-api-key", "a")], "a"),
+    ([("authorization", "Bearer "), ("x-api-key", "a")], "a"),
+    ([("authorization", "Basic b"), ("api-key", "a")], "a"),
+    ([("authorization", "b"), ("x-api-key", "a")], "a"),
+    ([("x-api-key", "  "), ("api-key", "a")], "a"),
+    # The same twice: the first, as a proxy in front reads it too, and never the two as one.
+    ([("authorization", "Bearer a"), ("authorization", "Bearer b")], "a"),
+    ([("x-api-key", "a"), ("x-api-key", "b")], "a"),
+    ([("authorization", "Basic b"), ("authorization", "Bearer a")], None),
+    # No key: other schemes, a scheme alone, a bare word, another separator, headers of other services.
+    ([("authorization", "a")], None),
+    ([("authorization", "Bearer")], None),
+    ([("authorization", "Bearer  ")], None),
+    ([("authorization", "Bearer\ta")], None),
+    ([("authorization", "Token a")], None),
+    ([("authorization", "Basic YTpi")], None),
+    ([("authorization", "")], None),
+    ([("x-api-key", "")], None),
+    ([("x-goog-api-key", "a")], None),
+    ([("proxy-authorization", "Bearer a")], None),
+    ([("x-auth-token", "a")], None),
+    ([("ocp-apim-subscription-key", "a")], None),
+    ([("openai-api-key", "a")], None),
+    ([("cookie", "api-key=a")], None),
+    ([], None),
+]
+"""Headers, and the key that is read of them."""
+
+
+@pytest.mark.parametrize(("headers", "key"), READ, ids=lambda value: str(value)[:48])
+def test_which_key_is_read(headers: list[tuple[str, str]], key: str | None) -> None:
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    assert key_of(Headers(raw=raw)) == key
+    scope = {"type": "http", "path": "/", "headers": raw, "client": ("203.0.113.9", 1)}
+    refused = CLIENT.refusal(KeyRing.of(settings(api_keys="a")).caller(scope))
+    assert (refused is None) == (key == "a")
+    if refused is not None:
+        assert type(refused) is InvalidApiKey
+        assert "Authorization: Bearer" in refused.message
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.example.org", ""])

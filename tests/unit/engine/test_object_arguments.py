@@ -72,6 +72,40 @@ def test_a_strict_tool_keeps_its_schema_and_a_free_choice_its_freedom() -> None:
     assert registry.get_model_structural_tag("hermes", [chat_tool()], "none", False) is None
 
 
+NOTHING: list[dict[str, Any]] = [
+    {"type": "object", "properties": {}},
+    {"type": "object", "properties": {}, "required": [], "additionalProperties": False, "title": "now", "$defs": {}},
+]
+
+
+@pytest.mark.parametrize("model", ALIKE)
+@pytest.mark.parametrize("parameters", NOTHING, ids=["bare", "written out"])
+def test_a_forced_tool_without_arguments_ends_at_once(model: str, parameters: dict[str, Any]) -> None:
+    """Blanks between the braces would be all that a model may write, for as long as it has tokens."""
+    tag = registry.get_model_structural_tag(model, [chat_tool(parameters=parameters, strict=True)], "required", False)
+    assert tag is not None
+    for form in formats(tag.format):
+        if form.style == "json" and isinstance(form.json_schema, dict):
+            grammar = xgrammar.Grammar.from_json_schema(json.dumps(form.json_schema))
+            assert _is_grammar_accept_string(grammar, "{}")
+            assert not _is_grammar_accept_string(grammar, "{ }")
+    xgrammar.Grammar.from_structural_tag(json.dumps(tag.model_dump()))
+
+
+@pytest.mark.parametrize("parameters", [
+    {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
+    {"type": "object", "properties": {}, "additionalProperties": True},
+    {"type": "object", "properties": {"a": {"type": "string"}}},
+    {"type": "object", "properties": {}, "patternProperties": {"^x": {}}},
+    {"type": ["object", "null"], "properties": {}},
+], ids=str)  # fmt: skip
+def test_a_tool_that_may_have_arguments_keeps_its_schema(parameters: dict[str, Any]) -> None:
+    tag = registry.get_model_structural_tag(
+        "hermes", [chat_tool(parameters=parameters, strict=True)], "required", False
+    )
+    assert [form.json_schema for form in formats(tag.format)] == [parameters, parameters]
+
+
 def test_a_forced_tool_of_free_text_has_one_string() -> None:
     patch = CustomTool(type="custom", name="apply_patch", description="Edits files.")
     tag = registry.get_model_structural_tag("hermes", [patch], "required", False)

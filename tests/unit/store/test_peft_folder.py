@@ -16,6 +16,7 @@ from amalgam.errors.adapters import InvalidAdapter
 from amalgam.store import peft_folder
 from amalgam.store.file_rules import MAX_TEXT_BYTES
 from amalgam.store.peft_folder import KEPT_EXPRESSIONS, read_peft_folder
+from tests.adapter_factory import ALL_MODULES
 from tests.unit.store.peft_faults import PREFIX, Q0, base, codes, only, reconfigure, rewrite
 from tests.unit.store.tiny_base import HIDDEN, VOCABULARY, fitting_adapter
 
@@ -38,10 +39,16 @@ def test_other_precisions_are_fine(dtype: str, base: BaseModelSpec, tmp_path: Pa
     assert read_peft_folder(fitting_adapter(tmp_path, dtype=dtype), base).findings == ()
 
 
-@pytest.mark.parametrize("targets", [["nonsense"], "all-linear", r".*\.q_proj", None])
-def test_the_tensors_say_what_is_adapted(targets: Any, base: BaseModelSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("targets", "beyond"), [
+    ("all-linear", None), (None, None), (["nonsense"], "14 modules have"), (r".*\.q_proj", "12 modules have"),
+    (r"(?!x).*\.q_proj", None), ([*ALL_MODULES[1:], "layers.0.self_attn.q_proj"], "1 module has"),
+])  # fmt: skip
+def test_the_tensors_say_what_is_adapted_and_a_config_that_names_less_is_said(
+    targets: Any, beyond: str | None, base: BaseModelSpec, tmp_path: Path
+) -> None:
     found = read_peft_folder(reconfigure(fitting_adapter(tmp_path), target_modules=targets), base)
-    assert found.findings == ()
+    assert codes(found) == ([] if beyond is None else ["modules_not_named"])
+    assert all(finding.message.startswith(beyond or "") for finding in found.findings)
     assert len(found.require().modules) == 14
 
 
@@ -201,17 +208,14 @@ def test_what_the_engine_can_serve(change: dict[str, Any], base: BaseModelSpec, 
         {"r": 0},
         {"r": "4"},
         {"r": True},
-        {"r": ...},
         {"lora_alpha": "8"},
         {"lora_alpha": float("nan")},
         {"lora_alpha": float("inf")},
         {"lora_alpha": 10**400},
-        {"lora_alpha": ...},
         {"rank_pattern": {"q_proj": 0}},
         {"rank_pattern": ["q_proj"]},
         {"rank_pattern": {"(a+)+$": 4}},
         {"alpha_pattern": {"q_proj": "1"}},
-        {"target_modules": ...},
         {"target_modules": [1]},
         {"base_model_name_or_path": 7},
     ],

@@ -78,6 +78,7 @@ REFUSED = {
     "entry that is a list": ({"a": [1]}, b""),
     "metadata that is not text": ({"a": GOOD, "__metadata__": {"format": 1}}, b"\0" * 8),
     "metadata that is a list": ({"a": GOOD, "__metadata__": []}, b"\0" * 8),
+    "metadata that is an empty text": ({"a": GOOD, "__metadata__": ""}, b"\0" * 8),
     "list at the top": (b"[]", b""),
     "no JSON": (b"{nope", b""),
     "not UTF-8": (b'{"\xff": 1}', b""),

@@ -21,6 +21,8 @@ from amalgam.store.file_rules import names_at_top
     (["out/adapter_model-00001-of-00002.safetensors", f"out/c/{W}"],
      ["adapter_model-00001-of-00002.safetensors", "c/"]),
     ([f"out/{C}", "out/c/x.bin"], [C, "c/"]),
+    ([f"__MACOSX/out/._{W}", f"out/{W}", f"out/{C}", f"out/checkpoint-9/{W}"], ["__MACOSX/", W, C, "checkpoint-9/"]),
+    ([f"__MACOSX/a/._{C}", f"a/{C}", "a/b/x.bin"], ["__MACOSX/", C, "b/"]),
     (["a/b/x.bin", "y.bin"], ["x.bin", "y.bin"]),
     (["", "..", "/", "a\0b"], ["", "..", "/", "a\0b"]),
     ([], []),

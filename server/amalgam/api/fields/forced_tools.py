@@ -8,6 +8,7 @@ Where the choice is the model's nothing changes: a constraint on every request w
 could be refused, for calls that nobody asked for.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -16,11 +17,18 @@ from amalgam.engine.protocol import Endpoint
 _FORCING: Final = frozenset({"required", "any", "tool", "function", "custom"})
 _BINDABLE: Final = frozenset({
     "$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "default", "definitions", "deprecated",
-    "description", "enum", "examples", "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum",
-    "nullable", "oneOf", "prefixItems", "properties", "readOnly", "required", "title", "type", "writeOnly",
+    "description", "enum", "examples", "exclusiveMaximum", "exclusiveMinimum", "items", "maxItems", "maxLength",
+    "maximum", "minItems", "minLength", "minimum", "nullable", "oneOf", "prefixItems", "properties", "readOnly",
+    "required", "title", "type", "writeOnly",
 })  # fmt: skip
 """Under these keywords the constraint allows what the schema does, or asks for nothing. Under others, such as patterns
 and rules for names, the engine might refuse the schema or allow less, so that the tool stays as it was sent."""
+_LOWER: Final[Mapping[str, int]] = {"minimum": 0, "exclusiveMinimum": 1}
+_UPPER: Final[Mapping[str, int]] = {"maximum": 0, "exclusiveMaximum": 1}
+"""Bounds of numbers -> whether what is allowed begins beyond them."""
+_SMALLEST: Final = 1e-6
+_LARGEST: Final = 1 << 53
+"""Magnitudes of bounds, but for 0, that the engine's constraint tells from their neighbours."""
 _OF_NAMES: Final = frozenset({"properties", "$defs", "definitions"})
 _OF_SCHEMAS: Final = frozenset({"items", "additionalProperties", "anyOf", "oneOf", "prefixItems"})
 
@@ -65,7 +73,30 @@ def _is_plain(schema: Any) -> bool:
         return isinstance(schema, bool)
     is_open = schema.get("type") == "object" and "properties" not in schema and "additionalProperties" not in schema
     # Under the constraint an object has no keys but those that the schema names.
-    return schema.keys() <= _BINDABLE and not is_open
+    return schema.keys() <= _BINDABLE and not is_open and _has_takeable_range(schema)
+
+
+def _has_takeable_range(schema: Mapping[str, Any]) -> bool:
+    """Whether the engine takes the bounds of a number as they are, which it refuses where no value lies between them.
+
+    In earlier drafts of JSON Schema the exclusive bounds were switches.
+    """
+    kind = schema.get("type")
+    of_integers = "integer" in (kind if isinstance(kind, list) else [kind])
+    bounds = {key: schema[key] for key in (*_LOWER, *_UPPER) if key in schema}
+    if not all(_is_takeable_bound(bound, of_integers) for bound in bounds.values()):
+        return False
+    # The next integer, or just beyond.
+    step = 1 if of_integers else _SMALLEST / 2
+    lowest = max((bounds[key] + step * past for key, past in _LOWER.items() if key in bounds), default=-math.inf)
+    highest = min((bounds[key] - step * past for key, past in _UPPER.items() if key in bounds), default=math.inf)
+    return bool(lowest <= highest)
+
+
+def _is_takeable_bound(bound: Any, of_integers: bool) -> bool:
+    if type(bound) not in (int, float) or not (bound == 0 or _SMALLEST <= abs(bound) <= _LARGEST):
+        return False
+    return not of_integers or bound == int(bound)
 
 
 def _schemas(root: Mapping[str, Any]) -> Iterator[Any]:
