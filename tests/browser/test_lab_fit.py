@@ -66,7 +66,11 @@ async def test_labelled_items_and_an_evaluation_are_sent_as_they_are_named(conso
     async with page.expect_request(lambda request: request.url.endswith("merges:plan")) as asked:
         await page.get_by_role("button", name="Say what it takes").click()
     items = {name: [{"prompt": f"{name} 1", "reference": "right"}] for name in ("sql", "json")}
-    assert json.loads((await asked.value).post_data or "")["fit"] == {"by": "items", "items": items, "method": "weights"}
+    assert json.loads((await asked.value).post_data or "")["fit"] == {
+        "by": "items",
+        "items": items,
+        "method": "weights",
+    }
     await expect(page.get_by_label("What the fit takes")).to_contain_text("48 at most")
     await page.get_by_label("Items of sql").fill("{nonsense")
     await page.get_by_role("button", name="Say what it takes").click()

@@ -42,7 +42,7 @@ _IN_QUERY: Final = frozenset({
     "key", "apikey", "xapikey", "xgoogapikey", "subscriptionkey", "token", "apitoken", "accesstoken", "authtoken",
     "authorization", "bearer",
 })  # fmt: skip
-"""Names that clients give a key in the query, in small letters and without what joins words."""
+"""Clients give a key in the query these names, which stand here in small letters and without what joins words."""
 _JOINT: Final = re.compile("[-_ .]")
 
 

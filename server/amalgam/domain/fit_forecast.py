@@ -16,13 +16,13 @@ class ReadingNeeds(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     memory_bytes: int = Field(
-        description="of the base model as it is read with, beside all that runs already; an estimate from its files",
+        description="bytes that the base model takes to read with, beside all that runs already; an estimate from its files",
         examples=[323000000],
     )
-    free_bytes: int = Field(description="that may be taken now without swapping", examples=[8589934592])
-    device: str = Field(description="that computes", examples=["cpu"])
-    dtype: str = Field(description="that is computed in", examples=["bfloat16"])
-    threads: int = Field(description="of a processor that compute", examples=[2])
+    free_bytes: int = Field(description="bytes that may be taken now without swapping", examples=[8589934592])
+    device: str = Field(description="device that computes", examples=["cpu"])
+    dtype: str = Field(description="type that is computed in", examples=["bfloat16"])
+    threads: int = Field(description="threads of a processor that compute", examples=[2])
 
     @property
     def too_much(self) -> str | None:
@@ -40,21 +40,24 @@ class FitForecast(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    method: FitMethod = Field(description="as it was asked for, or as the server chooses it", examples=["iteris"])
+    method: FitMethod = Field(
+        description="method as it was asked for, or as the server chooses it", examples=["iteris"]
+    )
     by: Literal["kept", "items"] = Field(description="answers of the inputs, or wanted ones", examples=["kept"])
     prompts: Mapping[str, int] = Field(
-        description="by input, how many are read: by the worker, or by each candidate", examples=[{"sql@1": 10}]
+        description="how many prompts of each input are read, by the worker or by each candidate",
+        examples=[{"sql@1": 10}],
     )
     answers: int = Field(
-        description="that inputs give first, each of at most `max_tokens`; 0 where those that are wanted are read",
+        description="answers that inputs give first, of at most `max_tokens` each; 0 where those that are wanted are read",
         examples=[20],
     )
     max_tokens: int = Field(description="longest answer, tokens", examples=[64])
-    candidates: int | None = Field(description="of `weights`: most that are tried", examples=[None])
+    candidates: int | None = Field(description="most candidates that `weights` tries", examples=[None])
     budget_s: float = Field(description="longest reading or search, seconds", examples=[300.0])
     reading: ReadingNeeds | None = Field(
         default=None,
-        description="of `iteris`: what the worker needs; null without diagnostics, and where the engine tries weights",
+        description="what the worker needs for `iteris`; null without diagnostics, and where the engine tries weights",
     )
 
     @classmethod

@@ -24,7 +24,7 @@ NO_ARGUMENTS: Final[Mapping[str, Any]] = {"const": {}}
 _OF_NO_ARGUMENTS: Final = frozenset({
     "$defs", "$schema", "additionalProperties", "definitions", "description", "properties", "required", "title", "type",
 })  # fmt: skip
-"""Keywords of a schema that may still allow an object without keys alone."""
+"""A schema with no other keywords may still allow an object without keys alone."""
 
 
 def bind_to_objects() -> None:

@@ -55,9 +55,9 @@ class FitPlan:
     """What a merge with a fit would do."""
 
     plan: MergePlan
-    """Of the merge itself, by the weights that are given."""
+    """It is that of the merge itself, by the weights that are given."""
     digest: str
-    """Names what is asked for."""
+    """It names what is asked for."""
     fit: FitForecast
 
 

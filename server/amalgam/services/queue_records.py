@@ -117,7 +117,7 @@ class TenantState:
     requests: int = 0
     """It counts those that wait and those that run."""
     recent: RecentMost = field(default_factory=RecentMost)
-    """It remembers how many places were in use of late."""
+    """It says how many places were in use of late."""
 
     @property
     def usage(self) -> float:
@@ -137,7 +137,7 @@ class KeyState:
     requests: int = 0
     """It counts those that wait and those that run."""
     recent: RecentMost = field(default_factory=RecentMost)
-    """It remembers how many places were in use of late."""
+    """It says how many places were in use of late."""
 
     @property
     def usage(self) -> float:

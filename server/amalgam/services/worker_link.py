@@ -133,7 +133,7 @@ class WorkerLink:
 
     async def reading_needs(self) -> ReadingNeeds:
         """What it takes to read prompts with the base model, in the worker and now. Besides, as `forecast`."""
-        answer = await self._ask(NeedsQuestion(id=self._child.number(), budget_s=_GRACE_S))
+        answer = await self._ask(NeedsQuestion(id=self._child.number(), budget_s=GRACE_S))
         assert isinstance(answer, NeedsAnswer)
         return answer.needs
 

@@ -27,7 +27,7 @@ from amalgam.store.tensor_names import PREFIX
 
 _BLOCK_BYTES: Final = 1 << 20
 _KINDS: Final[dict[str, np.dtype[Any]]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8")}
-"""What is written in another type; float32 never is."""
+"""These are written in another type; float32 never is."""
 _WRITTEN: Final = "adapter_model.written"
 
 

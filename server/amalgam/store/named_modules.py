@@ -15,7 +15,7 @@ from amalgam.errors.findings import Finding
 from amalgam.store.file_rules import shown
 
 NOT_NAMED: Final = "modules_not_named"
-"""Code of the finding."""
+"""The finding has this code."""
 _ALL_LINEAR: Final = "all-linear"
 _LONGEST_EXPRESSION: Final = 4096
 _LARGEST_MACHINE: Final = 1 << 22
@@ -23,7 +23,7 @@ _LARGEST_MACHINE: Final = 1 << 22
 _PLAIN_NAME: Final = re.compile(r"\w+")
 
 _Names = Callable[[str], bool]
-"""Module -> whether it is named."""
+"""It says of a module whether it is named."""
 
 
 def check_named(config: Mapping[str, Any], modules: Sequence[str], spelled: Mapping[str, str]) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ _PLAIN_INITS: Final = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 _TASK: Final = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _VARIANTS: Final = ("use_qalora", "use_bdlora", "arrow_config", "kasa_config")
 _DEFAULTS: Final[Mapping[str, Any]] = {"r": 8, "lora_alpha": 8, "target_modules": None}
-"""What PEFT takes where a LoRA config does not name them; vLLM takes no config without them."""
+"""PEFT takes these where a LoRA config does not name them; vLLM takes no config without them."""
 TRAINING_FIELDS: Final = ("velora_config", "monteclora_config")
 """Variants with these fields differ from plain LoRA while they train, and not any more when they answer."""
 

@@ -26,7 +26,7 @@ _OF_TRAINING: Final = ("lora_velora_embed", "lora_monteclora_sampler")
 """Under these names VeLoRA and MonteCLoRA keep what they use while they train; trained, both are plain LoRA."""
 
 _NOT_GATHERED: Final = (0,)
-"""The shape of a parameter of ZeRO-3 while its entries are spread over processes."""
+"""A parameter of ZeRO-3 has this shape while its entries are spread over processes."""
 
 IsCopy = Callable[[str, TensorSpan], bool | None]
 """It takes a module and where a whole weight of it lies, and tells whether it equals the base model's; None where

@@ -84,7 +84,7 @@ class MergeBuilder:
                 recipe,
                 sources,
                 FolderSink(staging.folder),
-                replace(self.options(versions), notes=_notes(job, recipe)),
+                replace(self.options(versions), notes=notes(job, recipe)),
                 on_progress=on_progress,
                 is_cancelled=is_cancelled,
             )
@@ -192,7 +192,8 @@ class MergeBuilder:
         return open_tensors(folder, header, digest=version.digest)
 
 
-def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
+def notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
+    """What is to be said of the merge besides what its numbers say: that nothing measures what it keeps."""
     return unmeasured(recipe) if job.probe is None and job.fit is None else ()
 
 

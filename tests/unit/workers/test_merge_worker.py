@@ -83,8 +83,8 @@ class Queue:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings(job_lease_s=LEASE_S)
+def settings(request: pytest.FixtureRequest) -> Settings:
+    return Settings(job_lease_s=LEASE_S, base_model=getattr(request, "param", None))
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def said_states(capsys: pytest.CaptureFixture[str]) -> list[str]:
 @pytest.mark.parametrize("asked", [None, "probe", "fit"])
 async def test_a_merge_that_nothing_measures_says_so(queue: Queue, asked: str | None) -> None:
     job = (await queue.jobs.get("job-1")).model_copy(update={} if asked is None else {asked: {}})
-    found = merge_build._notes(job, parse_expression("one@1 + 0.5*two@1"))
+    found = merge_build.notes(job, parse_expression("one@1 + 0.5*two@1"))
     assert [text.partition(":")[0] for text in found] == ([] if asked else ["kept_unmeasured"])
 
 
@@ -285,6 +285,7 @@ async def test_what_is_said_of_a_merge_is_in_its_version_and_in_its_lineage(
     assert made.lineage["warnings"] == list(made.warnings)
 
 
+@pytest.mark.parametrize("settings", [Path("/base")], indirect=True)
 async def test_the_worker_says_what_it_needs_to_read_prompts(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,7 +297,6 @@ async def test_the_worker_says_what_it_needs_to_read_prompts(
         return needs
 
     monkeypatch.setattr(merge_build, "reading_needs", found)
-    monkeypatch.setattr(queue.worker._builder, "_settings", Settings(base_model=Path("/base")))
     await queue.worker.answer(NeedsQuestion(id=4, budget_s=5))
     assert FROM_WORKER.read(capsys.readouterr().out.encode()) == NeedsAnswer(id=4, needs=needs)
     assert asked == [(Path("/base"), "cpu")]

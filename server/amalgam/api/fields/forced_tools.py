@@ -25,7 +25,7 @@ _BINDABLE: Final = frozenset({
 and rules for names, the engine might refuse the schema or allow less, so that the tool stays as it was sent."""
 _LOWER: Final[Mapping[str, int]] = {"minimum": 0, "exclusiveMinimum": 1}
 _UPPER: Final[Mapping[str, int]] = {"maximum": 0, "exclusiveMaximum": 1}
-"""Bounds of numbers -> whether what is allowed begins beyond them."""
+"""By the keyword of a bound, it says whether what is allowed begins beyond it."""
 _SMALLEST: Final = 1e-6
 _LARGEST: Final = 1 << 53
 """Magnitudes of bounds, but for 0, that the engine's constraint tells from their neighbours."""
