@@ -16,7 +16,7 @@ class ReadingNeeds(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     memory_bytes: int = Field(
-        description="bytes that the base model takes to read with, beside all that runs already; an estimate from its files",
+        description="estimate of the bytes that the base model takes to read with, beside all that runs already",
         examples=[323000000],
     )
     free_bytes: int = Field(description="bytes that may be taken now without swapping", examples=[8589934592])
@@ -49,7 +49,7 @@ class FitForecast(BaseModel):
         examples=[{"sql@1": 10}],
     )
     answers: int = Field(
-        description="answers that inputs give first, of at most `max_tokens` each; 0 where those that are wanted are read",
+        description="answers that inputs give first, of `max_tokens` at most; 0 where those that are wanted are read",
         examples=[20],
     )
     max_tokens: int = Field(description="longest answer, tokens", examples=[64])
