@@ -12,7 +12,6 @@ import pytest
 
 from amalgam.errors.registry import RegistryUnavailable
 from amalgam.registry.adapters import AdapterRegistry
-from amalgam.services import patience
 from amalgam.services.catalog import Catalog
 from amalgam.services.new_versions import NewVersion, UploadedFile
 from tests.api.fake_engine import FakeEngine
@@ -115,7 +114,6 @@ async def test_a_version_that_does_not_answer_while_the_registry_is_away_is_with
         await original(*args)
 
     monkeypatch.setattr(AdapterRegistry, "withdraw_version", withdraw)
-    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
     running_app.engine.refuse_probe.add("sql@1")
     with pytest.raises(Exception, match=r"could not load|cannot be used"):
         await upload(running_app, tmp_path)
