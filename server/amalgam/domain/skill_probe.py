@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.evaluation import EvaluationItem
-from amalgam.domain.kept import SKILL_LOST, InputKept, share, worst
+from amalgam.domain.kept import SKILL_LOST, InputKept, worst
 from amalgam.domain.recipe import Recipe
 from amalgam.errors.skills import ProbeRefused
 
@@ -80,7 +80,9 @@ class KeptRecord(BaseModel):
         description="what is kept of each input; those without prompts are left out"
     )
     required: float | None = Field(default=None, description="least share, as the merge asked for", examples=[0.9])
-    threshold: float = Field(default=SKILL_LOST, description="below it a skill is warned of as lost", examples=[0.8])
+    threshold: float = Field(
+        default=SKILL_LOST, description="likelihood below which a skill is warned of as lost", examples=[0.87]
+    )
     failure: str | None = Field(default=None, description="why nothing was measured", examples=[None])
 
     @property
@@ -94,10 +96,11 @@ class KeptRecord(BaseModel):
             return (f"kept_unknown: what the merge keeps was not measured: {self.failure}",)
         return tuple(
             f"skill_lost: the merge gives {round(kept.answers * kept.prompts)} of {kept.prompts} answers of {name} "
-            f"alike to the end, a share of {share(kept):.2f}, below {self.threshold:.2f}; fit the merge to prompts of "
-            f"its inputs, give {name} a larger weight, take another method, or leave an input out"
+            f"alike to the end, and their tokens have {kept.likelihood:.2f} of the probability that {name} gives them, "
+            f"below {self.threshold:.2f}; fit the merge to prompts of its inputs, give {name} a larger weight, take "
+            "another method, or leave an input out"
             for name, kept in sorted(self.inputs.items())
-            if share(kept) < self.threshold
+            if kept.likelihood < self.threshold
         )
 
 

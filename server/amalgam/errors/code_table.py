@@ -94,8 +94,8 @@ FINDINGS: Final[tuple[CodeSpec, ...]] = (
     ),
     _warning(
         "skill_lost",
-        "a merge gives too few of the answers of one of its inputs alike",
-        "give it a larger weight, take another method, or leave an input out",
+        "a merge has made the answers of one of its inputs much less probable",
+        "fit the merge to prompts of its inputs, give it a larger weight, take another method, or leave an input out",
     ),
     _warning(
         "keys_renamed",

@@ -88,11 +88,20 @@ def test_a_lost_skill_is_warned_of_by_name_figure_and_next_step() -> None:
     (warning,) = record.warnings()
     assert warning.startswith("skill_lost: ")
     assert "sql@1" in warning
-    assert f"{share(kept_of(lost)):.2f}" in warning
+    assert f"{lost:.2f} of the probability" in warning
+    assert f"below {SKILL_LOST}" in warning
     assert "fit the merge to prompts of its inputs, give sql@1 a larger weight" in warning
     unknown = KeptRecord(probe_digest="d", inputs={}, failure="the engine said no.")
     assert unknown.warnings() == ("kept_unknown: what the merge keeps was not measured: the engine said no.",)
     assert unknown.worst is None
+
+
+def test_what_is_warned_of_is_the_probability_of_answers_and_what_is_required_are_whole_ones() -> None:
+    departs = kept_of(1.0).model_copy(update={"answers": 0.1})
+    unlikely = kept_of(1.0).model_copy(update={"likelihood": 0.5})
+    record = KeptRecord(probe_digest="d", inputs={"departs@1": departs, "unlikely@1": unlikely})
+    assert [text.partition("@1")[0].split()[-1] for text in record.warnings()] == ["unlikely"]
+    assert record.worst == ("departs@1", 0.1)
 
 
 def recipe(**weights: float) -> Recipe:
