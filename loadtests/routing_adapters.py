@@ -2,8 +2,8 @@
 
 The demo's three adapters, and nine with those of two more families, without any example. Sides: the adapters choose,
 at a pass of the base model for each request; a text router with 30 examples a task; a text router whose examples the
-adapters found among prompts without labels, at one pass for each when the alias is set. The program trains the six
-adapters into the folder where they are not there yet. No server runs.
+adapters found among prompts without labels, at one pass for each when the alias is set; one with examples of both
+kinds. The program trains the six adapters into the folder where they are not there yet. No server runs.
 
     python loadtests/routing_adapters.py --work FOLDER [--out routing_adapters]   # minutes; with training half an hour
 """
@@ -160,6 +160,11 @@ def by_text(examples: Mapping[str, Sequence[str]]) -> Choose:
     return lambda text: fitted.route(Said(text)).model
 
 
+def joined(told: Mapping[str, Sequence[str]], found: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """Both signals: examples that are written out, and behind them those that the adapters found."""
+    return {task: [*texts, *found.get(task, ())] for task, texts in told.items()}
+
+
 def shares(case: Case, choose: Choose) -> dict[str, float]:
     """Percent of what is asked."""
     found = {}
@@ -184,6 +189,7 @@ def rows_of(case: Case, bench: Bench) -> list[Row]:
         "no margin": shares(case, bench.by_adapters(case, 0.0)),
         "examples": shares(case, by_text(case.examples)),
         "examples found by the adapters": shares(case, by_text(examples)),
+        "examples of both kinds": shares(case, by_text(joined(case.examples, examples))),
     }
     rows = [
         Row(f"{case.name}: {name}", "%", [value], [sides["examples"][name]],
