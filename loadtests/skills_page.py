@@ -122,7 +122,7 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
         *_own(rows, families),
         "",
     ]
-    return "\n".join(lines), scatter(found, "whole answers", "likelihood of references (sweeps)")
+    return "\n".join(lines), scatter(found, "whole answers", "likelihood of own answers")
 
 
 def _correlations(found: Sequence[Case], families: Sequence[str]) -> list[str]:
