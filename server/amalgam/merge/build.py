@@ -116,8 +116,7 @@ def build_adapter(
     ranks = {module.name: int(module.A.shape[0]) for module in merged}
     config = peft_config(ranks, options.base_model or layout.base_model, layout.task_type)
     lineage = _lineage(layout, sources, options, ranks, kept, warnings)
-    stored = _storage_error(merged) if options.run.diagnostics else None
-    lineage["result"]["storage_error"] = stored
+    stored = lineage["result"]["storage_error"] = _storage_error(merged) if options.run.diagnostics else None
     if stored is not None and stored > STORAGE_WARNING:
         warnings.append(f"storing in {layout.recipe.output.dtype} is {stored:.4f} off; dtype float32 is exact")
     if options.run.diagnostics:
