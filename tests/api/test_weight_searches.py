@@ -45,8 +45,12 @@ async def searched(http: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
 
 
 def tried(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The candidates; how much of one was measured before it was given up depends on how far others had come."""
-    return [one["point"] for one in report["candidates"]]
+    """The candidates in the order in which they were drawn.
+
+    Their places in the report are no matter of the seed: how much of one was measured before it was given up depends on
+    how far others had come.
+    """
+    return [one["point"] for one in sorted(report["candidates"], key=lambda one: int(one["target"]))]
 
 
 async def test_a_search_keeps_every_input_and_gives_up_what_cannot(
