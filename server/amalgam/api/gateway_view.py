@@ -29,16 +29,14 @@ def loaded_adapters(
 ) -> Sequence[LoadedAdapter]:
     """Residents that a request can still ask for.
 
-    vLLM gives the places in its batch to the adapters that were used last, which are the last ones here too.
-
     Args:
         info: of the engine.
         catalog: for aliases.
         meanings: what the residents' names, and those of their adapters, mean now.
     """
     aliases = _aliases_of_one(catalog)
-    first_in_batch, found = len(info.residents) - info.slots, list[LoadedAdapter]()
-    for place, resident in enumerate(info.residents):
+    in_batch, found = {one.engine_name for one in info.in_batch}, list[LoadedAdapter]()
+    for resident in info.residents:
         meant = [name for name in _names(resident) if name in meanings and meanings[name].id == resident.lora_id]
         if is_blend_name(resident.engine_name):
             names, rank = [resident.engine_name], info.max_rank
@@ -48,7 +46,8 @@ def loaded_adapters(
             # It was deleted, and is on its way out.
             continue
         names += [alias for name in tuple(names) for alias in aliases.get(name, ())]
-        found.append(LoadedAdapter(names, "gpu" if place >= first_in_batch else "cpu", resident.pinned, rank))
+        is_placed = resident.engine_name in in_batch
+        found.append(LoadedAdapter(names, "gpu" if is_placed else "cpu", resident.pinned, rank))
     return found
 
 

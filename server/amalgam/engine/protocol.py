@@ -79,6 +79,7 @@ class EngineInfo:
     max_rank: int
     restarts: int
     residents: tuple[Resident, ...]
+    """They are in the order in which they were used, the last one last; those with a place in the batch come last."""
     startup_s: Mapping[str, float]
     """It has the seconds of the last start, by phase."""
     sequences: int = 0
@@ -89,6 +90,14 @@ class EngineInfo:
     """So many engines in processes of their own are ready; 0: the only one is in this process."""
     blend_bytes: int = 0
     """Each of these engines keeps at most so much of blends."""
+    placed: int | None = None
+    """So many of the residents have a place in the batch; None: as many as there are slots."""
+
+    @property
+    def in_batch(self) -> tuple[Resident, ...]:
+        """The residents with a place in the batch: vLLM gives them to those that were used last."""
+        placed = self.slots if self.placed is None else self.placed
+        return self.residents[max(0, len(self.residents) - placed) :]
 
     @property
     def digests(self) -> frozenset[str]:

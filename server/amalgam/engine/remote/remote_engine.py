@@ -150,7 +150,9 @@ class RemoteEngine:
         ready = [engine for engine in engines if engine.state == "ready"]
         first = next(iter(ready or engines), None)
         # By name: each replica numbers its blends by itself.
-        residents = {one.engine_name: one for engine in engines for one in engine.residents}
+        placed = {one.engine_name: one for engine in engines for one in engine.in_batch}
+        others = {one.engine_name: one for engine in engines for one in engine.residents}
+        residents = {name: one for name, one in others.items() if name not in placed} | placed
         return EngineInfo(
             state=self._state,
             served_name=self._facts.names[0],
@@ -164,6 +166,7 @@ class RemoteEngine:
             dtype="bfloat16" if first is None else first.dtype,
             replicas=len(ready),
             blend_bytes=self._facts.blend_bytes,
+            placed=len(placed),
         )
 
     # ---- versions

@@ -168,6 +168,24 @@ async def test_all_replicas_are_one_engine(handle: Handle, monkeypatch: pytest.M
         assert inner(handle.replicas[0]).freed == ["a@1"]
 
 
+async def test_a_place_in_a_batch_is_one_of_the_adapters_own_engine(
+    handle: Handle, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = handle.replicas
+    folder = store / "objects" / DIGESTS["a@1"][:2] / DIGESTS["a@1"]
+    async with running(handle, monkeypatch) as engine:
+        for one, numbers in ((first, {"a@1": 1, "b@1": 2}), (second, {"c@1": 3, "d@1": 4, "e@1": 5})):
+            for name, number in numbers.items():
+                await inner(one).load(LoadableVersion(name, number, folder))
+        await until(lambda: len(engine.info().residents) == 5)
+        info = engine.info()
+        assert [one.engine_name for one in info.residents] == ["c@1", "a@1", "b@1", "d@1", "e@1"]
+        assert [one.engine_name for one in info.in_batch] == ["a@1", "b@1", "d@1", "e@1"]
+        assert await inner(first).unload(1)
+        await until(lambda: len(engine.info().residents) == 4)
+        assert [one.engine_name for one in engine.info().in_batch] == ["b@1", "d@1", "e@1"]
+
+
 @pytest.mark.parametrize("state", ["dead", "restarting"])
 async def test_it_is_ready_while_one_replica_is(
     handle: Handle, state: EngineState, monkeypatch: pytest.MonkeyPatch
