@@ -41,7 +41,7 @@ def loaded_adapters(
         if is_blend_name(resident.engine_name):
             names, rank = [resident.engine_name], info.max_rank
         elif resident.engine_name in meant:
-            names, rank = list(meant), meanings[resident.engine_name].rank
+            names, rank = meant, meanings[resident.engine_name].rank
         else:
             # It was deleted, and is on its way out.
             continue

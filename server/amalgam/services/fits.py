@@ -123,6 +123,7 @@ class FitService:
         plan = await self._merges.plan(order.recipe, scopes=order.scopes)
         reads = record.method == "iteris"
         if reads:
+            # What `submit` refuses is refused here too.
             self._reading(order.fit, given)
         needs = await self._merges.reading_needs() if reads and asks_worker else None
         counts = {ref: len(items) for ref, items in given.items()}

@@ -198,7 +198,7 @@ def _expert_pairs(
     if missing:
         return _finding("incomplete_pair", f"{parameter} of {shown(module)} has no {missing[0]}", module)
     down, up = pair["lora_A"], pair["lora_B"]
-    if unknown := {down.dtype, up.dtype} - SCANNED_DTYPES | {down.dtype, up.dtype} & {ROUNDED_DTYPE}:
+    if unknown := {down.dtype, up.dtype} - (SCANNED_DTYPES - {ROUNDED_DTYPE}):
         what = f"{parameter} of {shown(module)} is stored as {min(unknown)}; BF16, F16 and F32 are served"
         return _finding("unsupported_dtype", what, module)
     stacked = rank * experts

@@ -151,7 +151,7 @@ async def test_the_places_of_the_last_request_of_a_tenant_go_to_others_at_once()
         assert driver.running.count(f"busy:{BASE}") == 8
 
 
-async def test_no_more_is_kept_than_a_fair_share_and_nothing_for_who_uses_more() -> None:
+async def test_no_more_is_kept_than_a_fair_share_and_a_newcomer_finds_a_place() -> None:
     async with driven(places=Places(8, 8)) as driver:
         await flood(driver, "guest", 7, tokens=10)
         await flood(driver, "busy", 30)
@@ -160,6 +160,16 @@ async def test_no_more_is_kept_than_a_fair_share_and_nothing_for_who_uses_more()
         assert driver.running.count(f"busy:{BASE}") == 4
         await driver.ask(BASE, of="third", tenant="third", tokens=10)
         assert driver.running.count(f"third:{BASE}") == 1
+
+
+async def test_nothing_is_kept_for_who_has_used_more() -> None:
+    async with driven(places=Places(8, 8)) as driver:
+        await flood(driver, "busy", 6, tokens=1000)
+        await flood(driver, "guest", 2, tokens=10)
+        for _ in range(4):
+            await driver.end(f"busy:{BASE}")
+        await flood(driver, "guest", 4, tokens=10)
+        assert driver.running.count(f"guest:{BASE}") == 6
 
 
 async def test_places_are_kept_for_keys_of_one_tenant_as_for_tenants() -> None:
