@@ -164,8 +164,9 @@ async def test_no_more_is_kept_than_a_fair_share_and_a_newcomer_finds_a_place() 
 
 async def test_nothing_is_kept_for_who_has_used_more() -> None:
     async with driven(places=Places(8, 8)) as driver:
-        await flood(driver, "busy", 6, tokens=1000)
+        # A newcomer begins where the least user stands.
         await flood(driver, "guest", 2, tokens=10)
+        await flood(driver, "busy", 6, tokens=1000)
         for _ in range(4):
             await driver.end(f"busy:{BASE}")
         await flood(driver, "guest", 4, tokens=10)
