@@ -98,6 +98,30 @@ async def test_a_client_that_leaves_ends_the_work(server: Front) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_answers_come_by_channels_and_a_channel_that_breaks_is_told_and_opened_again(server: Front) -> None:
+    names = {info.replica for info in await server.infos()}
+
+    async def opened() -> None:
+        async with asyncio.timeout(LONGEST_S):
+            while not all(server.engine.channels.has(name) for name in names):
+                await asyncio.sleep(0.05)
+
+    await opened()
+    async with server.http() as http:
+        asked = [asyncio.create_task(stream(http, model, 100)) for model in MODELS]
+        await asyncio.sleep(0.6)
+        await server.engine.channels.close()
+        found = await asyncio.gather(*asked)
+        assert {one.status for one in found} == {200}
+        broken = [one for one in found if not one.is_done]
+        assert broken, "some had begun; others waited for a turn"
+        assert all(one.pids and one.error is not None and one.error["code"] == "engine_not_ready" for one in broken)
+        assert (await stream(http, "a0")).is_done, "by Ray, or by a channel that is there again"
+        await opened()
+        assert all(one.is_done for one in await asyncio.gather(*(stream(http, model) for model in MODELS)))
+    assert not any(one.held for info in await server.infos() for one in info.engine.residents)
+
+
 async def test_what_is_deleted_leaves_every_replica(server: Front) -> None:
     await server.register("gone", 50)
     async with server.http() as http, server.http(ADMIN_KEY) as admin:

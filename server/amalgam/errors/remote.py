@@ -84,3 +84,7 @@ class EnginesOfAnotherModel(AmalgamError):
 
 class ReplicaLost(Exception):
     """Whoever was to answer is gone, or its engine is, and the client has seen nothing."""
+
+
+class ChannelLost(Exception):
+    """The connection by which a replica's answers come is gone, or nobody was meant to have it."""

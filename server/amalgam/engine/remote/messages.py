@@ -8,14 +8,14 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam.domain.blend_plan import BlendPlan
 from amalgam.engine.protocol import CallProfile, Endpoint, EngineInfo, LoadableVersion
 from amalgam.telemetry.context import Asker, TokenCount
 
 TAKEN: Final = b"T"
-"""The replica has the request."""
+"""The replica has the request. Behind it stands the replica's name where its channel brings the other frames."""
 HEAD: Final = b"H"
 """The frame has status and headers of an answer."""
 PIECE: Final = b"P"
@@ -81,6 +81,8 @@ class CallOrder:
     """It waits for a place in the batch; None: the request needs none."""
     front: str = ""
     """This front asks, by the name that it says when it asks for the engine's state; empty: nobody watches over it."""
+    number: int = 0
+    """Of the front's requests it has this one, by which a channel tells its answer; 0: Ray brings the answer."""
 
     def written(self) -> bytes:
         """Write it as `read` takes it. The body may have half a surrogate pair in a text, which JSON can escape."""
@@ -93,6 +95,7 @@ class CallOrder:
             "request_id": self.request_id,
             "asker": None if self.asker is None else asdict(self.asker),
             "front": self.front,
+            "number": self.number,
         }
         return json.dumps(said, separators=(",", ":")).encode()
 
@@ -109,6 +112,7 @@ class CallOrder:
             request_id=said["request_id"],
             asker=None if said["asker"] is None else Asker(**said["asker"]),
             front=said["front"],
+            number=said["number"],
         )
 
 
@@ -145,6 +149,15 @@ class ServedFacts(_Message):
     """Each engine keeps at most so much of blends; 0: it builds none."""
 
 
+class ChannelAddress(_Message):
+    """Where a replica sends answers from."""
+
+    host: str
+    port: int
+    secret: str = Field(repr=False)
+    """It has to be shown there, as hexadecimal digits tell it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaInfo:
     """What one replica tells of itself."""
@@ -152,6 +165,8 @@ class ReplicaInfo:
     replica: str
     engine: EngineInfo
     facts: ServedFacts
+    channel: ChannelAddress | None = None
+    """None: Ray brings its answers."""
 
 
 class UnloadOrder(_Message):

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from amalgam.engine.protocol import (
     LoadableVersion,
 )
 from amalgam.engine.remote.affinity import routing_key
+from amalgam.engine.remote.channel_client import Answer, Channels
 from amalgam.engine.remote.messages import (
     ERROR,
     CallOrder,
@@ -36,6 +38,7 @@ from amalgam.engine.remote.replica import INFO
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.engine.stripped_request import SHOWN_HEADERS
 from amalgam.errors.engine import EngineNotReady
+from amalgam.errors.remote import ChannelLost
 from amalgam.errors.requests import EndpointUnsupported
 from amalgam.telemetry.context import current, note_adapter
 
@@ -56,13 +59,17 @@ class RemoteEngine:
         facts: what the replicas serve.
         lost: what Ray raises where a replica is lost.
         front: a name that no other front has; replicas end what a front asked for that they hear nothing of.
+
+    Attributes:
+        channels: by which replicas send their answers.
     """
 
     def __init__(self, handle: Any, facts: ServedFacts, lost: tuple[type[BaseException], ...], front: str) -> None:
         self._handle = handle
         self._front = front
+        self.channels = Channels(front)
         self._facts = facts
-        self._lost = lost
+        self._lost: tuple[type[BaseException], ...] = (*lost, ChannelLost)
         self._held: dict[str, tuple[LoadableVersion, int]] = {}
         self._blend_ids = count(FIRST_BLEND_ID)
         self._infos: tuple[ReplicaInfo, ...] = ()
@@ -90,6 +97,7 @@ class RemoteEngine:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
+        await self.channels.close()
         self._state = "stopped"
 
     @property
@@ -111,6 +119,7 @@ class RemoteEngine:
                 # Once more: to a front that stood still for a while nobody answered in time, though all of them did.
                 infos = await self._looked()
             self._infos = infos
+            self.channels.follow({info.replica: info.channel for info in infos if info.channel is not None})
             if any(info.engine.state == "ready" for info in self._infos):
                 self._state = "ready"
                 self._ready.set()
@@ -270,12 +279,13 @@ class RemoteEngine:
             "" if context is None else context.request_id,
             None if context is None else context.asker,
             self._front,
-        ).written()
+        )
         key = None if version is None else version.engine_name
 
-        def ask(attempt: int) -> Any:
+        def ask(attempt: int) -> Answer:
             options = self._handle.options(stream=True, multiplexed_model_id=routing_key(key, attempt))
-            return options.call.remote(order)
+            number = self.channels.next_number()
+            return self.channels.awaited(number, options.call.remote(replace(order, number=number).written()))
 
         return await RemoteCall(ask, endpoint, raw_request, self._lost).answer()
 

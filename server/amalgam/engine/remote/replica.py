@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from amalgam.domain.blend_plan import BlendPlan
 from amalgam.engine.protocol import CallProfile, Engine, LoadableVersion, OwnTemplate
+from amalgam.engine.remote.channel_server import ChannelServer
 from amalgam.engine.remote.heard_fronts import HeardFronts
 from amalgam.engine.remote.messages import (
     ERROR,
+    TAKEN,
     CallOrder,
     PinOrder,
     ReplicaInfo,
@@ -35,6 +37,7 @@ from amalgam.engine.remote.replica_call import ReplicaCall
 from amalgam.engine.remote.told_errors import ToldError
 from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady
+from amalgam.errors.remote import ChannelLost
 from amalgam.telemetry.context import Asker
 
 logger = logging.getLogger(__name__)
@@ -129,10 +132,15 @@ class EngineReplica:
         self.parts = await make(asked)
         self._name = own_name()
         self._fronts = HeardFronts()
+        self._channels = ChannelServer()
+        host = own_host()
+        if host:
+            await self._channels.open(host)
         logger.info("replica_ready replica=%s pid=%d", self._name, os.getpid())
 
     async def __del__(self) -> None:
         """Ray Serve awaits it where a replica is ended in good order."""
+        await self._channels.close()
         await self.parts.close()
 
     async def check_health(self) -> None:
@@ -149,24 +157,35 @@ class EngineReplica:
     async def info(self, front: str = "") -> bytes:
         """State, slots and residents, for the front of that name."""
         self._fronts.heard(front)
-        return INFO.dump_json(ReplicaInfo(self._name, self.parts.engine.info(), self.parts.facts))
+        return INFO.dump_json(
+            ReplicaInfo(self._name, self.parts.engine.info(), self.parts.facts, self._channels.address)
+        )
 
     async def page(self) -> bytes:
         """What is counted here."""
         return page(self._name, await asyncio.to_thread(self.parts.page))
 
     async def call(self, written: bytes) -> AsyncIterator[bytes]:
-        """Answer one request, in frames."""
+        """Answer one request, in frames: through Ray, or through the front's channel all but the first."""
         order, parts = CallOrder.read(written), self.parts
         hold = partial(self._held, order.version, order.asker)
         call = ReplicaCall(parts.engine, parts.app, order, hold, self._profile(order.profile))
-        frames = call.frames()
+        channel = self._channels.to(order.front) if order.number else None
         with self._fronts.call(order.front, call.end):
-            try:
-                async for frame in frames:
-                    yield frame
-            finally:
-                await frames.aclose()  # type: ignore[attr-defined]  # it is a generator
+            async with aclosing(call.frames()) as frames:
+                if channel is None:
+                    async for frame in frames:
+                        yield frame
+                    return
+                assert await anext(frames) == TAKEN
+                yield TAKEN + self._name.encode()
+                try:
+                    async for frame in frames:
+                        await channel.send(order.number, frame)
+                    await channel.end(order.number)
+                except ChannelLost as error:
+                    # The front sees it too, and asks again or tells its client.
+                    logger.warning("channel_lost front=%s reason=%s", order.front, error)
 
     async def load(self, written: bytes) -> bytes:
         """Make a version resident; what went wrong, or nothing."""
@@ -245,3 +264,15 @@ def own_name() -> str:
     from ray import serve
 
     return str(serve.get_replica_context().replica_id.unique_id)
+
+
+def own_host() -> str:
+    """The address at which Ray's other processes reach this one; empty where Ray encrypts what it carries.
+
+    The channel does not encrypt, and nothing is to go past what was meant to protect it.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return ""
+    import ray
+
+    return str(ray.util.get_node_ip_address())

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class ReplicaCall:
             app, ((name.encode("latin-1"), value.encode("latin-1")) for name, value in order.headers)
         )
 
-    async def frames(self) -> AsyncIterator[bytes]:
+    async def frames(self) -> AsyncGenerator[bytes, None]:
         """The answer. Closed early, or cancelled, the work for it is aborted."""
         task = asyncio.create_task(self._run(), name=f"call {self._order.request_id}")
         task.add_done_callback(_observe)

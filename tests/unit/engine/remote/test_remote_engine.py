@@ -41,7 +41,7 @@ class Gone(Exception):
 
 
 class Replica(EngineReplica):
-    """Whose end nobody awaits."""
+    """Whose end nobody awaits: there is no address at which it could be reached."""
 
     def __del__(self) -> None:  # type: ignore[override]
         return
@@ -50,6 +50,7 @@ class Replica(EngineReplica):
 async def made(monkeypatch: pytest.MonkeyPatch, name: str) -> EngineReplica:
     """A replica as Ray Serve makes it."""
     monkeypatch.setattr(replica_module, "own_name", lambda: name)
+    monkeypatch.setattr(replica_module, "own_host", lambda: "")
     one: Any = Replica.__new__(Replica)
     await one.__init__(ReplicaOrder(factory=FACTORY, model="", served_names=("tiny",)).model_dump_json())
     return one  # type: ignore[no-any-return]
