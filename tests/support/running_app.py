@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message
 
 import amalgam.app
 from amalgam.api.state import Services
-from amalgam.cli.connection_limits import LISTEN_QUEUE, ConnectionLimits
+from amalgam.cli.connection_limits import LISTEN_QUEUE, SEND_BUFFER_BYTES, ConnectionLimits, prepare_listener
 from amalgam.cli.http_protocol import bounded_http
 from amalgam.domain.clock import new_id
 from amalgam.registry.adapters import AdapterRegistry
@@ -214,9 +214,8 @@ async def served(
     )
     server = uvicorn.Server(config)
     listener = socket.socket()
-    if send_buffer_bytes is not None:
-        # Every connection has it from the listener: a peer that does not read shows soon.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    # With a small one a peer that does not read shows soon.
+    prepare_listener(listener, send_buffer_bytes or SEND_BUFFER_BYTES)
     listener.bind(("127.0.0.1", 0))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

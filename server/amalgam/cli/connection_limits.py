@@ -6,6 +6,7 @@ are busy, a few more are let in for the probes alone.
 """
 
 import resource
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,16 @@ class ConnectionLimits:
     head_s: float = 10.0
     stall_s: float = 20.0
     connections: int = 1024
+
+
+def prepare_listener(listener: socket.socket, send_buffer_bytes: int = SEND_BUFFER_BYTES) -> None:
+    """Set what every connection has from the listener that accepted it.
+
+    Small pieces are sent at once. A loop sees to that by itself for sockets that name their protocol, which accepted
+    ones do not; without it the last piece of an answer waits until the peer confirms the one before, for 40 ms.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def raise_descriptor_limit() -> int:

@@ -9,10 +9,10 @@ from starlette.applications import Starlette
 
 from amalgam.cli.connection_limits import (
     LISTEN_QUEUE,
-    SEND_BUFFER_BYTES,
     ConnectionLimits,
     accepts_within,
     connections_within,
+    prepare_listener,
     raise_descriptor_limit,
 )
 from amalgam.cli.failed_start import StartFailureKept
@@ -87,8 +87,7 @@ class HttpServer(uvicorn.Server):
         """Listen; the loop accepts few connections at a time, and the kernel may keep many waiting for that."""
         listeners = sockets or []
         for listener in listeners:
-            # What is accepted has it from what listens.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            prepare_listener(listener)
         # With TLS uvicorn, and the loop, are given no listener.
         await super().startup(listeners if self._context is None else [])
         for listener in listeners:

@@ -9,8 +9,9 @@ A front shows first that the replica's secret was told to it, which Ray does by 
 """
 
 import hmac
+import socket
 import struct
-from asyncio import IncompleteReadError, StreamReader
+from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from typing import Final
 
 from amalgam.errors.remote import ChannelLost
@@ -23,9 +24,24 @@ HELLO_S: Final = 5.0
 MOST_BYTES: Final = 1 << 28
 """No frame is longer: a whole answer is one, with the vectors of all its inputs."""
 _LONGEST_NAME: Final = 64
+_QUIET_S: Final = 10
+_ASKED_S: Final = 5
+_ASKED: Final = 3
+UNHEARD_MS: Final = 30_000
+"""What nobody confirms for so long breaks the connection, as where a host is gone or stands still."""
 
 _HELLO: Final = struct.Struct(f"!{SECRET_BYTES}sB")
 _FRAME: Final = struct.Struct("!IQ")
+
+
+def watch(writer: StreamWriter) -> None:
+    """Have the system ask the other side, from time to time, whether it is still there."""
+    own = writer.get_extra_info("socket")
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_S)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASKED_S)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ASKED)
+    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
 
 
 def hello(secret: bytes, front: str) -> bytes:

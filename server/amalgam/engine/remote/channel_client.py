@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
-from amalgam.engine.remote.answer_channel import END, HELLO_S, hello, read_numbered
+from amalgam.engine.remote.answer_channel import END, HELLO_S, hello, read_numbered, watch
 from amalgam.engine.remote.messages import TAKEN, ChannelAddress, kind_of
 from amalgam.errors.remote import ChannelLost
 
@@ -147,6 +147,7 @@ class Channels:
         try:
             async with asyncio.timeout(HELLO_S):
                 reader, writer = await asyncio.open_connection(address.host, address.port)
+                watch(writer)
                 writer.write(hello(bytes.fromhex(address.secret), self._front))
                 await writer.drain()
             self._open[replica] = writer

@@ -6,7 +6,7 @@ import secrets
 from asyncio import StreamReader, StreamWriter
 from contextlib import suppress
 
-from amalgam.engine.remote.answer_channel import END, HELLO_S, SECRET_BYTES, numbered, read_hello
+from amalgam.engine.remote.answer_channel import END, HELLO_S, SECRET_BYTES, numbered, read_hello, watch
 from amalgam.engine.remote.messages import ChannelAddress
 from amalgam.errors.remote import ChannelLost
 
@@ -49,6 +49,7 @@ class ChannelServer:
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         front = ""
         try:
+            watch(writer)
             async with asyncio.timeout(HELLO_S):
                 front = await read_hello(reader, self._secret)
             before = self._fronts.get(front)

@@ -1,13 +1,23 @@
 """Answers by the connection between a replica and a front: real sockets, and lists of frames in place of Ray."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from amalgam.engine.remote import channel_client
-from amalgam.engine.remote.answer_channel import END, MOST_BYTES, SECRET_BYTES, hello, numbered, read_numbered
+from amalgam.engine.remote.answer_channel import (
+    END,
+    MOST_BYTES,
+    SECRET_BYTES,
+    UNHEARD_MS,
+    hello,
+    numbered,
+    read_numbered,
+    watch,
+)
 from amalgam.engine.remote.channel_client import Answer, Channels
 from amalgam.engine.remote.channel_server import Channel, ChannelServer
 from amalgam.engine.remote.messages import TAKEN, ChannelAddress
@@ -239,6 +249,19 @@ async def test_a_replica_that_nobody_listens_at_is_asked_again_later(monkeypatch
             channels.follow({"r0": address})
             await asyncio.sleep(0.01)
     await channels.close()
+    await server.close()
+
+
+async def test_the_system_asks_whether_the_other_side_is_still_there() -> None:
+    server = ChannelServer()
+    await server.open(HOST)
+    assert server.address is not None
+    _, writer = await asyncio.open_connection(server.address.host, server.address.port)
+    watch(writer)
+    own = writer.get_extra_info("socket")
+    assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNHEARD_MS
+    writer.close()
     await server.close()
 
 
