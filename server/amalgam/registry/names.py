@@ -88,9 +88,9 @@ class NameRegistry:
             .where(*SERVED)
         )
         if after is not None:
-            query = query.where(adapters.c.name > after)
+            query = query.where(adapters.c.name > after, versions.c.name > after)
         async with self._database.read(statement_s=LONG_S) as connection:
-            page = page_of(query, adapters.c.name, patterns, limit, connection.dialect.name)
+            page = page_of(query, adapters.c.name, patterns, limit, connection.dialect.name, (versions.c.name,))
             return tuple(NameRow(*row) for row in await connection.execute(page))
 
 
