@@ -1,10 +1,12 @@
 """Single names, pages and changes, on a registry that nobody reads whole."""
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from amalgam.domain.alias import AliasTarget
 from amalgam.domain.serving_profile import ServingProfile
@@ -14,6 +16,7 @@ from amalgam.registry.database import Database
 from amalgam.registry.names import NameRegistry
 from amalgam.registry.pins import PinRegistry
 from amalgam.registry.profiles import ProfileRegistry
+from amalgam.registry.tables import adapters, versions
 from amalgam.services.name_index import NameIndex
 from tests.registry_fixtures import FakeClock, digest_of, draft
 
@@ -235,3 +238,59 @@ async def test_digests_among_those_asked_about(registry: AdapterRegistry) -> Non
     asked = [digest_of(number) for number in (0, 1, 4, *range(100, 2200))]
     assert await registry.digests_in_use(among=asked) == {digest_of(0), digest_of(4)}
     assert await registry.digests_in_use(among=()) == frozenset()
+
+
+MANY = 3000
+
+
+async def write_many(database: Database) -> None:
+    """Adapters n0000 to n2999 with a version each, as a million uploads would leave them."""
+    now = database.clock()
+    named = [f"n{number:04}" for number in range(MANY)]
+    common = {"description": "", "default_version": 1, "next_version": 2, "created_at": now, "revision": 1}
+    version = {
+        "number": 1, "rank": 16, "size_bytes": 1, "module_count": 1, "base_fingerprint": "f" * 64, "source": "upload",
+        "warnings": [], "proved": True, "created_at": now, "dtype": "bfloat16", "revision": 1,
+    }  # fmt: skip
+    async with database.write() as connection:
+        await connection.execute(adapters.insert(), [common | {"name": one, "mirrored": one[::-1]} for one in named])
+        digests = [version | {"name": one, "digest": digest_of(number)} for number, one in enumerate(named)]
+        await connection.execute(versions.insert(), digests)
+        await connection.execute(sa.text("ANALYZE adapters"))
+        await connection.execute(sa.text("ANALYZE versions"))
+
+
+def rows_read(plan: dict[str, Any]) -> Iterator[int]:
+    """Of each scan of a table, how many rows it gave or threw away."""
+    if "Relation Name" in plan:
+        yield plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+    for part in plan.get("Plans", ()):
+        yield from rows_read(part)
+
+
+@pytest.mark.parametrize(("after", "patterns"), [("n1500", None), (None, ["n15*"]), ("n1500", ["n1?5*", "n20*"])])
+async def test_a_page_reads_nothing_before_its_first_name(
+    names: NameRegistry, database: Database, after: str | None, patterns: list[str] | None
+) -> None:
+    if not database.is_shared:
+        pytest.skip("SQLite joins row by row")
+    await write_many(database)
+    said: list[tuple[str, Any]] = []
+
+    def hear(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        said.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", hear)
+    try:
+        page = await names.page(after, 20, patterns)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", hear)
+    assert len(page) == 20
+    [(statement, parameters)] = [one for one in said if "LIMIT" in one[0]]
+    async with database.read() as connection:
+        # The plan that a million rows lead to.
+        for other in ("nestloop", "hashjoin", "seqscan", "bitmapscan"):
+            await connection.execute(sa.text(f"SET LOCAL enable_{other} = off"))
+        explained = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+        [found] = explained.scalars().all()
+    assert max(rows_read(found[0]["Plan"])) < 400
