@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 from vllm.lora import lora_model as models
 from vllm.lora.layers import column_parallel_linear as columns
@@ -41,6 +42,16 @@ def _taken(layer: Any) -> bool:
         columns.QKVParallelLinearWithLoRA,
         columns.MergedQKVParallelLinearWithLoRA,
     )
+
+
+def on_cpu(original: Any) -> Any:
+    """Stands in for `_get_lora_device`, which asks a layer's weight; a layer of int8 may have given it away."""
+
+    @functools.wraps(original)
+    def device(base_layer: Any) -> Any:
+        return torch.device("cpu") if getattr(base_layer, "weight", base_layer) is None else original(base_layer)
+
+    return device
 
 
 def mapped_checkpoint(original: Any) -> Any:

@@ -87,6 +87,11 @@ PATCHES: Final[tuple[Patch, ...]] = (
         f"{_LOADING}::test_a_scale_is_kept_for_our_layers_and_multiplied_in_for_others",
     ),
     Patch(
+        "vllm.lora.layers.base_linear:_get_lora_device", "layers", f"{_CPU}.loading:on_cpu",
+        "without AMX a layer of int8 leaves its weight to oneDNN and has none, and the engine would not start",
+        f"{_LOADING}::test_a_layer_whose_weight_is_packed_away_is_on_the_processor",
+    ),
+    Patch(
         f"{_LINEAR}.create_lora_weights", "layers", f"{_CPU}.loading:without_stacks",
         "vLLM's stacked tensors are padded to the largest rank for every slot, and nothing reads them here",
         f"{_LOADING}::test_a_layer_is_given_what_is_stored",

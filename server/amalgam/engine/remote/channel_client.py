@@ -62,6 +62,11 @@ class Answer:
         self.reading.cancel()
         self._by_ray.cancel()
 
+    def came(self, replica: str, frame: bytes) -> None:
+        """A frame has come by this replica's channel."""
+        self.replica = replica
+        self.put(frame)
+
     def put(self, frame: bytes | BaseException) -> None:
         """A frame has come, or what was raised in its place; after the last one nothing more is read."""
         if self._is_over.is_set():
@@ -171,5 +176,4 @@ class Channels:
             answer = self._answers.get(number)
             if answer is not None:
                 # It may be here before Ray says who has taken the request.
-                answer.replica = replica
-                answer.put(frame)
+                answer.came(replica, frame)

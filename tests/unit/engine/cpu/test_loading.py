@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from vllm.lora.layers import base_linear
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.layers.column_parallel_linear import (
     MergedColumnParallelLinearVariableSliceWithLoRA,
@@ -278,3 +279,12 @@ def test_other_types_go_vllms_way(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     save_file({name: tensor.double() for name, tensor in load_file(path).items()}, path)
     assert {weights.lora_a.dtype for weights in loaded(folder).loras.values()} == {torch.float32}
+
+
+def test_a_layer_whose_weight_is_packed_away_is_on_the_processor() -> None:
+    """As vLLM's int8 layers are on processors without AMX, whose weight oneDNN keeps."""
+    packed = torch.nn.Module()
+    packed.register_parameter("weight", None)
+    assert base_linear._get_lora_device(packed) == torch.device("cpu")
+    plain = torch.nn.Linear(2, 2, device="meta")
+    assert base_linear._get_lora_device(plain) == torch.device("meta")
