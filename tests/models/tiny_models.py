@@ -28,6 +28,8 @@ TEXT: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _ROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}}
+_INTERLEAVED = {"rope_parameters": {**_ROPE["rope_parameters"], "mrope_interleaved": True}}
+"""As published checkpoints of Qwen3-VL say it: transformers does it unasked, vLLM where the config says so."""
 _CLIP: dict[str, Any] = {
     "model_type": "clip_vision_model",
     "hidden_size": 32,
@@ -199,7 +201,7 @@ FAMILIES: Mapping[str, Family] = {
         (
             "Qwen3VLConfig",
             {
-                "text_config": {**TEXT, "head_dim": 16, **_ROPE},
+                "text_config": {**TEXT, "head_dim": 16, **_INTERLEAVED},
                 "vision_config": {
                     "depth": 2,
                     "hidden_size": 32,
