@@ -3,7 +3,7 @@
 `nsc` is Null-Space Compression merging (arXiv:2603.26317), which needs no wanted answers: its weights are such that
 what the merge gives a module on an input's own prompts lies as far as can be in what that input's A reads. `weights`
 learns from wanted answers by their loss, of which two an input are held back to say which step was the best one.
-Settings were chosen on other questions of the split `dev` of the demo family, and held for all families.
+Settings were fixed before a held-out question was asked; those of `weights` after one look at other `dev` questions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

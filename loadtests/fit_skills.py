@@ -54,7 +54,7 @@ LEARNED = (("nsc", "kept"), ("weights", "right"), ("weights on iteris", "right")
 NULL_SPACE = Descent(start=0.5, steps=30, rate=0.03, batch=2)
 FROM_PLAIN = Descent(start=0.5, steps=30, rate=0.03, batch=2)
 FROM_ITERIS = Descent(start=1.0, steps=30, rate=0.01, batch=2)
-"""How they learn; chosen on other questions of the split `dev` of the demo family, and held for all."""
+"""How they learn; fixed before a held-out question was asked, and the same for all families."""
 
 
 @dataclass(frozen=True)
