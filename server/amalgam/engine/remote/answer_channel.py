@@ -17,7 +17,7 @@ from typing import Final
 from amalgam.errors.remote import ChannelLost
 
 END: Final = b""
-"""As a frame: the answer is over."""
+"""A frame of nothing says that the answer is over."""
 SECRET_BYTES: Final = 32
 HELLO_S: Final = 5.0
 """A front says who it is within so long."""
@@ -28,7 +28,7 @@ _QUIET_S: Final = 10
 _ASKED_S: Final = 5
 _ASKED: Final = 3
 UNHEARD_MS: Final = 30_000
-"""What nobody confirms for so long breaks the connection, as where a host is gone or stands still."""
+"""The connection breaks where nothing is confirmed for so long, as where a host is gone or stands still."""
 
 _HELLO: Final = struct.Struct(f"!{SECRET_BYTES}sB")
 _FRAME: Final = struct.Struct("!IQ")

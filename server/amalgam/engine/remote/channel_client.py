@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 REST_S: Final = 5.0
 """Ray says that a call is over; what is still on its way in the channel comes within so long."""
 PAUSE_S: Final = 5.0
-"""A replica that could not be connected to is tried again after so long; Ray brings its answers meanwhile."""
+"""So much time lies between two tries to connect to a replica; Ray brings its answers meanwhile."""
 
 
 class Answer:
@@ -111,19 +111,19 @@ class Channels:
         self._numbers = count(1)
         self._answers: dict[int, Answer] = {}
         self._open: dict[str, StreamWriter] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._readers: dict[str, asyncio.Task[None]] = {}
         self._readings: set[asyncio.Task[None]] = set()
 
     def follow(self, addresses: Mapping[str, ChannelAddress]) -> None:
         """Connect to those replicas that there is no channel to; others end by themselves, with the replica."""
         for replica, address in addresses.items():
-            if replica not in self._tasks:
+            if replica not in self._readers:
                 task = asyncio.create_task(self._read(replica, address), name=f"channel {replica}")
-                self._tasks[replica] = task
+                self._readers[replica] = task
 
     async def close(self) -> None:
         """Leave all replicas."""
-        tasks = [*self._tasks.values(), *self._readings]
+        tasks = [*self._readers.values(), *self._readings]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -163,7 +163,7 @@ class Channels:
                 await asyncio.sleep(PAUSE_S)
         finally:
             self._open.pop(replica, None)
-            self._tasks.pop(replica, None)
+            self._readers.pop(replica, None)
             for answer in [one for one in self._answers.values() if one.replica == replica]:
                 answer.put(ChannelLost("while it answered"))
             if writer is not None:

@@ -28,7 +28,7 @@ class ChannelServer:
 
     async def open(self, host: str) -> None:
         """Listen on a port of ``host``, at which Ray's other processes reach this one."""
-        self._server = await asyncio.start_server(self._serve, host, 0)
+        self._server = await asyncio.start_server(self._welcome, host, 0)
         port: int = self._server.sockets[0].getsockname()[1]
         self.address = ChannelAddress(host=host, port=port, secret=self._secret.hex())
 
@@ -46,7 +46,7 @@ class ChannelServer:
         writer = self._fronts.get(front)
         return None if writer is None or writer.is_closing() else Channel(writer)
 
-    async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _welcome(self, reader: StreamReader, writer: StreamWriter) -> None:
         front = ""
         try:
             watch(writer)

@@ -166,7 +166,7 @@ class ReplicaInfo:
     engine: EngineInfo
     facts: ServedFacts
     channel: ChannelAddress | None = None
-    """None: Ray brings its answers."""
+    """It is None where Ray brings its answers."""
 
 
 class UnloadOrder(_Message):
