@@ -280,7 +280,7 @@ def rows_of(kind: str, many: Samples, few: Samples) -> list[Row]:
     for case, (unit, samples) in many.items():
         extra: dict[str, object] = {}
         ordered = sorted(samples)
-        if len(samples) >= 50:
+        if len(samples) >= 50 or "another front" in case:
             extra["p99"] = round(ordered[int(0.99 * (len(ordered) - 1))], 2)
         mark = MARKS.get(case)
         if mark is not None and not (kind == "SQLite" and "another front" in case):
