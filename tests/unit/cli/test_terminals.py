@@ -85,12 +85,15 @@ def silent() -> Iterator[socket.socket]:
 
 
 def test_an_interrupt_ends_without_a_trace(silent: socket.socket) -> None:
+    # Who is started in the background ignores interrupts, and its children do, where it does not say otherwise.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     asked = subprocess.Popen(
         [*AMALGAM, "adapters", "ls", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--key", "ak_x"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
     )
+    signal.signal(signal.SIGINT, before)
     connection, _ = silent.accept()
     with connection:
         # Its request is here: it is past its imports, and waits for the answer.

@@ -22,7 +22,7 @@ SECRET_BYTES: Final = 32
 HELLO_S: Final = 5.0
 """A front says who it is within so long."""
 MOST_BYTES: Final = 1 << 28
-"""No frame is longer: a whole answer is one, with the vectors of all its inputs."""
+"""No frame is longer; replicas send whole answers in pieces that are much shorter."""
 _LONGEST_NAME: Final = 64
 _QUIET_S: Final = 10
 _ASKED_S: Final = 5

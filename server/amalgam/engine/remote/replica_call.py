@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _AHEAD: Final = 64
 """So many frames may wait to be sent; then the source waits."""
+_PIECE_BYTES: Final = 1 << 20
+"""No piece of a whole answer is longer, so that other answers go on between its pieces."""
 _ERROR_EVENTS: Final = (b'data: {"error":', b"event: error\ndata: ")
 
 
@@ -114,7 +116,9 @@ class ReplicaCall:
         head = Head(status=response.status_code, headers=headers, is_stream=source is not None)
         await self._put(HEAD + head.model_dump_json().encode())
         if source is None:
-            await self._put(piece(bytes(response.body), self._context.tokens))
+            whole = bytes(response.body)
+            for start in range(0, max(len(whole), 1), _PIECE_BYTES):
+                await self._put(piece(whole[start : start + _PIECE_BYTES], self._context.tokens))
         else:
             await self._send(source)
         usage = usage_left_on(self._scope["state"])
