@@ -280,11 +280,14 @@ async def test_a_page_reads_nothing_before_its_first_name(
     def hear(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         said.append((statement, parameters))
 
-    sa.event.listen(sa.Engine, "before_cursor_execute", hear)
+    async with database.read() as connection:
+        # Other databases of this process are not heard.
+        engine = connection.engine.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", hear)
     try:
         page = await names.page(after, 20, patterns)
     finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", hear)
+        sa.event.remove(engine, "before_cursor_execute", hear)
     assert len(page) == 20
     [(statement, parameters)] = [one for one in said if "LIMIT" in one[0]]
     async with database.read() as connection:
