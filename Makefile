@@ -38,7 +38,7 @@ test: setup-dev
 # Apart from `make test`, because these start engines of their own, drive a browser, cut databases off, or draw requests at random.
 # What is left open fails none of these: it is seen when memory is collected, in whatever test that happens.
 test-slow: setup-dev
-	@deploy/test_services.sh $(BIN)/python -m pytest -m "slow and not gpu" $(UNCLOSED) $(ARGS)
+	@deploy/test_services.sh deploy/run_tests.sh $(BIN)/python --slow $(UNCLOSED) $(ARGS)
 
 # Apart from `make test`, because the clients' own environment and its suites take some minutes.
 test-clients: setup-dev

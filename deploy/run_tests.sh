@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs the tests of `make test`: first what needs no engine, in two processes; then, in one, what shares an engine and
-# what measures time. A few tests that fail are run once more, by themselves: what passes then was outrun by a busy
-# machine, is named at the end, and wants mending too. Fails where a test fails twice, or where nothing at all was run.
+# what measures time. With --slow those of `make test-slow`, in one process. A few tests that fail are run once more, by
+# themselves: what passes then was outrun by a busy machine, is named at the end, and wants mending too. Fails where a
+# test fails twice, or where nothing at all was run.
 #
-#   deploy/run_tests.sh PYTHON [ARGUMENT OF PYTEST…]
+#   deploy/run_tests.sh PYTHON [--slow] [ARGUMENT OF PYTEST…]
 set -uo pipefail
 python=$1
 shift
@@ -35,6 +36,15 @@ part() {
     return $status
 }
 
+told() { if [ ${#failed_once[@]} -gt 0 ]; then printf 'Failed once, and passed alone: %s\n' "${failed_once[@]}"; fi; }
+
+if [ "${1:-}" = --slow ]; then
+    given=("${@:2}")
+    part slow "slow and not gpu"
+    status=$?
+    told
+    exit $status
+fi
 given=("$@")
 part quick "$here and not e2e and not alone" -n 2 --dist loadfile --no-loadscope-reorder
 first=$?
@@ -42,7 +52,7 @@ if [ $first -eq $interrupted ]; then exit $first; fi
 part engine "$here and (e2e or alone)"
 second=$?
 
-if [ ${#failed_once[@]} -gt 0 ]; then printf 'Failed once, and passed alone: %s\n' "${failed_once[@]}"; fi
+told
 for status in $first $second; do
     if [ $status -ne 0 ] && [ $status -ne $nothing_run ]; then
         echo "Of the tests without an engine the exit status is $first, of those with one $second."

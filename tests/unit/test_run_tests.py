@@ -19,13 +19,15 @@ exit 1
 """
 
 
-def run(folder: Path, failed: list[str], again: int = 0) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def run(
+    folder: Path, failed: list[str], again: int = 0, arguments: tuple[str, ...] = ()
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """The script with a pytest that fails in those tests; and how pytest was called."""
     log, lost, python = folder / "log", folder / "failed", folder / "python"
     lost.write_text(json.dumps(dict.fromkeys(failed, True)))
     python.write_text(STANDS_FOR_PYTHON.format(python=sys.executable, log=log, failed=lost, again=again))
     python.chmod(0o755)
-    done = subprocess.run([SCRIPT, python], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([SCRIPT, python, *arguments], capture_output=True, text=True, timeout=60, check=False)
     return done, log.read_text().splitlines()
 
 
@@ -42,3 +44,12 @@ def test_what_is_no_test_or_too_much_is_not_run_again(tmp_path: Path, failed: li
     done, calls = run(tmp_path, failed)
     assert len(calls) == 2
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_slow_ones_are_one_part(tmp_path: Path, again: int) -> None:
+    done, calls = run(tmp_path, ["tests/a.py::b"], again, ("--slow", "-W", "default"))
+    assert [("--last-failed" in call) for call in calls] == [False, True]
+    assert all("-m slow and not gpu" in call and call.endswith("-W default") for call in calls)
+    assert done.returncode == again
+    assert ("Failed once, and passed alone: tests/a.py::b" in done.stdout) == (again == 0)
