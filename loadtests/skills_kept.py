@@ -3,8 +3,9 @@
 Merges of three families of tasks (the demo's, and two with other formats, lengths and unequal adapters): every method
 at its defaults, sums, `ties`, `iso_c` and `karcher` with random weights, and sums of inputs that were fitted to two or
 ten other prompts, which lose less. Of each merge and each task: agreement, whole answers and likelihood on a few
-unlabelled prompts, today's likelihood of references, and right answers to other questions. The page says how each
-figure goes with the share of right answers that is kept, and how often a threshold warns rightly and wrongly.
+unlabelled prompts, today's likelihood of references, and right answers to other questions: ten, and forty where the
+likelihood is near the threshold of `skill_lost`, because among ten one answer is half of what counts as lost. The page
+says how each figure goes with the share of right answers that is kept, and how often a threshold warns rightly.
 In torch, without a server; counts do not depend on how busy the machine is.
 
     python loadtests/skills_kept.py --work FOLDER [--minutes 60] [--out skills_kept]   # goes on where it stopped
@@ -30,6 +31,7 @@ import torch  # noqa: E402
 from amalgam.domain.evaluation import EvaluationItem  # noqa: E402
 from amalgam.domain.expression import parse_expression  # noqa: E402
 from amalgam.domain.fit import ReadingFit  # noqa: E402
+from amalgam.domain.kept import AnswerRead, input_kept  # noqa: E402
 from amalgam.merge.sources import TensorSource  # noqa: E402
 from amalgam.workers.reading_fit import Place, read_and_fit  # noqa: E402
 from loadtests.report import RESULTS, machine, versions  # noqa: E402
@@ -40,7 +42,11 @@ from loadtests.skills_page import skills_page  # noqa: E402
 PROBES = 8
 """Unlabelled prompts an input, of the split `dev`."""
 ITEMS = 10
-"""Scored questions a task, of the split `test`."""
+"""Scored questions a task, of the split `test`; of many the first ones."""
+MANY = 40
+"""So many are asked of an input that is kept more or less."""
+NEAR = (0.7, 0.98)
+"""It is kept more or less where the likelihood of its own answers is between these."""
 ROUND = 24
 """Random merges a family."""
 FITTED = (2, 10)
@@ -89,14 +95,18 @@ class FamilyBench:
         self.family, self._model = family, model
         self._sources = opened(family, work, model)
         self._probes = {task: family_items(task, "dev", PROBES) for task in family.tasks}
-        self._items = {task: family_items(task, "test", ITEMS) for task in family.tasks}
+        self._many = {task: family_items(task, "test", MANY) for task in family.tasks}
+        self._items = {task: items[:ITEMS] for task, items in self._many.items()}
+        self._drafts: dict[str, Sequence[Answer]] = {}
         self._own: dict[str, dict[str, Any]] = {}
         self._fitted: dict[int, Mapping[str, TensorSource]] = {}
         for task in family.tasks:
             model.wear(merged(f"1*{task}", self._sources))
             answers = model.answers(self._probes[task], family.max_tokens)
+            self._drafts[task] = model.answers(self._many[task], family.max_tokens)
             self._own[task] = {"answers": answers} | self._figures({task: answers})[task]
-            print(family.name, task, "own right", self._own[task]["right"], flush=True)
+            self._own[task]["many_right"] = self._right_of_many([task])[task]
+            print(family.name, task, "own right", self._own[task]["many_right"], flush=True)
 
     def _figures(self, answers: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Any]]:
         """Of what the model wears now, by task: right answers, how it reads the probes' answers, and the references."""
@@ -116,6 +126,15 @@ class FamilyBench:
                 "reference_nats": sum(weighed[mine]) / ITEMS,
             }
         return figures
+
+    def _right_of_many(self, tasks: Sequence[str]) -> dict[str, int]:
+        """Right answers to all questions of these tasks."""
+        asked = [item for task in tasks for item in self._many[task]]
+        drafts = [draft for task in tasks for draft in self._drafts[task]]
+        found = dict.fromkeys(tasks, 0)
+        for item, one in zip(asked, self._model.drafts(asked, drafts, self.family.max_tokens), strict=True):
+            found[item.task] += is_right(item, self._model.text(one.answer))
+        return found
 
     def _inputs(self, count: int) -> Mapping[str, TensorSource]:
         """The adapters, each fitted to so many prompts of its own, as the worker does it."""
@@ -150,10 +169,19 @@ class FamilyBench:
             ]
             gap = mine["reference_nats"] - own["reference_nats"]
             tasks[task] = {
-                "right": mine["right"], "own_right": own["right"], "reference_gap": round(gap, 5), "probes": probes,
+                "items": ITEMS, "right": mine["right"], "own_right": own["right"], "reference_gap": round(gap, 5),
+                "probes": probes,
             }  # fmt: skip
+        near = [task for task, one in tasks.items() if NEAR[0] < likelihood(one["probes"]) < NEAR[1]]
+        for task, right in (self._right_of_many(near) if near else {}).items():
+            tasks[task] |= {"items": MANY, "right": right, "own_right": self._own[task]["many_right"]}
         seconds = round(time.monotonic() - began, 1)
-        return {"family": self.family.name, "expression": expression, "items": ITEMS, "tasks": tasks, "s": seconds}
+        return {"family": self.family.name, "expression": expression, "tasks": tasks, "s": seconds}
+
+
+def likelihood(probes: Sequence[Sequence[Any]]) -> float:
+    """The figure that `skill_lost` goes by."""
+    return input_kept([AnswerRead(*probe) for probe in probes]).likelihood
 
 
 def measure(work: Path, names: Sequence[str], until: float) -> None:
@@ -195,7 +223,7 @@ def main() -> None:
     command = "python loadtests/skills_kept.py " + shlex.join(sys.argv[1:]).replace(str(arguments.work), "FOLDER")
     report = {
         "machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d"), "command": command,
-        "probes": PROBES, "items": ITEMS, "rows": rows_of(arguments.work / "rows.jsonl"),
+        "probes": PROBES, "items": ITEMS, "many": MANY, "near": NEAR, "rows": rows_of(arguments.work / "rows.jsonl"),
     }  # fmt: skip
     page, plot = skills_page(report)
     print(page)

@@ -109,7 +109,8 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
         f"{report['machine']}; {packages}; {report['date']}.",
         f"{len(rows)} merges of adapters ({counts}), {len(found)} inputs in all; of {lost} of them a fifth "
         f"or more of the right answers is lost. Figures on {report['probes']} unlabelled prompts an input, right "
-        f"answers on {report['items']} other questions a task.",
+        f"answers on {report['items']} other questions a task, and on {report['many']} of an input whose likelihood is "
+        f"between {report['near'][0]} and {report['near'][1]}.",
         "",
         f"`{report['command']}`",
         "",
@@ -181,14 +182,16 @@ def _percent(value: float) -> str:
 
 
 def _own(rows: Sequence[Mapping[str, Any]], families: Sequence[str]) -> list[str]:
-    lines = ["| family | task | own adapter right | worst and best merge |", "|---|---|---|---|"]
+    lines = ["| family | task | own adapter right | worst and best merge, of that |", "|---|---|---|---|"]
     for name in families:
         part = [row for row in rows if row["family"] == name]
         for task in part[0]["tasks"]:
-            right = [row["tasks"][task]["right"] for row in part]
+            ones = [row["tasks"][task] for row in part]
+            longest = max(ones, key=lambda one: one["items"])
+            shares = [one["right"] / one["own_right"] for one in ones if one["own_right"]]
             lines.append(
-                f"| {name} | {task} | {part[0]['tasks'][task]['own_right']} of {part[0]['items']} | "
-                f"{min(right)}, {max(right)} |"
+                f"| {name} | {task} | {longest['own_right']} of {longest['items']} | "
+                f"{min(shares, default=0):.0%}, {max(shares, default=0):.0%} |"
             )
     return lines
 

@@ -53,6 +53,7 @@ class ChildProcess:
         self._keeper: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._tried = asyncio.Event()
+        self._is_at_work = False
         self.restarts = 0
 
     @property
@@ -89,6 +90,7 @@ class ChildProcess:
         # A start before this one may have failed over a process that runs still.
         await self._end_process()
         while True:
+            self._is_at_work = False
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command,
@@ -121,6 +123,7 @@ class ChildProcess:
                 continue
             if not line:
                 return
+            self._is_at_work = True
             try:
                 self._on_line(line)
             except Exception:
@@ -130,6 +133,7 @@ class ChildProcess:
         """Write one line to the process; False where there is none to hear it."""
         if self._process is None or not self.alive or self._process.stdin is None:
             return False
+        self._is_at_work = True
         self._process.stdin.write(line + b"\n")
         return True
 
@@ -150,6 +154,9 @@ class ChildProcess:
             return None if self._process is None else self._process.returncode
         if self._process.stdin is not None:
             self._process.stdin.close()
+        if not self._is_at_work:
+            # It has said nothing and was told nothing: there is nothing to finish, and while it loads it hears nobody.
+            self._process.kill()
         try:
             await asyncio.wait_for(self._process.wait(), self._stop_s)
         except TimeoutError:

@@ -29,9 +29,17 @@ def test_correlations_are_pearsons_and_spearmans() -> None:
 
 def test_the_page_says_how_much_was_measured() -> None:
     probes = [[4, 4, 4, -0.1, -0.2], [5, 3, 1, -0.1, -4.0]]
-    task = {"right": 6, "own_right": 8, "reference_gap": -0.1, "probes": probes}
-    rows = [{"family": "demo", "expression": f"{w}*a + b", "items": 10, "tasks": {"sql": task}, "s": 1} for w in (1, 2)]
-    report = {"machine": "m", "versions": {"python": "3"}, "date": "d", "command": "c", "probes": 2, "items": 10}
+    task = {"items": 10, "right": 6, "own_right": 8, "reference_gap": -0.1, "probes": probes}
+    more = task | {"items": 40, "right": 18, "own_right": 30}
+    rows = [
+        {"family": "demo", "expression": f"{weight}*a + b", "tasks": {"sql": its}, "s": 1}
+        for weight, its in ((1, task), (2, more))
+    ]
+    report = {
+        "machine": "m", "versions": {"python": "3"}, "date": "d", "command": "c",
+        "probes": 2, "items": 10, "many": 40, "near": [0.7, 0.98],
+    }  # fmt: skip
     page, plot = skills_page(report | {"rows": rows})
     assert "2 merges of adapters (demo 2), 2 inputs in all; of 2 of them a fifth" in page
+    assert "| demo | sql | 30 of 40 | 60%, 75% |" in page
     assert plot.count("<circle") == 2 * 2 + 1

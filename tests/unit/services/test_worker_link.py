@@ -154,6 +154,18 @@ async def test_a_worker_that_does_not_listen_is_ended() -> None:
         os.kill(pid, 0)
 
 
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_a_worker_that_is_still_loading_is_not_waited_for(is_told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_link, "STOP_S", 1.0 if is_told else 60.0)
+    async with link("import time; time.sleep(90)") as (worker, _):
+        await until(lambda: worker.alive)
+        if is_told:
+            worker.wake()
+        began = asyncio.get_running_loop().time()
+    took_s = asyncio.get_running_loop().time() - began
+    assert 1.0 <= took_s < 30 if is_told else took_s < 30
+
+
 async def test_stopping_before_anything_started_is_quiet() -> None:
     worker = linked(("true",))
     worker.wake()
