@@ -252,6 +252,7 @@ def test_load_unload_pin(admin: httpx.Client) -> None:
     assert admin.post("/admin/v1/adapters/nosuch:load").json()["error"]["code"] == "adapter_not_found"
 
 
+@pytest.mark.slow
 def test_six_times_more_adapters_than_slots_each_answers_for_itself(
     exact_server: RunningServer, exact_admin: httpx.Client, exact_client: openai.OpenAI, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def alias(admin: httpx.Client) -> Iterator[str]:
     assert admin.delete("/admin/v1/aliases/flipped").status_code == 200
 
 
+@pytest.mark.slow
 def test_an_alias_flipped_all_the_time_under_load(server: RunningServer, admin: httpx.Client, alias: str) -> None:
     """F20."""
     targets = ("sql@1", "json@1", "code@1")
@@ -116,6 +117,7 @@ def _flip(admin: httpx.Client, alias: str, targets: tuple[str, ...]) -> Iterator
             yield answer
 
 
+@pytest.mark.slow
 def test_adapters_find_the_examples_of_a_router(server: RunningServer, admin: httpx.Client) -> None:
     """The base model reads prompts without labels in the merge process, and the demo's adapters tell them apart."""
     tasks = ("sql", "json", "code")

@@ -50,6 +50,7 @@ def test_every_dialect_takes_a_blend(client: openai.OpenAI) -> None:
     assert {answer.headers["x-amalgam-recipe"] for answer in answers} == {"-0.25*json@1 + sql@1"}
 
 
+@pytest.mark.slow
 def test_a_blend_that_streams_is_not_evicted_by_others(
     exact_server: RunningServer, exact_client: openai.OpenAI
 ) -> None:

@@ -89,7 +89,7 @@ def turn(session: httpx.Client, body: dict[str, Any], **more: Any) -> dict[str, 
     return answer
 
 
-@pytest.mark.parametrize("name", ["codex_stream", "codex_developer"])
+@pytest.mark.parametrize("name", ["codex_stream", pytest.param("codex_developer", marks=pytest.mark.slow)])
 def test_codex_calls_a_command_and_answers_what_came_of_it(server: RunningServer, name: str) -> None:
     """To the end of both streams; the model of the tests calls where it has to."""
     body = recorded(name)

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.faults.test_shutdown import MESSAGES, server
 from tests.support.running_app import ADMIN_KEY, push, write_adapter
@@ -28,6 +29,7 @@ async def judged(http: httpx.AsyncClient, numbers: range) -> None:
     await asyncio.gather(*map(one, numbers))
 
 
+@pytest.mark.slow
 async def test_acknowledged_feedback_outlives_a_kill_and_the_experiment_ends_all_the_same(tmp_path: Path) -> None:
     async with server(tmp_path, 0, 1) as killed, admin_at(killed.url) as admin:
         for seed in (1, 2):

@@ -123,6 +123,7 @@ async def left_whole(steered: SteeredApp) -> AsyncIterator[None]:
     await steered.assert_whole()
 
 
+@pytest.mark.slow
 async def test_killed_at_10_50_and_90_percent(steered: SteeredApp) -> None:
     """One job, killed three times: each time it is taken up at once, and the fourth start makes one version."""
     restarts = steered.running_app.services.worker.restarts

@@ -30,7 +30,7 @@ STEPS: list[tuple[type, str]] = [
 ]
 
 IS_TRIED: ContextVar[bool] = ContextVar("IS_TRIED", default=False)
-"""Set in the call that is cancelled, and in the tasks that it makes: the application's own loops take the same steps."""
+"""Set in the call that is cancelled and in the tasks that it makes: the application's own loops take the same steps."""
 
 
 @pytest.fixture
