@@ -1,16 +1,18 @@
 """Adapters that act on what is their own: each Δ is fitted to what its module is given on that adapter's prompts.
 
-The merge Δ* of a module minimises Σ_t ‖(Δ* - Δ_t) X_t‖² / ‖X_t‖² + α ‖Δ*‖², over what the module is given (the columns
-of X_t) while adapter t reads its own prompts. With G_t = X_t X_tᵀ / ‖X_t‖² · in_features that is
+The merge Δ* of a module minimises Σ_t ‖Δ* Y_t - Δ_t X_t‖² / ‖Y_t‖² + α ‖Δ*‖², over what the module is given while
+adapter t's own prompts are read: X_t by the base model with adapter t in it, Y_t by the base model with a merge in it,
+token by token the same columns. With s_t = in_features / ‖Y_t‖² and G_t = s_t Y_t Y_tᵀ that is
 
-    Δ* = Σ_t Δ_t P_t,    P_t = G_t (Σ_s G_s + αI)⁻¹,
+    Δ* = Σ_t Δ_t P_t,    P_t = s_t X_t Y_tᵀ (Σ_s G_s + αI)⁻¹,
 
 so each adapter keeps its B, and A_t becomes A_t P_t: a sum of adapters of the ranks that they had, and exact. α is
-``RIDGE`` times the mean of the diagonal of Σ G_s. It is RegMean (Jin et al. 2022, arXiv:2212.09849) for low-rank
-changes, which is the first round of IterIS (Chen et al. 2024, arXiv:2411.15231).
+``RIDGE`` times the mean of the diagonal of Σ G_s. In a first round there is no merge yet and Y_t is X_t, which is
+RegMean (Jin et al. 2022, arXiv:2212.09849) for low-rank changes; in a second one Y_t is what the merge of the first is
+given. It is the iteration of IterIS (Chen et al. 2024, arXiv:2411.15231).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,36 +37,50 @@ class Projection:
     """
 
     def __init__(self, down: Mapping[str, Mapping[str, Tensor]], in_features: int, device: torch.device) -> None:
-        self._down = down
+        self._down = {
+            adapter: {module: a.to(device, torch.float32) for module, a in modules.items()}
+            for adapter, modules in down.items()
+        }
         self._size = in_features
         self._device = device
         self._all = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self._one: Tensor | None = None
         self._read: dict[str, dict[str, Tensor]] = {}
 
-    def observe(self, given: Tensor) -> None:
-        """More of what the layer is given while an adapter reads: [tokens, in_features]."""
-        rows = given.to(self._device, torch.float32)
+    def observe(self, adapter: str, own: Tensor, given: Tensor | None = None) -> None:
+        """More tokens of a prompt of the adapter's, which come one adapter after the other.
+
+        Args:
+            adapter: whose prompt it is.
+            own: what the layer is given with the adapter in the base model: [tokens, in_features].
+            given: what it is given with a merge in it, of the same tokens; in a first round there is none.
+        """
+        rows = own.to(self._device, torch.float32)
+        met = rows if given is None else given.to(self._device, torch.float32)
         if self._one is None:
             self._one = torch.zeros_like(self._all)
-        self._one.addmm_(rows.mT, rows)
+        self._one.addmm_(met.mT, met)
+        for module, sums in self._sums(adapter).items():
+            sums.addmm_(self._down[adapter][module] @ rows.mT, met)
 
     def end_of(self, adapter: str) -> None:
         """The adapter has read all of its prompts; prompts of another follow."""
         gram, self._one = self._one, None
         energy = 0.0 if gram is None else float(torch.diagonal(gram).sum())
+        sums = self._sums(adapter)
         if gram is None or energy == 0:
             # No token came here, of an expert say.
-            self._read[adapter] = {
-                module: torch.zeros_like(a, dtype=torch.float32) for module, a in self._mine(adapter)
-            }
             return
-        gram *= self._size / energy
-        self._all += gram
-        self._read[adapter] = {module: a.to(self._device, torch.float32) @ gram for module, a in self._mine(adapter)}
+        self._all.add_(gram, alpha=self._size / energy)
+        for one in sums.values():
+            one *= self._size / energy
 
-    def _mine(self, adapter: str) -> Sequence[tuple[str, Tensor]]:
-        return list(self._down.get(adapter, {}).items())
+    def _sums(self, adapter: str) -> Mapping[str, Tensor]:
+        """A X Yᵀ of each module of the adapter's, of what was observed so far."""
+        if adapter not in self._read:
+            mine = self._down.get(adapter, {})
+            self._read[adapter] = {module: torch.zeros_like(a) for module, a in mine.items()}
+        return self._read[adapter]
 
     def projected(self) -> Mapping[str, Mapping[str, Tensor]]:
         """A_t P_t [rank, in_features] by adapter and module, float32 on the CPU; nothing where no token came here.
@@ -83,7 +99,7 @@ class Projection:
         lower = torch.linalg.cholesky(whole)
         return {
             adapter: {
-                # P is symmetric times symmetric: A G M⁻¹ = (M⁻¹ (A G)ᵀ)ᵀ.
+                # M is symmetric: S M⁻¹ = (M⁻¹ Sᵀ)ᵀ.
                 module: torch.cholesky_solve(rows.double().mT, lower).mT.float().contiguous().cpu()
                 for module, rows in by_module.items()
             }

@@ -1,4 +1,4 @@
-"""The base model in torch, with one adapter at a time added to it: what it answers, and what its modules are given."""
+"""The base model in torch, with adapters added to it: what it answers, and what its modules are given."""
 
 import sys
 import threading
@@ -21,6 +21,7 @@ BATCH: Final = 10
 """So many prompts are answered together."""
 
 Seen = Callable[[Tensor], object]
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 def computed_in(device: torch.device) -> torch.dtype:
@@ -50,20 +51,28 @@ class BasePasses:
         """Whether the base model has a module of that name."""
         return module in self._modules
 
+    def changes(self, *adapters: TensorSource) -> list[tuple[str, Hook]]:
+        """What adds Δ of each adapter to what its modules give, for `wearing`; modules not known are left out."""
+        return [
+            (name, self._added(*adapter.factors(name), header.scaling))
+            for adapter in adapters
+            for name, header in adapter.header.modules.items()
+            if self.knows(name)
+        ]
+
     @contextmanager
-    def wearing(self, adapter: TensorSource) -> Iterator[None]:
-        """Add Δ of the adapter to what its modules give, as long as the block runs; modules not known are left out."""
+    def wearing(self, changes: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        """Have these changes in the base model, as long as the block runs."""
         hooks = []
         try:
-            for name, header in adapter.header.modules.items():
-                if (module := self._modules.get(name)) is not None:
-                    hooks.append(module.register_forward_hook(self._added(*adapter.factors(name), header.scaling)))
+            for name, hook in changes:
+                hooks.append(self._modules[name].register_forward_hook(hook))
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            for one in hooks:
+                one.remove()
 
-    def _added(self, a: Tensor, b: Tensor, scaling: float) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def _added(self, a: Tensor, b: Tensor, scaling: float) -> Hook:
         dtype = self._model.dtype
         down = a.to(self._device, torch.float32).to(dtype)
         up = (b.to(self._device, torch.float32) * scaling).to(dtype)

@@ -1,8 +1,9 @@
 """Fits the inputs of a merge to what the base model makes of their prompts, before they are merged."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,10 @@ from amalgam.errors.merge_run import MergeCancelled
 from amalgam.kernels.backend import usable_device
 from amalgam.merge.projection import ProjectedSource, Projection
 from amalgam.merge.sources import TensorSource
-from amalgam.workers.base_passes import BasePasses, computed_in
+from amalgam.workers.base_passes import BasePasses, Hook, computed_in
 
+ROUNDS: Final = 2
+"""In the first the inputs are fitted to what each is given on its own, in the second to what their merge is given."""
 _ROOM: Final = 1.2
 """It is a factor over the weights' bytes: what a pass takes beside them."""
 _MATRICES: Final = 3
@@ -131,24 +134,18 @@ def fitted(
     if not known:
         raise FitUnread("transformers has other names for the layers of this base model than its adapters")
     groups = passes.sharing(next(iter(rows.values()))[0], known)
-    down: dict[str, dict[str, torch.Tensor]] = {ref: {} for ref in sources}
-    for block in _blocks(groups, adapted, workspace_bytes):
-        projections = {group[0]: _projection(group, sources, adapted[group[0]], device) for group in block}
-        for ref, its in rows.items():
-            with passes.wearing(sources[ref]):
-                _read(passes, its, projections, is_over)
-            for projection in projections.values():
-                projection.end_of(ref)
-        for leader in list(projections):
-            _require_time(is_over)
-            for ref, modules in projections.pop(leader).projected().items():
+    blocks = _blocks(groups, adapted, workspace_bytes)
+    found = dict(sources)
+    for number in range(ROUNDS):
+        reading = _Reading(passes, sources, rows, passes.changes(*found.values()) if number else None, is_over)
+        down: dict[str, dict[str, torch.Tensor]] = {ref: {} for ref in sources}
+        for block in blocks:
+            projections = {group[0]: _projection(group, sources, adapted[group[0]], device) for group in block}
+            for ref, modules in reading.projected(projections):
                 down[ref] |= modules
+        found = {ref: ProjectedSource(source, down[ref]) for ref, source in sources.items()}
     read = {module for modules in down.values() for module in modules}
-    return Fitted(
-        {ref: ProjectedSource(source, down[ref]) for ref, source in sources.items()},
-        sum(len(row) for its in rows.values() for row in its),
-        tuple(sorted(adapted.keys() - read)),
-    )
+    return Fitted(found, sum(len(row) for its in rows.values() for row in its), tuple(sorted(adapted.keys() - read)))
 
 
 def _rows(
@@ -161,7 +158,7 @@ def _rows(
         before = [passes.tokens(item, len(answer)) for item, answer in zip(items, after, strict=True)]
     else:
         before = [passes.tokens(item, fit.max_tokens) for item in items]
-        with passes.wearing(source):
+        with passes.wearing(passes.changes(source)):
             after = passes.answers(before, fit.max_tokens, is_over)
     if len(after) < len(before):
         raise MergeCancelled
@@ -203,10 +200,50 @@ def _require_time(is_over: Callable[[], bool]) -> None:
         raise MergeCancelled
 
 
-def _read(
-    passes: BasePasses, rows: Sequence[Row], projections: Mapping[str, Projection], is_over: Callable[[], bool]
-) -> None:
-    watched = {leader: projection.observe for leader, projection in projections.items()}
-    for row in rows:
-        _require_time(is_over)
-        passes.read(row, watched)
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One round: all rows once with their input in the base model, and again with the merge of the round before."""
+
+    passes: BasePasses
+    sources: Mapping[str, TensorSource]
+    rows: Mapping[str, Sequence[Row]]
+    merge: Sequence[tuple[str, Hook]] | None
+    """None in the first round."""
+    is_over: Callable[[], bool]
+
+    def projected(self, projections: Mapping[str, Projection]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """A of each input's modules in the groups that ``projections`` are of, by the module that leads the group."""
+        for ref, its in self.rows.items():
+            own = self.passes.changes(self.sources[ref])
+            for row in its:
+                _require_time(self.is_over)
+                self._read(ref, row, own, projections)
+            for projection in projections.values():
+                projection.end_of(ref)
+        for projection in projections.values():
+            _require_time(self.is_over)
+            yield from projection.projected().items()
+
+    def _read(self, ref: str, row: Row, own: Sequence[tuple[str, Hook]], projections: Mapping[str, Projection]) -> None:
+        first = self._given(row, own, projections)
+        second = {} if self.merge is None else self._given(row, self.merge, projections)
+        for leader, projection in projections.items():
+            if (mine := first.get(leader)) is None:
+                continue
+            given = second.get(leader)
+            # An expert is not given every token, and by the merge perhaps others: these cannot be paired.
+            is_paired = given is not None and len(mine) == len(given) == len(row)
+            projection.observe(ref, mine, given if is_paired else None)
+
+    def _given(
+        self, row: Row, worn: Sequence[tuple[str, Hook]], projections: Mapping[str, Projection]
+    ) -> Mapping[str, torch.Tensor]:
+        """What each leader is given: [tokens, in_features]; nothing of one that no token comes to."""
+        given: dict[str, list[torch.Tensor]] = {}
+
+        def seen(leader: str, tokens: torch.Tensor) -> None:
+            given.setdefault(leader, []).append(tokens.clone())
+
+        with self.passes.wearing(worn):
+            self.passes.read(row, {leader: partial(seen, leader) for leader in projections})
+        return {leader: torch.cat(parts) for leader, parts in given.items()}

@@ -25,12 +25,14 @@ def adapters(seed: int, ranks: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]
 
 
 def projected(
-    factors: Mapping[str, tuple[Tensor, Tensor]], given: Mapping[str, Sequence[Tensor]]
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    own: Mapping[str, Sequence[Tensor]],
+    given: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> Mapping[str, Mapping[str, Tensor]]:
     projection = Projection({name: {"q": a} for name, (a, _) in factors.items()}, IN, CPU)
     for name in factors:
-        for rows in given[name]:
-            projection.observe(rows)
+        for at, rows in enumerate(own[name]):
+            projection.observe(name, rows, None if given is None else given[name][at])
         projection.end_of(name)
     return projection.projected()
 
@@ -39,27 +41,39 @@ def merged(factors: Mapping[str, tuple[Tensor, Tensor]], found: Mapping[str, Map
     return torch.stack([b.double() @ found[name]["q"].double() for name, (_, b) in factors.items()]).sum(dim=0)
 
 
-def loss(delta: Tensor, factors: Mapping[str, tuple[Tensor, Tensor]], given: Mapping[str, Sequence[Tensor]]) -> Tensor:
+def loss(
+    delta: Tensor,
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    own: Mapping[str, Sequence[Tensor]],
+    given: Mapping[str, Sequence[Tensor]],
+) -> Tensor:
     """What the merge is to make small: see `amalgam.merge.projection`."""
     total = torch.zeros((), dtype=torch.float64)
     grams = 0.0
     for name, (a, b) in factors.items():
-        rows = torch.cat(list(given[name])).double()
-        rows = rows * (IN / rows.square().sum()).sqrt()
-        total = total + (rows @ (delta - b.double() @ a.double()).T).square().sum()
-        grams += float(rows.square().sum())
+        mine, met = (torch.cat(list(one[name])).double() for one in (own, given))
+        size = (IN / met.square().sum()).sqrt()
+        total = total + (met * size @ delta.T - mine * size @ (b.double() @ a.double()).T).square().sum()
+        grams += float((met * size).square().sum())
     return total + RIDGE * grams / IN * delta.square().sum()
 
 
 @given(
-    seed=st.integers(0, 1 << 30), ranks=st.lists(st.integers(1, 3), min_size=1, max_size=4), tokens=st.integers(1, 30)
+    seed=st.integers(0, 1 << 30),
+    ranks=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    tokens=st.integers(1, 30),
+    is_first=st.booleans(),
 )
-def test_the_sum_of_projected_adapters_is_the_minimum(seed: int, ranks: list[int], tokens: int) -> None:
+def test_the_sum_of_projected_adapters_is_the_minimum(seed: int, ranks: list[int], tokens: int, is_first: bool) -> None:
     factors = adapters(seed, ranks)
     chance = torch.Generator().manual_seed(seed + 1)
-    read = {name: [torch.randn(tokens, IN, generator=chance) * (at + 1)] for at, name in enumerate(factors)}
-    delta = merged(factors, projected(factors, read)).requires_grad_()
-    value = loss(delta, factors, read)
+    own, met = (
+        {name: [torch.randn(tokens, IN, generator=chance) * (at + 1)] * 2 for at, name in enumerate(factors)}
+        for _ in range(2)
+    )
+    met = own if is_first else met
+    delta = merged(factors, projected(factors, own, None if is_first else met)).requires_grad_()
+    value = loss(delta, factors, own, met)
     (slope,) = torch.autograd.grad(value, delta)
     reach = max(float(b.norm() * a.norm()) for a, b in factors.values())
     assert float(slope.norm()) < 1e-4 * reach

@@ -1,9 +1,11 @@
 """Fits by reading, on a Llama of four layers: what is read, by whom, and what becomes of the inputs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from amalgam.errors.merge_run import MergeCancelled
 from amalgam.merge.projection import RIDGE
 from amalgam.workers import reading_fit
 from amalgam.workers.base_passes import BasePasses
-from amalgam.workers.reading_fit import Place, fitted, read_and_fit, reading_needs
+from amalgam.workers.reading_fit import ROUNDS, Place, fitted, read_and_fit, reading_needs
 from tests.support.reading_base import write_reading_base
 
 CPU = torch.device("cpu")
@@ -92,7 +94,7 @@ def test_a_worn_adapter_adds_its_change_and_is_gone_afterwards(folder: Path, pas
     one = adapter(1, Q, DOWN)
     row = passes.tokens(EvaluationItem(prompt="How many users are there?"), 0)
     before = given_to(passes, row, HEAD)
-    with passes.wearing(one):
+    with passes.wearing(passes.changes(one)):
         worn = given_to(passes, row, HEAD)
     dense = LlamaForCausalLM.from_pretrained(folder)
     for name, (a, b) in one.tensors.items():
@@ -144,30 +146,99 @@ def test_modules_that_are_given_the_same_are_one_group(passes: BasePasses) -> No
     assert passes.sharing(row, [DOWN, Q, HEAD, K]) == [[DOWN], [Q, K], [HEAD]]
 
 
+def fitted_by_hand(
+    passes: BasePasses, sources: Mapping[str, MadeAdapter], rows: Mapping[str, list[list[int]]]
+) -> dict[str, dict[str, Tensor]]:
+    """A of every module by the definition, in float64, in as many rounds as there are."""
+    found = {ref: {module: a.double() for module, (a, _) in source.tensors.items()} for ref, source in sources.items()}
+    for number in range(ROUNDS):
+        merge = [
+            MadeAdapter(source.header, {name: (found[ref][name], b) for name, (_, b) in source.tensors.items()})
+            for ref, source in sources.items()
+        ]
+        crosses, grams = dict[tuple[str, str], Tensor](), dict[str, list[Tensor]]()
+        for ref, source in sources.items():
+            for module in (Q, DOWN, HEAD):
+                with passes.wearing(passes.changes(source)):
+                    own = torch.cat([given_to(passes, row, module) for row in rows[ref]]).double()
+                with passes.wearing(passes.changes(*merge) if number else passes.changes(source)):
+                    met = torch.cat([given_to(passes, row, module) for row in rows[ref]]).double()
+                size = met.shape[1] / met.square().sum()
+                crosses[ref, module] = own.T @ met * size
+                grams.setdefault(module, []).append(met.T @ met * size)
+        for ref, source in sources.items():
+            for module, (a, _) in source.tensors.items():
+                leader = {K: Q}.get(module, module)
+                whole = torch.stack(grams[leader]).sum(dim=0)
+                ridge = RIDGE * whole.diagonal().mean() * torch.eye(len(whole), dtype=torch.float64)
+                found[ref][module] = a.double() @ crosses[ref, leader] @ torch.linalg.inv(whole + ridge)
+    return found
+
+
 @pytest.mark.parametrize("workspace_bytes", [1, 1 << 30])
 def test_each_input_is_projected_onto_what_it_reads_itself(passes: BasePasses, workspace_bytes: int) -> None:
     sources = {"one@1": adapter(1, Q, K, DOWN), "two@1": adapter(2, Q, HEAD)}
     found = fitted(passes, sources, spec(), CPU, workspace_bytes, never)
-    tokens, grams = 0, dict[str, dict[str, Tensor]]()
+    rows = dict[str, list[list[int]]]()
     for ref, source in sources.items():
-        with passes.wearing(source):
+        with passes.wearing(passes.changes(source)):
             before = [passes.tokens(item, 6) for item in spec().items[ref]]
-            rows = [[*a, *b] for a, b in zip(before, passes.answers(before, 6, never), strict=True)]
-            tokens += sum(map(len, rows))
-            for module in (Q, DOWN, HEAD):
-                given = torch.cat([given_to(passes, row, module) for row in rows]).double()
-                grams.setdefault(module, {})[ref] = given.T @ given * given.shape[1] / given.square().sum()
-    assert (found.tokens, found.unread) == (tokens, ())
+            rows[ref] = [[*a, *b] for a, b in zip(before, passes.answers(before, 6, never), strict=True)]
+    assert (found.tokens, found.unread) == (sum(len(row) for its in rows.values() for row in its), ())
+    wanted = fitted_by_hand(passes, sources, rows)
     for ref, source in sources.items():
         assert found.sources[ref].header is source.header
-        for module, (a, b) in source.tensors.items():
-            own = grams[{K: Q}.get(module, module)]
-            whole = torch.stack(list(own.values())).sum(dim=0)
-            ridge = RIDGE * whole.diagonal().mean() * torch.eye(len(whole), dtype=torch.float64)
-            wanted = a.double() @ own[ref] @ torch.linalg.inv(whole + ridge)
+        for module, (_, b) in source.tensors.items():
             got_a, got_b = found.sources[ref].factors(module)
-            torch.testing.assert_close(got_a.double(), wanted, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(got_a.double(), wanted[ref][module], rtol=1e-3, atol=1e-4)
             assert got_b is b
+
+
+class Routed:
+    """A base model in which ``Q`` is an expert: how many tokens come to it depends on what is in the model."""
+
+    def __init__(self, by_merge: int) -> None:
+        self._by_merge, self._worn = by_merge, 0
+
+    def knows(self, module: str) -> bool:
+        return True
+
+    def tokens(self, item: EvaluationItem, answer_tokens: int) -> list[int]:
+        return [1, 2, 3, 4, 5]
+
+    def answers(self, prompts: Sequence[list[int]], max_tokens: int, is_over: Callable[[], bool]) -> list[list[int]]:
+        return [[] for _ in prompts]
+
+    def sharing(self, row: Sequence[int], modules: Sequence[str]) -> list[list[str]]:
+        return [[module] for module in modules]
+
+    def changes(self, *sources: MadeAdapter) -> list[Any]:
+        return [*sources]
+
+    @contextmanager
+    def wearing(self, changes: Sequence[Any]) -> Iterator[None]:
+        self._worn = len(changes)
+        yield
+
+    def read(self, row: Sequence[int], watched: Mapping[str, Callable[[Tensor], object]]) -> None:
+        is_merge = self._worn > 1
+        chance = torch.Generator().manual_seed(7 if is_merge else 3)
+        for seen in watched.values():
+            if count := (self._by_merge if is_merge else 3):
+                seen(torch.randn(count, 32, generator=chance))
+
+
+@pytest.mark.parametrize("by_merge", [0, 2, 3, 5])
+def test_tokens_of_experts_are_not_paired_with_others(by_merge: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {ref: adapter(seed, Q) for seed, ref in enumerate(PROMPTS)}
+
+    def found() -> list[Tensor]:
+        got = fitted(Routed(by_merge), sources, spec(), CPU, 1 << 30, never)  # type: ignore[arg-type]
+        return [got.sources[ref].factors(Q)[0] for ref in PROMPTS]
+
+    both = found()
+    monkeypatch.setattr(reading_fit, "ROUNDS", 1)
+    torch.testing.assert_close(both, found())
 
 
 def test_answers_that_are_given_are_read_in_place_of_the_inputs_own(passes: BasePasses) -> None:
