@@ -277,7 +277,8 @@ def measured(file: Path, bench: FitBench, arguments: argparse.Namespace) -> Iter
         expression = spelled(form, inputs)
         if not known_rows(file, family=name, expression=expression):
             yield {"by": "", "expression": expression, "right": bench.shared(form)}
-    for form in (*(CALIBRATED if has_rivals else ()), *(PLAIN if name in FAMILIES else ())):
+    has_plain = name in FAMILIES and not arguments.fits_alone
+    for form in (*(CALIBRATED if has_rivals else ()), *(PLAIN if has_plain else ())):
         expression = spelled(form, inputs)
         if not known_rows(file, family=name, expression=expression):
             yield {"by": "", "expression": expression, "right": bench.right(expression)}
@@ -343,6 +344,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for adapters and rows")
     parser.add_argument("--families", nargs="+", default=["demo"], choices=list(SETS))
     parser.add_argument("--items", type=int, default=40, help="held-out questions a task")
+    parser.add_argument("--fits-alone", action="store_true", help="measure no merge at its defaults")
     parser.add_argument("--rivals", action="store_true", help="measure what the server does not have too")
     parser.add_argument("--search", action="store_true", help="search weights too")
     parser.add_argument("--candidates", type=int, default=48)
