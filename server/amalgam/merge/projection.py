@@ -1,10 +1,11 @@
 """Adapters that act on what is their own: each Δ is fitted to what its module is given on that adapter's prompts.
 
-The merge Δ* of a module minimises Σ_t ‖Δ* Y_t - Δ_t X_t‖² / ‖Y_t‖² + α ‖Δ*‖², over what the module is given while
+The merge Δ* of a module minimises Σ_t s_t ‖Δ* Y_t - Δ_t X_t‖² + α ‖Δ* - Δ̄‖², over what the module is given while
 adapter t's own prompts are read: X_t by the base model with adapter t in it, Y_t by the base model with a merge in it,
-token by token the same columns. With s_t = in_features / ‖Y_t‖² and G_t = s_t Y_t Y_tᵀ that is
+token by token the same columns. Δ̄ is the mean of all n adapters, which the merge is where no prompt says anything else.
+With s_t = in_features / ‖Y_t‖² and G_t = s_t Y_t Y_tᵀ that is
 
-    Δ* = Σ_t Δ_t P_t,    P_t = s_t X_t Y_tᵀ (Σ_s G_s + αI)⁻¹,
+    Δ* = Σ_t Δ_t P_t,    P_t = (s_t X_t Y_tᵀ + αI/n) (Σ_s G_s + αI)⁻¹,
 
 so each adapter keeps its B, and A_t becomes A_t P_t: a sum of adapters of the ranks that they had, and exact. α is
 ``RIDGE`` times the mean of the diagonal of Σ G_s. In a first round there is no merge yet and Y_t is X_t, which is
@@ -24,7 +25,7 @@ from amalgam.errors.merging import NonFinite
 from amalgam.merge.sources import TensorSource
 
 RIDGE: Final = 0.05
-"""It is α over the mean of the diagonal of Σ G: what keeps directions that no prompt has from being made up."""
+"""It is α over the mean of the diagonal of Σ G: what keeps directions that no prompt has at the mean of the inputs."""
 
 
 class Projection:
@@ -94,17 +95,25 @@ class Projection:
             return {}
         if not bool(torch.isfinite(diagonal).all()):
             raise NonFinite("What the base model computes", next(iter(next(iter(self._down.values())))))
-        whole = self._all.double()
-        torch.diagonal(whole).add_(RIDGE * mean)
+        whole, ridge = self._all.double(), RIDGE * mean
+        torch.diagonal(whole).add_(ridge)
         lower = torch.linalg.cholesky(whole)
         return {
             adapter: {
                 # M is symmetric: S M⁻¹ = (M⁻¹ Sᵀ)ᵀ.
-                module: torch.cholesky_solve(rows.double().mT, lower).mT.float().contiguous().cpu()
-                for module, rows in by_module.items()
+                module: torch.cholesky_solve(self._aimed(adapter, module, ridge).mT, lower)
+                .mT.float()
+                .contiguous()
+                .cpu()
+                for module in by_module
             }
             for adapter, by_module in self._read.items()
         }
+
+    def _aimed(self, adapter: str, module: str, ridge: float) -> Tensor:
+        """A (s X Yᵀ + αI/n), float64."""
+        own = self._down[adapter][module].double()
+        return self._read[adapter][module].double() + ridge / len(self._down) * own
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ def loss(
         size = (IN / met.square().sum()).sqrt()
         total = total + (met * size @ delta.T - mine * size @ (b.double() @ a.double()).T).square().sum()
         grams += float((met * size).square().sum())
-    return total + RIDGE * grams / IN * delta.square().sum()
+    mean = torch.stack([b.double() @ a.double() for a, b in factors.values()]).mean(dim=0)
+    return total + RIDGE * grams / IN * (delta - mean).square().sum()
 
 
 @given(
@@ -79,22 +80,37 @@ def test_the_sum_of_projected_adapters_is_the_minimum(seed: int, ranks: list[int
     assert float(slope.norm()) < 1e-4 * reach
 
 
-def test_inputs_that_never_meet_keep_all_that_they_do() -> None:
+def test_inputs_that_never_meet_keep_nearly_all_that_they_do() -> None:
     factors = adapters(1, [2, 3])
     read = {"a0": [torch.eye(IN)[:6]], "a1": [torch.eye(IN)[6:]]}
     delta = merged(factors, projected(factors, read))
-    for name, (a, b) in factors.items():
-        alone, kept = (read[name][0].double() @ one.T for one in (b.double() @ a.double(), delta))
-        # The ridge takes RIDGE of the mean of the diagonal, 1 of 12 here for each input; a direction's own is 2.
-        torch.testing.assert_close(kept, alone * 2 / (2 + RIDGE * 2), rtol=1e-5, atol=1e-5)
+    changes = {name: b.double() @ a.double() for name, (a, b) in factors.items()}
+    mean = torch.stack(list(changes.values())).mean(dim=0)
+    for name, change in changes.items():
+        alone, kept, between = (read[name][0].double() @ one.T for one in (change, delta, mean))
+        # The mean of the diagonal is 2 here, and a direction's own is 2: RIDGE draws each to the mean of the inputs.
+        torch.testing.assert_close(kept, (alone + RIDGE * between) / (1 + RIDGE), rtol=1e-5, atol=1e-5)
 
 
-def test_inputs_that_read_the_same_are_averaged_but_for_the_ridge() -> None:
+def test_inputs_that_read_the_same_are_averaged() -> None:
     factors = adapters(2, [2, 2])
     same = torch.linalg.qr(torch.randn(IN, IN, generator=torch.Generator().manual_seed(0)))[0]
     delta = merged(factors, projected(factors, {"a0": [same], "a1": [same * 5]}))
     mean = torch.stack([b.double() @ a.double() for a, b in factors.values()]).mean(dim=0)
-    torch.testing.assert_close(delta, mean / (1 + RIDGE), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(delta, mean, rtol=1e-5, atol=1e-5)
+
+
+def test_where_no_prompt_says_anything_the_merge_is_the_mean_of_all_inputs() -> None:
+    factors = adapters(7, [2, 1, 2])
+    seen = torch.eye(IN)[:3]
+    projection = Projection({name: {"q": a} if name != "a2" else {} for name, (a, _) in factors.items()}, IN, CPU)
+    for name in factors:
+        projection.observe(name, seen)
+        projection.end_of(name)
+    found = projection.projected()
+    assert found["a2"] == {}
+    for name in ("a0", "a1"):
+        torch.testing.assert_close(found[name]["q"][:, 3:], factors[name][0][:, 3:] / 3)
 
 
 def test_parts_of_what_is_read_make_what_all_of_it_makes() -> None:
@@ -107,11 +123,11 @@ def test_parts_of_what_is_read_make_what_all_of_it_makes() -> None:
         torch.testing.assert_close(parts[name]["q"], whole[name]["q"], rtol=1e-4, atol=1e-5)
 
 
-def test_an_adapter_that_nothing_came_to_adds_nothing_there() -> None:
+def test_an_adapter_that_nothing_came_to_is_there_as_far_as_the_mean_is() -> None:
     factors = adapters(4, [2, 2])
     found = projected(factors, {"a0": [torch.eye(IN)], "a1": []})
-    assert not found["a1"]["q"].any()
-    torch.testing.assert_close(found["a0"]["q"], factors["a0"][0] / (1 + RIDGE))
+    torch.testing.assert_close(found["a1"]["q"], factors["a1"][0] * (RIDGE / 2) / (1 + RIDGE))
+    torch.testing.assert_close(found["a0"]["q"], factors["a0"][0] * (1 + RIDGE / 2) / (1 + RIDGE))
 
 
 def test_where_nothing_came_at_all_nothing_is_told() -> None:

@@ -171,7 +171,8 @@ def fitted_by_hand(
                 leader = {K: Q}.get(module, module)
                 whole = torch.stack(grams[leader]).sum(dim=0)
                 ridge = RIDGE * whole.diagonal().mean() * torch.eye(len(whole), dtype=torch.float64)
-                found[ref][module] = a.double() @ crosses[ref, leader] @ torch.linalg.inv(whole + ridge)
+                aimed = crosses[ref, leader] + ridge / len(sources)
+                found[ref][module] = a.double() @ aimed @ torch.linalg.inv(whole + ridge)
     return found
 
 
