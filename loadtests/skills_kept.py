@@ -40,7 +40,7 @@ from loadtests.skill_model import Answer, SkillModel, merged, opened, written  #
 from loadtests.skills_page import skills_page  # noqa: E402
 
 PROBES = 8
-"""Unlabelled prompts an input, of the split `dev`."""
+"""Unlabelled prompts an input, of the split `test` as the questions are, and none of them."""
 ITEMS = 10
 """Scored questions a task, of the split `test`; of many the first ones."""
 MANY = 40
@@ -50,7 +50,7 @@ NEAR = (0.7, 0.98)
 ROUND = 24
 """Random merges a family."""
 FITTED = (2, 10)
-"""Prompts an input of fits, in turn; they are none of the probes."""
+"""Prompts an input of fits, in turn, of the split `dev`."""
 FITS = 12
 """Merges of fitted inputs a family: the first of each number with weights of 1, the others with random ones."""
 _FIT_MARK = " prompts fit: "
@@ -94,8 +94,9 @@ class FamilyBench:
     def __init__(self, family: Family, model: SkillModel, work: Path) -> None:
         self.family, self._model = family, model
         self._sources = opened(family, work, model)
-        self._probes = {task: family_items(task, "dev", PROBES) for task in family.tasks}
-        self._many = {task: family_items(task, "test", MANY) for task in family.tasks}
+        drawn = {task: family_items(task, "test", MANY + PROBES) for task in family.tasks}
+        self._many = {task: items[:MANY] for task, items in drawn.items()}
+        self._probes = {task: items[MANY:] for task, items in drawn.items()}
         self._items = {task: items[:ITEMS] for task, items in self._many.items()}
         self._drafts: dict[str, Sequence[Answer]] = {}
         self._own: dict[str, dict[str, Any]] = {}
@@ -140,10 +141,7 @@ class FamilyBench:
         """The adapters, each fitted to so many prompts of its own, as the worker does it."""
         if count not in self._fitted:
             items = {
-                task: tuple(
-                    EvaluationItem(messages=tuple(item.messages))
-                    for item in family_items(task, "dev", PROBES + count)[PROBES:]
-                )
+                task: tuple(EvaluationItem(messages=tuple(item.messages)) for item in family_items(task, "dev", count))
                 for task in self.family.tasks
             }
             fit = ReadingFit(items=items, labelled=False, max_tokens=self.family.max_tokens, budget_s=1e6)
