@@ -39,8 +39,9 @@ from loadtests.skill_families import FAMILIES, Family, family_items, is_right  #
 from loadtests.skill_model import Answer, SkillModel, merged, opened, written  # noqa: E402
 from loadtests.skills_page import skills_page  # noqa: E402
 
-PROBES = 8
-"""Unlabelled prompts an input, of the split `test` as the questions are, and none of them."""
+PROBES = 24
+"""Unlabelled prompts an input, of the split `test` as the questions are and none of them. Eight are too few: other eight
+say something else."""
 ITEMS = 10
 """Scored questions a task, of the split `test`; of many the first ones."""
 MANY = 40

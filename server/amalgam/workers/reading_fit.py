@@ -208,7 +208,7 @@ class _Reading:
     sources: Mapping[str, TensorSource]
     rows: Mapping[str, Sequence[Row]]
     merge: Sequence[tuple[str, Hook]] | None
-    """None in the first round."""
+    """It is None in the first round."""
     is_over: Callable[[], bool]
 
     def projected(self, projections: Mapping[str, Projection]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
