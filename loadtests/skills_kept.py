@@ -40,8 +40,8 @@ from loadtests.skill_model import Answer, SkillModel, merged, opened, written  #
 from loadtests.skills_page import skills_page  # noqa: E402
 
 PROBES = 24
-"""Unlabelled prompts an input, of the split `test` as the questions are and none of them. Eight are too few: other eight
-say something else."""
+"""Unlabelled prompts an input, of the split `test` as the questions are and none of them. Of eight, eight others
+would say something else."""
 ITEMS = 10
 """Scored questions a task, of the split `test`; of many the first ones."""
 MANY = 40
