@@ -135,18 +135,16 @@ class Database:
             RegistryUnavailable: the database cannot be used now, or was lost while the block ran.
         """
         with translated():
-            async with asyncio.timeout(self._answer_timeout_s):
-                connection = await self._engine.connect()
-            try:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(self._answer_timeout_s):
+                    connection = await self._engine.connect()
+                    # At once: also where the time is up in this very moment.
+                    stack.push_async_callback(_ended, connection)
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 driver = (await connection.get_raw_connection()).driver_connection
                 line = Line(connection, driver, self._answer_timeout_s)
                 await line.ask(statement)
                 yield line
-            finally:
-                # Nobody else may get a connection that listens.
-                await connection.invalidate()
-                await connection.close()
 
     async def _prepare(self) -> None:
         if self._is_sqlite:
@@ -260,3 +258,11 @@ class Database:
             except DBAPIError as error:
                 if progress.watch.has_cut or not error.connection_invalidated or now() >= deadline:
                     raise
+
+
+async def _ended(connection: AsyncConnection) -> None:
+    # Nobody else may get a connection that listens.
+    try:
+        await connection.invalidate()
+    finally:
+        await connection.close()
