@@ -99,21 +99,16 @@ class Projection:
         torch.diagonal(whole).add_(ridge)
         lower = torch.linalg.cholesky(whole)
         return {
-            adapter: {
-                # M is symmetric: S M⁻¹ = (M⁻¹ Sᵀ)ᵀ.
-                module: torch.cholesky_solve(self._aimed(adapter, module, ridge).mT, lower)
-                .mT.float()
-                .contiguous()
-                .cpu()
-                for module in by_module
-            }
+            adapter: {module: self._solved(adapter, module, ridge, lower) for module in by_module}
             for adapter, by_module in self._read.items()
         }
 
-    def _aimed(self, adapter: str, module: str, ridge: float) -> Tensor:
-        """A (s X Yᵀ + αI/n), float64."""
+    def _solved(self, adapter: str, module: str, ridge: float, lower: Tensor) -> Tensor:
+        """A (s X Yᵀ + αI/n) M⁻¹; ``lower`` is Cholesky's factor of M, α is ``ridge``."""
         own = self._down[adapter][module].double()
-        return self._read[adapter][module].double() + ridge / len(self._down) * own
+        aimed = self._read[adapter][module].double() + ridge / len(self._down) * own
+        # M is symmetric: S M⁻¹ = (M⁻¹ Sᵀ)ᵀ.
+        return torch.cholesky_solve(aimed.mT, lower).mT.float().contiguous().cpu()
 
 
 @dataclass(frozen=True, slots=True)
