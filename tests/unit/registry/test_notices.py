@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from amalgam.registry.adapters import AdapterRegistry
 from amalgam.registry.database import Database
@@ -96,3 +97,21 @@ async def test_listening_takes_no_connection_from_others(
 ) -> None:
     registry = AdapterRegistry(database, clock)
     await asyncio.gather(*(registry.revision() for _ in range(40)))
+
+
+async def test_a_line_whose_end_is_interrupted_is_closed_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database.is_shared:
+        pytest.skip("SQLite tells nobody")
+    lines: list[AsyncConnection] = []
+
+    async def interrupted(connection: AsyncConnection) -> None:
+        lines.append(connection)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(AsyncConnection, "invalidate", interrupted)
+    with pytest.raises(asyncio.CancelledError):
+        async with database.line(f"LISTEN {CHANNEL}"):
+            pass
+    assert [line.closed for line in lines] == [True]
