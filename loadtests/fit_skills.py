@@ -1,4 +1,4 @@
-"""What fits are worth: families of adapters merged at their defaults, by `iteris`, by its rivals, by searched weights.
+"""What merges are worth: every method at its defaults, searched weights, `iteris`, and rivals of it, on families.
 
 The server's own code, in torch and without a server, by ten prompts of each input of the split `dev`: `iteris` as the
 worker does it, and with `--search` the search for weights with the server's grades. With `--rivals` beside them what
@@ -35,6 +35,7 @@ from amalgam.services.weight_board import Board  # noqa: E402
 from amalgam.services.weight_search import in_turn  # noqa: E402
 from amalgam.workers.reading_fit import Place, read_and_fit  # noqa: E402
 from loadtests.fit_rivals import Descent, by_answers, by_null_space  # noqa: E402
+from loadtests.quality_contenders import at_defaults  # noqa: E402
 from loadtests.report import RESULTS, machine, versions  # noqa: E402
 from loadtests.shared_bases import RULES, compressed  # noqa: E402
 from loadtests.skill_families import FAMILIES, MIXED, Family, family_items, is_right  # noqa: E402
@@ -45,10 +46,15 @@ PROMPTS = 10
 """Of an input."""
 PARTS = 3
 """In which a candidate is measured; between them it may be given up."""
-PLAIN = ("{}", "linear({})", "ties({})", "iso_c({})", "tsv({})", "karcher({})")
-"""Merges at their defaults."""
-CALIBRATED = ("task_arithmetic({}; calibrate=pico)", "linear({}; calibrate=pico)", "iso_c({}; calibrate=pico)")
-"""The same after a pre-step, which go with the rivals."""
+PLAIN = (
+    *at_defaults("{}").values(), "svd({}; rank=8)", "task_arithmetic({}; norm_balance=true)",
+    "task_arithmetic({}; calibrate=pico)",
+)  # fmt: skip
+"""Merges at their defaults, as in the quality table."""
+SEARCHED = (("task_arithmetic({})", "kept"), ("iso_c({})", "kept"), ("task_arithmetic({})", "right"))
+"""What weights are searched for, and by what."""
+CALIBRATED = ("linear({}; calibrate=pico)", "iso_c({}; calibrate=pico)")
+"""More of them after a pre-step, which go with the rivals."""
 LEARNED = (("nsc", "kept"), ("weights", "right"), ("weights on iteris", "right"))
 """Rivals that read prompts: how a row names them, and by what."""
 NULL_SPACE = Descent(start=0.5, steps=30, rate=0.03, batch=2)
@@ -161,25 +167,25 @@ class FitBench:
                 board.note(Measurement(target=target, item=at, values=values))
         return len(self._order)
 
-    def fit(self, metric: str, candidates: int, seed: int) -> dict[str, Any]:
-        """The best weights, and what it took to find them."""
-        began, calls = time.monotonic(), 0
+    def fit(self, form: str, metric: str, candidates: int, seed: int) -> dict[str, Any]:
+        """The best weights of a merge of this form, and what it took to find them."""
+        began, calls = Moment.now(), 0
         start = first_weights(parse_expression(" + ".join(self._names)))
         board, known, tried = self._board(metric), list[Weights](), list[Tried]()
         while len(known) < candidates and (drawn := next_round(tried, known, start, seed, candidates - len(known))):
             for weights in drawn:
                 target = len(self._names) + len(known)
                 known.append(weights)
-                self._model.wear(merged(self.expression(weights), self._sources))
+                self._model.wear(merged(self.expression(form, weights), self._sources))
                 calls += self._measure(board, target, metric, tried)
                 if board.is_complete(target):
                     tried.append(Tried(target, weights, board.kept(target)))
                     print(metric, len(known), weights, [round(one, 3) for one in tried[-1].kept], flush=True)
-        best = elite(tried)[0]
+        best, took = elite(tried)[0], began.until_now()
         return {
-            "by": metric, "seed": seed, "expression": self.expression(best.weights), "kept": best.kept,
-            "candidates": len(known), "given_up": len(known) - len(tried), "items_measured": calls,
-            "s": round(time.monotonic() - began, 1),
+            "by": metric, "seed": seed, "form": form, "expression": self.expression(form, best.weights),
+            "kept": best.kept, "candidates": len(known), "given_up": len(known) - len(tried), "items_measured": calls,
+            "s": round(took.s, 1), "cpu_s": round(took.cpu_s, 1),
         }  # fmt: skip
 
     def iteris(self, metric: str) -> dict[str, Any]:
@@ -245,9 +251,9 @@ class FitBench:
         self._model.wear(compressed(self._sources, RULES[form]))
         return self.right_now()
 
-    def expression(self, weights: Weights) -> str:
-        """The merge with these weights."""
-        return " + ".join(f"{weight}*{name}" for weight, name in zip(weights, self._names, strict=True))
+    def expression(self, form: str, weights: Weights) -> str:
+        """The merge of this form with these weights."""
+        return form.format(", ".join(f"{weight}*{name}" for weight, name in zip(weights, self._names, strict=True)))
 
 
 def measure(work: Path, arguments: argparse.Namespace) -> None:
@@ -274,24 +280,19 @@ def measured(file: Path, bench: FitBench, arguments: argparse.Namespace) -> Iter
         if not known_rows(file, family=name, by=metric, expression=f"{rival}: {inputs.replace(', ', ' + ')}"):
             yield bench.learned(rival, metric)
     for form in RULES if has_rivals else ():
-        expression = spelled(form, inputs)
+        expression = form.format(inputs)
         if not known_rows(file, family=name, expression=expression):
             yield {"by": "", "expression": expression, "right": bench.shared(form)}
     has_plain = name in FAMILIES and not arguments.fits_alone
     for form in (*(CALIBRATED if has_rivals else ()), *(PLAIN if has_plain else ())):
-        expression = spelled(form, inputs)
+        expression = form.format(inputs)
         if not known_rows(file, family=name, expression=expression):
             yield {"by": "", "expression": expression, "right": bench.right(expression)}
-    for seed in range(arguments.seeds if arguments.search else 0):
-        for metric in ("kept", "right"):
-            if not known_rows(file, family=name, by=metric, seed=seed, candidates=arguments.candidates):
-                found = bench.fit(metric, arguments.candidates, seed)
+    for seed in range(arguments.seeds if arguments.search and name in FAMILIES else 0):
+        for form, metric in SEARCHED:
+            if not known_rows(file, family=name, by=metric, seed=seed, form=form):
+                found = bench.fit(form, metric, arguments.candidates, seed)
                 yield found | {"right": bench.right(found["expression"])}
-
-
-def spelled(form: str, inputs: str) -> str:
-    """A form with the inputs in it, which are given with commas between them."""
-    return form.format(inputs if "(" in form else inputs.replace(", ", " + "))
 
 
 def known_rows(file: Path, **fields: Any) -> list[dict[str, Any]]:

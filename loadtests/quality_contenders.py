@@ -72,21 +72,25 @@ def fits() -> tuple[Contender, ...]:
     )  # fmt: skip
 
 
-def first_tries() -> tuple[Contender, ...]:
-    """Every method on all three adapters with weights of 1 and its own defaults.
+_WITH_DEFAULTS = (
+    "task_arithmetic", "linear", "multislerp", "karcher", "model_stock", "ties", "magnitude_prune", "dare_linear",
+    "dare_ties", "della_linear", "della", "breadcrumbs", "breadcrumbs_ties", "sce", "tsv", "iso_c",
+)  # fmt: skip
+
+
+def at_defaults(calls: str) -> dict[str, str]:
+    """Method -> all of ``calls``, such as "a, b, c", by it with weights of 1 and its own defaults.
 
     Left out: ``cat``, whose result is that of ``task_arithmetic`` at the rank that the server takes; what random
     methods give beside the first seed; the spaces beside the default, which the searches try.
     """
+    return {name: f"{name}({calls}{'; seed=1' if METHODS[name].random else ''})" for name in _WITH_DEFAULTS}
+
+
+def first_tries() -> tuple[Contender, ...]:
+    """Every method on all three adapters as one would first try it."""
     calls = ", ".join(ADAPTERS)
-    plain = [
-        Contender(name, "weights 1, defaults", f"{name}({calls}{'; seed=1' if METHODS[name].random else ''})")
-        for name in (
-            "task_arithmetic", "linear", "multislerp", "karcher", "model_stock", "ties", "magnitude_prune",
-            "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs", "breadcrumbs_ties", "sce", "tsv",
-            "iso_c",
-        )
-    ]  # fmt: skip
+    plain = [Contender(name, "weights 1, defaults", call) for name, call in at_defaults(calls).items()]
     return (
         *plain,
         Contender("svd", "weights 1, truncated to rank 8", f"svd({calls}; rank=8)"),

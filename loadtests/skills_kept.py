@@ -1,12 +1,11 @@
 """Does what a merge keeps of an input's own answers predict how many it still gets right?
 
 Merges of three families of tasks (the demo's, and two with other formats, lengths and unequal adapters): every method
-at its defaults, sums, `ties`, `iso_c` and `karcher` with random weights, and sums of inputs that were fitted to two or
-ten other prompts, which lose less. Of each merge and each task: agreement, whole answers and likelihood on a few
-unlabelled prompts, today's likelihood of references, and right answers to other questions: ten, and forty where the
-likelihood is near the threshold of `skill_lost`, because among ten one answer is half of what counts as lost. The page
-says how each figure goes with the share of right answers that is kept, and how often a threshold warns rightly.
-In torch, without a server; counts do not depend on how busy the machine is.
+at its defaults, sums, `ties`, `iso_c` and `karcher` with random weights, and sums of inputs that were fitted to two,
+five or ten other prompts, which lose less. Of each merge and each task: agreement, whole answers and likelihood on a
+few unlabelled prompts, today's likelihood of references, and right answers to other questions: ten, and forty where
+the likelihood is near the threshold of `skill_lost`, because among ten one answer is half of what counts as lost. The
+page says how each figure goes with the share of right answers that is kept, and how often a threshold warns rightly.
 
     python loadtests/skills_kept.py --work FOLDER [--minutes 60] [--out skills_kept]   # goes on where it stopped
     python loadtests/skills_kept.py --work FOLDER --minutes 0 --out skills_kept        # writes what is known
@@ -50,10 +49,13 @@ NEAR = (0.7, 0.98)
 """It is kept more or less where the likelihood of its own answers is between these."""
 ROUND = 24
 """Random merges a family."""
-FITTED = (2, 10)
+FITTED = (2, 5, 10)
 """Prompts an input of fits, in turn, of the split `dev`."""
-FITS = 12
-"""Merges of fitted inputs a family: the first of each number with weights of 1, the others with random ones."""
+FITS = 30
+"""Merges of fitted inputs a family: the first of each number with weights of 1, the others with random ones. Without
+them hardly a merge would keep every skill, and nothing could be said of false alarms."""
+SPREADS = ((0.4, 1.2), (0.8, 1.1))
+"""Their random weights are between these, in turn."""
 _FIT_MARK = " prompts fit: "
 PLAIN = (
     "task_arithmetic({})", "linear({})", "multislerp({})", "karcher({})", "ties({})", "sce({})", "tsv({})",
@@ -84,7 +86,8 @@ def expressions(family: Family) -> Iterator[str]:
 def _fits(family: str, names: Sequence[str]) -> Iterator[str]:
     chance = Random(f"{family}/fits")
     for number in range(FITS):
-        drawn = [1.0 if number < len(FITTED) else chance.uniform(0.4, 1.2) for _ in names]
+        spread = SPREADS[number // len(FITTED) % len(SPREADS)]
+        drawn = [1.0 if number < len(FITTED) else chance.uniform(*spread) for _ in names]
         terms = " + ".join(f"{weight:.3f}*{name}" for weight, name in zip(drawn, names, strict=True))
         yield f"{FITTED[number % len(FITTED)]}{_FIT_MARK}{terms}"
 

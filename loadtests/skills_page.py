@@ -21,15 +21,20 @@ SIDE: Final = 300
 LEFT: Final = 52
 TOP: Final = 34
 
-FIGURES: Final[Mapping[str, Callable[[InputKept, float], float]]] = {
-    "answer until it departs": lambda kept, gap: kept.alike,
-    "agreement of tokens": lambda kept, gap: kept.agreement,
-    "whole answers": lambda kept, gap: kept.answers,
-    "likelihood of own answers": lambda kept, gap: kept.likelihood,
-    "exp(-KL x tokens of an answer)": lambda kept, gap: math.exp(
-        -max(kept.divergence, 0.0) * kept.tokens / kept.prompts
-    ),
-    "likelihood of references (sweeps)": lambda kept, gap: math.exp(min(gap, 0.0)),
+
+def _chance(reads: Sequence[AnswerRead]) -> float:
+    """How probable the whole answers are for the merge, over how probable they are for the input; mean over answers."""
+    return math.fsum(math.exp(min(one.nats - one.own_nats, 0.0)) for one in reads) / len(reads)
+
+
+Figure = Callable[[InputKept, Sequence[AnswerRead], float], float]
+FIGURES: Final[Mapping[str, Figure]] = {
+    "answer until it departs": lambda kept, reads, gap: kept.alike,
+    "agreement of tokens": lambda kept, reads, gap: kept.agreement,
+    "whole answers": lambda kept, reads, gap: kept.answers,
+    "likelihood of own answers": lambda kept, reads, gap: kept.likelihood,
+    "probability of whole own answers": lambda kept, reads, gap: _chance(reads),
+    "likelihood of references (sweeps)": lambda kept, reads, gap: math.exp(min(gap, 0.0)),
 }
 """What may predict; more is better, 1 is all."""
 
@@ -46,6 +51,10 @@ class Case:
     figures: Mapping[str, float]
 
 
+Warned = Sequence[Case]
+"""What is warned of as one: an input, or all those of a merge."""
+
+
 def cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
     """Every input of every merge, but of adapters that are never right."""
     found = []
@@ -53,8 +62,9 @@ def cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
         for task, one in row["tasks"].items():
             if one["own_right"] == 0:
                 continue
-            kept = input_kept([AnswerRead(*probe) for probe in one["probes"]])
-            figures = {name: figure(kept, one["reference_gap"]) for name, figure in FIGURES.items()}
+            reads = [AnswerRead(*probe) for probe in one["probes"]]
+            kept = input_kept(reads)
+            figures = {name: figure(kept, reads, one["reference_gap"]) for name, figure in FIGURES.items()}
             found.append(Case(row["family"], row["expression"], task, one["right"] / one["own_right"], figures))
     return found
 
@@ -75,18 +85,32 @@ def ranked(values: Sequence[float]) -> list[float]:
     return [first[value] + (count[value] - 1) / 2 for value in values]
 
 
-def alarms(found: Sequence[Case], figure: str, threshold: float) -> tuple[float, float]:
-    """Share of inputs that lost a skill and are warned of; share of those that did not and are warned of too."""
-    told: dict[bool, list[bool]] = {True: [], False: []}
+def singly(found: Sequence[Case]) -> list[Warned]:
+    """Every input is warned of by itself."""
+    return [[case] for case in found]
+
+
+def together(found: Sequence[Case]) -> list[Warned]:
+    """The inputs of a merge together: who merges is warned where one of them is."""
+    merges: dict[tuple[str, str], list[Case]] = {}
     for case in found:
-        told[case.right < LOST].append(case.figures[figure] < threshold)
+        merges.setdefault((case.family, case.merge), []).append(case)
+    return list(merges.values())
+
+
+def alarms(found: Sequence[Warned], figure: str, threshold: float) -> tuple[float, float]:
+    """Share of what lost a skill and is warned of; share of what did not and is warned of too."""
+    told: dict[bool, list[bool]] = {True: [], False: []}
+    for cases_of_one in found:
+        lost = any(case.right < LOST for case in cases_of_one)
+        told[lost].append(any(case.figures[figure] < threshold for case in cases_of_one))
     hits, false = (sum(told[kind]) / len(told[kind]) if told[kind] else math.nan for kind in (True, False))
     return hits, false
 
 
-def best_threshold(found: Sequence[Case], figure: str) -> float:
+def best_threshold(found: Sequence[Warned], figure: str) -> float:
     """Where hits less false alarms are most."""
-    levels = sorted({round(case.figures[figure], 3) for case in found})
+    levels = sorted({round(case.figures[figure], 3) for one in found for case in one})
 
     def gain(level: float) -> float:
         hits, false = (0.0 if math.isnan(value) else value for value in alarms(found, figure, level))
@@ -99,6 +123,7 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
     """Markdown, and the plot."""
     rows = report["rows"]
     found = cases(rows)
+    merges = together(found)
     families = list(dict.fromkeys(row["family"] for row in rows))
     packages = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     counts = ", ".join(f"{name} {sum(row['family'] == name for row in rows)}" for name in families)
@@ -117,9 +142,9 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
         *([FEW, ""] if len(rows) < ENOUGH or len(families) < ENOUGH_FAMILIES else []),
         *_correlations(found, families),
         "",
-        *_thresholds(found),
-        "",
-        *(_transferred(found, families) if len(families) > 1 else []),
+        *_thresholds("By merges: one is warned of where the figure of an input is below the threshold", merges),
+        *_thresholds("By inputs: each is warned of by itself", singly(found)),
+        *(_transferred("By merges", merges, families) if len(families) > 1 else []),
         *_own(rows, families),
         "",
     ]
@@ -143,10 +168,11 @@ def _correlations(found: Sequence[Case], families: Sequence[str]) -> list[str]:
     return lines
 
 
-def _thresholds(found: Sequence[Case]) -> list[str]:
+def _thresholds(what: str, found: Sequence[Warned]) -> list[str]:
+    lost = sum(any(case.right < LOST for case in one) for one in found)
     lines = [
-        "An input is warned of where its figure is below the threshold. Hits: of inputs of which a fifth or more of "
-        "the right answers is lost; false alarms: of the others.",
+        f"{what}. Hits: of the {lost} that lost a fifth or more of the right answers (of one input); false alarms: of "
+        f"the other {len(found) - lost}.",
         "",
         f"| figure | at 0.5: hits | false alarms | at {SKILL_LOST}: hits | false alarms | best | hits | false alarms |",
         "|---|---|---|---|---|---|---|---|",
@@ -156,12 +182,12 @@ def _thresholds(found: Sequence[Case]) -> list[str]:
         pairs = [alarms(found, figure, level) for level in (0.5, SKILL_LOST, at)]
         cells = [f"{_percent(hits)} | {_percent(false)}" for hits, false in pairs]
         lines.append(f"| {figure} | {cells[0]} | {cells[1]} | {at:.3f} | {cells[2]} |")
-    return lines
+    return [*lines, ""]
 
 
-def _transferred(found: Sequence[Case], families: Sequence[str]) -> list[str]:
+def _transferred(what: str, found: Sequence[Warned], families: Sequence[str]) -> list[str]:
     lines = [
-        "The threshold that is best for the other families, tried on each: threshold, hits, false alarms.",
+        f"{what}, with the threshold that is best for the other families: threshold, hits, false alarms.",
         "",
         "| figure | " + " | ".join(families) + " |",
         "|---|" + "---|" * len(families),
@@ -169,8 +195,9 @@ def _transferred(found: Sequence[Case], families: Sequence[str]) -> list[str]:
     for figure in FIGURES:
         cells = []
         for name in families:
-            at = best_threshold([case for case in found if case.family != name], figure)
-            hits, false = alarms([case for case in found if case.family == name], figure, at)
+            others, mine = ([one for one in found if (one[0].family == name) is its] for its in (False, True))
+            at = best_threshold(others, figure)
+            hits, false = alarms(mine, figure, at)
             cells.append(f"{at:.3f}: {_percent(hits)}, {_percent(false)}")
         lines.append(f"| {figure} | " + " | ".join(cells) + " |")
     return [*lines, ""]

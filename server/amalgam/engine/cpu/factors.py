@@ -111,6 +111,7 @@ class ModuleFactors:
         self.width = int(self._blocks[0, -1, 3])
         self._views: dict[int, SlotFactors] = {}
         self._tiles: dict[int, tuple[Tile, ...]] = {}
+        self._twice: dict[int, Tensor] = {}
         self._down = torch.empty(0, 0)
         self._up = torch.empty(0, 0)
         self._scales: Floats = np.ones((0, 0), np.float32)
@@ -151,6 +152,17 @@ class ModuleFactors:
         if slot not in self._tiles:
             self._tiles[slot] = self._tiles_of(slot)
         return self._tiles[slot]
+
+    def rank(self, slot: int) -> int:
+        """Ranks of all slices of a slot together; 0 where its adapter does not change this module."""
+        return sum(self._ranks[slot])
+
+    def twice(self, slot: int) -> Tensor:
+        """B of all slices of a slot that is up to date, and the same once more: [2 · rank, width], as it is kept."""
+        if slot not in self._twice:
+            up = self._up[slot, : self.rank(slot)]
+            self._twice[slot] = torch.cat((up, up))
+        return self._twice[slot]
 
     def batch(self, first: int, stop: int) -> tuple[Tensor, Tensor] | None:
         """Factors of slots first ≤ s < stop: [slots, in, rank] and [slots, rank, out]; None where all are zero.
@@ -195,6 +207,7 @@ class ModuleFactors:
         self._down, self._up, self._scales = down, up, scales
         self._views.clear()
         self._tiles.clear()
+        self._twice.clear()
         a, b = (bits_of(copy) if copy.dtype is torch.bfloat16 else copy.numpy() for copy in (down, up))
         self._arrays = FactorArrays(a, b, self._blocks, scales)
 
@@ -231,6 +244,7 @@ class ModuleFactors:
     def _copy(self, slot: int) -> None:
         self._views.pop(slot, None)
         self._tiles.pop(slot, None)
+        self._twice.pop(slot, None)
         ranks, blocks = self._ranks[slot], self._blocks[slot]
         stops = list(accumulate(ranks))
         if ranks != self._copied[slot]:

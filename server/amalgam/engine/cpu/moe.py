@@ -9,7 +9,6 @@ import functools
 from typing import Any
 
 from amalgam.domain.adapter import ROUTERS
-from amalgam.engine.cpu import patches
 
 
 def adapts_experts() -> bool:
@@ -17,21 +16,6 @@ def adapts_experts() -> bool:
     from vllm.platforms import current_platform
 
     return not current_platform.is_cpu()
-
-
-def beginning_without_experts(original: Any) -> Any:
-    """Stands in for `CpuPlatform.register_triton_kernel_overrides`, which a worker calls before it builds a model.
-
-    A process that has no worker imports nothing for it.
-    """
-    function = original.__func__
-
-    @functools.wraps(function)
-    def begin(platform: type[Any]) -> None:
-        function(platform)
-        patches.apply("experts")
-
-    return classmethod(begin)
 
 
 def without_lora(original: Any) -> Any:

@@ -41,7 +41,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         "vllm.platforms.cpu:CpuPlatform.register_triton_kernel_overrides", "begin",
-        f"{_CPU}.moe:beginning_without_experts",
+        f"{_CPU}.worker_start:beginning",
         "it is what a worker calls before it builds a model, and no other process does",
         _EXPERTS,
     ),

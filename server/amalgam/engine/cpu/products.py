@@ -4,6 +4,7 @@ Every function changes only rows that its plan names. `GroupedPunicaWrapper` is 
 """
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-from amalgam.engine.cpu import copies, loops
+from amalgam.engine.cpu import copies, loops, tall_loops
 from amalgam.engine.cpu.compiler import Rows
-from amalgam.engine.cpu.factors import FactorCache, ModuleFactors, Occupancy, SlotFactors
+from amalgam.engine.cpu.factors import FactorCache, ModuleFactors, Occupancy, SlotFactors, Tile
 from amalgam.engine.cpu.loops import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu.plan import Batch, Groups, RowPlan, Run, Scatter, plan_rows
 from amalgam.engine.cpu.processor import multiplies_bfloat16
@@ -26,6 +27,9 @@ BLOCK_ROWS: Final = 64
 
 TOGETHER_ROWS: Final = 4
 """Threads take rows in compiled loops together from this many on: for fewer, waking a thread takes as long."""
+
+FEW_RANKS: Final = 32
+"""So many ranks of all slices together are multiplied with long runs of rows faster in loops than in units."""
 
 CHUNK_ROWS: Final = 512
 """So many rows are taken at a time where a product needs a buffer as wide as the output, so that it stays in the cache.
@@ -42,8 +46,8 @@ def add_low_rank_(y: Tensor, x: Tensor, factors: ModuleFactors, plan: RowPlan, s
     if plan.groups is not None:
         _add_groups_(y, x, factors, plan.groups, scale)
     y = y[:, : factors.width] if y.shape[1] > factors.width else y
-    for run in plan.tall:
-        _add_tall_(y, x, factors, run, scale)
+    if plan.tall:
+        _add_all_tall_(y, x, factors, plan.tall, scale)
     for run in plan.runs:
         slot = factors.slot(run.slot)
         if slot is not None:
@@ -84,18 +88,39 @@ def _rows(tensor: Tensor) -> Rows:
     return wide
 
 
-def _add_tall_(y: Tensor, x: Tensor, factors: ModuleFactors, run: Run, scale: float) -> None:
+def _add_all_tall_(y: Tensor, x: Tensor, factors: ModuleFactors, runs: Sequence[Run], scale: float) -> None:
     """Multiply in units for bfloat16, which sum in float32 and round what they return.
 
     What lies between A and B goes on as two bfloat16 numbers, itself and what its rounding left: 16 bits of it.
     """
-    y, x = y[run.start : run.stop], x[run.start : run.stop]
     if not (x.dtype is y.dtype is torch.bfloat16):
-        slot = factors.slot(run.slot)
-        if slot is not None:
-            _add_run_(y, x, slot, scale)
+        for run in runs:
+            slot = factors.slot(run.slot)
+            if slot is not None:
+                _add_run_(y[run.start : run.stop], x[run.start : run.stop], slot, scale)
         return
-    for tile in factors.tiles(run.slot):
+    few = [run for run in runs if 0 < factors.rank(run.slot) <= FEW_RANKS] if x.is_contiguous() else []
+    if few:
+        _add_few_ranks_(y, x, factors, few, scale)
+    for run in runs:
+        if run not in few:
+            _add_tiles_(y[run.start : run.stop], x[run.start : run.stop], factors.tiles(run.slot), scale)
+
+
+def _add_few_ranks_(y: Tensor, x: Tensor, factors: ModuleFactors, runs: Sequence[Run], scale: float) -> None:
+    """Have A multiplied by loops, all runs together, and B by units."""
+    table = np.array([(run.slot, run.start, run.stop) for run in runs], np.int64)
+    arrays = factors.arrays(table[:, 0])
+    hidden = x.new_empty(len(x), 2 * max(factors.rank(run.slot) for run in runs))
+    operands = arrays.down, arrays.blocks, arrays.scales, scale, bits_of(hidden), torch.get_num_threads()
+    tall_loops.shrink_runs(bits_of(x), table, *operands)
+    for run in runs:
+        both = factors.twice(run.slot)
+        y[run.start : run.stop].addmm_(hidden[run.start : run.stop, : len(both)], both[:, : y.shape[1]])
+
+
+def _add_tiles_(y: Tensor, x: Tensor, tiles: Sequence[Tile], scale: float) -> None:
+    for tile in tiles:
         columns = y[:, tile.columns]
         hidden = torch.addmm(x.new_empty(()), x, tile.down, beta=0, alpha=tile.scale * scale)
         left = torch.addmm(hidden, x, tile.down, beta=-1, alpha=tile.scale * scale)
@@ -190,6 +215,8 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         if compiled:
             loops.warm_up(torch.get_num_threads(), in_halves=in_halves)
             copies.warm_up(in_halves=in_halves)
+        if has_units:
+            tall_loops.warm_up(torch.get_num_threads())
         logging.getLogger(__name__).info(
             "LoRA on CPU: products of %s rows %s",
             str(dtype).removeprefix("torch."),

@@ -116,6 +116,8 @@ def assert_copies_are(factors: ModuleFactors, a_stacked: Sequence[Tensor], b_sta
         assert values(arrays.down[slot, :rank]).equal(want_down)
         assert values(arrays.up[slot, :rank]).equal(want_up)
         assert of_tiles(factors, slot).equal(want_up.T @ want_down)
+        assert factors.rank(slot) == rank
+        assert factors.twice(slot).float().equal(torch.cat((want_up, want_up)))
 
 
 def values(kept: Any) -> Tensor:

@@ -33,6 +33,12 @@ HALF_MIXES = {
     "interleaved": MIXES["interleaved"],
     "long run among single rows": MIXES["long run among single rows"],
     "many of one slot, scattered": MIXES["many of one slot, scattered"],
+    "prompts of few ranks": [0] * (TALL_ROWS + 3)
+    + [1] * TALL_ROWS
+    + [-1] * 3
+    + [3] * (TALL_ROWS + 2)
+    + [0] * 129
+    + [3],
     "prompts": [4] * TALL_ROWS + [-1] * 3 + [2] * (TALL_ROWS + 5) + [0, 1, 3] + [4] * 300,
 }
 
@@ -80,6 +86,19 @@ def test_a_row_says_the_same_alone_and_among_others(has_units: bool) -> None:
     assert (among != answered(own, prompt)).float().mean() < NEIGHBOURS
     by_one = torch.cat([answered(slice(row, row + 1), [2]) for row in range(own.start, own.stop)])
     assert (among != by_one).float().mean() < NEIGHBOURS
+
+
+def test_a_prompt_of_few_ranks_says_the_same_whoever_is_beside_it() -> None:
+    """Rows are taken four at a time: bit by bit the same, wherever the first four of them begin."""
+    prompt = [0] * (TALL_ROWS + 1)
+    mix = [3] * (TALL_ROWS + 2) + prompt + [1] * (TALL_ROWS + 3)
+    a_stacked, b_stacked = random_factors(SLICES["qkv"], ranks=(8, 1, 64, 3, 16), dtype=torch.bfloat16)
+    x, y = random_rows(mix, SLICES["qkv"], dtype=torch.bfloat16)
+    factors, own = fresh(a_stacked, b_stacked, torch.bfloat16), slice(TALL_ROWS + 2, TALL_ROWS + 2 + len(prompt))
+    among, alone = y.clone(), y[own].clone()
+    add_low_rank_(among, x, factors, plan_rows(torch.tensor(mix), compiled=True, has_units=True))
+    add_low_rank_(alone, x[own], factors, plan_rows(torch.tensor(prompt), compiled=True, has_units=True))
+    assert torch.equal(among[own], alone)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
