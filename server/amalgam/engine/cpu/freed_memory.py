@@ -11,7 +11,7 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1
 _MMAP_MAX: Final = -4
-"""Names of glibc's settings, as in its ``malloc.h``."""
+"""These are glibc's numbers for the two settings, as in its ``malloc.h``."""
 _NEVER: Final = -1
 _NONE: Final = 0
 
