@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from playwright.async_api import Request, expect
+from playwright.async_api import Request, Route, expect
 
 from tests.browser.chromium import PATIENCE_MS
 from tests.browser.conftest import Console, assert_readable
@@ -86,4 +86,28 @@ async def test_labelled_items_and_an_evaluation_are_sent_as_they_are_named(conso
     await expect(page.get_by_role("alert")).to_contain_text("evaluation_not_found")
     await assert_readable(page, "a fit by an evaluation")
     assert not console.troubles
+    await page.context.close()
+
+
+async def test_a_lineage_says_that_a_version_was_fitted_and_what_it_keeps(console: Console) -> None:
+    """The base model of these tests is no model, so what a fit comes to is put into what the server answers."""
+    page = await console.open(place="adapters/sql")
+    fit = {"method": "iteris", "by": "kept", "tokens": 321, "unread": 2, "weights": {}, "sweep": None}
+    kept = {"inputs": {"json@1": {"answers": 0.8, "prompts": 10, "likelihood": 0.987}}}
+
+    async def fitted(route: Route) -> None:
+        real = await route.fetch()
+        graph = await real.json()
+        graph["nodes"][0] |= {"fit": fit, "kept": kept}
+        await route.fulfill(response=real, json=graph)
+
+    await page.route("**/versions/1/lineage", fitted)
+    await page.get_by_role("button", name="lineage").click()
+    lineage = page.get_by_label("Lineage of sql@1")
+    await expect(lineage.get_by_role("button", name="sql@1")).to_contain_text("fitted")
+    await expect(lineage).to_contain_text(
+        "Fitted by iteris, by the inputs' own answers: 321 tokens were read; 2 modules"
+    )
+    await expect(lineage).to_contain_text("json@1 to 8 of 10 prompts, whose tokens have 0.99 of their probability")
+    await assert_readable(page, "the lineage of a fit")
     await page.context.close()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from amalgam.cli.merge_report_svg import bars, curves, heat_map, shortened
 from amalgam.domain.expression import print_expression
+from amalgam.domain.fit import FitRecord
 from amalgam.domain.recipe import Recipe, layer_of
 from amalgam.errors.requests import FieldRefused
 
@@ -67,9 +68,11 @@ def _heading(lineage: Mapping[str, Any], names: Sequence[str]) -> str:
     recipe = Recipe.model_validate(lineage["recipe"])
     result = lineage["result"]
     kept = result["energy_kept"]
+    fit = FitRecord.model_validate(lineage["fit"]).outcome if lineage.get("fit") else "not fitted to prompts"
     facts = {
         "recipe": print_expression(recipe) or recipe.canonical_json(),
         "space": recipe.space,
+        "fit": fit,
         "modules": f"{result['modules']} ({len(result['partial_modules'])} not adapted by every input)",
         "rank": result["rank"],
         "energy kept": "not computed" if kept is None else f"{kept:.4f}",

@@ -12,7 +12,7 @@ from amalgam.cli.fit_options import prompts_file
 from amalgam.cli.jobs import described, followed
 from amalgam.cli.one_line import OneLineGroup
 from amalgam.cli.recipe_options import recipe_file
-from amalgam.domain.fit import FitMethod
+from amalgam.domain.fit import FitMethod, FitRecord
 from amalgam.errors.terminal import FileUnusable
 
 app = typer.Typer(
@@ -112,22 +112,13 @@ def create(
         _print_version(made)
 
 
-def fit_line(fit: dict[str, Any]) -> str:
-    """What a fit came to, in a line."""
-    if fit["method"] == "iteris":
-        unread = f"; {fit['unread']} modules were not read and are summed as they are" if fit["unread"] else ""
-        return f"fitted: each input to what it reads, {fit['tokens']} tokens in all{unread}"
-    weights = ", ".join(f"{weight:g} of {name}" for name, weight in fit["weights"].items())
-    return f"weights: {weights} ({fit['tried']} tried)"
-
-
 def _print_version(made: dict[str, Any]) -> None:
     """What was built, how it was fitted, and what it keeps of its inputs."""
     text = f"{made['model']}  rank {made['rank']}  {made['size_bytes'] / 1e6:.1f} MB"
     on_stdout().print(text, markup=False, soft_wrap=True)
     lineage = made["lineage"] or {}
     if found := lineage.get("fit"):
-        on_stdout().print(fit_line(found), markup=False, soft_wrap=True)
+        on_stdout().print(FitRecord.model_validate(found).outcome, markup=False, soft_wrap=True)
     for name, figures in (lineage.get("kept") or {}).get("inputs", {}).items():
         line = f"gives {figures['answers']:.0%} of the answers of {name} alike ({figures['prompts']} prompts)"
         on_stdout().print(line, markup=False, soft_wrap=True)

@@ -62,6 +62,15 @@ class FitRecord(BaseModel):
         examples=[{"sql@1": 0.97, "json@1": 0.93}],
     )
 
+    @property
+    def outcome(self) -> str:
+        """What it came to, in a line for people."""
+        if self.method == "iteris":
+            unread = f"; {self.unread} modules were not read and are summed as they are" if self.unread else ""
+            return f"fitted: each input to what it reads, {self.tokens} tokens in all{unread}"
+        weights = ", ".join(f"{weight:g} of {name}" for name, weight in self.weights.items())
+        return f"weights: {weights} ({self.tried} tried)"
+
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:

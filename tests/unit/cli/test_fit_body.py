@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from amalgam.cli.merges import fit_body, fit_line
+from amalgam.cli.merges import fit_body
 from amalgam.errors.terminal import FileUnusable
 
 
@@ -32,14 +32,6 @@ def test_an_evaluation_lends_items(tmp_path: Path) -> None:
 def test_a_file_that_is_neither_is_refused(tmp_path: Path, content: Any) -> None:
     with pytest.raises(FileUnusable):
         fit_body(file_of(tmp_path, content), None, None)
-
-
-def test_what_a_fit_came_to_is_told_by_its_method() -> None:
-    read = {"method": "iteris", "tokens": 321, "unread": 0, "weights": {}, "tried": None}
-    assert fit_line(read) == "fitted: each input to what it reads, 321 tokens in all"
-    assert fit_line(read | {"unread": 2}).endswith("2 modules were not read and are summed as they are")
-    searched = {"method": "weights", "tokens": None, "unread": 0, "weights": {"sql@1": 0.5}, "tried": 12}
-    assert fit_line(searched) == "weights: 0.5 of sql@1 (12 tried)"
 
 
 def test_a_file_of_json_without_an_end_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_build_report_and_a_merge_of_the_merge(folders: Any, tmp_path: Path) -> 
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in text
     assert "<script" not in text
+    assert "not fitted to prompts" in text
+    fit = {"method": "iteris", "by": "kept", "prompts_digest": "d", "seed": 0, "max_tokens": 9, "budget_s": 9}
+    (out / "lineage.json").write_text(json.dumps(lineage | {"fit": fit | {"tokens": 321}}))
+    assert run("report", out, "--out", page).exit_code == 0
+    assert "each input to what it reads, 321 tokens in all" in page.read_text()
     again = run(
         "build", f"{out} + {folders}/a", "-o", tmp_path / "deeper", "--rank", "energy=0.9", "--dtype", "float32"
     )

@@ -50,7 +50,7 @@ class NodeView(BaseModel):
         default=None, description="what a merge that was measured keeps of its inputs", examples=[None]
     )
     fit: FitRecord | None = Field(
-        default=None, description="how the weights of a merge were searched, and what was found", examples=[None]
+        default=None, description="how a merge was fitted to prompts, and what came of it", examples=[None]
     )
     deleted: bool = Field(description="whether it can no longer be asked for; its files may be gone", examples=[False])
     created_at: Timestamp

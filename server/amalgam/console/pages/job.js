@@ -56,7 +56,7 @@ function useFollowed(path) {
 }
 
 /** What a fit goes by and came to. */
-function Fitted({ fit }) {
+export function Fitted({ fit }) {
   const found = fit.method === "iteris"
     ? (fit.tokens === null ? "nothing is read yet" : `${fit.tokens} tokens were read`)
     : Object.entries(fit.weights).map(([input, weight]) => `${weight} of ${input}`).join(", ") || "weights are searched";

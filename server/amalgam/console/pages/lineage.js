@@ -7,6 +7,7 @@ import { layered } from "../js/layers.js";
 import { Action, CopyCurl, fixed, Refusal, useLoaded, when } from "../js/parts.js";
 import { short } from "../js/recipe.js";
 import { linkTo, notify } from "../js/state.js";
+import { Fitted } from "./job.js";
 
 const WIDE = 190;
 const HIGH = 56;
@@ -50,7 +51,7 @@ function Graph({ graph, chosen, choose }) {
         const { x, y } = places.get(node.model);
         return html`<button type="button" key=${node.model} class=${node.deleted ? "node gone" : "node"} aria-pressed=${node.model === chosen}
           style=${{ left: `${x * COLUMN + PAD}px`, top: `${y * ROW + PAD}px`, width: `${WIDE}px`, height: `${HIGH}px` }} onClick=${() => choose(node.model)}>
-          <strong>${node.model}</strong><small>${node.recipe?.method ?? node.source}${node.deleted ? ", deleted" : ""}</small></button>`;
+          <strong>${node.model}</strong><small>${node.recipe?.method ?? node.source}${node.fit ? ", fitted" : ""}${node.deleted ? ", deleted" : ""}</small></button>`;
       })}</div></div>`;
 }
 
@@ -72,7 +73,8 @@ function Node({ node, edges }) {
   return html`<div class="column" role="group" aria-label="Chosen version"><h3><a href=${linkTo("adapters", node.name)}>${node.model}</a></h3>
     <p>${recipe ? `${recipe.method}${recipe.space ? `, in the space ${recipe.space}` : ""}: ${inputs.join(", ")}` : `From ${node.source}, not merged here.`}
       ${parameters.length > 0 && html` <small>${parameters.map(([name, value]) => `${name} ${JSON.stringify(value)}`).join(", ")}</small>`}</p>
-    ${kept.length > 0 && html`<p>It gives the same answers as ${kept.map(([name, one]) => `${name} to ${fixed(one.answers)} of ${one.prompts} prompts`).join(", ")}.</p>`}
+    ${node.fit && html`<${Fitted} fit=${node.fit} />`}
+    ${kept.length > 0 && html`<p>It gives the same answers as ${kept.map(([name, one]) => `${name} to ${Math.round(one.answers * one.prompts)} of ${one.prompts} prompts, whose tokens have ${fixed(one.likelihood)} of their probability`).join("; ")}.</p>`}
     <p><small>rank ${node.rank}, made ${when(node.created_at)}, digest ${node.digest.slice(0, 16)}…</small></p>
     ${recipe && !node.deleted && html`<${Action} label="build it again and compare" does=${() => rebuild(node)} />`}</div>`;
 }
