@@ -301,6 +301,11 @@ def known_rows(file: Path, **fields: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
 
 
+def worst_kept(row: Mapping[str, Any]) -> float:
+    """Right answers to the task that keeps least, over those of its own adapter."""
+    return min(float(row["right"][task] / own) for task, own in row["own"].items() if own)
+
+
 def page(report: Mapping[str, Any]) -> str:
     """A table for each family."""
     lines = [
@@ -316,8 +321,8 @@ def page(report: Mapping[str, Any]) -> str:
     known = {row["family"] for row in report["rows"]}
     for family in (name for name in SETS if name in known):
         rows = [row for row in report["rows"] if row["family"] == family]
-        rows.sort(key=lambda row: bool(row["by"]))
         own, count = rows[0]["own"], rows[0]["items"]
+        rows.sort(key=lambda row: (bool(row["by"]), -worst_kept(row), -sum(row["right"].values())))
         lines += [
             "", f"## {family}: {count} questions a task", "",
             "| merge | " + " | ".join(own) + " | worst, of its own | candidates, given up | items measured | seconds "
@@ -327,7 +332,6 @@ def page(report: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         for row in rows:
             right = " | ".join(str(row["right"][task]) for task in own)
-            worst = min(row["right"][task] / own[task] for task in own if own[task])
             name = f"`{row['expression']}`"
             worked = f"{row['cpu_s']:.0f}" if "cpu_s" in row else ""
             told = f" | | {row['s']:.0f} | {worked}" if row["by"] else " | | | "
@@ -336,7 +340,7 @@ def page(report: Mapping[str, Any]) -> str:
             if row["by"] and row["candidates"]:
                 name += f", seed {row['seed']}"
                 told = f"{row['candidates']}, {row['given_up']} | {row['items_measured']} | {row['s']:.0f} | {worked}"
-            lines.append(f"| {name} | {right} | {worst:.0%} | {told} |")
+            lines.append(f"| {name} | {right} | {worst_kept(row):.0%} | {told} |")
     return "\n".join(lines) + "\n"
 
 

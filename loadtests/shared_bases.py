@@ -71,5 +71,9 @@ def elected(inputs: Tensor) -> Tensor:
     return elect(kept, torch.ones(len(kept), 1, 1), 1.0, False)
 
 
-RULES: Final[Mapping[str, Rule]] = {"ctm: task_arithmetic({})": summed, "ctm: linear({})": averaged, "ctm: ties({})": elected}
+RULES: Final[Mapping[str, Rule]] = {
+    "ctm: task_arithmetic({})": summed,
+    "ctm: linear({})": averaged,
+    "ctm: ties({})": elected,
+}
 """By how a row names them."""

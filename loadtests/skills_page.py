@@ -11,6 +11,8 @@ from loadtests.plots import COLOURS
 
 LOST: Final = 0.8
 """A merge that keeps fewer of an input's right answers has lost a fifth of a skill."""
+FEWER: Final = (5, 10, 24)
+"""So many of an input's prompts alone say how far a threshold can be relied on with them."""
 ENOUGH: Final = 100
 ENOUGH_FAMILIES: Final = 3
 FEW: Final = (
@@ -55,14 +57,14 @@ Warned = Sequence[Case]
 """What is warned of as one: an input, or all those of a merge."""
 
 
-def cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
-    """Every input of every merge, but of adapters that are never right."""
+def cases(rows: Sequence[Mapping[str, Any]], probes: int | None = None) -> list[Case]:
+    """Every input of every merge, but of adapters that are never right; by the first ``probes`` prompts, or by all."""
     found = []
     for row in rows:
         for task, one in row["tasks"].items():
             if one["own_right"] == 0:
                 continue
-            reads = [AnswerRead(*probe) for probe in one["probes"]]
+            reads = [AnswerRead(*probe) for probe in one["probes"][:probes]]
             kept = input_kept(reads)
             figures = {name: figure(kept, reads, one["reference_gap"]) for name, figure in FIGURES.items()}
             found.append(Case(row["family"], row["expression"], task, one["right"] / one["own_right"], figures))
@@ -145,6 +147,7 @@ def skills_page(report: Mapping[str, Any]) -> tuple[str, str]:
         *_thresholds("By merges: one is warned of where the figure of an input is below the threshold", merges),
         *_thresholds("By inputs: each is warned of by itself", singly(found)),
         *(_transferred("By merges", merges, families) if len(families) > 1 else []),
+        *_by_prompts(rows),
         *_own(rows, families),
         "",
     ]
@@ -182,6 +185,21 @@ def _thresholds(what: str, found: Sequence[Warned]) -> list[str]:
         pairs = [alarms(found, figure, level) for level in (0.5, SKILL_LOST, at)]
         cells = [f"{_percent(hits)} | {_percent(false)}" for hits, false in pairs]
         lines.append(f"| {figure} | {cells[0]} | {cells[1]} | {at:.3f} | {cells[2]} |")
+    return [*lines, ""]
+
+
+def _by_prompts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        f"Likelihood of own answers below {SKILL_LOST}, of which `skill_lost` warns, by as many of the prompts:",
+        "",
+        "| prompts of an input | by merges: hits | false alarms | by inputs: hits | false alarms |",
+        "|---|---|---|---|---|",
+    ]
+    for count in FEWER:
+        found = cases(rows, count)
+        pairs = [alarms(units, "likelihood of own answers", SKILL_LOST) for units in (together(found), singly(found))]
+        cells = " | ".join(f"{_percent(hits)} | {_percent(false)}" for hits, false in pairs)
+        lines.append(f"| the first {count} | {cells} |")
     return [*lines, ""]
 
 

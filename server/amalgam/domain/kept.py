@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SKILL_LOST: Final = 0.87
+SKILL_LOST: Final = 0.94
 """Below this likelihood of its own answers, an input's skill counts as lost, and the merge is warned of.
 
 Of 459 inputs of merges it finds 89 % of those that lost a fifth or more of their right answers, and 6 % of the others.

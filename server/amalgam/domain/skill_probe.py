@@ -81,7 +81,7 @@ class KeptRecord(BaseModel):
     )
     required: float | None = Field(default=None, description="least share, as the merge asked for", examples=[0.9])
     threshold: float = Field(
-        default=SKILL_LOST, description="likelihood below which a skill is warned of as lost", examples=[0.87]
+        default=SKILL_LOST, description="likelihood below which a skill is warned of as lost", examples=[0.94]
     )
     failure: str | None = Field(default=None, description="why nothing was measured", examples=[None])
 
