@@ -27,6 +27,7 @@ _PROMPTS: Final = f"{_UNIT}/test_prompt_logprobs.py"
 _FORKED: Final = (
     f"{_UNIT}/cpu/test_fork_server.py::test_core_and_worker_are_forked_from_one_server_into_their_askers_environment"
 )
+_NORMS: Final = f"{_UNIT}/cpu/test_norms.py"
 _SPAWNED: Final = f"{_UNIT}/cpu/test_spawned.py"
 _WRITTEN: Final = f"{_UNIT}/test_written_answers.py"
 _SOUNDS: Final = "tests/models/test_unpacked_sounds.py"
@@ -44,6 +45,16 @@ PATCHES: Final[tuple[Patch, ...]] = (
         f"{_CPU}.worker_start:beginning",
         "it is what a worker calls before it builds a model, and no other process does",
         _EXPERTS,
+    ),
+    Patch(
+        "vllm.platforms.cpu:CpuPlatform.import_ir_kernels", "begin", f"{_CPU}.norms:making_known",
+        "vLLM's kernels for CPU that normalise are in its build, and are not made known on this platform",
+        f"{_NORMS}::test_they_are_chosen_on_cpu",
+    ),
+    Patch(
+        "vllm.platforms.cpu:CpuPlatform.get_default_ir_op_priority", "begin", f"{_CPU}.norms:preferring",
+        "ten calls of torch would be chosen, twice a layer, where a kernel is one",
+        f"{_NORMS}::test_they_are_chosen_on_cpu",
     ),
     Patch(
         "vllm.model_executor.layers.fused_moe.layer:FusedMoEConfig", "experts", f"{_CPU}.moe:without_lora",

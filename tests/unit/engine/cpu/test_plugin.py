@@ -22,6 +22,14 @@ class Platform:
         return "stock"
 
     @classmethod
+    def import_ir_kernels(cls) -> None:
+        pass
+
+    @classmethod
+    def get_default_ir_op_priority(cls, vllm_config: Any) -> Any:
+        pass
+
+    @classmethod
     def register_triton_kernel_overrides(cls) -> None:
         pass
 
