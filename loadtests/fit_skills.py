@@ -311,7 +311,8 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "# Merges of families of tasks", "",
         f"{report['machine']}; {', '.join(f'{name} {value}' for name, value in report['versions'].items())}; "
-        f"{report['date']}.", f"Right answers to held-out questions. Fits and searches for weights by {PROMPTS} prompts "
+        f"{report['date']}.",
+        f"Right answers to held-out questions. Fits and searches for weights by {PROMPTS} prompts "
         "an input: `kept` by the input's own answers, `right` by those that are wanted. Seconds are of one thread of "
         "torch in one process, beside other work, and not of a server: by the clock, and what the processor worked. "
         "`ctm`: compressed in shared bases, then merged; `nsc`: "
