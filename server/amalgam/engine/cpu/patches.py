@@ -14,8 +14,6 @@ from typing import Any, Final
 from amalgam.engine.cpu.patch import Patch, Stage
 
 _MARK: Final = "__replaces__"
-
-
 _CPU: Final = "amalgam.engine.cpu"
 _UNIT: Final = "tests/unit/engine"
 _EXPERTS: Final = "tests/models/test_experts_on_cpu.py::test_experts_answer_as_in_transformers_and_lora_is_beside_them"
@@ -41,10 +39,8 @@ PATCHES: Final[tuple[Patch, ...]] = (
         f"{_UNIT}/cpu/test_plugin.py::test_cpu_platform_names_our_wrapper",
     ),
     Patch(
-        "vllm.platforms.cpu:CpuPlatform.register_triton_kernel_overrides", "begin",
-        f"{_CPU}.worker_start:beginning",
-        "it is what a worker calls before it builds a model, and no other process does",
-        _EXPERTS,
+        "vllm.platforms.cpu:CpuPlatform.register_triton_kernel_overrides", "begin", f"{_CPU}.worker_start:beginning",
+        "it is what a worker calls before it builds a model, and no other process does", _EXPERTS,
     ),
     Patch(
         "vllm.platforms.cpu:CpuPlatform.import_ir_kernels", "begin", f"{_CPU}.norms:making_known",
@@ -63,23 +59,19 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         "vllm.lora.model_manager:is_moe_model", "experts", f"{_CPU}.moe:having_no_experts",
-        "LoRA's manager would prepare for adapters of experts, which are refused on CPU",
-        _EXPERTS,
+        "LoRA's manager would prepare for adapters of experts, which are refused on CPU", _EXPERTS,
     ),
     Patch(
         "vllm.lora.utils:is_moe_model", "experts", f"{_CPU}.moe:having_no_experts",
-        "the names of the model's packed modules are asked for by the same question",
-        _EXPERTS,
+        "the names of the model's packed modules are asked for by the same question", _EXPERTS,
     ),
     Patch(
         "vllm.lora.model_manager:is_supported_lora_module", "experts", f"{_CPU}.moe:but_experts",
-        "experts are left alone when LoRA layers are built",
-        _EXPERTS,
+        "experts are left alone when LoRA layers are built", _EXPERTS,
     ),
     Patch(
         "vllm.lora.model_manager:get_supported_lora_modules", "experts", f"{_CPU}.moe:but_their_names",
-        "an adapter of experts or of what routes to them that came this far is an error, and not left unread",
-        _EXPERTS,
+        "an adapter of experts or of what routes to them that came this far is an error, and not left unread", _EXPERTS,
     ),
     Patch(
         "vllm.lora.lora_model:LoRAModel.from_local_checkpoint", "layers", f"{_CPU}.loading:mapped_checkpoint",
@@ -139,13 +131,11 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         "vllm.v1.engine.utils:get_mp_context", "objects", f"{_CPU}.fork_server:ForkServer.adopt_core",
-        "vLLM would spawn its core, which then imports for seconds what the fork server has imported already",
-        _FORKED,
+        "vLLM would spawn its core, which then imports for seconds what the fork server has imported already", _FORKED,
     ),
     Patch(
         "vllm.v1.executor.multiproc_executor:get_mp_context", "objects", f"{_CPU}.fork_server:adopt_worker",
-        "vLLM would spawn its worker likewise",
-        _FORKED,
+        "vLLM would spawn its worker likewise", _FORKED,
     ),
     Patch(
         "vllm.v1.engine.utils:get_mp_context", "objects", "amalgam.engine.spawned:adopt_spawned_core",
@@ -153,8 +143,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
         f"{_SPAWNED}::test_spawned_processes_have_a_token_only_while_they_load",
     ),
     Patch(
-        "vllm.v1.executor.multiproc_executor:get_mp_context", "objects",
-        "amalgam.engine.spawned:adopt_spawned_workers",
+        "vllm.v1.executor.multiproc_executor:get_mp_context", "objects", "amalgam.engine.spawned:adopt_spawned_workers",
         "the same of its workers",
         f"{_SPAWNED}::test_spawned_processes_have_a_token_only_while_they_load",
     ),
