@@ -13,38 +13,10 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from amalgam.engine.cpu.compiler import (
-    HALF_BITS,
-    Factors,
-    Floats,
-    Indices,
-    Rows,
-    compiled,
-    compiled_together,
-    inner,
-)
+from amalgam.engine.cpu.compiler import Factors, Floats, Indices, Rows, compiled, compiled_together, inner
+from amalgam.engine.cpu.halves import rounded, widened
 
 _ZERO: Final = np.float32(0)
-_HALF: Final = np.uint32(HALF_BITS)
-_ONE: Final = np.uint32(1)
-_BELOW_HALF: Final = np.uint32(0x7FFF)
-
-
-@inner
-def _widened(bits: Any) -> Any:
-    """The float32 whose upper half these bits are."""
-    return np.uint32(np.uint32(bits) << _HALF).view(np.float32)
-
-
-@inner
-def _rounded(value: Any) -> Any:
-    """Bits of the bfloat16 next to a float32; of two as near, the even one.
-
-    What is not a number comes from a bfloat16 or from the processor: its lower half is zero, and nothing is carried
-    over from it.
-    """
-    bits = np.float32(value).view(np.uint32)
-    return np.uint16((bits + (_BELOW_HALF + ((bits >> _HALF) & _ONE))) >> _HALF)
 
 
 def _wide(factor: Any) -> Any:
@@ -79,7 +51,7 @@ def _wide_of(factor: Any) -> Callable[..., Any]:
         return factor
 
     def half(factor: Any) -> Any:
-        return _widened(factor)
+        return widened(factor)
 
     return full if _is_wide(factor) else half
 
@@ -90,7 +62,7 @@ def _opened_of(row: Any, scratch: Any) -> Callable[..., Any]:
 
     def half(row: Any, scratch: Any) -> Any:
         for k in range(row.shape[0]):
-            scratch[k] = _widened(row[k])
+            scratch[k] = widened(row[k])
         return scratch[: row.shape[0]]
 
     return full if _is_wide(row) else half
@@ -112,7 +84,7 @@ def _close_of(row: Any, opened: Any) -> Callable[..., Any]:
 
     def half(row: Any, opened: Any) -> None:
         for k in range(row.shape[0]):
-            row[k] = _rounded(opened[k])
+            row[k] = rounded(opened[k])
 
     return full if _is_wide(row) else half
 

@@ -1,8 +1,8 @@
 """On CPU the layers between products normalise by vLLM's own compiled kernels.
 
-vLLM's build for CPU has them, and vLLM 0.32 gives them to GPUs alone: on CPU a layer's normalisation is ten calls of
-torch, two of them a layer, which take as long as an eighth of a token. The kernels compute in float32 and round once.
-They are made known in the way that vLLM has for it, and stand before its own in the order in which it chooses.
+vLLM's build for CPU has them, and vLLM 0.32 gives them to GPUs alone. On CPU each normalisation, of which a layer has
+two, is ten calls of torch, and all of them are an eighth of a token's time. The kernels compute in float32 and round
+once. They are made known in the way that vLLM has for it, and stand before its own in the order in which it chooses.
 """
 
 import functools
@@ -70,7 +70,6 @@ def _register() -> None:
         return x_residual.dtype == x.dtype and x_residual.is_contiguous() and takes(x, weight, epsilon, variance_size)
 
     has_them = all(hasattr(kernels, name) for name in _OPS)
-    made = ir.ops.rms_norm.register_impl(PROVIDER, supported=has_them, supports_args=takes)
-    made(rms_norm)
-    made = ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supported=has_them, supports_args=takes_both, inplace=True)
-    made(fused_add_rms_norm)
+    alone, added = ir.ops.rms_norm, ir.ops.fused_add_rms_norm
+    alone.register_impl(PROVIDER, supported=has_them, supports_args=takes)(rms_norm)
+    added.register_impl(PROVIDER, supported=has_them, supports_args=takes_both, inplace=True)(fused_add_rms_norm)

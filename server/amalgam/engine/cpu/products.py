@@ -29,7 +29,7 @@ TOGETHER_ROWS: Final = 4
 """Threads take rows in compiled loops together from this many on: for fewer, waking a thread takes as long."""
 
 FEW_RANKS: Final = 32
-"""So many ranks of all slices together are multiplied with long runs of rows faster in loops than in units."""
+"""Up to so many ranks of all slices together, loops multiply A with long runs of rows, as a rule faster than units."""
 
 CHUNK_ROWS: Final = 512
 """So many rows are taken at a time where a product needs a buffer as wide as the output, so that it stays in the cache.
@@ -99,12 +99,14 @@ def _add_all_tall_(y: Tensor, x: Tensor, factors: ModuleFactors, runs: Sequence[
             if slot is not None:
                 _add_run_(y[run.start : run.stop], x[run.start : run.stop], slot, scale)
         return
-    few = [run for run in runs if 0 < factors.rank(run.slot) <= FEW_RANKS] if x.is_contiguous() else []
+    few: list[Run] = []
+    for run in runs:
+        if x.is_contiguous() and 0 < factors.rank(run.slot) <= FEW_RANKS:
+            few.append(run)
+        else:
+            _add_tiles_(y[run.start : run.stop], x[run.start : run.stop], factors.tiles(run.slot), scale)
     if few:
         _add_few_ranks_(y, x, factors, few, scale)
-    for run in runs:
-        if run not in few:
-            _add_tiles_(y[run.start : run.stop], x[run.start : run.stop], factors.tiles(run.slot), scale)
 
 
 def _add_few_ranks_(y: Tensor, x: Tensor, factors: ModuleFactors, runs: Sequence[Run], scale: float) -> None:

@@ -10,27 +10,11 @@ from typing import Any, Final
 import numba
 import numpy as np
 
-from amalgam.engine.cpu.compiler import HALF_BITS, Factors, Floats, Halves, Indices, compiled_together, inner
+from amalgam.engine.cpu.compiler import Factors, Floats, Halves, Indices, compiled_together, inner
+from amalgam.engine.cpu.halves import rounded, widened
 
 _ZERO: Final = np.float32(0)
 _ZERO_ROWS: Final = np.int64(0)
-_HALF: Final = np.uint32(HALF_BITS)
-_ONE: Final = np.uint32(1)
-_BELOW_HALF: Final = np.uint32(0x7FFF)
-
-
-# Compiled code is kept until its own file changes, so these two stand here and in `loops`.
-@inner
-def _widened(bits: Any) -> Any:
-    """The float32 whose upper half these bits are."""
-    return np.uint32(np.uint32(bits) << _HALF).view(np.float32)
-
-
-@inner
-def _rounded(value: Any) -> Any:
-    """Bits of the bfloat16 next to a float32; of two as near, the even one."""
-    bits = np.float32(value).view(np.uint32)
-    return np.uint16((bits + (_BELOW_HALF + ((bits >> _HALF) & _ONE))) >> _HALF)
 
 
 @compiled_together
@@ -80,7 +64,7 @@ def _shrink_four(
     for at in range(4):
         given, opened = x[rows[at]], wide[at]
         for k in range(opened.shape[0]):
-            opened[k] = _widened(given[k])
+            opened[k] = widened(given[k])
     r = 0
     while r + 4 <= rank:
         _four_ranks(down, r, rank, scales, scale, wide, hidden, rows)
@@ -102,7 +86,7 @@ def _four_ranks(
     c0, c1, c2, c3 = _ZERO, _ZERO, _ZERO, _ZERO
     d0, d1, d2, d3 = _ZERO, _ZERO, _ZERO, _ZERO
     for k in range(x0.shape[0]):
-        w0, w1, w2, w3 = _widened(f0[k]), _widened(f1[k]), _widened(f2[k]), _widened(f3[k])
+        w0, w1, w2, w3 = widened(f0[k]), widened(f1[k]), widened(f2[k]), widened(f3[k])
         v0, v1, v2, v3 = x0[k], x1[k], x2[k], x3[k]
         a0 += v0 * w0
         a1 += v1 * w0
@@ -131,7 +115,7 @@ def _one_rank(down: Factors, r: int, rank: int, scale: Any, wide: Floats, hidden
     x0, x1, x2, x3, factors = wide[0], wide[1], wide[2], wide[3], down[r]
     a0, a1, a2, a3 = _ZERO, _ZERO, _ZERO, _ZERO
     for k in range(x0.shape[0]):
-        factor = _widened(factors[k])
+        factor = widened(factors[k])
         a0 += x0[k] * factor
         a1 += x1[k] * factor
         a2 += x2[k] * factor
@@ -151,8 +135,8 @@ def _put_four(
 
 @inner
 def _put(row: Halves, r: int, rank: int, value: Any) -> None:
-    near = _rounded(value)
-    row[r], row[rank + r] = near, _rounded(value - _widened(near))
+    near = rounded(value)
+    row[r], row[rank + r] = near, rounded(value - widened(near))
 
 
 def warm_up(threads: int) -> None:
