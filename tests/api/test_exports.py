@@ -45,7 +45,7 @@ async def test_the_same_export_is_one_job_and_another_of_its_name_is_refused(htt
     assert [entry["adapter"] for entry in job["recipe"]["recipe"]["inputs"]] == ["one@1", "two@1"]
     same = await submit(http, expression="0.5*two@1 + 1.0*one")
     assert same.json()["job"]["id"] == job["id"]
-    for change in ({"dtype": "float16"}, {"max_shard_bytes": 1 << 20}, {"expression": "one"}):
+    for change in ({"dtype": "float16"}, {"max_shard_bytes": 1 << 20}, {"expression": "one"}, {"dequantize": True}):
         assert_error(await submit(http, **({"expression": "one + 0.5*two"} | change)), 409, "name_taken")
     assert (await submit(http, "elsewhere")).status_code == 202
 
@@ -102,7 +102,8 @@ async def test_a_taken_name_a_small_disk_and_a_base_without_safetensors(
     config = prepared.folder / "base" / "config.json"
     kept = config.read_text()
     config.write_text(json.dumps(json.loads(kept) | {"quantization_config": {}}))
-    assert_error(await submit(http), 422, "base_not_exportable")
+    refused = assert_error(await submit(http, dtype="float16"), 422, "base_not_exportable")
+    assert "dequantize" in refused["message"]
     config.write_text(kept)
     weights = prepared.folder / "base" / "model.safetensors"
     weights.rename(tmp_path / "away")

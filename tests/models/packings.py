@@ -153,6 +153,8 @@ PACKINGS: Mapping[str, Packing] = {
 
 def rounded(method: str, weight: Tensor) -> Tensor:
     """What a weight [out, in] is once it has been packed, in float32."""
+    if method == "bitsandbytes":
+        return torch.zeros_like(weight, dtype=torch.float32)
     if method == "w8a8":
         packed = int8("", weight)
         return packed[".weight"].float() * packed[".weight_scale"]

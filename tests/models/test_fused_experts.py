@@ -11,9 +11,12 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from amalgam.cli.recipe_options import open_inputs
 from amalgam.domain.expression import parse_expression
+from amalgam.errors.exports import BaseNotExportable
 from amalgam.merge.build import BuildOptions
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
@@ -235,6 +238,58 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     refused = read_peft_folder(tmp_path / "a", base_spec(tmp_path / "dense", "llama", 64)).errors
     assert {error.code for error in refused} == {"unsupported_modules"}
+
+
+def pack_experts(folder: Path) -> PreTrainedModel:
+    """Put random experts in MXFP4, as gpt-oss is published, in the place of those in ``folder``; what they are."""
+    model = build("gpt_oss")
+    stored = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.rpartition(".")[2] in ("gate_up_proj", "down_proj"):
+                experts, inputs, outputs = parameter.shape
+                shape = (experts, outputs, inputs // 32, 16)
+                blocks = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+                scales = torch.randint(119, 123, shape[:3], generator=generator).to(torch.uint8)
+                stored |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+                del stored[name]
+                parameter.copy_(convert_moe_packed_tensors(blocks, scales))
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
+    return model
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_packed_experts_are_exported_unpacked_or_as_they_are(fused: bool, tmp_path: Path) -> None:
+    base_folder = tmp_path / "base"
+    write_model("gpt_oss", base_folder)
+    plain = base_spec(base_folder, "gpt_oss", 64)
+    model = pack_experts(base_folder)
+    assert base_spec(base_folder, "gpt_oss", 64).linear_shapes == plain.linear_shapes
+    write_fused("gpt_oss", tmp_path / "a", seed=1, parameters=FUSED if fused else ())
+    path = str(tmp_path / "a")
+    recipe = parse_expression(path, allow_paths=True)
+    sources = open_inputs(recipe, base_folder)
+
+    def exported(name: str, dequantize: bool) -> Path:
+        order = describe_export(
+            recipe, sources, base_folder, BuildOptions(max_rank=64), dtype="base", max_shard_bytes=1 << 30,
+            dequantize=dequantize,
+        )  # fmt: skip
+        export(order, tmp_path / "exports" / name)
+        return tmp_path / "exports" / name
+
+    expected = logits(PeftModel.from_pretrained(model, tmp_path / "a").merge_and_unload().eval(), TOKENS)
+    found = transformers.AutoModelForCausalLM.from_pretrained(exported("plain", True), dtype=torch.float32)
+    torch.testing.assert_close(logits(found.eval(), TOKENS), expected, atol=EXPORTED, rtol=0)
+    if fused:
+        with pytest.raises(BaseNotExportable, match="--dequantize"):
+            exported("packed", False)
+        return
+    packed = load_file(exported("packed", False) / "model.safetensors")
+    assert {name for name in packed if name.endswith("_blocks")}
 
 
 @pytest.mark.parametrize("family", IN_ONE_TENSOR)

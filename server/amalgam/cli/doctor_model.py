@@ -18,7 +18,7 @@ from amalgam.engine.sound_rates import resampling_package
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings
 from amalgam.store.base_model import base_spec
-from amalgam.store.checkpoint_tensors import CONFIG, is_quantised, read_json
+from amalgam.store.checkpoint_tensors import CONFIG, is_quantised, quantization_of, read_json
 from amalgam.store.peft_folder import read_peft_folder
 
 _PROBE: Final = ("-m", "amalgam.engine.installed_vllm", "architectures")
@@ -105,7 +105,7 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
         yield from _judge_sounds()
     if (why := why_too_large(weights, served.memory)) is not None:
         yield Finding("error", "model", f"{why}.")
-    method = unserved_on_cpu(read_json(model / CONFIG).get("quantization_config")) if served.device == "cpu" else None
+    method = unserved_on_cpu(quantization_of(read_json(model / CONFIG))) if served.device == "cpu" else None
     if method is not None:
         yield Finding("error", "model", f"vLLM has no kernels on a CPU for weights quantised with {method}.")
     elif "image" in base.reads and find_spec("torchvision") is None:

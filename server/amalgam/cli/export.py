@@ -35,6 +35,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write; must not be there yet")],
     dtype: Annotated[ExportDtype, typer.Option(help="of the checkpoint; base: as it is there")] = "base",
     max_shard: Annotated[str, typer.Option(help="most bytes of tensors in one file, such as 2GiB")] = "5000000000",
+    dequantize: Annotated[bool, typer.Option(help="write a quantised base model's weights unpacked")] = False,
     rank: Rank = None,
     seed: Seed = None,
     device: Device = "cpu",
@@ -55,7 +56,9 @@ def export(
         sources = open_inputs(recipe, base, dora_rank=None)
         options = build_options(sources, UNLIMITED_RANK, device, "auto", max_workspace, base)
         shard_bytes = size_bytes(max_shard)
-        order = describe_export(recipe, sources, base, options, dtype=dtype, max_shard_bytes=shard_bytes)
+        order = describe_export(
+            recipe, sources, base, options, dtype=dtype, max_shard_bytes=shard_bytes, dequantize=dequantize
+        )
         seconds = _write(order, folders, target.name)
         record = folders.get(target.name)
     files = f"{record.weight_bytes} bytes in {record.shard_count} files"

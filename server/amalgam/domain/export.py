@@ -30,6 +30,7 @@ class ExportSpec(_Frozen):
     recipe: Recipe = Field(description="completed, inputs pinned; one input as it is stands for itself")
     dtype: ExportDtype = "base"
     max_shard_bytes: MaxShardBytes = 5_000_000_000
+    dequantize: bool = Field(default=False, description="whether quantised weights of the base model are unpacked")
     input_digests: dict[str, str] = Field(
         description="digests of every adapter's files; a folder outlives what names mean"
     )
@@ -41,6 +42,9 @@ class ExportSpec(_Frozen):
     def digest(self) -> str:
         """SHA-256, in hex, that names the result: equal specs make equal checkpoints of one base model."""
         described = self.model_dump(mode="json") | {"recipe": self.recipe.digest()}
+        if not self.dequantize:
+            # Records that are older than the field keep their digests.
+            del described["dequantize"]
         text = json.dumps(described, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(_DIGEST_DOMAIN + text.encode()).hexdigest()
 
@@ -82,6 +86,7 @@ class ExportRecord(_Frozen):
     format: Literal[1] = 1
     export_digest: str
     dtype: ExportDtype
+    dequantized: bool = Field(default=False, description="whether quantised weights of the base model were unpacked")
     recipe: dict[str, Any]
     recipe_digest: str
     inputs: Mapping[str, ExportInput] = Field(description="inputs by the recipe's spelling")

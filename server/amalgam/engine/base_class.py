@@ -34,12 +34,19 @@ def require_servable(config: Any) -> None:
             f"a context of {config.model_config.max_model_len} tokens leaves no room for an answer. "
             f"Give --max-model-len at least {shortest}"
         )
-    packed = getattr(config.model_config.hf_config, "quantization_config", None)
+    packed = _quantization(config.model_config.hf_config)
     if current_platform.is_cpu() and (method := unserved_on_cpu(packed)) is not None:
         raise BaseNotServable(
             f"its weights are quantised with {method}, for which vLLM has no kernels on a CPU. Serve it on a GPU, or "
             "take a model that is quantised with GPTQ, AWQ or compressed-tensors, or is not quantised"
         )
+
+
+def _quantization(hf_config: Any) -> object:
+    """What a config says of it, at the top or of its text, under today's name or the first of compressed-tensors."""
+    sections = (hf_config, getattr(hf_config, "text_config", None))
+    said = (getattr(at, name, None) for at in sections for name in ("quantization_config", "compression_config"))
+    return next((found for found in said if found is not None), None)
 
 
 def without_torchvision(model: str, error: ValueError) -> BaseNotServable | None:

@@ -1,5 +1,7 @@
 """Errors of exports: whole checkpoints made of the base model and what an adapter adds to it."""
 
+from typing import Final
+
 from amalgam.errors import AmalgamError, InvalidRequest, NotFound
 
 
@@ -49,17 +51,21 @@ class TiedEmbeddings(InvalidRequest):
         )
 
 
+UNPACK: Final = "Write its weights unpacked (dequantize, --dequantize), or export over a plain checkpoint."
+"""It is the next step where weights are quantised."""
+
+
 class BaseNotExportable(InvalidRequest):
     """A base model without safetensors files, quantised, or another than is served.
 
-    Next step: export over a plain checkpoint.
+    Next step: export over a plain checkpoint, or with ``dequantize`` where it is quantised.
     """
 
     status = 422
     code = "base_not_exportable"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"Nothing can be added to the base model's files: {reason}. Export over a plain checkpoint.")
+    def __init__(self, reason: str, next_step: str = "Export over a plain checkpoint.") -> None:
+        super().__init__(f"Nothing can be added to the base model's files: {reason}. {next_step}")
 
 
 class DiskTooSmall(AmalgamError):

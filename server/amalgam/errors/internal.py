@@ -9,6 +9,10 @@ class HeaderFault(Exception):
     """What does not add up in the header of a file; becomes an error that names the file."""
 
 
+class UnpackingFault(Exception):
+    """A packed weight of a base model whose numbers cannot be read; the text ends a sentence."""
+
+
 class PatternRefused(ValueError):
     """A key of a table by module name that is no name and no tame expression; the message ends a sentence."""
 

@@ -54,7 +54,9 @@ class ExportService:
         self._base = base
         self._workspace_bytes = workspace_bytes
 
-    async def submit(self, name: str, recipe: Recipe, *, dtype: ExportDtype, max_shard_bytes: int) -> ExportAnswer:
+    async def submit(
+        self, name: str, recipe: Recipe, *, dtype: ExportDtype, max_shard_bytes: int, dequantize: bool = False
+    ) -> ExportAnswer:
         """Queue the export, or answer with the one that is there or under way under this name.
 
         Raises:
@@ -75,6 +77,7 @@ class ExportService:
             recipe=plan.recipe,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
+            dequantize=dequantize,
             input_digests={str(version.ref): version.digest for version in versions},
             base_fingerprint=self._catalog.base.fingerprint,
             base_weights_digest=None if base is None else base.weights_digest,
@@ -107,7 +110,13 @@ class ExportService:
         """Every refusal that the worker would come to without a tensor, before anything is queued."""
         require_export_room(plan, self._workspace_bytes)
         adapted = {module.name: module.inputs[0].header for module in plan.modules}
-        layout = lay_out(self._base, adapted, dtype=spec.dtype, max_shard_bytes=spec.max_shard_bytes)
+        layout = lay_out(
+            self._base,
+            adapted,
+            dtype=spec.dtype,
+            max_shard_bytes=spec.max_shard_bytes,
+            dequantize=spec.dequantize,
+        )
         folders.require_room(layout.size_bytes)
 
     async def finished(self, job: Job) -> ExportRecord:

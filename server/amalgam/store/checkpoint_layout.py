@@ -3,80 +3,44 @@
 Torch-free, so that the serving process can refuse what its worker would.
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from amalgam.domain.adapter import ModuleHeader
 from amalgam.domain.export import RECORD_FILE, ExportDtype
 from amalgam.errors.adapters import InvalidAdapter
-from amalgam.errors.exports import BaseNotExportable, TiedEmbeddings
+from amalgam.errors.exports import UNPACK, BaseNotExportable, TiedEmbeddings
 from amalgam.errors.findings import Finding
-from amalgam.store.checkpoint_tensors import CONFIG, INDEX, SINGLE, StoredTensor, checkpoint_tensors, read_json
+from amalgam.errors.internal import UnpackingFault
+from amalgam.store.checkpoint_shards import FLOATS, STORED, NewTensor, Shard, StoredTypes, Target, cut
+from amalgam.store.checkpoint_tensors import (
+    CONFIG,
+    INDEX,
+    QUANTIZATION,
+    StoredTensor,
+    checkpoint_tensors,
+    quantization_of,
+    read_json,
+)
 from amalgam.store.linear_modules import LinearModule, linear_modules
+from amalgam.store.packings import Packing, packing_of
 from amalgam.store.safetensors_header import DTYPE_BITS
-
-FLOATS: Final = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-"""These types can be computed on; the values are how configs name them."""
 
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "embed_in", "tok_embeddings"})
 _OUTPUTS: Final = frozenset({"lm_head", "output", "embed_out"})
 """They are the two ends of a model, where weights may be shared; they are told by the last part of a module's name."""
-_STORED: Final = {name: stored for stored, name in FLOATS.items()}
 _KEPT_SUFFIXES: Final = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 _KEPT_NAMES: Final = frozenset({"LICENSE", "NOTICE"})
 _OTHERS: Final = frozenset({CONFIG, RECORD_FILE, "adapter_config.json"})
 """They are written anew, or are no part of a checkpoint."""
+_OF_PACKED: Final = frozenset({"quantize_config.json", "quant_config.json", "hf_quant_config.json"})
+"""They say how weights are packed, beside the config: AutoGPTQ's, AutoAWQ's and ModelOpt's."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewTensor:
-    """One tensor of the new checkpoint."""
-
-    name: str
-    base: StoredTensor
-    dtype: str
-    """It is named as by safetensors."""
-    start: int
-    """It is the offset of its first byte behind the header of its file."""
-    module: str | None
-    """Something is added to this linear module; None: the tensor is only copied, or cast."""
-    is_transposed: bool = False
-    """The weight is stored as [in, out], so that (B·A)ᵀ is added."""
-    experts: Mapping[int, str] = field(default_factory=dict)
-    """In a tensor of [experts, ·, ·], it has the modules that something is added to, by their place in it."""
-
-    @property
-    def changed_modules(self) -> int:
-        """How many modules lie in it that something is added to."""
-        return len(self.experts) + (self.module is not None)
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of its values."""
-        return prod(self.base.span.shape) * DTYPE_BITS[self.dtype] // 8
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of the new checkpoint."""
-
-    file: str
-    tensors: tuple[NewTensor, ...]
-
-    @property
-    def header(self) -> bytes:
-        """Everything before the first tensor."""
-        entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        for tensor in self.tensors:
-            offsets = [tensor.start, tensor.start + tensor.size_bytes]
-            entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.base.span.shape, "data_offsets": offsets}
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # readers map the file, so the data begins at a multiple of eight
-        return len(text).to_bytes(8, "little") + text
+_PACKED_TYPES: Final = DTYPE_BITS.keys() - FLOATS.keys() - {"BOOL", "I64", "U64", "F64", "C64", "I16", "U16"}
+"""Tensors of these types hold quantised numbers, in a checkpoint that has such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +72,12 @@ class CheckpointLayout:
 
 
 def lay_out(
-    base: Path, modules: Mapping[str, ModuleHeader], *, dtype: ExportDtype, max_shard_bytes: int
+    base: Path,
+    modules: Mapping[str, ModuleHeader],
+    *,
+    dtype: ExportDtype,
+    max_shard_bytes: int,
+    dequantize: bool = False,
 ) -> CheckpointLayout:
     """Lay out base + adapter.
 
@@ -117,9 +86,10 @@ def lay_out(
         modules: What is adapted, by canonical name; an adapter's header.
         dtype: Of the new checkpoint.
         max_shard_bytes: Most bytes of tensors in one file; a larger tensor has a file of its own.
+        dequantize: Write every quantised weight as floats. Without it those stay as they are.
 
     Raises:
-        BaseNotExportable: no safetensors files, or quantised ones.
+        BaseNotExportable: no safetensors files, or quantised ones that are adapted, would be cast, or cannot be read.
         BaseModelUnreadable: files that do not belong together.
         TiedEmbeddings: an adapted module shares its weight with the embedding.
         InvalidAdapter: modules that the base model does not have, or of other shapes.
@@ -128,32 +98,44 @@ def lay_out(
     tensors = checkpoint_tensors(base)
     if tensors is None:
         raise BaseNotExportable("its folder holds no safetensors files")
-    if "quantization_config" in config:
-        raise BaseNotExportable("its weights are quantised")
     linear = linear_modules(base, config, tensors)
-    _check_targets(config, tensors, linear, modules)
-    shards = _cut(tensors, _targets(linear, modules), dtype, max_shard_bytes)
-    copied = tuple(sorted(_copied(base)))
+    if not dequantize and dtype != "base" and (quantization_of(config) is not None or _packed(linear)):
+        raise BaseNotExportable(f"its weights are quantised, and cannot be cast to {dtype} as they are", UNPACK)
+    _check_targets(config, tensors, linear, modules, dequantize)
+    packings = _packings(config, tensors, linear) if dequantize else []
+    shards = cut(tensors, packings, _targets(linear, modules), _types(config, dtype), max_shard_bytes)
+    copied = tuple(name for name in sorted(_copied(base)) if not dequantize or name not in _OF_PACKED)
     size = sum((base / name).stat().st_size for name in copied)
     size += sum(len(shard.header) + sum(tensor.size_bytes for tensor in shard.tensors) for shard in shards)
-    return CheckpointLayout(base, _config_in(config, dtype), shards, copied, size)
+    told = _config_in(_plain_config(config) if dequantize else config, dtype)
+    return CheckpointLayout(base, told, shards, copied, size)
 
 
-@dataclass(slots=True)
-class _Target:
-    """What is added to one stored tensor; see `NewTensor`."""
-
-    is_transposed: bool
-    module: str | None = None
-    experts: dict[int, str] = field(default_factory=dict)
+def _packed(linear: Mapping[str, LinearModule]) -> list[str]:
+    return [name for name, module in linear.items() if module.is_packed]
 
 
-def _targets(linear: Mapping[str, LinearModule], modules: Mapping[str, ModuleHeader]) -> dict[str, _Target]:
+def _packings(
+    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], linear: Mapping[str, LinearModule]
+) -> list[Packing]:
+    """How every packed weight is packed; a checkpoint that says no more that it is quantised has none left."""
+    try:
+        found = list({linear[name].stored: packing_of(config, linear[name]) for name in _packed(linear)}.values())
+    except UnpackingFault as fault:
+        raise BaseNotExportable(str(fault)) from fault
+    known = {packing.name_of(part) for packing in found for part in packing.parts}
+    for name, tensor in tensors.items():
+        if name not in known and tensor.span.dtype in _PACKED_TYPES and quantization_of(config) is not None:
+            raise BaseNotExportable(f"its {name} cannot be unpacked (it is part of no weight that is known)")
+    return found
+
+
+def _targets(linear: Mapping[str, LinearModule], modules: Mapping[str, ModuleHeader]) -> dict[str, Target]:
     """The targets by the tensor's stored name."""
-    found: dict[str, _Target] = {}
+    found: dict[str, Target] = {}
     for name in modules:
         module = linear[name]
-        target = found.setdefault(module.tensor, _Target(module.is_transposed))
+        target = found.setdefault(module.tensor, Target(module.is_transposed))
         if module.expert is None:
             target.module = name
         else:
@@ -166,6 +148,7 @@ def _check_targets(
     tensors: Mapping[str, StoredTensor],
     linear: Mapping[str, LinearModule],
     modules: Mapping[str, ModuleHeader],
+    dequantize: bool,
 ) -> None:
     findings = []
     for name, module in modules.items():
@@ -180,7 +163,8 @@ def _check_targets(
             message = f"{name!r} has a delta of {delta}, but the base model's weight is {list(found.shape)}."
             findings.append(Finding(code="shape_mismatch", message=message, module=name))
         elif found.is_packed:
-            raise BaseNotExportable(f"its {name} is quantised")
+            if not dequantize:
+                raise BaseNotExportable(f"its {name} is quantised", UNPACK)
         elif (dtype := tensors[found.tensor].span.dtype) not in FLOATS:
             raise BaseNotExportable(f"its {name} is stored as {dtype}")
     if findings:
@@ -200,35 +184,21 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> 
     return not any(_last(name) in _OUTPUTS for name in tensors)
 
 
-def _cut(
-    tensors: Mapping[str, StoredTensor],
-    targets: Mapping[str, _Target],
-    dtype: ExportDtype,
-    max_shard_bytes: int,
-) -> tuple[Shard, ...]:
-    """The tensors in the base model's order, in files of at most ``max_shard_bytes``.
+def _types(config: Mapping[str, Any], dtype: ExportDtype) -> StoredTypes:
+    """What floats, and unpacked weights, are stored as; these where nothing is asked for as the config says."""
+    if dtype != "base":
+        return StoredTypes(STORED[dtype], STORED[dtype])
+    inner = config.get("text_config")
+    sections = (config, inner if isinstance(inner, dict) else {})
+    said = (section.get(key) for section in sections for key in ("dtype", "torch_dtype"))
+    return StoredTypes(None, next((STORED[name] for name in said if name in STORED), "BF16"))
 
-    Args:
-        targets: By the stored name of a weight.
-    """
-    files: list[list[NewTensor]] = [[]]
-    reached = 0
-    for name, stored in tensors.items():
-        is_float = stored.span.dtype in FLOATS
-        kept = stored.span.dtype if dtype == "base" or not is_float else _STORED[dtype]
-        size = prod(stored.span.shape) * DTYPE_BITS[kept] // 8
-        if files[-1] and reached + size > max_shard_bytes:
-            files.append([])
-            reached = 0
-        target = targets.get(name, _Target(False))
-        changed = (target.module, target.is_transposed, target.experts)
-        files[-1].append(NewTensor(name, stored, kept, reached, *changed))
-        reached += size
-    if len(files) == 1:
-        return (Shard(SINGLE, tuple(files[0])),)
-    count = len(files)
-    names = (f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1))
-    return tuple(Shard(file, tuple(inside)) for file, inside in zip(names, files, strict=True))
+
+def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model whose weights are not quantised."""
+    kept = {key: value for key, value in config.items() if key not in QUANTIZATION}
+    inner = kept.get("text_config")
+    return kept | {"text_config": _plain_config(inner)} if isinstance(inner, dict) else kept
 
 
 def _config_in(config: Mapping[str, Any], dtype: ExportDtype) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from amalgam.store.safetensors_header import TensorSpan, read_header
 CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
+QUANTIZATION: Final = ("quantization_config", "compression_config")
+"""They are the fields of a config that say how weights are quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,20 @@ def is_quantised(folder: Path) -> bool:
     """Whether the config in ``folder`` says that its weights are quantised; False where there is none."""
     if not (folder / CONFIG).is_file():
         return False
-    config = read_json(folder / CONFIG)
+    return quantization_of(read_json(folder / CONFIG)) is not None
+
+
+def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a model's config says of how its weights are quantised; None where it says nothing.
+
+    It stands at the top or in the part for text, and had another name in the first checkpoints of compressed-tensors.
+    """
     inner = config.get("text_config")
-    return "quantization_config" in config or (isinstance(inner, dict) and "quantization_config" in inner)
+    for section in (config, inner if isinstance(inner, dict) else {}):
+        for field in QUANTIZATION:
+            if section.get(field) is not None:
+                return section[field] if isinstance(section[field], dict) else {}
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

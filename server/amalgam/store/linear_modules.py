@@ -2,14 +2,14 @@
 
 What a tensor's name and shape do not tell stands beside it: GPTQ and AWQ have scales by group of inputs, compressed
 tensors the shape itself, bitsandbytes a state as JSON. Formats as they are written by AutoGPTQ and GPTQModel, AutoAWQ,
-compressed-tensors and bitsandbytes. Torch-free.
+compressed-tensors, ModelOpt and bitsandbytes. Torch-free.
 """
 
 import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from amalgam.store.module_names import Renaming, renaming
 
 _MAX_STATE_BYTES: Final = 1 << 16
 _WORD_BITS: Final = 32
+_BLOCK_BYTES: Final = 16
 _PLAIN: Final = frozenset({"BF16", "F16", "F32", "F64"})
 """Weights of these types are not quantised."""
 _TRANSPOSED: Final[Mapping[str, frozenset[str]]] = {
@@ -29,7 +30,7 @@ _TRANSPOSED: Final[Mapping[str, frozenset[str]]] = {
 """By ``model_type``, it names the modules that transformers builds as ``Conv1D``, whose weight is [in, out]."""
 
 _STACK: Final = re.compile(
-    r"(?P<block>.+\.experts)\.(?P<parameter>gate_up_proj|up_proj|down_proj)(?:\.weight)?"
+    r"(?P<block>.+\.experts)\.(?P<parameter>gate_up_proj|up_proj|down_proj)(?:\.weight|(?P<packed>_blocks))?"
     r"|(?P<sparse>.+\.block_sparse_moe)\.(?P<linear>input_linear|output_linear)\.weight"
 )
 _STACKS: Final = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
@@ -42,11 +43,12 @@ class LinearModule:
     """One linear module of a checkpoint.
 
     Attributes:
-        stored: its name in the checkpoint's files; of an expert's matrix, that of the tensor of all experts.
+        stored: its name in the checkpoint's files; of an expert's matrix, that of the parameter of all experts.
         shape: (out_features, in_features).
         is_transposed: its weight is stored as [in, out].
         is_packed: its weight is quantised, into words or bytes; it has no ``.weight`` that could be added to.
         expert: which matrix of ``stored`` it is, a tensor of [experts, ·, ·]; None of a module that has its own.
+        parts: all its tensors by their own names, where it is packed; of an expert's matrix those of all experts.
     """
 
     stored: str
@@ -54,6 +56,7 @@ class LinearModule:
     is_transposed: bool = False
     is_packed: bool = False
     expert: int | None = None
+    parts: Mapping[str, StoredTensor] = field(default_factory=dict, compare=False)
 
     @property
     def tensor(self) -> str:
@@ -77,14 +80,15 @@ def linear_modules(
         by_module[module][part] = tensor
     found: dict[str, LinearModule] = {}
     for module, parts in by_module.items():
+        turned = module.rpartition(".")[2] in transposed
         packed = _packed_shape(folder, config, module, parts)
         if packed is not None:
-            found[rename(module)] = LinearModule(module, packed, is_packed=True)
+            found[rename(module)] = LinearModule(module, packed, turned, is_packed=True, parts=parts)
         elif "weight" in parts and len(parts["weight"].span.shape) == 2:
             rows, columns = parts["weight"].span.shape
-            turned = module.rpartition(".")[2] in transposed
             shape = (columns, rows) if turned else (rows, columns)
-            found[rename(module)] = LinearModule(module, shape, turned, parts["weight"].span.dtype not in _PLAIN)
+            is_packed = parts["weight"].span.dtype not in _PLAIN
+            found[rename(module)] = LinearModule(module, shape, turned, is_packed, parts=parts if is_packed else {})
     return found | dict(_fused(config, tensors, rename))
 
 
@@ -97,6 +101,8 @@ def _fused(
     turned = bool(kinds & _TURNED)
     for name, tensor in tensors.items():
         found = _STACK.fullmatch(name)
+        if found is not None and found["packed"]:
+            yield from _packed_stack(name.removesuffix(found["packed"]), tensors, rename, turned)
         if found is None or len(tensor.span.shape) != 3:
             continue
         number, rows, columns = tensor.span.shape
@@ -106,6 +112,23 @@ def _fused(
         is_packed = tensor.span.dtype not in _PLAIN
         for expert in range(number):
             yield f"{block}.{expert}.{parameter}", LinearModule(name, shape, turned, is_packed, expert)
+
+
+def _packed_stack(
+    stored: str, tensors: Mapping[str, StoredTensor], rename: Renaming, turned: bool
+) -> Iterator[tuple[str, LinearModule]]:
+    """Each matrix of a parameter of all experts in MXFP4, as gpt-oss has it: blocks of 32 inputs in 16 bytes.
+
+    Blocks are [experts, out, in/32, 16] and scales [experts, out, in/32], whichever way the parameter itself is.
+    """
+    parts = {part: tensors[stored + part] for part in ("_blocks", "_scales") if stored + part in tensors}
+    shape = parts["_blocks"].span.shape
+    if len(parts) != 2 or len(shape) != 4 or shape[3] != _BLOCK_BYTES or parts["_scales"].span.shape != shape[:3]:
+        return
+    block, _, parameter = stored.rpartition(".")
+    for expert in range(shape[0]):
+        linear = LinearModule(stored, (shape[1], 2 * _BLOCK_BYTES * shape[2]), turned, True, expert, parts)
+        yield f"{rename(block)}.{expert}.{parameter}", linear
 
 
 def plain_modules(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
@@ -142,6 +165,9 @@ def _packed_shape(
     state = next((part for part in parts if part.startswith("weight.quant_state.bitsandbytes")), None)
     if state is not None:
         return _state_shape(folder, module, parts[state])
+    weight = parts["weight"].span if "weight" in parts else None
+    if weight is not None and weight.dtype == "U8" and len(weight.shape) == 2 and "weight_scale" in parts:
+        return weight.shape[0], 2 * weight.shape[1]  # floats of four bits, two in a byte (ModelOpt, Quark)
     return None
 
 

@@ -40,6 +40,7 @@ from amalgam.store.checkpoint_layout import CheckpointLayout, lay_out
 from amalgam.store.checkpoint_writer import write_checkpoint
 from amalgam.store.disk import disk_errors
 from amalgam.store.export_folders import ExportFolders, ExportStaging, read_record
+from amalgam.store.packings import Packing
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import FolderSink, open_tensors
 
@@ -68,6 +69,7 @@ def describe_export(
     *,
     dtype: ExportDtype,
     max_shard_bytes: int,
+    dequantize: bool = False,
 ) -> ExportOrder:
     """The order for opened adapters of any kind, its recipe completed.
 
@@ -80,6 +82,7 @@ def describe_export(
         recipe=_planned(recipe, sources, options).recipe,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
+        dequantize=dequantize,
         input_digests={name: source.digest for name, source in sources.items()},
         base_fingerprint=base_spec(base, "", options.max_rank).fingerprint,
         base_weights_digest=None if earlier is None else earlier.weights_digest,
@@ -106,7 +109,10 @@ def lay_out_export(order: ExportOrder) -> CheckpointLayout:
     if known != (order.spec.base_fingerprint, order.spec.base_weights_digest):
         raise BaseNotExportable("its folder holds another model than the one that is served")
     adapted = {module.name: module.inputs[0].header for module in layout.modules}
-    return lay_out(order.base, adapted, dtype=order.spec.dtype, max_shard_bytes=order.spec.max_shard_bytes)
+    spec = order.spec
+    return lay_out(
+        order.base, adapted, dtype=spec.dtype, max_shard_bytes=spec.max_shard_bytes, dequantize=spec.dequantize
+    )
 
 
 def write_export(
@@ -137,6 +143,7 @@ def write_export(
     record = ExportRecord(
         export_digest=order.spec.digest(),
         dtype=order.spec.dtype,
+        dequantized=any(isinstance(tensor.base, Packing) for tensor in layout.tensors),
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest(),
         inputs={name: _input(order, name) for name in recipe.adapters},

@@ -36,6 +36,7 @@ class ExportBody(RecipeBody):
     name: str = Field(max_length=128, pattern=WHOLE_NAME, description="folder", examples=["smollm2-sql"])
     dtype: ExportDtype = Field(default="base", description="type of the checkpoint; base: as the base model is stored")
     max_shard_bytes: MaxShardBytes = Field(default=5_000_000_000, description="most bytes of tensors in one file")
+    dequantize: bool = Field(default=False, description="write the base model's quantised weights unpacked, as floats")
 
 
 class ExportView(BaseModel):
@@ -43,6 +44,9 @@ class ExportView(BaseModel):
 
     name: str = Field(description="folder below AMALGAM_EXPORT_ROOT", examples=["smollm2-sql"])
     dtype: ExportDtype = Field(examples=["base"])
+    dequantized: bool = Field(
+        default=False, description="whether quantised weights of the base model were unpacked", examples=[False]
+    )
     recipe: dict[str, Any] = Field(description="completed and pinned", examples=[{"inputs": [{"adapter": "sql@1"}]}])
     recipe_digest: str = Field(examples=["5b0c…"])
     inputs: dict[str, ExportInput] = Field(
@@ -112,7 +116,11 @@ def _add_writing(routes: APIRouter) -> None:
     ) -> JSONResponse:
         app_services = services(request)
         answer = await app_services.exports.submit(
-            body.name, body.described(), dtype=body.dtype, max_shard_bytes=body.max_shard_bytes
+            body.name,
+            body.described(),
+            dtype=body.dtype,
+            max_shard_bytes=body.max_shard_bytes,
+            dequantize=body.dequantize,
         )
         note_job(request, answer.job)
         record = ExportView.of(body.name, answer.record) if answer.record is not None else None
