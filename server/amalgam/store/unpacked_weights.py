@@ -25,7 +25,7 @@ _TYPES: Final = {
 _AWQ_PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 """The n-th of eight outputs lies at this place of its word."""
 _FP4: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""It has E2M1 without its sign, which is the highest of four bits (Open Compute Project, Microscaling Formats, 5.3.3)."""
+"""It has E2M1 without its sign, the highest of four bits (Open Compute Project, Microscaling Formats, 5.3.3)."""
 _WORD_BITS: Final = 32
 _INT8_MOST: Final = 127
 _EXPONENT_BIAS: Final = 127
