@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from tests.export_factory import export
 from tests.golden import dense
 from tests.merge_factory import make_recipe, merge_dense
 from tests.models.test_families import EXPORTED, LATE, TOKENS
-from tests.models.tiny_models import build, family_of, logits, write_model
+from tests.models.tiny_models import build, family_of, logits, write_adapter, write_model
 
 FUSED = ("experts.gate_up_proj", "experts.down_proj")
 IN_ONE_TENSOR = ("gpt_oss", "granitemoe")
+ROUTER = re.compile(r"\.(mlp|block_sparse_moe)\.(gate|router)\.lora_A")
 BY_EXPERT = ("mixtral", "qwen2_moe", "olmoe")
 MORE_BY_EXPERT = [pytest.param(name, marks=LATE) for name in ("qwen3_moe", "phimoe", "deepseek_v3")]
 ELEMENTWISE = 2e-5
@@ -155,7 +157,25 @@ def test_a_merge_of_fused_adapters_is_that_of_each_experts_matrix(method: str, t
 @pytest.mark.parametrize("family", [*BY_EXPERT, *IN_ONE_TENSOR, *MORE_BY_EXPERT])
 def test_an_export_of_fused_adapters_answers_as_peft_merges_it(family: str, tmp_path: Path) -> None:
     write_model(family, tmp_path / "base")
-    expected = logits(write_fused(family, tmp_path / "a", seed=1).merge_and_unload(), TOKENS)  # type: ignore[operator]
+    adapted = write_fused(family, tmp_path / "a", seed=1)
+    _assert_exported_as_merged(family, tmp_path, logits(adapted.merge_and_unload(), TOKENS))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("family", [*BY_EXPERT, *IN_ONE_TENSOR, *MORE_BY_EXPERT])
+def test_what_peft_makes_of_all_linear_layers_is_exported_as_peft_merges_it(family: str, tmp_path: Path) -> None:
+    """It names parameters by their last part alone, ``gate_up_proj``, and routers as ``gate.weight``."""
+    write_model(family, tmp_path / "base")
+    adapted = write_adapter(build(family), tmp_path / "a", "all-linear", seed=1)
+    _assert_exported_as_merged(family, tmp_path, logits(adapted.merge_and_unload(), TOKENS))  # type: ignore[operator]
+    found = staged(tmp_path / "a", tmp_path / "base", tmp_path / "store", family)
+    assert found.errors == ()
+    routers = [ROUTER.search(name) for name in load_file(tmp_path / "a" / "adapter_model.safetensors")]
+    kept = [ROUTER.search(f"{module}.lora_A") for module in found.require().modules]
+    assert sum(map(bool, kept)) == sum(map(bool, routers))
+
+
+def _assert_exported_as_merged(family: str, tmp_path: Path, expected: Tensor) -> None:
+    """Hold that base + the adapter in ``a`` says ``expected``."""
     assert (expected - logits(build(family), TOKENS)).abs().max() > 100 * EXPORTED
     path = str(tmp_path / "a")
     recipe = parse_expression(path, allow_paths=True)

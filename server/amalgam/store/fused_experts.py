@@ -157,13 +157,14 @@ def _take(
 ) -> None:
     """Add the pairs of ``module``, or what is wrong with them."""
     targets, rules, base, spelled = known
-    named = [name for name in (*_MATRICES, _WHOLE) if _is_named(f"{spelled}.{name}", targets)]
+    parameters = tuple(_MATRICES) if _holds_experts(module, base) else (_WHOLE,)
+    named = [name for name in parameters if _is_named(f"{spelled}.{name}", targets)]
     if len(levels) == 1 and 0 in levels and named in ([], [_WHOLE]):
         ruled = f"{spelled}.{_WHOLE}" if named else spelled
         found.kept |= {f"{PREFIX}{module}.{factor}.weight": span for factor, span in levels[0].items()}
         found.rules[module] = (rules.rank_of(ruled), rules.alpha_of(ruled))
         return
-    if sorted(levels) != list(range(len(named))) or _WHOLE in named:
+    if sorted(levels) != list(range(len(named))) or named == [_WHOLE]:
         what = f"{shown(module)} has factors of {len(levels)} parameters, and target_parameters name {len(named)} of it"
         found.findings.append(_not_read(f"{what} that are known here", module))
         return
@@ -177,6 +178,13 @@ def _take(
             return
         found.factors |= pairs
         found.rules |= dict.fromkeys(pairs, (rank, rules.alpha_of(ruled)))
+
+
+def _holds_experts(module: str, base: BaseModelSpec) -> bool:
+    """Whether it has parameters of several experts: a target may be no more than the end of a parameter's name."""
+    if module.rpartition(".")[2] == "experts":
+        return True
+    return any(f"{module}.0.{names[0]}" in base.linear_shapes for known in _MATRICES.values() for names in known)
 
 
 def _is_named(parameter: str, targets: Sequence[str]) -> bool:
