@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from amalgam.engine.cpu.processor import multiplies_words
 from tests.models.packings import is_packed, quantise, rounded
 from tests.models.pictures import VOCABULARY, demo_tokenizer_files
 from tests.models.served import apart, completed, difference, expected, serving
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("AMALGAM_TEST_MODELS"), reason="a server each; run with make test-models"),
 ]
 
+IN_WORDS = pytest.mark.skipif(not multiplies_words(), reason="a processor without AVX-512: see test_not_served.py")
 EXACT = 1e-4
 """Nats, in float32: sums in another order."""
 QUANTISED = 0.05
@@ -40,7 +42,9 @@ def test_experts_are_served_with_adapters_of_the_attention(family: str, tmp_path
         assert difference(completed(server, "a"), adapted) < EXACT
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "w8a8"])
+@pytest.mark.parametrize(
+    "method", [*(pytest.param(name, marks=IN_WORDS) for name in ("gptq", "awq", "compressed-tensors")), "w8a8"]
+)
 def test_quantised_models_are_served_with_adapters(method: str, tmp_path: Path) -> None:
     row = of_vocabulary(FAMILIES["llama"], VOCABULARY)
     model = build_row(row)

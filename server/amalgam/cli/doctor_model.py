@@ -14,6 +14,7 @@ from amalgam.cli.doctor_base import size_text, weight_bytes, why_no_base, why_to
 from amalgam.cli.separated_inputs import separated
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.engine.base_class import unserved_on_cpu
+from amalgam.engine.cpu.processor import multiplies_words
 from amalgam.engine.sound_rates import resampling_package
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings
@@ -105,9 +106,10 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
         yield from _judge_sounds()
     if (why := why_too_large(weights, served.memory)) is not None:
         yield Finding("error", "model", f"{why}.")
-    method = unserved_on_cpu(quantization_of(read_json(model / CONFIG))) if served.device == "cpu" else None
-    if method is not None:
-        yield Finding("error", "model", f"vLLM has no kernels on a CPU for weights quantised with {method}.")
+    packed = quantization_of(read_json(model / CONFIG)) if served.device == "cpu" else None
+    why = unserved_on_cpu(packed, words=multiplies_words())
+    if why is not None:
+        yield Finding("error", "model", f"It cannot be served here: {why}.")
     elif "image" in base.reads and find_spec("torchvision") is None:
         step = "install it with 'python -m amalgam.cli.install_torchvision'."
         yield Finding("error", "model", f"vLLM's class for it needs torchvision, which is not installed; {step}")

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Final
 
+from amalgam.engine.cpu.processor import multiplies_words
 from amalgam.engine.finite_answers import PROBE_TOKENS
 from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 
 _NOT_ON_CPU: Final = frozenset({"bitsandbytes", "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4", "mxfp4", "torchao"})
 """Methods of quantisation are here whose kernels vLLM has for GPUs alone."""
+_IN_WORDS: Final = frozenset({"gptq", "auto_gptq", "awq", "auto_awq", "auto_round", "inc"})
+"""These pack weights of four bits in words."""
+_FOUR: Final = 4
 
 
 def require_servable(config: Any) -> None:
@@ -34,11 +38,11 @@ def require_servable(config: Any) -> None:
             f"a context of {config.model_config.max_model_len} tokens leaves no room for an answer. "
             f"Give --max-model-len at least {shortest}"
         )
-    packed = _quantization(config.model_config.hf_config)
-    if current_platform.is_cpu() and (method := unserved_on_cpu(packed)) is not None:
+    packed, words = _quantization(config.model_config.hf_config), multiplies_words()
+    if current_platform.is_cpu() and (why := unserved_on_cpu(packed, words=words)) is not None:
+        others = "with GPTQ, AWQ or compressed-tensors" if words else "to integers of eight bits (W8A8)"
         raise BaseNotServable(
-            f"its weights are quantised with {method}, for which vLLM has no kernels on a CPU. Serve it on a GPU, or "
-            "take a model that is quantised with GPTQ, AWQ or compressed-tensors, or is not quantised"
+            f"{why}. Serve it on a GPU, or take a model that is quantised {others}, or is not quantised"
         )
 
 
@@ -68,21 +72,29 @@ def without_torchvision(model: str, error: ValueError) -> BaseNotServable | None
     )
 
 
-def unserved_on_cpu(quantization: object) -> str | None:
-    """The method of quantisation that no kernel for CPUs reads; None where there is one, or nothing is quantised.
+def unserved_on_cpu(quantization: object, *, words: bool) -> str | None:
+    """Why vLLM has no kernel for CPUs that reads it, without a full stop; None where it has, or nothing is quantised.
 
     Args:
         quantization: ``quantization_config`` of the model's config.
+        words: whether there is a kernel for weights packed in words; see `multiplies_words`.
     """
     if not isinstance(quantization, Mapping):
         return None
     method = str(quantization.get("quant_method", "")).replace("-", "_")
+    why = "its weights are quantised with {}, for which vLLM has no kernels on a CPU"
     if method in _NOT_ON_CPU:
-        return method
+        return why.format(method)
+    if method in _IN_WORDS and not words:
+        return f"{why.format(method)} without AVX-512"
     groups = quantization.get("config_groups")
     if method == "compressed_tensors" and isinstance(groups, Mapping):
         for group in groups.values():
             weights = group.get("weights") if isinstance(group, Mapping) else None
-            if isinstance(weights, Mapping) and weights.get("type") == "float":
-                return f"compressed-tensors to floats of {weights.get('num_bits')} bits"
+            if not isinstance(weights, Mapping):
+                continue
+            if weights.get("type") == "float":
+                return why.format(f"compressed-tensors to floats of {weights.get('num_bits')} bits")
+            if weights.get("num_bits") == _FOUR and not words:
+                return f"{why.format('compressed-tensors to integers of 4 bits')} without AVX-512"
     return None

@@ -2,8 +2,9 @@
 
 import logging
 import re
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Any, Final
 
 _LONGEST: Final = 400
 _ELSEWHERE: Final = re.compile(r"see (root cause|stack trace)|core proc\(s\)", re.IGNORECASE)
@@ -12,7 +13,7 @@ _PYDANTIC: Final = re.compile(r"(?:Value|Assertion) error, (.*?)(?: \[type=|$)")
 """It finds the sentence inside a report of pydantic's, after a line that counts errors and one that names a class."""
 
 
-class CauseTeller(logging.Handler):
+class CauseTeller:
     """Tells another process of the first error that vLLM logs here; later ones follow from it.
 
     One alone, so that a process that nobody listens to never waits for space in the pipe.
@@ -22,19 +23,30 @@ class CauseTeller(logging.Handler):
     """
 
     def __init__(self, to: Connection) -> None:
-        super().__init__(logging.ERROR)
         self._to: Connection | None = to
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send what is the log of an exception, once; not of one that names another process's."""
+    def listen(self) -> None:
+        """Hear all that is logged from now on: no handler of vLLM's loggers outlives its own setting up of them."""
+        make = logging.getLogRecordFactory()
+
+        def heard(*args: Any, **named: Any) -> logging.LogRecord:
+            record = make(*args, **named)
+            self.hear(record)
+            return record
+
+        logging.setLogRecordFactory(heard)
+
+    def hear(self, record: logging.LogRecord) -> None:
+        """Send what is vLLM's log of an exception, once; not of one that names another process's."""
         error = record.exc_info[1] if record.exc_info else None
-        if error is None or self._to is None or _ELSEWHERE.search(str(error)):
+        if error is None or self._to is None or record.levelno < logging.ERROR or _ELSEWHERE.search(str(error)):
+            return
+        if record.name.partition(".")[0] != "vllm":
             return
         to, self._to = self._to, None
-        try:
+        # Whoever should read it may be gone.
+        with suppress(OSError):
             to.send_bytes(start_reason(error).encode())
-        except OSError:
-            self.handleError(record)
 
 
 def first_cause(told: Connection) -> str | None:

@@ -55,7 +55,9 @@ def test_how_a_base_is_quantised_is_judged_as_the_server_does(
     monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served("cpu", known=True, adapted=True))
     write_model("llama", tmp_path)
     quantise(tmp_path, method)
-    assert said(tmp_path)[1][0] == verdict
+    for has_kernels in (True, False):
+        monkeypatch.setattr(doctor_model, "multiplies_words", lambda has_kernels=has_kernels: has_kernels)
+        assert said(tmp_path)[1][0] == (verdict if has_kernels else "error")
     monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served("cuda", known=True, adapted=True))
     assert said(tmp_path)[1][0] == "ok"
 

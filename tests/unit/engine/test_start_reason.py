@@ -1,7 +1,9 @@
 """The reason of a failed start, out of errors as vLLM words them."""
 
 import logging
+import logging.config
 import multiprocessing
+from collections.abc import Iterator
 
 import pytest
 
@@ -40,12 +42,24 @@ def test_a_long_one_is_cut() -> None:
     assert len(start_reason(ValueError("word " * 1000))) < 410
 
 
-def test_the_first_cause_that_a_process_logs_is_told_to_another() -> None:
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    """One of vLLM's; who hears what it logs is forgotten afterwards."""
+    made = logging.getLogRecordFactory()
+    yield logging.getLogger("vllm.of_a_test")
+    logging.setLogRecordFactory(made)
+
+
+def test_the_first_cause_that_a_process_logs_is_told_to_another(log: logging.Logger) -> None:
     told, teller = multiprocessing.Pipe(duplex=False)
-    log = logging.Logger("somewhere")
-    log.addHandler(CauseTeller(teller))
+    CauseTeller(teller).listen()
+    # As vLLM does once more when a core or a worker of it begins: handlers of its loggers are gone.
+    again = {"version": 1, "disable_existing_loggers": False, "loggers": {"vllm.of_a_test": {"handlers": []}}}
+    logging.config.dictConfig(again)
     assert first_cause(told) is None
     log.error("words alone are no cause")
+    log.warning("what is got over is none", exc_info=ValueError("got over"))
+    logging.getLogger("somebody").error("nor is another's", exc_info=ValueError("another's"))
     for cause in ("the weights end early", "a child failed"):
         try:
             raise ValueError(cause)
@@ -60,10 +74,9 @@ def test_the_first_cause_that_a_process_logs_is_told_to_another() -> None:
     teller.close()
 
 
-def test_a_process_tells_one_cause_and_never_waits_for_who_should_read_it() -> None:
+def test_a_process_tells_one_cause_and_never_waits_for_who_should_read_it(log: logging.Logger) -> None:
     told, teller = multiprocessing.Pipe(duplex=False)
-    log = logging.Logger("somewhere")
-    log.addHandler(CauseTeller(teller))
+    CauseTeller(teller).listen()
     for number in range(10_000):
         try:
             raise ValueError(f"error {number} " + "x" * 400)

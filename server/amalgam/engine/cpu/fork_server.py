@@ -167,7 +167,7 @@ class EngineProcess(ForkServerProcess):
 
     def run(self) -> None:
         """Run as ever; a core ends with its server also where that was killed, and its worker then ends with it."""
-        logging.getLogger("vllm").addHandler(CauseTeller(self._teller))
+        CauseTeller(self._teller).listen()
         forget_when_loaded()
         if self._is_core:
             threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()

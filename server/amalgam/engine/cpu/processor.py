@@ -20,3 +20,11 @@ def multiplies_bfloat16(units: CpuUnits) -> bool:
 
     has = torch.cpu.get_capabilities()
     return any(has.get(unit) for unit in _BFLOAT16_UNITS)
+
+
+def multiplies_words() -> bool:
+    """Whether vLLM's build for this CPU multiplies weights packed in words (GPTQ, AWQ): on x86 with AVX-512 alone."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return has.get("architecture") != "x86_64" or bool(has.get("avx512_f"))
