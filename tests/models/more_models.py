@@ -8,6 +8,7 @@ from typing import Any
 from tests.models.tiny_models import TEXT, VOCABULARY, Family
 
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_DENSE_FIRST = {"mlp_layer_types": ["dense", "sparse"]}
 _LATENT: dict[str, Any] = {
     **TEXT, **_EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
     "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
@@ -78,6 +79,74 @@ MORE: Mapping[str, Family] = {
     ),
     "deepseek_v2": Family("DeepseekV2ForCausalLM", ("DeepseekV2Config", _LATENT), _OF_LATENT, experts=True),
     "deepseek_v3": Family("DeepseekV3ForCausalLM", ("DeepseekV3Config", _LATENT), _OF_LATENT, experts=True),
+    "laguna": Family(
+        "LagunaForCausalLM",
+        (
+            "LagunaConfig",
+            {
+                **TEXT, **_EXPERTS, **_DENSE_FIRST, "num_experts": 4, "shared_expert_intermediate_size": 48,
+                "head_dim": 16, "num_attention_heads_per_layer": [4, 4],
+                "layer_types": ["full_attention", "sliding_attention"],
+            },
+        ),
+        experts=True,
+    ),
+    "hy_v3": Family(
+        "HYV3ForCausalLM",
+        ("HYV3Config", {**TEXT, **_EXPERTS, **_DENSE_FIRST, "num_experts": 4, "num_local_experts": 4, "head_dim": 16}),
+        experts=True,
+    ),
+    "nemotron_h": Family(
+        "NemotronHForCausalLM",
+        (
+            "NemotronHConfig",
+            {
+                **TEXT, "head_dim": 16, "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 4,
+                "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1,
+            },
+        ),
+        all_linear=False,
+    ),
+    "qwen3_5": Family(
+        "Qwen3_5ForCausalLM",
+        (
+            "Qwen3_5TextConfig",
+            {
+                **TEXT, "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+                "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+        ),
+    ),
+    "gemma4": Family(
+        "Gemma4ForCausalLM",
+        (
+            "Gemma4TextConfig",
+            {
+                **TEXT, "head_dim": 16, "global_head_dim": 16, "vocab_size_per_layer_input": VOCABULARY,
+                "hidden_size_per_layer_input": 16, "layer_types": ["sliding_attention", "full_attention"],
+                "num_kv_shared_layers": 0,
+            },
+        ),
+    ),
+    "llama4": Family(
+        "Llama4ForConditionalGeneration",
+        (
+            "Llama4Config",
+            {
+                "text_config": {
+                    **TEXT, "intermediate_size_mlp": 96, "num_local_experts": 4, "num_experts_per_tok": 2,
+                    "head_dim": 16,
+                },
+                "vision_config": {
+                    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                    "image_size": 28, "patch_size": 14, "vision_output_dim": 32, "projector_input_dim": 32,
+                    "projector_output_dim": 32,
+                },
+            },
+        ),
+        experts=True,
+    ),
     "phimoe": Family(
         "PhimoeForCausalLM", ("PhimoeConfig", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2}), experts=True
     ),

@@ -18,20 +18,19 @@ from transformers.pytorch_utils import Conv1D
 
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.domain.expression import parse_expression
-from amalgam.errors import AmalgamError
-from amalgam.errors.exports import BaseNotExportable
 from amalgam.merge.build import BuildOptions
 from amalgam.store.adapter_store import AdapterStore
 from amalgam.store.base_model import base_spec
 from amalgam.store.canonical_folder import make_canonical
-from amalgam.store.checkpoint_layout import lay_out
+from amalgam.store.checkpoint_tensors import checkpoint_tensors
+from amalgam.store.linear_modules import linear_modules
 from amalgam.store.module_names import renaming
 from amalgam.store.peft_folder import read_peft_folder
 from amalgam.store.tensor_files import AdapterTensors, open_tensors
 from amalgam.workers.exporter import describe_export
 from tests.export_factory import export
 from tests.models.more_models import MORE
-from tests.models.packings import PACKINGS, is_packed, quantise, rounded
+from tests.models.packings import PACKINGS
 from tests.models.tiny_models import FAMILIES, build, family_of, logits, respell, write_adapter, write_model
 
 LATE = pytest.mark.skipif(not os.environ.get("AMALGAM_TEST_MODELS"), reason="run with make test-models")
@@ -47,7 +46,7 @@ OLDER = [
 COLUMNS = ["served", "validated", "merged", "exported"]
 TOWERS = [
     *(name for name, family in FAMILIES.items() if family.sees),
-    *(pytest.param(name, marks=LATE) for name, family in MORE.items() if family.hears),
+    *(pytest.param(name, marks=LATE) for name, family in MORE.items() if family.sees or family.hears),
 ]
 
 
@@ -159,96 +158,6 @@ def test_an_adapter_with_older_names_is_stored_under_todays_with_its_ranks_and_s
     assert (logits(peft.eval(), TOKENS) - before).abs().max() > 100 * EXPORTED
 
 
-@pytest.mark.parametrize("method", PACKINGS)
-def test_an_adapter_of_the_plain_model_fits_the_quantised_one(method: str, tmp_path: Path) -> None:
-    write_model("llama", tmp_path / "base")
-    plain = base_spec(tmp_path / "base", "llama", 64)
-    quantise(tmp_path / "base", method)
-    packed = base_spec(tmp_path / "base", "llama", 64)
-    assert packed.linear_shapes == plain.linear_shapes
-    adapter("llama", tmp_path / "adapter")
-    assert read_peft_folder(tmp_path / "adapter", packed).findings == ()
-
-
-@pytest.mark.parametrize("method", PACKINGS)
-def test_quantised_weights_are_not_exported(method: str, tmp_path: Path) -> None:
-    """Nothing is added to words, nor to bytes that have a scale beside them."""
-    write_model("llama", tmp_path / "base")
-    quantise(tmp_path / "base", method)
-    base = base_spec(tmp_path / "base", "llama", 64)
-    adapter("llama", tmp_path / "a")
-    path = str(tmp_path / "a")
-    recipe = parse_expression(path, allow_paths=True)
-    options, sources = BuildOptions(max_rank=64), {path: opened(tmp_path / "a", base)}
-
-    def exported() -> None:
-        order = describe_export(recipe, sources, tmp_path / "base", options, dtype="base", max_shard_bytes=1 << 30)
-        export(order, tmp_path / "exports" / "sum")
-
-    with pytest.raises(AmalgamError, match="quantised"):
-        exported()
-
-
-@pytest.mark.parametrize("method", PACKINGS)
-def test_quantised_weights_are_exported_unpacked_where_that_is_asked_for(method: str, tmp_path: Path) -> None:
-    model = write_model("llama", tmp_path / "base")
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if is_packed(name, weight):
-                weight.copy_(rounded(method, weight))
-    quantise(tmp_path / "base", method)
-    (tmp_path / "base" / "quantize_config.json").write_text("{}")
-    base = base_spec(tmp_path / "base", "llama", 64)
-    peft = write_adapter(model, tmp_path / "a", ["q_proj", "down_proj"], seed=1)
-    path = str(tmp_path / "a")
-    order = describe_export(
-        parse_expression(path, allow_paths=True), {path: opened(tmp_path / "a", base)}, tmp_path / "base",
-        BuildOptions(max_rank=64), dtype="float32", max_shard_bytes=1 << 30, dequantize=True,
-    )  # fmt: skip
-    record = export(order, tmp_path / "exports" / "sum")
-    folder = tmp_path / "exports" / "sum"
-    assert record.dequantized
-    assert not (folder / "quantize_config.json").exists()
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    assert plain.dtype == torch.float32
-    assert not hasattr(plain.config, "quantization_config")
-    torch.testing.assert_close(logits(plain, TOKENS), logits(peft, TOKENS), atol=EXPORTED, rtol=0)
-
-
-def test_a_plain_module_of_a_quantised_model_is_exported_and_the_others_stay_packed(tmp_path: Path) -> None:
-    """As gpt-oss, whose experts are packed and whose attention is not."""
-    write_model("llama", tmp_path / "base")
-    quantise(tmp_path / "base", "gptq")
-    base = base_spec(tmp_path / "base", "llama", 64)
-    write_pair(tmp_path / "a", "lm_head", base.linear_shapes["lm_head"])
-    path = str(tmp_path / "a")
-
-    def exported(name: str, dtype: Any) -> None:
-        order = describe_export(
-            parse_expression(path, allow_paths=True), {path: opened(tmp_path / "a", base)}, tmp_path / "base",
-            BuildOptions(max_rank=64), dtype=dtype, max_shard_bytes=1 << 30,
-        )  # fmt: skip
-        export(order, tmp_path / "exports" / name)
-
-    exported("sum", "base")
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "exports/sum"))
-    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
-    assert (before.keys(), changed) == (after.keys(), ["lm_head.weight"])
-    assert json.loads((tmp_path / "exports" / "sum" / "config.json").read_text())["quantization_config"]
-    with pytest.raises(AmalgamError, match="cannot be cast to float16"):
-        exported("cast", "float16")
-
-
-def test_an_export_that_would_leave_packed_tensors_in_a_plain_model_is_refused(tmp_path: Path) -> None:
-    write_model("llama", tmp_path / "base")
-    quantise(tmp_path / "base", "fp8")
-    stored = load_file(tmp_path / "base" / "model.safetensors")
-    stored["model.layers.0.mlp.experts.gate_up_proj_blocks"] = torch.zeros((2, 4, 2, 16), dtype=torch.uint8)
-    save_file(stored, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BaseNotExportable, match="gate_up_proj_blocks"):
-        lay_out(tmp_path / "base", {}, dtype="base", max_shard_bytes=1 << 30, dequantize=True)
-
-
 @pytest.mark.parametrize("family", TOWERS)
 def test_adapters_of_the_parts_that_see_or_hear_are_refused_by_name_where_they_would_do_nothing(
     family: str, tmp_path: Path
@@ -330,6 +239,63 @@ def test_a_vision_tower_has_one_name_whichever_release_wrote_it() -> None:
         "model.vision_tower.",
     ):
         assert rename(name + inner) == f"model.vision_tower.{inner}"
+
+
+READ_BY_NAME = [
+    *(name for name, family in FAMILIES.items() if not family.hears),
+    *(pytest.param(name, marks=LATE) for name, family in MORE.items() if not family.hears),
+]
+"""Of models that hear, transformers saves tiny ones with a level of names that no published checkpoint has."""
+
+
+@pytest.mark.parametrize("family", READ_BY_NAME)
+def test_vllm_reads_a_module_by_its_one_name_as_by_that_in_the_checkpoint(family: str, tmp_path: Path) -> None:
+    """Else an adapter would be stored under a name that the engine does not know."""
+    registry = pytest.importorskip("vllm.model_executor.models.registry").ModelRegistry
+    found = registry.models.get(family_of(family).model)
+    if found is None:
+        pytest.skip("vLLM has no class for it")
+    base = saved(family, tmp_path)
+    mapper = getattr(found.load_model_cls(), "hf_to_vllm_mapper", None)
+
+    def read(name: str) -> str | None:
+        mapped: str | None = f"{name}.weight" if mapper is None else mapper._map_name(f"{name}.weight")
+        return mapped
+
+    tensors = checkpoint_tensors(tmp_path)
+    assert tensors is not None
+    linear = linear_modules(tmp_path, json.loads((tmp_path / "config.json").read_text()), tensors)
+    plain = {name: module for name, module in linear.items() if name in base.plain_modules}
+    assert plain
+    assert {name: read(name) for name in plain} == {name: read(module.stored) for name, module in plain.items()}
+
+
+@pytest.mark.parametrize(
+    ("config", "spellings"),
+    [
+        ({"model_type": "nemotron_h"}, ["backbone.layers.1.mixer.q_proj", "model.layers.1.mixer.q_proj"]),
+        ({"model_type": "hy_v3"}, ["layers.1.mlp.shared_experts.up_proj", "layers.1.mlp.shared_mlp.up_proj"]),
+        ({"model_type": "hy_v3"}, ["model.layers.1.mlp.router.gate", "model.layers.1.mlp.gate"]),
+        ({"model_type": "laguna"}, ["layers.1.mlp.shared_experts.up_proj", "layers.1.mlp.shared_expert.up_proj"]),
+        (
+            {"model_type": "llama4", "text_config": {}, "vision_config": {}},
+            [
+                "model.language_model.layers.0.self_attn.q_proj",
+                "language_model.layers.0.self_attn.q_proj",
+                "language_model.model.layers.0.self_attn.q_proj",
+            ],
+        ),
+        (
+            {"model_type": "nemotron_h_omni", "text_config": {}, "vision_config": {}},
+            ["language_model.backbone.layers.0.mixer.q_proj", "language_model.model.layers.0.mixer.q_proj"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_module_is_known_by_the_name_that_vllm_reads_however_it_is_spelled(
+    config: dict[str, Any], spellings: list[str]
+) -> None:
+    """The last is vLLM's."""
+    assert {renaming(config, ())(name) for name in spellings} == {spellings[-1]}
 
 
 def test_every_cell_of_the_manuals_table_names_tests_that_are_there_or_says_why_not() -> None:

@@ -27,7 +27,7 @@ from amalgam.errors import AmalgamError
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings, settle
 from amalgam.store.base_folder import why_incomplete
-from amalgam.store.checkpoint_tensors import is_quantised
+from amalgam.store.checkpoint_tensors import needs_sixteen_bits
 
 if TYPE_CHECKING:
     from amalgam.cli.http_server import HttpServer
@@ -146,7 +146,7 @@ def command_line(settings: Settings, model: str, name: str, flags: list[str], *,
     """
     from amalgam.api.admin.lora_compat import source_of
 
-    ours = our_flags(settings, model, name, is_packed=partial(is_quantised, Path(model)), is_demo=is_demo)
+    ours = our_flags(settings, model, name, in_sixteen_bits=partial(needs_sixteen_bits, Path(model)), is_demo=is_demo)
     parser = serve_parser()
     said = given_flags(parser, flags)
     refuse_without_effect(said)

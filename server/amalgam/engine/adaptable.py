@@ -27,7 +27,10 @@ class AskedWorker:
 
 
 def left_over(modules: Sequence[str], manager: Any, mapper: Any) -> list[str]:
-    """Those of ``modules`` that are neither a layer of ``manager`` nor a part of one.
+    """Those of ``modules`` that are neither a layer of ``manager`` nor a part of one that is several in one.
+
+    Such a layer is loaded by its parts alone. Of GLM-4 vLLM names ``gate_proj`` and ``up_proj``, where the model has
+    ``gate_up_proj``, so that no adapter of it is loaded.
 
     Args:
         modules: as an adapter's file names them.
@@ -40,7 +43,7 @@ def left_over(modules: Sequence[str], manager: Any, mapper: Any) -> list[str]:
     from vllm.lora.lora_model import parse_fine_tuned_lora_name
 
     renames = None if mapper is None else mapper.get_rename_mapper()
-    taken = taken_names(manager)
+    taken = {part for name in manager.modules for part in manager.packed_modules.get(name) or (name,)}
     return [
         module
         for module in modules

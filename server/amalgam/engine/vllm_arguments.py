@@ -20,13 +20,15 @@ def adapter_places(settings: Settings, *, on_cpu: bool) -> tuple[int, int]:
     return slots, settings.engine.max_cpu_loras or max(slots, 256 if is_roomy else 64)
 
 
-def our_flags(settings: Settings, model: str, name: str, *, is_packed: Callable[[], bool], is_demo: bool) -> list[str]:
+def our_flags(
+    settings: Settings, model: str, name: str, *, in_sixteen_bits: Callable[[], bool], is_demo: bool
+) -> list[str]:
     """What this server asks of vLLM on the platform that it runs on, before the user's own flags.
 
     Args:
         model: folder of the base model.
         name: of the base model in requests.
-        is_packed: whether its weights are quantised; asked where that decides something.
+        in_sixteen_bits: whether it is served in 16 bits alone; asked where that decides something.
         is_demo: whether it is the demo model, whose context and batch are known.
     """
     from vllm.platforms import current_platform
@@ -41,8 +43,8 @@ def our_flags(settings: Settings, model: str, name: str, *, is_packed: Callable[
     flags += ["--structured-outputs-config.backend", "xgrammar"]
     if current_platform.is_cpu():
         flags += ["--enforce-eager"]
-        if not multiplies_bfloat16(settings.engine.cpu_units) and not is_packed():
-            # vLLM multiplies most packed weights in 16 bits only, and refuses to start in 32.
+        if not multiplies_bfloat16(settings.engine.cpu_units) and not in_sixteen_bits():
+            # What vLLM has no kernels for in 32 bits, it refuses to start in them, or ends in the first step.
             flags += ["--dtype", "float32"]
     reads_beside_steps = current_platform.is_cpu() and settings.engine.cpu_lora == "amalgam"
     flags += ["--worker-extension-cls", EXTENSION if reads_beside_steps else ASKED]

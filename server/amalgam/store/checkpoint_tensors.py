@@ -77,6 +77,19 @@ def is_quantised(folder: Path) -> bool:
     return quantization_of(read_json(folder / CONFIG)) is not None
 
 
+def needs_sixteen_bits(folder: Path) -> bool:
+    """Whether vLLM on a CPU computes the model in 16 bits alone: quantised weights, or layers of linear attention.
+
+    Its kernels for the latter, the gated delta rule of Qwen3-Next and Qwen3.5, take bfloat16 and nothing else there.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    config = read_json(folder / CONFIG)
+    inner = config.get("text_config")
+    kinds = [section.get("layer_types") for section in (config, inner if isinstance(inner, dict) else {})]
+    return quantization_of(config) is not None or any("linear_attention" in kind for kind in kinds if kind)
+
+
 def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What a model's config says of how its weights are quantised; None where it says nothing.
 

@@ -32,7 +32,7 @@ from amalgam.services.profiles import LinkedTemplate
 from amalgam.services.template_link import TemplateLink
 from amalgam.settings import Settings
 from amalgam.store.base_model import base_spec
-from amalgam.store.checkpoint_tensors import is_quantised
+from amalgam.store.checkpoint_tensors import needs_sixteen_bits
 from amalgam.store.hub import local_model
 from amalgam.store.page_cache import checked_read_ahead
 from amalgam.store.proof_adapter import proof_adapter
@@ -93,8 +93,8 @@ async def open_replica(order: ReplicaOrder) -> ReplicaParts:
 def _arguments(settings: Settings, order: ReplicaOrder, model: str) -> Namespace:
     """VLLM's, with our defaults for the platform of this process."""
     names = list(order.served_names)
-    packed = partial(is_quantised, Path(model))
-    ours = our_flags(settings, model, names[0], is_packed=packed, is_demo=order.is_demo)
+    in_sixteen_bits = partial(needs_sixteen_bits, Path(model))
+    ours = our_flags(settings, model, names[0], in_sixteen_bits=in_sixteen_bits, is_demo=order.is_demo)
     args = parsed(serve_parser(), [*ours, *order.flags])
     if args.served_model_name == names[:1]:
         args.served_model_name = names

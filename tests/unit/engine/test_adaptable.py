@@ -21,6 +21,8 @@ MODULES = [
     "model.layers.0.self_attn.x_proj",
     "model.layers.1.mlp.up_proj",
 ]
+WHOLE = "model.layers.0.self_attn.qkv_proj"
+"""A layer that is several in one is loaded by its parts alone."""
 MANAGER = SimpleNamespace(
     modules={"model.layers.0.self_attn.qkv_proj": None, "model.layers.1.mlp.up_proj": None},
     packed_modules={"model.layers.0.self_attn.qkv_proj": ["model.layers.0.self_attn.q_proj"]},
@@ -28,7 +30,7 @@ MANAGER = SimpleNamespace(
 
 
 def test_a_layer_of_its_own_and_a_part_of_one_are_taken_and_nothing_else() -> None:
-    assert left_over(MODULES, MANAGER, None) == ["lm_head", "model.layers.0.self_attn.x_proj"]
+    assert left_over([*MODULES, WHOLE], MANAGER, None) == ["lm_head", "model.layers.0.self_attn.x_proj", WHOLE]
 
 
 def test_names_are_compared_as_vllms_model_has_them() -> None:
