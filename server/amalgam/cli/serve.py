@@ -224,7 +224,7 @@ def serve_until_stopped(
     server = http_server(app, settings)
     # What came before is mostly vLLM's import, which its command line needs.
     serving = time.monotonic()
-    _run_until_stopped(server, listener, failures, fork_server)
+    _run_until_stopped(server, listener, failures)
 
 
 def _address(settings: Settings, port: int) -> str:
@@ -232,9 +232,7 @@ def _address(settings: Settings, port: int) -> str:
     return f"{scheme}://{settings.http.host if ':' not in settings.http.host else f'[{settings.http.host}]'}:{port}"
 
 
-def _run_until_stopped(
-    server: "HttpServer", listener: socket.socket, failures: list[BaseException], fork_server: "ForkServer | None"
-) -> None:
+def _run_until_stopped(server: "HttpServer", listener: socket.socket, failures: list[BaseException]) -> None:
     from amalgam.engine.start_reason import start_reason
     from amalgam.errors.engine import EngineStartFailed
 
@@ -248,8 +246,9 @@ def _run_until_stopped(
         # So uvicorn ends where the application does not start.
         has_started = False
     if failures:
-        cause = None if fork_server is None else fork_server.cause()
-        raise EngineStartFailed(start_reason(failures[0], cause))
+        first = failures[0]
+        # Those below it say what is wrong with one thing, and not that the engine did not start.
+        raise first if type(first) is EngineStartFailed else EngineStartFailed(start_reason(first))
     if server.start_failure is not None:
         # Such as an adapter of --lora-modules that is refused.
         raise server.start_failure

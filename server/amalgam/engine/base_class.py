@@ -13,6 +13,8 @@ _NOT_ON_CPU: Final = frozenset({"bitsandbytes", "fp8", "fbgemm_fp8", "modelopt",
 _IN_WORDS: Final = frozenset({"gptq", "auto_gptq", "awq", "auto_awq", "auto_round", "inc"})
 """These pack weights of four bits in words."""
 _FOUR: Final = 4
+_PACKED: Final = "pack-quantized"
+"""It is what compressed-tensors calls weights in words."""
 
 
 def require_servable(config: Any) -> None:
@@ -95,6 +97,8 @@ def unserved_on_cpu(quantization: object, *, words: bool) -> str | None:
                 continue
             if weights.get("type") == "float":
                 return why.format(f"compressed-tensors to floats of {weights.get('num_bits')} bits")
-            if weights.get("num_bits") == _FOUR and not words:
-                return f"{why.format('compressed-tensors to integers of 4 bits')} without AVX-512"
+            in_words = _PACKED in (quantization.get("format"), group.get("format")) or weights.get("num_bits") == _FOUR
+            if in_words and not words:
+                bits = f"compressed-tensors to integers of {weights.get('num_bits')} bits in words"
+                return f"{why.format(bits)} without AVX-512"
     return None

@@ -5,15 +5,18 @@ meanwhile. So tokens are taken out of it while a process is started; they arrive
 process what to do, before anything else of it, and are given up once the model is loaded.
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import wraps
 from multiprocessing import popen_spawn_posix, resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from amalgam.engine.cpu import patches
+from amalgam.engine.start_reason import CauseTeller, first_cause
 from amalgam.settings.sources import forget_secrets, is_secret
 
 
@@ -43,30 +46,50 @@ def secrets_beside(environment: MutableMapping[str, str]) -> Iterator[SecretsBes
         environment.update(secrets)
 
 
+class SpawnedCore:
+    """The core where vLLM spawns it: without the tokens, and telling why a process of it failed."""
+
+    def __init__(self) -> None:
+        self._causes, self._teller = multiprocessing.Pipe(duplex=False)
+
+    def adopt_core(self) -> None:
+        """Have vLLM start its next core in this way."""
+        # What a core before this one said is no cause of what comes.
+        self.cause()
+        adopt_spawned_core(self._teller)
+
+    def cause(self) -> str | None:
+        """Why a process of the engine failed, where one said so since the last call."""
+        return first_cause(self._causes)
+
+
 class SpawnedContext(SpawnContext):
     """What vLLM starts its processes with.
 
     Args:
         loads: whether they load the model, and need the tokens until then.
+        teller: where a process that fails says why; None: nowhere.
     """
 
-    def __init__(self, *, loads: bool) -> None:
+    def __init__(self, *, loads: bool, teller: Connection | None = None) -> None:
         super().__init__()
         self._loads = loads
+        self._teller = teller
 
     def Process(self, *args: Any, **kwargs: Any) -> "SpawnedProcess":  # type: ignore[override]  # noqa: N802
         """The standard library's name and arguments."""
-        return SpawnedProcess(self._loads, *args, **kwargs)
+        return SpawnedProcess(self._loads, self._teller, *args, **kwargs)
 
 
 class SpawnedProcess(SpawnProcess):
     """A process that is started without the tokens, and has them only while it loads the model."""
 
-    def __init__(self, loads: bool, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, loads: bool, teller: Connection | None, *args: Any, **kwargs: Any) -> None:
         # First, because it is the first that the spawned process unpickles: what comes later may want to fetch.
         self._secrets: SecretsBeside | None = None
         super().__init__(*args, **kwargs)
         self._loads = loads
+        self._teller = teller
 
     @staticmethod
     def _Popen(process: "SpawnedProcess") -> Any:  # type: ignore[override]  # noqa: N802
@@ -79,25 +102,32 @@ class SpawnedProcess(SpawnProcess):
                 process._secrets = None
 
     def run(self) -> None:
-        """Run as ever, but for the tokens."""
+        """Run as ever, but for the tokens and for telling why it fails."""
+        if self._teller is not None:
+            CauseTeller(self._teller).listen()
         if self._loads:
             forget_when_loaded()
-            adopt_spawned_workers()
+            adopt_spawned_workers(self._teller)
         super().run()
 
 
-def adopt_spawned_core() -> None:
-    """Let vLLM start its core, and the process that stands before several cores, without the tokens."""
+def adopt_spawned_core(teller: Connection | None = None) -> None:
+    """Let vLLM start its core, and the process that stands before several cores, without the tokens.
+
+    Args:
+        teller: see `SpawnedContext`; the next is alike.
+    """
     with secrets_beside(os.environ):
         # It is started with the first lock or process of all, and shows its environment like any other.
         resource_tracker.ensure_running()
-    patches.put("vllm.v1.engine.utils:get_mp_context", _where_spawned(SpawnedContext(loads=True)))
+    patches.put("vllm.v1.engine.utils:get_mp_context", _where_spawned(SpawnedContext(loads=True, teller=teller)))
     patches.put("vllm.v1.engine.coordinator:get_mp_context", _where_spawned(SpawnedContext(loads=False)))
 
 
-def adopt_spawned_workers() -> None:
+def adopt_spawned_workers(teller: Connection | None = None) -> None:
     """The same in a core, of its workers."""
-    patches.put("vllm.v1.executor.multiproc_executor:get_mp_context", _where_spawned(SpawnedContext(loads=True)))
+    workers = SpawnedContext(loads=True, teller=teller)
+    patches.put("vllm.v1.executor.multiproc_executor:get_mp_context", _where_spawned(workers))
 
 
 def forget_when_loaded() -> None:

@@ -11,7 +11,7 @@ from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.sound_rates import resample_with_what_there_is
 from amalgam.engine.sound_samples import unpack_sounds_as_they_are
-from amalgam.engine.spawned import adopt_spawned_core
+from amalgam.engine.spawned import SpawnedCore
 
 
 def import_vllm() -> None:
@@ -23,18 +23,16 @@ def import_vllm() -> None:
     unpack_sounds_as_they_are()
 
 
-def build_client(args: Namespace, fork_server: ForkServer | None) -> Any:
+def build_client(args: Namespace, processes: ForkServer | SpawnedCore) -> Any:
     """Start the core process and connect to it; blocks until the model is loaded."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    if fork_server is not None:
+    if isinstance(processes, ForkServer):
         # Also when a core is started again: the fork server may have died with it.
-        fork_server.start()
-        fork_server.adopt_core()
-    else:
-        adopt_spawned_core()
+        processes.start()
+    processes.adopt_core()
     engine_args = AsyncEngineArgs.from_cli_args(args)
     try:
         config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)

@@ -30,6 +30,7 @@ from amalgam.engine.protocol import (
     LoadableVersion,
 )
 from amalgam.engine.residency import Residency
+from amalgam.engine.spawned import SpawnedCore
 from amalgam.engine.start_proof import Proof, no_proof, prove_adapter, prove_base
 from amalgam.engine.start_reason import start_reason
 from amalgam.engine.token_usage import count_tokens
@@ -37,7 +38,7 @@ from amalgam.engine.vllm_adapters import VllmAdapters
 from amalgam.engine.vllm_client import build_client, facts, import_vllm, listened_to, lora_request, refuse_all
 from amalgam.engine.written_answers import AnswerThreads
 from amalgam.errors import AmalgamError
-from amalgam.errors.engine import EngineNotReady, EngineRefused, NonFiniteOutput
+from amalgam.errors.engine import EngineNotReady, EngineRefused, EngineStartFailed, NonFiniteOutput
 from amalgam.errors.requests import EndpointUnsupported
 from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.no_metrics import NO_METRICS
@@ -85,6 +86,7 @@ class VllmEngine:
         self._args = args
         self._proof = proof
         self._fork_server = fork_server
+        self._processes = fork_server or SpawnedCore()
         self._app_state = app_state
         self._on_phase = on_phase
         self._on_failed = on_failed
@@ -166,12 +168,12 @@ class VllmEngine:
             except Exception as error:
                 # What is at fault in a configuration is told in a sentence; where it was found helps nobody.
                 is_told = isinstance(error, AmalgamError | OSError | ValueError)
-                reason = start_reason(error)
+                reason = start_reason(error, self._processes.cause())
                 logger.error("engine_start_failed reason=%s", reason, exc_info=None if is_told else error)
                 failures += 1
                 # A first start that fails is a fault of the configuration; trying again would hide it.
                 if self._restarts == 0 or failures >= _MAX_FAILED_STARTS:
-                    self._give_up(error)
+                    self._give_up(error if isinstance(error, AmalgamError) else EngineStartFailed(reason))
                     return
                 await asyncio.sleep(_pause_s(failures))
                 continue
@@ -237,7 +239,7 @@ class VllmEngine:
         await asyncio.to_thread(import_vllm)
         imported = time.monotonic()
         self._on_phase("loading the base model")
-        self._booting = asyncio.ensure_future(asyncio.to_thread(build_client, self._args, self._fork_server))
+        self._booting = asyncio.ensure_future(asyncio.to_thread(build_client, self._args, self._processes))
         self._client = await asyncio.shield(self._booting)
         loaded = time.monotonic()
         try:

@@ -172,7 +172,7 @@ class EngineProcess(ForkServerProcess):
         if self._is_core:
             threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
         if self._is_core and self._is_spawned:
-            adopt_spawned_workers()
+            adopt_spawned_workers(self._teller)
         super().run()
 
 

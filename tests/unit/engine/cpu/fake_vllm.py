@@ -95,7 +95,7 @@ def main():
     if os.environ["START"] == "forked":
         server.adopt_core()
     else:
-        spawned.adopt_spawned_core()
+        spawned.SpawnedCore().adopt_core()
     context = utils.get_mp_context()
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=core.run_core, args=(writer,), name="core")
