@@ -25,12 +25,16 @@ def require_servable(config: Any) -> None:
 
     Raises:
         BaseTakesNoLora: the model's class cannot carry adapters.
-        BaseNotServable: its weights are packed in a way that this platform has no kernels for.
+        BaseNotServable: its weights are packed in a way that this platform has no kernels for; it sees, and torchvision
+            is not installed.
     """
     from vllm.model_executor.model_loader.utils import get_model_cls
     from vllm.model_executor.models.interfaces import supports_lora
     from vllm.platforms import current_platform
 
+    if find_spec("torchvision") is None and _sees(config.model_config.hf_config):
+        # What vLLM found out of its classes once, it remembers, and would fail in the core.
+        raise _no_torchvision()
     found = get_model_cls(config.model_config)
     if config.lora_config is not None and not supports_lora(found):
         raise BaseTakesNoLora(found.__name__)
@@ -66,8 +70,14 @@ def without_torchvision(model: str, error: ValueError) -> BaseNotServable | None
         return None
     from vllm.transformers_utils.config import get_config
 
-    if getattr(get_config(model, trust_remote_code=False), "vision_config", None) is None:
-        return None
+    return _no_torchvision() if _sees(get_config(model, trust_remote_code=False)) else None
+
+
+def _sees(hf_config: Any) -> bool:
+    return getattr(hf_config, "vision_config", None) is not None
+
+
+def _no_torchvision() -> BaseNotServable:
     return BaseNotServable(
         "vLLM's classes for models that see need torchvision, which is not installed. Install it with "
         "'python -m amalgam.cli.install_torchvision'"

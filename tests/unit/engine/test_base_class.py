@@ -65,3 +65,13 @@ def test_vllms_registry_says_which_classes_take_lora(monkeypatch: pytest.MonkeyP
     require_servable(of_class("LlamaForCausalLM", context=3))
     with pytest.raises(BaseNotServable, match="--max-model-len at least 3"):
         require_servable(of_class("LlamaForCausalLM", context=2))
+
+
+def test_a_model_that_sees_is_refused_without_torchvision_whatever_vllm_remembers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = of_class("LlamaForCausalLM")
+    config.model_config.hf_config.vision_config = object()
+    monkeypatch.setattr("amalgam.engine.base_class.find_spec", lambda name: None)
+    with pytest.raises(BaseNotServable, match="install_torchvision"):
+        require_servable(config)
