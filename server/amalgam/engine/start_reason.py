@@ -2,8 +2,10 @@
 
 import logging
 import re
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import PurePath
 from typing import Any, Final
 
 _LONGEST: Final = 400
@@ -58,7 +60,7 @@ def first_cause(told: Connection) -> str | None:
 
 
 def start_reason(error: BaseException, cause: str | None = None) -> str:
-    """The cause of ``error`` without a trace, a class's name where the error has no words, and no final stop.
+    """The cause of ``error`` without a trace and without a final stop; where it has no words, its class and its place.
 
     Args:
         cause: what a child process told, where the error only says that it has one.
@@ -68,10 +70,16 @@ def start_reason(error: BaseException, cause: str | None = None) -> str:
     if inner is not None:
         text = inner[1]
     if not text:
-        text = type(error).__name__
+        text = type(error).__name__ + _place(error)
     if _ELSEWHERE.search(text):
         text = cause or "a process of it ended, for the reason that its log lines above name"
     return _shortened(text).rstrip(". ")
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, by the file's name and the line; nothing where that is not known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" in {PurePath(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def _shortened(text: str) -> str:

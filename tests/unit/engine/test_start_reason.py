@@ -3,6 +3,7 @@
 import logging
 import logging.config
 import multiprocessing
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,15 @@ PYDANTIC = """1 validation error for ModelConfig
 )
 def test_a_sentence(error: Exception, reason: str) -> None:
     assert start_reason(error) == reason
+
+
+def test_one_without_words_is_told_by_its_place() -> None:
+    def fails() -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError) as caught:
+        fails()
+    assert re.fullmatch(r"AssertionError in test_start_reason\.py, line \d+", start_reason(caught.value))
 
 
 def test_of_a_long_one_whole_sentences_are_kept() -> None:
