@@ -252,6 +252,8 @@ READ_BY_NAME = [
 def test_vllm_reads_a_module_by_its_one_name_as_by_that_in_the_checkpoint(family: str, tmp_path: Path) -> None:
     """Else an adapter would be stored under a name that the engine does not know."""
     registry = pytest.importorskip("vllm.model_executor.models.registry").ModelRegistry
+    if family_of(family).sees:
+        pytest.importorskip("torchvision", reason="vLLM's classes that see import it; make test-models installs it")
     found = registry.models.get(family_of(family).model)
     if found is None:
         pytest.skip("vLLM has no class for it")

@@ -11,7 +11,7 @@ from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 _NOT_ON_CPU: Final = frozenset({"bitsandbytes", "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4", "mxfp4", "torchao"})
 """Methods of quantisation are here whose kernels vLLM has for GPUs alone."""
 _IN_WORDS: Final = frozenset({"gptq", "auto_gptq", "awq", "auto_awq", "auto_round", "inc"})
-"""These pack weights of four bits in words."""
+"""Weights of four bits lie in words in these."""
 _FOUR: Final = 4
 _PACKED: Final = "pack-quantized"
 """It is what compressed-tensors calls weights in words."""

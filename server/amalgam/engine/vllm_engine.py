@@ -173,7 +173,7 @@ class VllmEngine:
                 failures += 1
                 # A first start that fails is a fault of the configuration; trying again would hide it.
                 if self._restarts == 0 or failures >= _MAX_FAILED_STARTS:
-                    self._give_up(error if isinstance(error, AmalgamError) else EngineStartFailed(reason))
+                    self._give_up(error if start_reason(error) == reason else EngineStartFailed(reason))
                     return
                 await asyncio.sleep(_pause_s(failures))
                 continue

@@ -2,12 +2,15 @@
 
 vLLM's build for CPU has them, and vLLM 0.32 gives them to GPUs alone. On CPU each normalisation, of which a layer has
 two, is ten calls of torch, and all of them are an eighth of a token's time. The kernels compute in float32 and round
-once. They are made known in the way that vLLM has for it, and stand before its own in the order in which it chooses.
+once, but for bfloat16 in the build for AVX2, which cuts off and is left to torch. They are made known in the way that
+vLLM has for it, and stand before its own in the order in which it chooses.
 """
 
 import functools
 from dataclasses import replace
 from typing import Any, Final
+
+from amalgam.engine.cpu.processor import is_avx2_build
 
 PROVIDER: Final = "amalgam_cpu"
 """It is what ``--ir-op-priority`` calls them."""
@@ -60,8 +63,11 @@ def _register() -> None:
         kernels.fused_add_rms_norm(x, x_residual, weight, epsilon)
         return x, x_residual
 
+    cuts_bfloat16 = is_avx2_build()
+
     def takes(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
         is_alike = weight is not None and weight.dtype == x.dtype and x.is_contiguous()
+        is_alike = is_alike and not (cuts_bfloat16 and x.dtype is torch.bfloat16)
         return variance_size is None and is_alike and x.shape[-1] % _LANES == 0
 
     def takes_both(

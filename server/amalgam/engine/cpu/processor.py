@@ -22,9 +22,17 @@ def multiplies_bfloat16(units: CpuUnits) -> bool:
     return any(has.get(unit) for unit in _BFLOAT16_UNITS)
 
 
-def multiplies_words() -> bool:
-    """Whether vLLM's build for this CPU multiplies weights packed in words (GPTQ, AWQ): on x86 with AVX-512 alone."""
+def is_avx2_build() -> bool:
+    """Whether vLLM's kernels on this CPU are those of its build for x86 without AVX-512.
+
+    It has none for weights packed in words (GPTQ, AWQ), and cuts bfloat16 off where the others round.
+    """
     import torch
 
     has = torch.cpu.get_capabilities()
-    return has.get("architecture") != "x86_64" or bool(has.get("avx512_f"))
+    return has.get("architecture") == "x86_64" and not has.get("avx512_f")
+
+
+def multiplies_words() -> bool:
+    """Whether vLLM's build for this CPU multiplies weights packed in words (GPTQ, AWQ)."""
+    return not is_avx2_build()

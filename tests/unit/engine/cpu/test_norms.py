@@ -6,6 +6,7 @@ from torch import Tensor
 
 from amalgam.engine.cpu import patches
 from amalgam.engine.cpu.norms import PROVIDER
+from amalgam.engine.cpu.processor import is_avx2_build
 
 ROUNDED = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 """Relative; the nearest number, and in sums what is added is rounded before."""
@@ -38,7 +39,9 @@ def test_they_are_exact(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x, residual, weight = numbers(shape, dtype, 0), numbers(shape, dtype, 1), numbers(shape[-1:], dtype, 2)
     given, kept = x.clone(), residual.clone()
     with ir.ops.rms_norm.set_priority([PROVIDER, "native"]):
-        assert ir.ops.rms_norm.dispatch(x, weight, 1e-5).provider == PROVIDER
+        # The build for AVX2 cuts bfloat16 off, which is told from rounding by the tolerance below.
+        expected = "native" if dtype is torch.bfloat16 and is_avx2_build() else PROVIDER
+        assert ir.ops.rms_norm.dispatch(x, weight, 1e-5).provider == expected
         alone = ir.ops.rms_norm(x, weight, 1e-5)
     with ir.ops.fused_add_rms_norm.set_priority([PROVIDER, "native"]):
         both, total = ir.ops.fused_add_rms_norm(x, residual, weight, 1e-5)
