@@ -45,7 +45,6 @@ def test_a_slider_is_a_live_blend_that_is_saved_and_called(
     page.get_by_label("weight of json", exact=True).fill("-0.5")
     expect(blend.locator(".times")).to_contain_text(re.compile(f"blend@(?!{first})"))
     expect(page.get_by_role("button", name="sql - 0.5*json")).to_be_visible()
-    shown = blend.locator(".text").inner_text()
 
     page.get_by_label("Name", exact=True).fill("from-the-lab")
     page.get_by_role("button", name="Save as version").click()
@@ -54,7 +53,8 @@ def test_a_slider_is_a_live_blend_that_is_saved_and_called(
         model="from-the-lab", messages=[{"role": "user", "content": PROMPT}], max_tokens=16, temperature=0
     )
     assert answer.model == "from-the-lab@1"
-    assert (answer.choices[0].message.content or "").strip() == shown.strip()
+    # The blend's answer comes word by word, and its name with the first of them.
+    expect(blend.locator(".text")).to_have_text((answer.choices[0].message.content or "").strip())
     assert admin.delete("/admin/v1/adapters/from-the-lab").status_code == 200
 
 
