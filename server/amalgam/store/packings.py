@@ -73,7 +73,7 @@ class Packing:
         return f"{self.stored}{part}" if self.experts else f"{self.stored}.{part}"
 
 
-def packed_parts(module: LinearModule) -> dict[str, StoredTensor]:
+def _packed_parts(module: LinearModule) -> dict[str, StoredTensor]:
     """The tensors that make the weight of a packed module: all that are stored of it but its bias."""
     return {name: tensor for name, tensor in module.parts.items() if name != _OWN}
 
@@ -88,7 +88,7 @@ def packing_of(config: Mapping[str, Any], module: LinearModule) -> Packing:
     Raises:
         UnpackingFault: in a way that is not known here.
     """
-    found = _packing(quantization_of(config) or {}, module, packed_parts(module))
+    found = _packing(quantization_of(config) or {}, module, _packed_parts(module))
     return replace(found, is_transposed=module.is_transposed)
 
 
