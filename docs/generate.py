@@ -32,7 +32,7 @@ from amalgam.api.fields.table import FieldSpec
 from amalgam.api.inference.request_models import bounds_schema
 from amalgam.app import create_app
 from amalgam.engine.cpu.patch import STAGES
-from amalgam.engine.cpu.patches import PATCHES
+from amalgam.engine.cpu.patch_table import PATCHES
 from amalgam.errors import AmalgamError
 from amalgam.errors.code_table import ALSO_FINDINGS, FINDINGS, JOB_CODES, CodeSpec
 from amalgam.merge.methods import METHODS

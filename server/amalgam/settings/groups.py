@@ -5,51 +5,18 @@ Names are unique over all classes: a variable is ``AMALGAM_`` and the name, what
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    StringConstraints,
     model_validator,
 )
 
 from amalgam.merge.methods import METHODS, Space
-
-
-def _default_cache() -> Path:
-    return Path.home() / ".cache" / "amalgam"
-
-
-def _split(value: Any) -> Any:
-    """Read a text with commas as a tuple."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _without_end(value: Any) -> Any:
-    """Take the slash from the end of a prefix, which means the same without."""
-    return value.rstrip("/") if isinstance(value, str) else value
-
-
-def _known_method(name: str) -> str:
-    if name not in METHODS:
-        raise ValueError(f"{name!r} is no merge method; known are {', '.join(METHODS)}")
-    return name
-
-
-_Listed: Final = BeforeValidator(_split)
-_Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s,]+)$")]
-_Prefix = Annotated[str, BeforeValidator(_without_end), StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
-_Method = Annotated[str, AfterValidator(_known_method)]
-_Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", to_lower=True)]
-_ObjectPrefix = Annotated[
-    str,
-    StringConstraints(pattern=r"^((s3|gs)://|az://[\w-]+/)[A-Za-z0-9_][\w.=+@-]*(/[A-Za-z0-9_][\w.=+@-]*)*/?$"),
-]
+from amalgam.settings.value_types import Host, Listed, Method, ObjectPrefix, Origin, Prefix, default_cache
 
 
 class _Group(BaseModel):
@@ -61,8 +28,8 @@ class HttpSettings(_Group):
 
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs the admin key")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one")
-    root_path: _Prefix = Field("", description="prefix that a proxy serves this server under, as /llm")
-    allowed_origins: Annotated[tuple[_Origin, ...], _Listed] = Field(
+    root_path: Prefix = Field("", description="prefix that a proxy serves this server under, as /llm")
+    allowed_origins: Annotated[tuple[Origin, ...], Listed] = Field(
         (), description="sites whose web pages may ask, as https://chat.example, separated by commas; * for all"
     )
     console: bool = Field(True, description="whether people find pages at /console/ and the API's document at /docs")
@@ -86,7 +53,7 @@ class HttpSettings(_Group):
     media_pixels: int = Field(
         1 << 24, ge=1, description="pixels of all pictures in one request together, before anything unpacks them"
     )
-    media_hosts: Annotated[tuple[_Host, ...], _Listed] = Field(
+    media_hosts: Annotated[tuple[Host, ...], Listed] = Field(
         (), description="hosts whose http and https URLs of media are fetched, separated by commas; empty: none"
     )
     unknown_fields: Literal["take", "refuse"] = Field(
@@ -108,7 +75,7 @@ class AccessSettings(_Group):
     """Who may ask."""
 
     admin_key: SecretStr | None = Field(None, description="key of the admin plane; without keys: loopback only")
-    api_keys: Annotated[tuple[SecretStr, ...], _Listed] = Field((), description="keys of /v1, separated by commas")
+    api_keys: Annotated[tuple[SecretStr, ...], Listed] = Field((), description="keys of /v1, separated by commas")
     metrics_key: SecretStr | None = Field(
         None, description="key that opens /metrics and nothing else; once set, this machine needs one too"
     )
@@ -146,7 +113,7 @@ class StorageSettings(_Group):
         description="folder of adapter files and of the SQLite registry; s3://…, gs://… or az://… sets `bucket`, and "
         "this to a folder of copies in `cache_dir`",
     )
-    bucket: _ObjectPrefix | Literal[""] = Field(
+    bucket: ObjectPrefix | Literal[""] = Field(
         "",
         description="address in an object store where adapter files are kept, as s3://bucket/prefix; `store` then "
         "has copies of those in use, and the SQLite registry; empty: `store` has the files",
@@ -171,7 +138,7 @@ class StorageSettings(_Group):
         ge=0,
         description="versions kept in memory, two kilobytes each; of a registry with more, the names asked for last",
     )
-    cache_dir: Path = Field(default_factory=_default_cache, description="folder of the converted demo base model")
+    cache_dir: Path = Field(default_factory=default_cache, description="folder of the converted demo base model")
 
     @model_validator(mode="before")
     @classmethod
@@ -180,7 +147,7 @@ class StorageSettings(_Group):
         store = given.get("store") if isinstance(given, dict) else None
         if not (isinstance(store, str) and store.partition("://")[0] in ("s3", "gs", "az") and "://" in store):
             return given
-        copies = Path(given.get("cache_dir", _default_cache())) / "copies" / sha256(store.encode()).hexdigest()[:12]
+        copies = Path(given.get("cache_dir", default_cache())) / "copies" / sha256(store.encode()).hexdigest()[:12]
         return {"bucket": store, **given, "store": copies}
 
     @property
@@ -193,12 +160,12 @@ class AdaptersSettings(_Group):
     """Where adapters come from, and what they may be."""
 
     register_demo: bool = Field(True, description="register the demo adapters on the first start with the demo model")
-    source_roots: Annotated[tuple[Path, ...], _Listed] = Field(
+    source_roots: Annotated[tuple[Path, ...], Listed] = Field(
         (), description="folders that file:// sources may name, separated by commas; empty: none"
     )
     hub_sources: bool = Field(False, description="whether hf:// sources may be fetched from a model hub")
     hub_endpoint: str = Field("", description="address of the model hub; empty: huggingface_hub's own")
-    object_sources: Annotated[tuple[_ObjectPrefix, ...], _Listed] = Field(
+    object_sources: Annotated[tuple[ObjectPrefix, ...], Listed] = Field(
         (),
         description="addresses below which s3://, gs:// and az:// sources may be fetched, as s3://bucket/prefix, "
         "separated by commas; empty: none",
@@ -239,6 +206,12 @@ class EngineSettings(_Group):
     cpu_units: Literal["detected", "bfloat16", "float32"] = Field(
         "detected",
         description="products that a CPU is taken to have units for; they decide the types of engine and LoRA there",
+    )
+    cpu_copies_gib: float | None = Field(
+        None,
+        ge=0,
+        description="memory for second copies of weights, with which prompts with adapters take no longer than others "
+        "on processors with AMX; unset: a sixteenth of what is free once the model is loaded",
     )
     engine_start: Literal["forked", "spawned"] = Field(
         "forked", description="engine processes on CPU: forked from one that imported vLLM, or spawned as vLLM does"
@@ -315,11 +288,11 @@ class BlendsSettings(_Group):
     blend_bytes: int = Field(256 << 20, ge=1 << 16, description="memory for blends; the least recently used go, bytes")
     blend_max_inputs: int = Field(8, ge=1, le=64, description="adapters in one blend")
     blend_max_length: int = Field(1024, ge=1, le=4096, description="longest expression in the model field, characters")
-    blend_methods: Annotated[tuple[_Method, ...], _Listed] = Field(
+    blend_methods: Annotated[tuple[Method, ...], Listed] = Field(
         tuple(name for name, spec in METHODS.items() if spec.blends),
         description="merge methods allowed in the model field, separated by commas",
     )
-    blend_spaces: Annotated[tuple[Space, ...], _Listed] = Field(
+    blend_spaces: Annotated[tuple[Space, ...], Listed] = Field(
         tuple(space for space in Space if space.blends),
         description="spaces allowed in the model field, separated by commas",
     )

@@ -1,7 +1,7 @@
 """How our loops are compiled by numba, and what they take; compiled code is kept where that can be written.
 
 numba keeps a function's code until the function's own file changes, so loops stand in one file with what they call, all
-but the two functions of `halves`.
+but the functions of `halves` and `amx`.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Bits = NDArray[np.unsignedinteger[Any]]
 Halves = NDArray[np.uint16]
+Words = NDArray[np.uint32]
 Factors = Floats | Halves
 Rows = Floats | Halves
 _Function = TypeVar("_Function", bound=Callable[..., Any])

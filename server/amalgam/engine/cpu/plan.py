@@ -88,6 +88,7 @@ class RowPlan:
         tall: For units that multiply bfloat16.
         runs, scatters, batches: For plain products.
         groups: For compiled loops.
+        spans: [n, 3]: all rows in order, as `amx_loops.multiply` takes them, where some are tall.
     """
 
     tall: tuple[Run, ...] = ()
@@ -95,6 +96,7 @@ class RowPlan:
     scatters: tuple[Scatter, ...] = ()
     batches: tuple[Batch, ...] = ()
     groups: Groups | None = None
+    spans: Indices | None = None
 
     def __bool__(self) -> bool:
         return bool(self.tall or self.runs or self.scatters or self.batches or self.groups)
@@ -126,7 +128,20 @@ def plan_rows(slot_of_row: Tensor, *, compiled: bool = False, has_units: bool = 
     if not compiled:
         return _plan_products(slots)
     tall = _runs(slots, TALL_ROWS) if has_units else ()
-    return RowPlan(tall=tall, groups=_groups(_without(slots, tall)))
+    return RowPlan(tall=tall, groups=_groups(_without(slots, tall)), spans=_spans(tall, len(slots)) if tall else None)
+
+
+def _spans(tall: tuple[Run, ...], rows: int) -> Indices:
+    """The runs, and with slot -1 what is between them."""
+    spans, before = [], 0
+    for run in tall:
+        if before < run.start:
+            spans.append((-1, before, run.start))
+        spans.append((run.slot, run.start, run.stop))
+        before = run.stop
+    if before < rows:
+        spans.append((-1, before, rows))
+    return np.array(spans, np.int64)
 
 
 def _runs(slots: Indices, least: int) -> tuple[Run, ...]:

@@ -4,6 +4,8 @@ from typing import Final, Literal
 
 CpuUnits = Literal["detected", "bfloat16", "float32"]
 _BFLOAT16_UNITS: Final = ("avx512_bf16", "amx_bf16", "bf16")
+_TILES: Final = ("amx_tile", "amx_bf16", "avx512_bf16")
+_TILES_IN_CODE: Final = ("amx-tile", "amx-bf16", "avx512bf16")
 """They are named as by torch: Intel's and AMD's vectors, Intel's tiles, Arm's."""
 
 
@@ -20,6 +22,22 @@ def multiplies_bfloat16(units: CpuUnits) -> bool:
 
     has = torch.cpu.get_capabilities()
     return any(has.get(unit) for unit in _BFLOAT16_UNITS)
+
+
+def has_tiles(units: CpuUnits) -> bool:
+    """Whether this process may multiply bfloat16 in tiles (AMX), and code compiled here may say so.
+
+    Args:
+        units: as in `multiplies_bfloat16`; ``float32`` is a processor without, and ``bfloat16`` cannot bring them.
+    """
+    import torch
+    from llvmlite import binding
+    from numba.core import config
+
+    has, compiled_for = torch.cpu.get_capabilities(), binding.get_host_cpu_features()
+    is_known = all(has.get(name) for name in _TILES) and all(compiled_for.get(name) for name in _TILES_IN_CODE)
+    # Linux gives a process tiles when it is asked; code that is compiled for another processor has no words for them.
+    return units != "float32" and is_known and config.CPU_NAME is None and bool(torch.cpu._init_amx())
 
 
 def is_avx2_build() -> bool:

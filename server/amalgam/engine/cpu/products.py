@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-from amalgam.engine.cpu import copies, loops, tall_loops
+from amalgam.engine.cpu import amx_loops, copies, loops, tall_loops
 from amalgam.engine.cpu.compiler import Rows
 from amalgam.engine.cpu.factors import FactorCache, ModuleFactors, Occupancy, SlotFactors, Tile
+from amalgam.engine.cpu.fused import WeightCopies
 from amalgam.engine.cpu.loops import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu.plan import Batch, Groups, RowPlan, Run, Scatter, plan_rows
-from amalgam.engine.cpu.processor import multiplies_bfloat16
+from amalgam.engine.cpu.processor import has_tiles, multiplies_bfloat16
 from amalgam.engine.cpu.sources import bits_of
+from amalgam.engine.environment import free_memory
 from amalgam.settings import Settings
 
 BLOCK_ROWS: Final = 64
@@ -30,6 +32,9 @@ TOGETHER_ROWS: Final = 4
 
 FEW_RANKS: Final = 32
 """Up to so many ranks of all slices together, loops multiply A with long runs of rows, as a rule faster than units."""
+
+COPIES_SHARE: Final = 16
+"""Second copies of weights take one part in so many of the memory that is free, unless a setting says otherwise."""
 
 CHUNK_ROWS: Final = 512
 """So many rows are taken at a time where a product needs a buffer as wide as the output, so that it stays in the cache.
@@ -217,13 +222,18 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         if compiled:
             loops.warm_up(torch.get_num_threads(), in_halves=in_halves)
             copies.warm_up(in_halves=in_halves)
+        has_room = has_units and has_tiles(Settings().engine.cpu_units)
         if has_units:
             tall_loops.warm_up(torch.get_num_threads())
+        if has_room:
+            amx_loops.warm_up(torch.get_num_threads())
         logging.getLogger(__name__).info(
-            "LoRA on CPU: products of %s rows %s",
+            "LoRA on CPU: products of %s rows %s%s",
             str(dtype).removeprefix("torch."),
             "in torch" if not compiled else "in compiled loops" + ", long runs in bfloat16 units" * has_units,
+            ", in one pass with the layer's own" * has_room,
         )
+        self._copies = WeightCopies(_room_for_copies() if has_room else 0)
         self._plan = partial(plan_rows, compiled=compiled, has_units=has_units)
         self._factors = FactorCache()
         self._occupied = Occupancy()
@@ -256,6 +266,23 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         if self.token_plan:
             factors = self._factors.get(lora_a_stacked, lora_b_stacked, self._slot_ids)
             add_low_rank_(_flat(y), _flat(x), factors, self.token_plan, scale)
+
+    def multiply_fused(self, layer: Any, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The output of vLLM's LoRA layer in one pass, where that is quicker; None where nothing is done.
+
+        Quicker it is where the step has long runs of an adapter's rows and the layer's weight is there in tiles.
+        """
+        fused = self._copies.of(layer)
+        spans, rows = self.token_plan.spans, _flat(x)
+        if fused is None or spans is None or len(rows) != spans[-1, 2] or not rows.is_contiguous():
+            return None
+        factors = self._factors.get(layer.lora_a_stacked, layer.lora_b_stacked, self._slot_ids)
+        if factors.empty:
+            return None
+        y = fused(rows, bias, factors.arrays(spans[:, 0]), spans, 1.0)
+        if self.token_plan.groups is not None:
+            _add_groups_(y, rows, factors, self.token_plan.groups, 1.0)
+        return y.view(*x.shape[:-1], -1)
 
     def add_lora_logits(
         self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
@@ -318,6 +345,12 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
             return self.sample_plan
         first = x.storage_offset() // x.shape[1]
         return self._plan(self.token_lora_indices[first : first + len(x)])
+
+
+def _room_for_copies() -> int:
+    """Bytes that second copies of weights may take, when the weights themselves are loaded."""
+    gib = Settings().engine.cpu_copies_gib
+    return free_memory() // COPIES_SHARE if gib is None else int(gib * (1 << 30))
 
 
 def _flat(tensor: Tensor) -> Tensor:

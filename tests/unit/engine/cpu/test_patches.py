@@ -13,7 +13,8 @@ import pytest
 
 from amalgam.engine.cpu import patches
 from amalgam.engine.cpu.patch import STAGES, Patch, Stage
-from amalgam.engine.cpu.patches import PATCHES, apply, put
+from amalgam.engine.cpu.patch_table import PATCHES
+from amalgam.engine.cpu.patches import apply, put
 
 ROOT = Path(__file__).parents[4]
 SERVER = ROOT / "server"

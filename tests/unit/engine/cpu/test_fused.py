@@ -1,0 +1,149 @@
+"""Which layers have a second copy of their weight, and when they multiply by it."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from amalgam.engine.cpu import amx_loops
+from amalgam.engine.cpu.factors import FactorCache
+from amalgam.engine.cpu.fused import FusedLinear, WeightCopies, bytes_of, fusing
+from amalgam.engine.cpu.plan import TALL_ROWS, plan_rows
+from amalgam.engine.cpu.processor import has_tiles
+from amalgam.engine.cpu.products import GroupedPunicaWrapper
+from amalgam.engine.cpu.sources import PlaceholderStack, SlotContents, StoredPair
+from tests.unit.engine.cpu.product_cases import BFLOAT16_TOLERANCE
+
+LENGTH, WIDTHS, SLOTS = 64, (64, 32), 3
+WEIGHT = torch.randn(sum(WIDTHS), LENGTH, generator=torch.Generator().manual_seed(0)).bfloat16()
+needs_tiles = pytest.mark.skipif(not has_tiles("detected"), reason="the processor has no AMX")
+
+
+def base_layer(**more: Any) -> Any:
+    """As vLLM's, with its weight given away to a library."""
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+
+    method = UnquantizedLinearMethod.__new__(UnquantizedLinearMethod)
+    method.apply = lambda layer, x, bias: torch.nn.functional.linear(x, WEIGHT, bias)
+    facts = {"input_size": LENGTH, "output_size": sum(WIDTHS), "params_dtype": torch.bfloat16, "quant_method": method}
+    return SimpleNamespace(**facts | more)
+
+
+def lora_layer(wrapper: Any, **more: Any) -> Any:
+    contents = SlotContents()
+    a = [torch.zeros(1, 1, 16, LENGTH, dtype=torch.bfloat16) for _ in WIDTHS]
+    b = [torch.zeros(1, 1, width, 16, dtype=torch.bfloat16) for width in WIDTHS]
+    stacks = {
+        "lora_a_stacked": PlaceholderStack(a, SLOTS, contents), "lora_b_stacked": PlaceholderStack(b, SLOTS, contents)
+    }  # fmt: skip
+    return SimpleNamespace(base_layer=base_layer(), punica_wrapper=wrapper, **stacks | more)
+
+
+def wrapper_of(slots: list[int], room: int) -> Any:
+    """Ours in the middle of a step with rows of these slots."""
+    made = GroupedPunicaWrapper.__new__(GroupedPunicaWrapper)
+    made.__dict__.update(
+        {
+            "token_plan": plan_rows(torch.tensor(slots), compiled=True, has_units=True),
+            "_copies": WeightCopies(room), "_factors": FactorCache(), "_slot_ids": list(range(SLOTS)),
+        }
+    )  # fmt: skip
+    return made
+
+
+def give(layer: Any, slot: int, seed: int) -> Tensor:
+    """Give it an adapter; what that adds to the weight, [out, in], in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs: list[StoredPair | None] = []
+    deltas = []
+    for width in WIDTHS:
+        a, b = (
+            torch.randn(8, LENGTH, generator=generator).bfloat16(),
+            torch.randn(width, 8, generator=generator).bfloat16(),
+        )
+        pairs.append(StoredPair.of(a, b, 0.25))
+        deltas.append(0.25 * b.double() @ a.double())
+    layer.lora_a_stacked.contents.put(slot, pairs)
+    return torch.cat(deltas)
+
+
+def untouched(*_: Any) -> Tensor:
+    raise AssertionError("vLLM's own way is not taken")
+
+
+@needs_tiles
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_a_layer_multiplies_in_one_pass(is_batched: bool) -> None:
+    """Short runs beside the long ones have their adapters, and rows of none have none."""
+    slots = [2, 2, -1] + [0] * TALL_ROWS + [1] * 5 + [2] * (TALL_ROWS + 7) + [-1]
+    layer = lora_layer(wrapper_of(slots, 1 << 20))
+    deltas = [give(layer, slot, seed=slot) for slot in range(SLOTS)]
+    x = torch.randn(len(slots), LENGTH, generator=torch.Generator().manual_seed(9)).bfloat16()
+    bias = torch.arange(sum(WIDTHS)).bfloat16() / 16
+    got = fusing(untouched)(layer, x[None] if is_batched else x, bias)
+    assert got.shape == ((1,) if is_batched else ()) + (len(slots), sum(WIDTHS))
+    weights = torch.stack([WEIGHT.double() + delta for delta in (*deltas, torch.zeros(()))])
+    want = torch.einsum("roi,ri->ro", weights[slots], x.double()) + bias.double()
+    # Rows of short runs are rounded twice.
+    torch.testing.assert_close(got.view_as(want).double(), want, rtol=BFLOAT16_TOLERANCE, atol=16 * BFLOAT16_TOLERANCE)
+
+
+@needs_tiles
+def test_the_first_prompt_finds_the_pass_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    config = SimpleNamespace(lora_dtype=torch.bfloat16)
+    GroupedPunicaWrapper(256, 16, torch.device("cpu"), lora_config=config)
+    compiled = set(amx_loops.multiply.signatures)  # type: ignore[attr-defined]
+    layer = lora_layer(wrapper_of([0] * TALL_ROWS, 1 << 20))
+    give(layer, 0, seed=1)
+    with torch.inference_mode():
+        fusing(untouched)(layer, torch.zeros(TALL_ROWS, LENGTH, dtype=torch.bfloat16))
+    assert compiled == set(amx_loops.multiply.signatures)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("slots", "rows", "room", "has_adapter"),
+    [
+        ([0] * 20, 20, 1 << 20, True),
+        ([-1] * 300, 300, 1 << 20, True),
+        ([0] * 300, 300, 0, True),
+        ([0] * 300, 40, 1 << 20, True),
+        ([0] * 300, 300, 1 << 20, False),
+    ],
+    ids=["short runs", "base model", "no room", "other rows than the step's", "no adapter for the layer"],
+)
+def test_other_steps_go_vllms_way(slots: list[int], rows: int, room: int, has_adapter: bool) -> None:
+    layer = lora_layer(wrapper_of(slots, room))
+    if has_adapter:
+        give(layer, 0, seed=1)
+    x, said = torch.zeros(rows, LENGTH, dtype=torch.bfloat16), torch.zeros(1)
+    assert fusing(lambda *_: said)(layer, x) is said
+
+
+def test_the_weight_is_what_its_product_with_the_identity_says() -> None:
+    by_library, itself = FusedLinear.of(base_layer()), FusedLinear(WEIGHT)
+    assert (by_library.packed == itself.packed).all()
+
+
+def test_layers_that_are_multiplied_otherwise_have_no_copy() -> None:
+    assert bytes_of(base_layer()) == WEIGHT.nbytes
+    for facts in ({"quant_method": object()}, {"params_dtype": torch.float16}, {"output_size": 72}, {"input_size": 40}):
+        assert bytes_of(base_layer(**facts)) == 0, facts
+    assert bytes_of(base_layer(input_size=3072)) > 0
+    assert bytes_of(base_layer(input_size=3104)) == 0
+    copies = WeightCopies(1 << 20)
+    assert copies.of(lora_layer(None, lora_a_stacked=(torch.zeros(1),))) is None
+
+
+def test_copies_end_where_there_is_no_more_room(caplog: pytest.LogCaptureFixture) -> None:
+    copies, layers = WeightCopies(2 * WEIGHT.nbytes + 1), [lora_layer(None) for _ in range(4)]
+    with caplog.at_level(logging.WARNING):
+        made = [copies.of(layer) for layer in layers]
+    assert [copy is not None for copy in made] == [True, True, False, False]
+    assert [copies.of(layer) for layer in layers] == made
+    assert [record.message for record in caplog.records if "AMALGAM_CPU_COPIES_GIB" in record.message] == [
+        caplog.records[0].message
+    ]
