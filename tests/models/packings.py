@@ -167,16 +167,22 @@ def rounded(method: str, weight: Tensor) -> Tensor:
 
 def is_packed(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of a checkpoint is a linear weight of a decoder layer."""
-    return ".layers." in name and name.endswith(".weight") and tensor.ndim == 2
+    return (".layers." in name or ".h." in name) and name.endswith(".weight") and tensor.ndim == 2
 
 
-def quantise(folder: Path, method: str) -> None:
-    """Replace the linear weights of the decoder layers of the checkpoint in ``folder`` by packed ones."""
+def quantise(folder: Path, method: str, *, is_transposed: bool = False) -> None:
+    """Replace the linear weights of the decoder layers of the checkpoint in ``folder`` by packed ones.
+
+    Args:
+        folder: of the checkpoint.
+        method: one of `PACKINGS`.
+        is_transposed: the checkpoint has weights as [in, out], as GPT-2's; packed ones are alike for all.
+    """
     path = folder / "model.safetensors"
     packed: dict[str, Tensor] = {}
     for name, tensor in load_file(path).items():
         if is_packed(name, tensor):
-            packed |= PACKINGS[method](name.removesuffix(".weight"), tensor)
+            packed |= PACKINGS[method](name.removesuffix(".weight"), tensor.T.contiguous() if is_transposed else tensor)
         else:
             packed[name] = tensor.contiguous()
     save_file(packed, path, metadata={"format": "pt"})

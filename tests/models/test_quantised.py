@@ -53,17 +53,27 @@ def test_quantised_weights_are_not_exported(method: str, tmp_path: Path) -> None
         exported()
 
 
-@pytest.mark.parametrize("method", PACKINGS)
-def test_quantised_weights_are_exported_unpacked_where_that_is_asked_for(method: str, tmp_path: Path) -> None:
-    model = write_model("llama", tmp_path / "base")
+@pytest.mark.parametrize(
+    ("family", "method", "targets"),
+    [
+        *(("llama", method, ("q_proj", "down_proj")) for method in PACKINGS),
+        ("gpt2", "gptq", ("c_attn", "c_proj")),
+        ("gpt2", "compressed-tensors", ("c_attn", "c_proj")),
+    ],
+)
+def test_quantised_weights_are_exported_unpacked_where_that_is_asked_for(
+    family: str, method: str, targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    """GPT-2's own weights are stored as [in, out], and packed ones as everybody's."""
+    model, is_transposed = write_model(family, tmp_path / "base"), family == "gpt2"
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if is_packed(name, weight):
-                weight.copy_(rounded(method, weight))
-    quantise(tmp_path / "base", method)
+                weight.copy_(rounded(method, weight.T).T if is_transposed else rounded(method, weight))
+    quantise(tmp_path / "base", method, is_transposed=is_transposed)
     (tmp_path / "base" / "quantize_config.json").write_text("{}")
-    base = base_spec(tmp_path / "base", "llama", 64)
-    peft = write_adapter(model, tmp_path / "a", ["q_proj", "down_proj"], seed=1)
+    base = base_spec(tmp_path / "base", family, 64)
+    peft = write_adapter(model, tmp_path / "a", list(targets), seed=1, fan_in_fan_out=is_transposed)
     path = str(tmp_path / "a")
     order = describe_export(
         parse_expression(path, allow_paths=True), {path: opened(tmp_path / "a", base)}, tmp_path / "base",
