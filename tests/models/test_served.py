@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 from amalgam.engine.cpu.processor import multiplies_words
+from tests.models.more_models import MORE
 from tests.models.packings import is_packed, quantise, rounded
 from tests.models.pictures import VOCABULARY, demo_tokenizer_files
 from tests.models.served import apart, completed, difference, expected, serving
@@ -36,6 +37,19 @@ def test_experts_are_served_with_adapters_of_the_attention(family: str, tmp_path
     demo_tokenizer_files(tmp_path / "base")
     base = expected(model)
     adapted = expected(write_adapter(model, tmp_path / "sources" / "a", list(row.attention), seed=1))
+    assert apart(base, adapted) > 10 * EXACT
+    with serving(tmp_path, {"a": tmp_path / "sources" / "a"}, "--dtype", "float32") as server:
+        assert difference(completed(server, "base"), base) < EXACT
+        assert difference(completed(server, "a"), adapted) < EXACT
+
+
+def test_a_layer_that_checkpoints_have_as_one_takes_adapters(tmp_path: Path) -> None:
+    """GLM-4's gate and up, which vLLM's class takes for two modules."""
+    model = build_row(of_vocabulary(MORE["glm4"], VOCABULARY))
+    model.save_pretrained(tmp_path / "base")
+    demo_tokenizer_files(tmp_path / "base")
+    base = expected(model)
+    adapted = expected(write_adapter(model, tmp_path / "sources" / "a", ["gate_up_proj", "q_proj"], seed=1))
     assert apart(base, adapted) > 10 * EXACT
     with serving(tmp_path, {"a": tmp_path / "sources" / "a"}, "--dtype", "float32") as server:
         assert difference(completed(server, "base"), base) < EXACT

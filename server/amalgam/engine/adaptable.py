@@ -30,7 +30,7 @@ def left_over(modules: Sequence[str], manager: Any, mapper: Any) -> list[str]:
     """Those of ``modules`` that are neither a layer of ``manager`` nor a part of one that is several in one.
 
     Such a layer is loaded by its parts alone. Of GLM-4 vLLM names ``gate_proj`` and ``up_proj``, where the model has
-    ``gate_up_proj``, so that no adapter of it is loaded.
+    ``gate_up_proj``, so that no adapter of it is loaded but on CPU, where `cpu.packed_names` puts it right.
 
     Args:
         modules: as an adapter's file names them.

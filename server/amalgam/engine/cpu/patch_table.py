@@ -70,6 +70,11 @@ PATCHES: Final[tuple[Patch, ...]] = (
         "an adapter of experts or of what routes to them that came this far is an error, and not left unread", _EXPERTS,
     ),
     Patch(
+        "vllm.lora.model_manager:process_packed_modules_mapping", "experts", f"{_CPU}.packed_names:as_stored",
+        "vLLM would look for GLM-4's gate and up by themselves, and leave an adapter of both in one unread",
+        f"{_UNIT}/cpu/test_packed_names.py::test_of_glm_4_gate_and_up_are_one",
+    ),
+    Patch(
         "vllm.lora.lora_model:LoRAModel.from_local_checkpoint", "layers", f"{_CPU}.loading:mapped_checkpoint",
         "vLLM reads and converts an adapter tensor by tensor between two steps; here its file is mapped",
         f"{_LOADING}::test_a_checkpoint_is_mapped_with_its_scale_beside_it",

@@ -274,7 +274,9 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         """
         fused = self._copies.of(layer)
         spans, rows = self.token_plan.spans, _flat(x)
-        if fused is None or spans is None or len(rows) != spans[-1, 2] or not rows.is_contiguous():
+        if fused is None or spans is None or len(rows) != spans[-1, 2]:
+            return None
+        if rows.dtype is not torch.bfloat16 or not rows.is_contiguous():
             return None
         factors = self._factors.get(layer.lora_a_stacked, layer.lora_b_stacked, self._slot_ids)
         if factors.empty:

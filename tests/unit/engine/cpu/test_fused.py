@@ -105,21 +105,26 @@ def test_the_first_prompt_finds_the_pass_compiled(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("slots", "rows", "room", "has_adapter"),
+    ("slots", "rows", "room", "has_adapter", "dtype"),
     [
-        ([0] * 20, 20, 1 << 20, True),
-        ([-1] * 300, 300, 1 << 20, True),
-        ([0] * 300, 300, 0, True),
-        ([0] * 300, 40, 1 << 20, True),
-        ([0] * 300, 300, 1 << 20, False),
+        ([0] * 20, 20, 1 << 20, True, torch.bfloat16),
+        ([-1] * 300, 300, 1 << 20, True, torch.bfloat16),
+        ([0] * 300, 300, 0, True, torch.bfloat16),
+        ([0] * 300, 40, 1 << 20, True, torch.bfloat16),
+        ([0] * 300, 300, 1 << 20, False, torch.bfloat16),
+        ([0] * 300, 300, 1 << 20, True, torch.float32),
     ],
-    ids=["short runs", "base model", "no room", "other rows than the step's", "no adapter for the layer"],
-)
-def test_other_steps_go_vllms_way(slots: list[int], rows: int, room: int, has_adapter: bool) -> None:
+    ids=[
+        "short runs", "base model", "no room", "other rows than the step's", "no adapter for the layer", "float32 rows"
+    ],
+)  # fmt: skip
+def test_other_steps_go_vllms_way(
+    slots: list[int], rows: int, room: int, has_adapter: bool, dtype: torch.dtype
+) -> None:
     layer = lora_layer(wrapper_of(slots, room))
     if has_adapter:
         give(layer, 0, seed=1)
-    x, said = torch.zeros(rows, LENGTH, dtype=torch.bfloat16), torch.zeros(1)
+    x, said = torch.zeros(rows, LENGTH, dtype=dtype), torch.zeros(1)
     assert fusing(lambda *_: said)(layer, x) is said
 
 
