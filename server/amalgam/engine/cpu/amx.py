@@ -123,6 +123,8 @@ def begin_square(_typing: Any) -> Any:
 def add_to_square(_typing: Any, left: Any, left_at: Any, left_row: Any, right: Any, right_at: Any) -> Any:
     """Add the products of 32 rows of ``left``, 32 values of each, with 32 packed columns of ``right``.
 
+    What is read of ``right`` is marked as not used again soon, so that ``left`` stays in the first cache.
+
     Args:
         left_at, right_at: The item of each array to begin with, counted through all axes.
         left_row: So many bytes lie between two rows of ``left``.
