@@ -7,7 +7,7 @@ _AS_STORED: Final[dict[str, dict[str, list[str]]]] = {
     # In its checkpoints gate and up are one module, as in Phi-3's, of which vLLM says so.
     "Glm4ForCausalLM": {"gate_up_proj": ["gate_up_proj"]},
 }
-"""By class of vLLM 0.32: which names adapters have for a layer."""
+"""By class of vLLM 0.32, these are the names that adapters have for a layer."""
 
 
 def as_stored(original: Any) -> Any:
