@@ -7,13 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from amalgam.merge.methods import METHODS, Space
 from amalgam.settings.value_types import Host, Listed, Method, ObjectPrefix, Origin, Prefix, default_cache

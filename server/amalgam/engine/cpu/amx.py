@@ -41,6 +41,7 @@ _LONG: Final = ir.IntType(64)
 _WORD: Final = ir.IntType(32)
 _ADDRESS: Final = _BYTE.as_pointer()
 _NOTHING: Final = ir.VoidType()
+_FLOATS: Final = ir.VectorType(ir.FloatType(), TILE)
 
 
 class _BFloat16(ir.types.Type):  # type: ignore[misc]
@@ -78,6 +79,13 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any
 
 def _moved(builder: Any, address: Any, distance: Any) -> Any:
     return builder.gep(address, [distance])
+
+
+def _floats(context: Any, builder: Any, signature: Any, operands: Any, place: int, part: int = 0) -> Any:
+    """Sixteen numbers of the array that is operand ``place``, from the item on that the next one says, or 16 later."""
+    start = _place(context, builder, signature.args[place], operands[place], operands[place + 1])
+    address = _moved(builder, start, ir.Constant(_LONG, part * _TILE_BYTES))
+    return builder.load(builder.bitcast(address, _FLOATS.as_pointer()), align=4)
 
 
 def _tile(number: int) -> Any:
@@ -129,6 +137,19 @@ def add_to_square(_typing: Any, left: Any, left_at: Any, left_row: Any, right: A
         left_at, right_at: The item of each array to begin with, counted through all axes.
         left_row: So many bytes lie between two rows of ``left``.
     """
+    index = types.int64
+    return types.void(left, index, index, right, index), _adding(_RIGHT, "llvm.x86.tileloaddt164")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_to_half(_typing: Any, left: Any, left_at: Any, left_row: Any, right: Any, right_at: Any) -> Any:
+    """Do `add_to_square` for the first 16 of the columns, without the mark."""
+    index = types.int64
+    return types.void(left, index, index, right, index), _adding(_RIGHT[:1], "llvm.x86.tileloadd64")
+
+
+def _adding(tiles: tuple[int, ...], load_right: str) -> Any:
+    """The code of a step, for as many tiles of the right factor."""
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
         first, first_at, row, second, second_at = operands
@@ -137,40 +158,18 @@ def add_to_square(_typing: Any, left: Any, left_at: Any, left_row: Any, right: A
         columns = _place(context, builder, signature.args[3], second, second_at)
         beside = _moved(builder, columns, ir.Constant(_LONG, _TILE_BYTES))
         pairs = ir.Constant(_LONG, 2 * _TILE_BYTES)
-        for number, address, stride, load in (
-            (_RIGHT[0], columns, pairs, "llvm.x86.tileloaddt164"),
-            (_LEFT[0], rows, row, "llvm.x86.tileloadd64"),
-            (_RIGHT[1], beside, pairs, "llvm.x86.tileloaddt164"),
-            (_LEFT[1], lower, row, "llvm.x86.tileloadd64"),
-        ):
-            _call(builder, load, _NOTHING, _tile(number), address, stride)
+        # Tiles of both factors by turns, as they are needed.
+        for left, start, right, address in zip(_LEFT, (rows, lower), _RIGHT, (columns, beside), strict=True):
+            if right in tiles:
+                _call(builder, load_right, _NOTHING, _tile(right), address, pairs)
+            _call(builder, "llvm.x86.tileloadd64", _NOTHING, _tile(left), start, row)
         for number in _SUMS:
-            factors = _tile(_LEFT[number // 2]), _tile(_RIGHT[number % 2])
-            _call(builder, "llvm.x86.tdpbf16ps", _NOTHING, _tile(number), *factors)
+            left, right = _LEFT[number // 2], _RIGHT[number % 2]
+            if right in tiles:
+                _call(builder, "llvm.x86.tdpbf16ps", _NOTHING, *map(_tile, (number, left, right)))
         return context.get_dummy_value()
 
-    index = types.int64
-    return types.void(left, index, index, right, index), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def add_to_half(_typing: Any, left: Any, left_at: Any, left_row: Any, right: Any, right_at: Any) -> Any:
-    """Do `add_to_square` for the first 16 of the columns."""
-
-    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        first, first_at, row, second, second_at = operands
-        rows = _place(context, builder, signature.args[0], first, first_at)
-        lower = _moved(builder, rows, builder.mul(row, ir.Constant(_LONG, TILE)))
-        columns = _place(context, builder, signature.args[3], second, second_at)
-        pairs = ir.Constant(_LONG, 2 * _TILE_BYTES)
-        for number, address, stride in ((_RIGHT[0], columns, pairs), (_LEFT[0], rows, row), (_LEFT[1], lower, row)):
-            _call(builder, "llvm.x86.tileloadd64", _NOTHING, _tile(number), address, stride)
-        for number in _SUMS[::2]:
-            _call(builder, "llvm.x86.tdpbf16ps", _NOTHING, *map(_tile, (number, _LEFT[number // 2], _RIGHT[0])))
-        return context.get_dummy_value()
-
-    index = types.int64
-    return types.void(left, index, index, right, index), generate
+    return generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -193,14 +192,9 @@ def put_rounded(_typing: Any, sums: Any, sums_at: Any, bias: Any, bias_at: Any, 
     """Put 32 sums, each with its bias added, as bfloat16: rounded, of two as near to the even one."""
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        wide = ir.VectorType(ir.FloatType(), TILE)
         halves = []
         for part in range(2):
-            added = []
-            for place in (0, 2):
-                start = _place(context, builder, signature.args[place], operands[place], operands[place + 1])
-                address = _moved(builder, start, ir.Constant(_LONG, part * _TILE_BYTES))
-                added.append(builder.load(builder.bitcast(address, wide.as_pointer()), align=4))
+            added = [_floats(context, builder, signature, operands, place, part) for place in (0, 2)]
             halves.append(builder.fadd(*added))
         half = ir.VectorType(_BFloat16(), SQUARE)
         # The instruction puts its second operand first.
@@ -224,14 +218,10 @@ def put_in_two(
     """
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        wide, bits = ir.VectorType(ir.FloatType(), TILE), ir.VectorType(_WORD, TILE)
-        loaded = []
-        for place in (0, 2):
-            address = _place(context, builder, signature.args[place], operands[place], operands[place + 1])
-            loaded.append(builder.load(builder.bitcast(address, wide.as_pointer()), align=4))
-        value = builder.fmul(*loaded)
+        bits = ir.VectorType(_WORD, TILE)
+        value = builder.fmul(*(_floats(context, builder, signature, operands, place) for place in (0, 2)))
         near = _upper_half(builder, value)
-        left = _upper_half(builder, builder.fsub(value, builder.bitcast(near, wide)))
+        left = _upper_half(builder, builder.fsub(value, builder.bitcast(near, _FLOATS)))
         both = builder.or_(builder.lshr(near, ir.Constant(bits, [16] * TILE)), left)
         target = builder.bitcast(_place(context, builder, signature.args[4], *operands[4:]), bits.as_pointer())
         builder.store(both, target, align=4)

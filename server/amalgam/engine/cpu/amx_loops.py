@@ -215,7 +215,7 @@ def _keep_rest(x: Halves, start: int, after: int, rest: Halves) -> None:
 @inner
 def _shrink(layer: Layer, start: int, after: int, rank: int, scratch: _Scratch) -> None:
     """hidden[r - start] = factors · x[r] @ Aᵀ."""
-    # The sums are needed: what is in them is written first.
+    # The sums are needed here: what is in them is written first.
     _write_pending(layer, scratch)
     hidden, steps = scratch.hidden, layer.x.shape[1] // SQUARE
     for row in range(start, after, SQUARE):

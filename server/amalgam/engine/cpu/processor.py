@@ -4,9 +4,11 @@ from typing import Final, Literal
 
 CpuUnits = Literal["detected", "bfloat16", "float32"]
 _BFLOAT16_UNITS: Final = ("avx512_bf16", "amx_bf16", "bf16")
-_TILES: Final = ("amx_tile", "amx_bf16", "avx512_bf16")
-_TILES_IN_CODE: Final = ("amx-tile", "amx-bf16", "avx512bf16")
 """They are named as by torch: Intel's and AMD's vectors, Intel's tiles, Arm's."""
+_TILES: Final = ("amx_tile", "amx_bf16", "avx512_bf16")
+"""They are named as by torch: what products in tiles need."""
+_TILES_IN_CODE: Final = ("amx-tile", "amx-bf16", "avx512bf16")
+"""They are the same, named as by LLVM."""
 
 
 def multiplies_bfloat16(units: CpuUnits) -> bool:

@@ -270,7 +270,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
     def multiply_fused(self, layer: Any, x: Tensor, bias: Tensor | None) -> Tensor | None:
         """The output of vLLM's LoRA layer in one pass, where that is quicker; None where nothing is done.
 
-        Quicker it is where the step has long runs of an adapter's rows and the layer's weight is there in tiles.
+        Quicker it is where the step has long runs of an adapter's rows and the layer has a second copy of its weight.
         """
         fused = self._copies.of(layer)
         spans, rows = self.token_plan.spans, _flat(x)

@@ -152,3 +152,24 @@ def test_copies_end_where_there_is_no_more_room(caplog: pytest.LogCaptureFixture
     assert [record.message for record in caplog.records if "AMALGAM_CPU_COPIES_GIB" in record.message] == [
         caplog.records[0].message
     ]
+
+
+@pytest.mark.parametrize(
+    "missing", ["the units", "the processor's", "the compiler's", "the system's", "a code of its own"]
+)
+def test_tiles_are_used_where_processor_compiler_and_system_have_them(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llvmlite import binding
+    from numba.core import config
+
+    named = {"amx_tile", "amx_bf16", "avx512_bf16"} - ({"amx_bf16"} if missing == "the processor's" else set())
+    in_code = {"amx-tile", "amx-bf16", "avx512bf16"} - ({"amx-tile"} if missing == "the compiler's" else set())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(named, True))
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: dict.fromkeys(in_code, True))
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: missing != "the system's")
+    monkeypatch.setattr(config, "CPU_NAME", "generic" if missing == "a code of its own" else None)
+    assert not has_tiles("float32" if missing == "the units" else "detected")
+    if missing == "the units":
+        assert has_tiles("detected")
+        assert has_tiles("bfloat16")
