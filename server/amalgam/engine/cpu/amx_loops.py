@@ -20,59 +20,30 @@ from amalgam.engine.cpu.amx import (
     begin_square,
     configure,
     end_square,
-    fetch_to_read,
-    fetch_to_write,
-    first_of_line,
     put_in_two,
     put_rounded,
-    put_twice,
     release,
     settings,
 )
 from amalgam.engine.cpu.compiler import Floats, Halves, Indices, Words, compiled_together, inner
-
-ROWS_AT_ONCE: Final = 256
-"""A block of so many rows stays in a core's second cache while the weight goes past it."""
+from amalgam.engine.cpu.one_pass import (
+    ROWS_AT_ONCE,
+    Added,
+    Layer,
+    expand,
+    lined_up,
+    pack,
+    row_groups,
+    share,
+    used_ranks,
+)
+from amalgam.engine.cpu.vectors import fetch_to_read, fetch_to_write
 
 SQUARES_AT_ONCE: Final = 4
 """For each 32 rows, which stay in the first cache, so many times 32 columns are taken before the next rows."""
 
 _LINE: Final = 32
 """A line of the cache holds so many values of bfloat16."""
-_NONE: Final = np.uint32(0)
-_ZERO: Final = np.float32(0)
-
-
-class Layer(NamedTuple):
-    """Rows, and what multiplies them.
-
-    Attributes:
-        x: [rows, in]; in is a multiple of 32.
-        weight: [out · in], packed as `amx` says; out is a multiple of 32.
-        bias: [out].
-        y: [rows, out], to be written.
-    """
-
-    x: Halves
-    weight: Halves
-    bias: Floats
-    y: Halves
-
-
-class Added(NamedTuple):
-    """LoRA's factors of all slots.
-
-    Attributes:
-        down: [slots, rank, in / 2], pairs of bfloat16.
-        up: [slots, rank, out].
-        blocks: [slots, slices, 4], as in `loops.add_low_rank`.
-        scales: [slots, rank].
-    """
-
-    down: Words
-    up: Halves
-    blocks: Indices
-    scales: Floats
 
 
 class _Scratch(NamedTuple):
@@ -99,40 +70,25 @@ class _Scratch(NamedTuple):
     pending: Indices
 
 
-@compiled_together
-def multiply(layer: Layer, spans: Indices, added: Added, scale: float, configuration: Settings, threads: int) -> None:
-    """y[r] = x[r] @ weightᵀ + bias + scale · (scales[s] · x[r] @ down[s]ᵀ) @ up[s] for the rows of each span's slot s.
+def multiply(layer: Layer, spans: Indices, added: Added, scale: float, threads: int) -> None:
+    """Do what `one_pass.Multiply` says."""
+    multiply_in_tiles(layer, spans, added, scale, settings(), threads)
 
-    Args:
-        spans: [n, 3]: slot, or -1 where nothing is added; first row, row after the last. All rows, in order.
-        configuration: Of tiles, as `amx.settings` gives it.
-        threads: They share rows, and columns where there are few rows.
-    """
+
+@compiled_together
+def multiply_in_tiles(
+    layer: Layer, spans: Indices, added: Added, scale: float, configuration: Settings, threads: int
+) -> None:
+    """Do what `one_pass.Multiply` says, with tiles as `amx.settings` gives them."""
     rows, squares = layer.x.shape[0], layer.y.shape[1] // SQUARE
-    groups = _row_groups(rows, threads)
+    groups = row_groups(rows, threads)
     beside = threads // groups
     for t in numba.prange(groups * beside):
         configure(configuration)
-        first, stop = _share(rows, t // beside, groups)
+        first, stop = share(rows, t // beside, groups)
         left, right = squares * (t % beside) // beside, squares * (t % beside + 1) // beside
         _multiply_rows(layer, spans, added, np.float32(scale), first, stop, left, right)
         release()
-
-
-@inner
-def _row_groups(rows: int, threads: int) -> int:
-    """Into how many parts rows are divided, of which each is shared by as many threads."""
-    most = max(1, min(threads, rows // ROWS_AT_ONCE))
-    while threads % most != 0:
-        most -= 1
-    return most
-
-
-@inner
-def _share(rows: int, group: int, groups: int) -> Any:
-    """The first row of a group and the row after its last: whole squares, but at the end."""
-    count = (rows + SQUARE - 1) // SQUARE
-    return min(rows, count * group // groups * SQUARE), min(rows, count * (group + 1) // groups * SQUARE)
 
 
 @inner
@@ -146,7 +102,7 @@ def _multiply_rows(
         slot, begin, end = spans[g, 0], max(first, spans[g, 1]), min(stop, spans[g, 2])
         rank = added.blocks[slot, added.blocks.shape[1] - 1, 1] if slot >= 0 else 0
         if rank > 0 and slot != known and begin < end:
-            _pack(added, slot, rank, known_rank, scale, scratch)
+            pack(added, slot, rank, known_rank, scale, scratch.factors, scratch.packed)
             known, known_rank = slot, rank
         for start in range(begin, end, ROWS_AT_ONCE):
             after = min(end, start + ROWS_AT_ONCE)
@@ -164,44 +120,18 @@ def _multiply_rows(
 @inner
 def _new_scratch(length: int, rank: int) -> _Scratch:
     ranks = (rank + SQUARE - 1) // SQUARE * SQUARE
-    packed = _lined_up(ranks * length // 2).reshape((ranks // SQUARE, length // 2, SQUARE))
-    packed[:] = _NONE
+    packed = lined_up(ranks * length // 2).reshape((ranks // SQUARE, length // 2, SQUARE))
+    packed[:] = np.uint32(0)
     return _Scratch(
         packed,
         np.zeros(ranks, np.float32),
-        _lined_up(ROWS_AT_ONCE * ranks).reshape((ROWS_AT_ONCE, ranks)),
-        _lined_up(SQUARES_AT_ONCE * ranks * SQUARE).reshape((SQUARES_AT_ONCE, ranks, SQUARE)),
+        lined_up(ROWS_AT_ONCE * ranks).reshape((ROWS_AT_ONCE, ranks)),
+        lined_up(SQUARES_AT_ONCE * ranks * SQUARE).reshape((SQUARES_AT_ONCE, ranks, SQUARE)),
         np.zeros((SQUARES_AT_ONCE, 2), np.int64),
-        _lined_up(SQUARE * length // 2).view(np.uint16).reshape((SQUARE, length)),
-        _lined_up(2 * SQUARE * SQUARE).view(np.float32).reshape((2, SQUARE, SQUARE)),
+        lined_up(SQUARE * length // 2).view(np.uint16).reshape((SQUARE, length)),
+        lined_up(2 * SQUARE * SQUARE).view(np.float32).reshape((2, SQUARE, SQUARE)),
         np.zeros(4, np.int64),
     )
-
-
-@inner
-def _lined_up(count: int) -> Words:
-    """So many items, not set to anything, from the beginning of a line of the cache on."""
-    items = np.empty(count + TILE, np.uint32)
-    first = first_of_line(items)
-    return items[first : first + count]
-
-
-@inner
-def _pack(added: Added, slot: int, rank: int, rank_before: int, scale: Any, scratch: _Scratch) -> None:
-    """A of a slot as a packed right factor, with zeros where the slot before had more ranks."""
-    down, packed, most = added.down[slot], scratch.packed, max(rank, rank_before)
-    scratch.factors[rank:most] = _ZERO
-    for r in range(rank):
-        scratch.factors[r] = added.scales[slot, r] * scale
-    for square in range((most + SQUARE - 1) // SQUARE):
-        first = square * SQUARE
-        own, used = max(min(rank - first, SQUARE), 0), min(most - first, SQUARE)
-        for k in range(down.shape[1]):
-            columns = packed[square, k]
-            for r in range(own):
-                columns[r] = down[first + r, k]
-            for r in range(own, used):
-                columns[r] = _NONE
 
 
 @inner
@@ -238,21 +168,11 @@ def _shrink(layer: Layer, start: int, after: int, rank: int, scratch: _Scratch) 
 
 @inner
 def _expand(added: Added, slot: int, rank: int, square: int, at: int, scratch: _Scratch) -> None:
-    """B of 32 columns as a packed right factor, in whole tiles of the ranks that change them."""
-    left, right = square * SQUARE, (square + 1) * SQUARE
-    low, high = rank, 0
-    for p in range(added.blocks.shape[1] if rank > 0 else 0):
-        first, stop, column, end = added.blocks[slot, p]
-        if first < stop and column < right and left < end:
-            low, high = min(low, first), max(high, stop)
-    low, high = (low // TILE * TILE, (high + TILE - 1) // TILE * TILE) if low < high else (0, 0)
-    scratch.ranks[at, 0], scratch.ranks[at, 1] = low, high
-    for r in range(low, high):
-        if r < rank:
-            row = (slot * added.up.shape[1] + r) * added.up.shape[2]
-            put_twice(added.up, row + left, scratch.expanded, (at * scratch.expanded.shape[1] + r) * SQUARE)
-        else:
-            scratch.expanded[at, r] = _NONE
+    """B of 32 columns, in whole tiles of the ranks that change them."""
+    low, high = used_ranks(added, slot, rank, square)
+    ranks = low // TILE * TILE, (high + TILE - 1) // TILE * TILE
+    scratch.ranks[at, 0], scratch.ranks[at, 1] = ranks
+    expand(added, slot, rank, square, ranks, scratch.expanded, at)
 
 
 @inner
@@ -307,17 +227,3 @@ def _write_pending(layer: Layer, scratch: _Scratch) -> None:
 def _write_row(layer: Layer, sums: Floats, row: int, n: int, free: int, i: int) -> None:
     first, place = ((1 - free) * SQUARE + i) * SQUARE, (row + i) * layer.y.shape[1] + n * SQUARE
     put_rounded(sums, first, layer.bias, n * SQUARE, layer.y, place)
-
-
-def warm_up(threads: int) -> None:
-    """Compile, or load what was compiled before, ahead of the first request.
-
-    Args:
-        threads: As many as torch uses.
-    """
-    x, y = np.zeros((SQUARE, SQUARE), np.uint16), np.zeros((SQUARE, SQUARE), np.uint16)
-    layer = Layer(x, np.zeros(SQUARE * SQUARE, np.uint16), np.zeros(SQUARE, np.float32), y)
-    blocks = np.array([[[0, 1, 0, SQUARE]]], np.int64)
-    down, up = np.zeros((1, 1, SQUARE // 2), np.uint32), np.zeros((1, 1, SQUARE), np.uint16)
-    added = Added(down, up, blocks, np.ones((1, 1), np.float32))
-    multiply(layer, np.array([[0, 0, SQUARE]], np.int64), added, 1.0, settings(), threads)

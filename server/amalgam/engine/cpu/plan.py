@@ -88,7 +88,8 @@ class RowPlan:
         tall: For units that multiply bfloat16.
         runs, scatters, batches: For plain products.
         groups: For compiled loops.
-        spans: [n, 3]: all rows in order, as `amx_loops.multiply` takes them, where some are tall.
+        spans: [n, 3]: all rows in order, as `one_pass.Multiply` takes them, where some runs are long enough for it.
+        beside: Rows that have an adapter and none in the spans, for compiled loops. A layer takes these, or the rest.
     """
 
     tall: tuple[Run, ...] = ()
@@ -97,6 +98,7 @@ class RowPlan:
     batches: tuple[Batch, ...] = ()
     groups: Groups | None = None
     spans: Indices | None = None
+    beside: Groups | None = None
 
     def __bool__(self) -> bool:
         return bool(self.tall or self.runs or self.scatters or self.batches or self.groups)
@@ -116,25 +118,33 @@ class RowPlan:
         return {slot: torch.cat(rows).sort().values for slot, rows in parts.items()}
 
 
-def plan_rows(slot_of_row: Tensor, *, compiled: bool = False, has_units: bool = False) -> RowPlan:
+def plan_rows(
+    slot_of_row: Tensor, *, compiled: bool = False, has_units: bool = False, span_rows: int | None = None
+) -> RowPlan:
     """Plan a step.
 
     Args:
         slot_of_row: [rows], int64; -1 where the row has no adapter.
         compiled: Whether all rows go into `Groups`.
         has_units: Whether `TALL_ROWS` and more do not, where all others do.
+        span_rows: So many neighbouring rows of a slot make a span; without, none do.
     """
     slots = slot_of_row.numpy()
     if not compiled:
         return _plan_products(slots)
     tall = _runs(slots, TALL_ROWS) if has_units else ()
-    return RowPlan(tall=tall, groups=_groups(_without(slots, tall)), spans=_spans(tall, len(slots)) if tall else None)
+    long = _runs(slots, span_rows) if span_rows is not None else ()
+    groups = _groups(_without(slots, tall))
+    if not long:
+        return RowPlan(tall=tall, groups=groups)
+    beside = groups if long == tall else _groups(_without(slots, long))
+    return RowPlan(tall=tall, groups=groups, spans=_spans(long, len(slots)), beside=beside)
 
 
-def _spans(tall: tuple[Run, ...], rows: int) -> Indices:
+def _spans(runs: tuple[Run, ...], rows: int) -> Indices:
     """The runs, and with slot -1 what is between them."""
     spans, before = [], 0
-    for run in tall:
+    for run in runs:
         if before < run.start:
             spans.append((-1, before, run.start))
         spans.append((run.slot, run.start, run.stop))

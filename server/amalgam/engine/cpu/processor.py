@@ -3,12 +3,13 @@
 from typing import Final, Literal
 
 CpuUnits = Literal["detected", "bfloat16", "float32"]
+OnePass = Literal["tiles", "vectors"]
 _BFLOAT16_UNITS: Final = ("avx512_bf16", "amx_bf16", "bf16")
 """They are named as by torch: Intel's and AMD's vectors, Intel's tiles, Arm's."""
-_TILES: Final = ("amx_tile", "amx_bf16", "avx512_bf16")
-"""They are named as by torch: what products in tiles need."""
-_TILES_IN_CODE: Final = ("amx-tile", "amx-bf16", "avx512bf16")
-"""They are the same, named as by LLVM."""
+_VECTORS: Final = {"avx512_bf16": "avx512bf16"}
+"""They are named as by torch and as by LLVM: what products in vectors of bfloat16 need."""
+_TILES: Final = {"amx_tile": "amx-tile", "amx_bf16": "amx-bf16", **_VECTORS}
+"""Products in tiles need these."""
 
 
 def multiplies_bfloat16(units: CpuUnits) -> bool:
@@ -26,6 +27,13 @@ def multiplies_bfloat16(units: CpuUnits) -> bool:
     return any(has.get(unit) for unit in _BFLOAT16_UNITS)
 
 
+def one_pass_units(units: CpuUnits) -> OnePass | None:
+    """What this process multiplies a layer and its LoRA with in one pass; None where it has nothing for it."""
+    if has_tiles(units):
+        return "tiles"
+    return "vectors" if has_vectors(units) else None
+
+
 def has_tiles(units: CpuUnits) -> bool:
     """Whether this process may multiply bfloat16 in tiles (AMX), and code compiled here may say so.
 
@@ -33,13 +41,29 @@ def has_tiles(units: CpuUnits) -> bool:
         units: as in `multiplies_bfloat16`; ``float32`` is a processor without, and ``bfloat16`` cannot bring them.
     """
     import torch
+
+    # Linux gives a process tiles when it is asked.
+    return units != "float32" and _has(_TILES) and bool(torch.cpu._init_amx())
+
+
+def has_vectors(units: CpuUnits) -> bool:
+    """Whether this processor multiplies bfloat16 in vectors (AVX-512 BF16), and code compiled here may say so.
+
+    Args:
+        units: as in `has_tiles`.
+    """
+    return units != "float32" and _has(_VECTORS)
+
+
+def _has(names: dict[str, str]) -> bool:
+    import torch
     from llvmlite import binding
     from numba.core import config
 
     has, compiled_for = torch.cpu.get_capabilities(), binding.get_host_cpu_features()
-    is_known = all(has.get(name) for name in _TILES) and all(compiled_for.get(name) for name in _TILES_IN_CODE)
-    # Linux gives a process tiles when it is asked; code that is compiled for another processor has no words for them.
-    return units != "float32" and is_known and config.CPU_NAME is None and bool(torch.cpu._init_amx())
+    # Code that is compiled for another processor has no words for what this one has.
+    is_for_this = config.CPU_NAME is None
+    return is_for_this and all(has.get(name) and compiled_for.get(words) for name, words in names.items())
 
 
 def is_avx2_build() -> bool:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-from amalgam.engine.cpu import amx_loops, copies, loops, tall_loops
+from amalgam.engine.cpu import copies, fused, loops, tall_loops
 from amalgam.engine.cpu.compiler import Rows
 from amalgam.engine.cpu.factors import FactorCache, ModuleFactors, Occupancy, SlotFactors, Tile
 from amalgam.engine.cpu.fused import WeightCopies
 from amalgam.engine.cpu.loops import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu.plan import Batch, Groups, RowPlan, Run, Scatter, plan_rows
-from amalgam.engine.cpu.processor import has_tiles, multiplies_bfloat16
+from amalgam.engine.cpu.processor import multiplies_bfloat16, one_pass_units
 from amalgam.engine.cpu.sources import bits_of
 from amalgam.engine.environment import free_memory
 from amalgam.settings import Settings
@@ -222,19 +222,20 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
         if compiled:
             loops.warm_up(torch.get_num_threads(), in_halves=in_halves)
             copies.warm_up(in_halves=in_halves)
-        has_room = has_units and has_tiles(Settings().engine.cpu_units)
+        units = one_pass_units(Settings().engine.cpu_units) if has_units else None
         if has_units:
             tall_loops.warm_up(torch.get_num_threads())
-        if has_room:
-            amx_loops.warm_up(torch.get_num_threads())
+        if units is not None:
+            fused.warm_up(units, torch.get_num_threads())
         logging.getLogger(__name__).info(
             "LoRA on CPU: products of %s rows %s%s",
             str(dtype).removeprefix("torch."),
             "in torch" if not compiled else "in compiled loops" + ", long runs in bfloat16 units" * has_units,
-            ", in one pass with the layer's own" * has_room,
+            ", in one pass with the layer's own" * (units is not None),
         )
-        self._copies = WeightCopies(_room_for_copies() if has_room else 0)
-        self._plan = partial(plan_rows, compiled=compiled, has_units=has_units)
+        self._copies = WeightCopies(_room_for_copies(), units)
+        span_rows = fused.LEAST_ROWS[units] if units is not None else None
+        self._plan = partial(plan_rows, compiled=compiled, has_units=has_units, span_rows=span_rows)
         self._factors = FactorCache()
         self._occupied = Occupancy()
         self._slot_ids: list[int | None] = []
@@ -272,18 +273,18 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
 
         Quicker it is where the step has long runs of an adapter's rows and the layer has a second copy of its weight.
         """
-        fused = self._copies.of(layer)
+        copy = self._copies.of(layer)
         spans, rows = self.token_plan.spans, _flat(x)
-        if fused is None or spans is None or len(rows) != spans[-1, 2]:
+        if copy is None or spans is None or len(rows) != spans[-1, 2]:
             return None
         if rows.dtype is not torch.bfloat16 or not rows.is_contiguous():
             return None
         factors = self._factors.get(layer.lora_a_stacked, layer.lora_b_stacked, self._slot_ids)
         if factors.empty:
             return None
-        y = fused(rows, bias, factors.arrays(spans[:, 0]), spans, 1.0)
-        if self.token_plan.groups is not None:
-            _add_groups_(y, rows, factors, self.token_plan.groups, 1.0)
+        y = copy(rows, bias, factors.arrays(spans[:, 0]), spans, 1.0)
+        if self.token_plan.beside is not None:
+            _add_groups_(y, rows, factors, self.token_plan.beside, 1.0)
         return y.view(*x.shape[:-1], -1)
 
     def add_lora_logits(

@@ -1,18 +1,25 @@
 """Plans cover exactly the rows that have an adapter, each once."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam.engine.cpu.plan import FEW_RUNS, GROUP_ROWS, SOLO_ROWS, RowPlan, plan_rows
+from amalgam.engine.cpu.plan import FEW_RUNS, GROUP_ROWS, SOLO_ROWS, Groups, RowPlan, plan_rows
 
 SLOTS_OF_ROWS = st.lists(
     st.tuples(st.integers(-1, 6), st.integers(1, 2 * SOLO_ROWS)).map(lambda run: [run[0]] * run[1])
     | st.lists(st.integers(-1, 6), max_size=8),
     max_size=12,
 ).map(lambda parts: [slot for part in parts for slot in part])
+
+
+def grouped(groups: Groups | None) -> Iterator[tuple[int, int]]:
+    if groups:
+        for slot, start, stop in zip(groups.slots, groups.starts[:-1], groups.starts[1:], strict=True):
+            yield from ((row, slot) for row in groups.rows[start:stop].tolist())
 
 
 def pairs(plan: RowPlan) -> Iterator[tuple[int, int]]:
@@ -27,10 +34,7 @@ def pairs(plan: RowPlan) -> Iterator[tuple[int, int]]:
         for place, row in zip(places, batch.rows.tolist(), strict=True):
             assert batch.gather[place] == row
             yield row, batch.first + place // width
-    if plan.groups:
-        groups = plan.groups
-        for slot, start, stop in zip(groups.slots, groups.starts[:-1], groups.starts[1:], strict=True):
-            yield from ((row, slot) for row in groups.rows[start:stop].tolist())
+    yield from grouped(plan.groups)
 
 
 @given(SLOTS_OF_ROWS, st.booleans())
@@ -53,6 +57,24 @@ def test_compiled_loops_get_all_rows_in_groups_that_threads_can_share(slots: Seq
         # No more groups than needed: each reads the factors once.
         of_slot = {slot: slots.count(slot) for slot in set(slots) - {-1}}
         assert len(sizes) == sum(-(-rows // GROUP_ROWS) for rows in of_slot.values())
+
+
+@given(SLOTS_OF_ROWS, st.booleans(), st.sampled_from([1, SOLO_ROWS, 128]))
+def test_spans_are_all_rows_in_order_and_what_they_leave_is_in_groups(
+    slots: Sequence[int], has_units: bool, span_rows: int
+) -> None:
+    plan = plan_rows(torch.tensor(slots, dtype=torch.long), compiled=True, has_units=has_units, span_rows=span_rows)
+    runs = [(slot, len(list(run))) for slot, run in groupby(slots)]
+    assert (plan.spans is not None) == any(slot >= 0 and rows >= span_rows for slot, rows in runs)
+    if plan.spans is None:
+        assert plan.beside is None
+        return
+    spans = plan.spans.tolist()
+    assert [start for _, start, _ in spans] == [0, *(stop for _, _, stop in spans[:-1])]
+    assert spans[-1][2] == len(slots)
+    with_adapter = [(row, slot) for slot, start, stop in spans if slot >= 0 for row in range(start, stop)]
+    assert all(stop - start >= span_rows for slot, start, stop in spans if slot >= 0)
+    assert sorted([*with_adapter, *grouped(plan.beside)]) == [(row, s) for row, s in enumerate(slots) if s >= 0]
 
 
 @given(SLOTS_OF_ROWS, st.booleans())

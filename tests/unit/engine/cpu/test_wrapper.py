@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amalgam.engine.cpu.plan import TALL_ROWS
-from amalgam.engine.cpu.processor import has_tiles
+from amalgam.engine.cpu.processor import one_pass_units
 from tests.unit.engine.cpu.product_cases import FLOAT32_TOLERANCE, SLICES, SLOTS, random_factors, random_rows, reference
 from tests.unit.engine.cpu.test_stored_factors import random_pairs, stacks
 
@@ -144,7 +144,7 @@ def test_products_follow_the_type_and_the_units_and_the_log_names_them(
     monkeypatch.setenv("AMALGAM_CPU_UNITS", units)
     with caplog.at_level(logging.INFO, logger="amalgam.engine.cpu.products"):
         made = make_wrapper(dtype)
-    in_one_pass = ", in one pass with the layer's own" if products is UNITS and has_tiles("detected") else ""
+    in_one_pass = ", in one pass with the layer's own" if products is UNITS and one_pass_units("detected") else ""
     assert f"products of {str(dtype).removeprefix('torch.')} rows {products}{in_one_pass}\n" in caplog.text
     ids = (7,) * TALL_ROWS + (99,)
     made.update_metadata(LoRAMapping(ids, (7, 99), is_prefill=True), SLOT_IDS, SLOTS + 1, 1000)

@@ -1,4 +1,4 @@
-"""A layer's product and LoRA's in one pass on AMX, against the definition in float64."""
+"""A layer's product and LoRA's in one pass, in tiles (AMX) and in vectors (AVX-512 BF16), against float64."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from amalgam.engine.cpu import loops
 from amalgam.engine.cpu.factors import FactorArrays
-from amalgam.engine.cpu.processor import has_tiles
+from amalgam.engine.cpu.processor import OnePass, has_tiles, has_vectors
 from amalgam.engine.cpu.sources import bits_of
 from tests.unit.engine.cpu.product_cases import BFLOAT16_TOLERANCE, NEIGHBOURS
 
-pytestmark = pytest.mark.skipif(not has_tiles("detected"), reason="the processor has no AMX")
+pytestmark = pytest.mark.parametrize(
+    "units",
+    [
+        pytest.param("tiles", marks=pytest.mark.skipif(not has_tiles("detected"), reason="no AMX")),
+        pytest.param("vectors", marks=pytest.mark.skipif(not has_vectors("detected"), reason="no AVX-512 BF16")),
+    ],
+)
 
 Ranks = Sequence[Sequence[int]]
 """By slot and slice."""
@@ -50,6 +56,7 @@ def random_lora(ranks: Ranks, widths: Sequence[int], length: int, seed: int) -> 
 
 
 def multiplied(
+    units: OnePass,
     weight: Tensor,
     x: Tensor,
     lora: FactorArrays,
@@ -60,7 +67,7 @@ def multiplied(
     from amalgam.engine.cpu.fused import FusedLinear
 
     table, scale = np.array(spans, np.int64), more.get("scale", 0.7)
-    return FusedLinear(weight)(x, bias, lora, table, scale)
+    return FusedLinear(weight, units)(x, bias, lora, table, scale)
 
 
 def defined(
@@ -87,6 +94,7 @@ SPANS = {
     "no whole square": [(2, 0, 129), (-1, 129, 130), (1, 130, 259)],
     "one slot twice, and one without ranks": [(0, 0, 200), (3, 200, 350), (0, 350, 700)],
     "more ranks, then fewer": [(2, 0, 150), (1, 150, 300), (0, 300, 450), (2, 450, 601)],
+    "many in one block": [(at % 5 - 1, 11 * at, 11 * at + 11) for at in range(30)],
     "none": [(-1, 0, 70)],
     "one row": [(1, 0, 1)],
 }
@@ -102,39 +110,39 @@ SHAPES: dict[str, tuple[Sequence[int], int, Ranks]] = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_it_is_the_definition_rounded_once(
-    monkeypatch: pytest.MonkeyPatch, spans: Sequence[Sequence[int]], shape: Any, threads: int
+    monkeypatch: pytest.MonkeyPatch, units: OnePass, spans: Sequence[Sequence[int]], shape: Any, threads: int
 ) -> None:
     widths, length, ranks = shape
     weight, lora = random_layer(sum(widths), length, 1), random_lora(ranks, widths, length, 2)
     x = random_layer(spans[-1][2], length, 3) * length**0.5
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert_rounded_once(multiplied(weight, x, lora, spans), defined(weight, x, lora, spans))
+    assert_rounded_once(multiplied(units, weight, x, lora, spans), defined(weight, x, lora, spans))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_bias_is_added_before_the_rounding(dtype: torch.dtype) -> None:
+def test_a_bias_is_added_before_the_rounding(units: OnePass, dtype: torch.dtype) -> None:
     weight, lora = random_layer(96, 64, 1), random_lora([[8]], [96], 64, 2)
     x, bias = random_layer(130, 64, 3) * 8, torch.arange(96).to(dtype) / 8
-    got = multiplied(weight, x, lora, [(0, 0, 130)], bias)
+    got = multiplied(units, weight, x, lora, [(0, 0, 130)], bias)
     assert_rounded_once(got, defined(weight, x, lora, [(0, 0, 130)]) + bias.double())
 
 
-def test_rows_say_the_same_whoever_is_beside_them() -> None:
+def test_rows_say_the_same_whoever_is_beside_them(units: OnePass) -> None:
     """Bit by bit: also where they begin and end within a square, and beside what is not a number."""
     weight, lora = random_layer(128, 64, 1), random_lora([[8], [40]], [128], 64, 2)
     x = random_layer(500, 64, 3) * 8
-    alone = multiplied(weight, x[77:300], lora, [(0, 0, 223)])
+    alone = multiplied(units, weight, x[77:300], lora, [(0, 0, 223)])
     x[:77], x[300:] = torch.nan, torch.inf
-    among = multiplied(weight, x, lora, [(1, 0, 77), (0, 77, 300), (-1, 300, 500)])
+    among = multiplied(units, weight, x, lora, [(1, 0, 77), (0, 77, 300), (-1, 300, 500)])
     assert torch.equal(among[77:300], alone)
     assert among[:77].isnan().all()
     assert not among[300:].isfinite().any()
 
 
-def test_a_row_that_is_not_a_number_stays_the_only_one() -> None:
+def test_a_row_that_is_not_a_number_stays_the_only_one(units: OnePass) -> None:
     weight, lora = random_layer(64, 64, 1), random_lora([[8]], [64], 64, 2)
     x = random_layer(161, 64, 3) * 8
     x[160, 5] = torch.nan
-    got = multiplied(weight, x, lora, [(0, 0, 161)])
+    got = multiplied(units, weight, x, lora, [(0, 0, 161)])
     assert got[160].isnan().all()
     assert got[:160].isfinite().all()
