@@ -14,7 +14,8 @@ from amalgam.cli.doctor_base import size_text, weight_bytes, why_no_base, why_to
 from amalgam.cli.separated_inputs import separated
 from amalgam.domain.adapter import BaseModelSpec
 from amalgam.engine.base_class import unserved_on_cpu
-from amalgam.engine.cpu.processor import multiplies_words
+from amalgam.engine.cpu.processor import multiplies_words, one_pass_units
+from amalgam.engine.cpu.room import room_for_copies
 from amalgam.engine.sound_rates import resampling_package
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings
@@ -73,6 +74,8 @@ def check_fit(settings: Settings, model: Path | None, adapters: Sequence[Path]) 
         yield Finding("error", "model", f"{model} cannot be read: {error.reason}. Fetch the model's whole repository.")
         return
     yield from _judge_base(model, base, served)
+    if served is not None and served.device == "cpu":
+        yield from _judge_copies(model, base, settings)
     if served is not None:
         # The class of a model that sees says nothing of the ends of its language model.
         untaken = frozenset() if base.reads else frozenset({"lm_head"}) - served.ends
@@ -121,6 +124,19 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
         yield Finding("warning", "model", "on CPU, adapters of its experts and of what routes to them are refused")
     else:
         yield Finding("ok", "model", f"vLLM's class for it takes LoRA on {served.device}")
+
+
+def _judge_copies(model: Path, base: BaseModelSpec, settings: Settings) -> Iterator[Finding]:
+    """What weights take once more on processors where a layer and its LoRA are one product."""
+    config = read_json(model / CONFIG)
+    units = one_pass_units(settings.engine.cpu_units)
+    if units is None or is_quantised(model) or (config.get("dtype") or config.get("torch_dtype")) != "bfloat16":
+        return
+    weights = weight_bytes(model, base)
+    size = min(weights, room_for_copies(settings.engine.cpu_copies_gib, taken=weights))
+    if size:
+        text = f"up to {size_text(size)} more for second copies of its weights, which adapters are multiplied with"
+        yield Finding("ok", "model", f"{text}; AMALGAM_CPU_COPIES_GIB says otherwise")
 
 
 def _judge_sounds() -> Iterator[Finding]:

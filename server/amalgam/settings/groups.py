@@ -204,8 +204,8 @@ class EngineSettings(_Group):
     cpu_copies_gib: float | None = Field(
         None,
         ge=0,
-        description="memory for second copies of weights, with which prompts with adapters take no longer than others "
-        "on processors with AMX; unset: a sixteenth of what is free once the model is loaded",
+        description="memory for second copies of weights, with which adapters cost little on processors with AMX or "
+        "AVX-512 BF16; unset: a sixteenth of what is free once the model is loaded",
     )
     engine_start: Literal["forked", "spawned"] = Field(
         "forked", description="engine processes on CPU: forked from one that imported vLLM, or spawned as vLLM does"

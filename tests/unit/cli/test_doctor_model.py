@@ -47,6 +47,38 @@ def test_what_vllm_cannot_serve_is_an_error(
 
 
 @pytest.mark.parametrize(
+    ("device", "units", "dtype", "gib", "has_copies"),
+    [
+        ("cpu", "vectors", "bfloat16", None, True),
+        ("cpu", "tiles", "bfloat16", 1, True),
+        ("cpu", "vectors", "bfloat16", 0, False),
+        ("cpu", "vectors", "float32", None, False),
+        ("cpu", None, "bfloat16", None, False),
+        ("cuda", "vectors", "bfloat16", None, False),
+    ],
+)
+def test_second_copies_of_weights_are_counted_where_they_are_made(
+    device: str,
+    units: str | None,
+    dtype: str,
+    gib: float | None,
+    has_copies: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor_model, "ask_vllm", lambda _: Served(device, known=True, adapted=True))
+    monkeypatch.setattr(doctor_model, "one_pass_units", lambda _: units)
+    if gib is not None:
+        monkeypatch.setenv("AMALGAM_CPU_COPIES_GIB", str(gib))
+    write_model("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+    found = [text for verdict, text in said(tmp_path) if "second copies" in text]
+    assert len(found) == has_copies
+    assert all("MiB more" in text and "AMALGAM_CPU_COPIES_GIB" in text for text in found)
+
+
+@pytest.mark.parametrize(
     ("method", "verdict"), [("fp8", "error"), ("bitsandbytes", "error"), ("gptq", "ok"), ("awq", "ok")]
 )
 def test_how_a_base_is_quantised_is_judged_as_the_server_does(

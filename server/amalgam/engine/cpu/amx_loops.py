@@ -169,7 +169,7 @@ def _shrink(layer: Layer, start: int, after: int, rank: int, scratch: _Scratch) 
 @inner
 def _expand(added: Added, slot: int, rank: int, square: int, at: int, scratch: _Scratch) -> None:
     """B of 32 columns, in whole tiles of the ranks that change them."""
-    low, high = used_ranks(added, slot, rank, square)
+    low, high = used_ranks(added.blocks, slot, rank, square)
     ranks = low // TILE * TILE, (high + TILE - 1) // TILE * TILE
     scratch.ranks[at, 0], scratch.ranks[at, 1] = ranks
     expand(added, slot, rank, square, ranks, scratch.expanded, at)

@@ -6,43 +6,64 @@ rows is multiplied with A first, and what lies between goes on as two bfloat16 n
 left, beside B twice. Sums are float32, and each result is rounded once.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
 
 from amalgam.engine.cpu.compiler import Floats, Indices, Words, compiled_together, inner
-from amalgam.engine.cpu.dots import STRIP_ROWS, put_half_of_hidden, put_hidden, put_strip
-from amalgam.engine.cpu.one_pass import (
-    ROWS_AT_ONCE,
-    Added,
-    Layer,
-    expand,
-    lined_up,
-    pack,
-    row_groups,
-    share,
-    used_ranks,
-)
-from amalgam.engine.cpu.vectors import COLUMNS, LANES
+from amalgam.engine.cpu.dots import STRIP_ROWS, add_totals, put_added, put_strip, split_totals
+from amalgam.engine.cpu.one_pass import ROWS_AT_ONCE, Added, Layer, lined_up, row_groups, share, used_ranks
+from amalgam.engine.cpu.vectors import COLUMNS, LANES, LINE_BYTES, address_of
+
+_HALF_BYTES: Final = 2
+_FLOAT_BYTES: Final = 4
+_PAIR_BYTES: Final = 4
+
+STEPS_AT_ONCE: Final = 32
+"""So many times 32 inputs of 16 ranks of A stay in the first cache while rows go past them."""
 
 
 class _Scratch(NamedTuple):
     """One thread's memory.
 
     Attributes:
-        parts: [rows at once, 4], of a block of rows those of one slot each: slot, its rank, first row, row after.
-        packed: [blocks of ranks, in / 2, 32], A of one slot as a packed right factor.
-        factors: [ranks], what its products are multiplied with.
+        parts: [rows at once, 7], of a block of rows those of one slot each: slot, its rank, first row, row after; and
+            of the ranks that change some columns: the bytes before them in a row of hidden, how many they are, and the
+            address of the first one's B.
+        factors: [16], what some products with A are multiplied with.
         hidden: [rows at once, ranks], what lies between A and B, each value as two.
-        expanded: [1, ranks, 32], B of 32 columns, each value twice.
+        starts: [rows of a strip, 32], what its sums begin with.
     """
 
     parts: Indices
-    packed: Words
     factors: Floats
     hidden: Words
-    expanded: Words
+    starts: Words
+
+
+class _Addresses(NamedTuple):
+    """Where the memory of a layer, of its LoRA and of a thread's scratch begins, and how many bytes its rows take.
+
+    Attributes:
+        up: B of all slots.
+        ranks: Rows of B of a slot.
+        steps: Pairs of a row of x.
+    """
+
+    x: int
+    x_row: int
+    y: int
+    y_row: int
+    weight: int
+    bias: int
+    up: int
+    up_row: int
+    ranks: int
+    hidden: int
+    hidden_row: int
+    starts: int
+    steps: int
 
 
 @compiled_together
@@ -62,21 +83,47 @@ def _multiply_rows(
     layer: Layer, spans: Indices, added: Added, scale: Any, first: int, stop: int, left: int, right: int
 ) -> None:
     """One thread's rows and blocks of columns."""
-    scratch = _new_scratch(layer.x.shape[1], added.down.shape[1])
-    known, known_rank = -1, 0
+    scratch = _new_scratch(added.down.shape[1])
+    at = _addresses(layer, added, scratch)
     for start in range(first, stop, ROWS_AT_ONCE):
-        parts = scratch.parts[: _divide(spans, added, start, min(stop, start + ROWS_AT_ONCE), scratch.parts)]
-        strips = 0
-        for p in range(parts.shape[0]):
-            slot, rank, begin, end = parts[p]
-            strips += _strips(begin, end)
-            if rank > 0 and slot != known:
-                pack(added, slot, rank, known_rank, scale, scratch.factors, scratch.packed)
-                known, known_rank = slot, rank
-            if rank > 0:
-                _shrink(layer, begin, end, begin - start, rank, scratch)
+        count = _divide(spans, added, start, min(stop, start + ROWS_AT_ONCE), scratch.parts)
+        for part in range(count):
+            _shrink(at, added, scratch, part, scale)
+        # What has been given an address has to be there: scratch is given on for that.
         for block in range(left, right):
-            _columns(layer, added, parts, strips, block, scratch)
+            _use(at, added.blocks, scratch.parts, count, block)
+            _columns(at, scratch, count, block)
+
+
+@inner
+def _new_scratch(rank: int) -> _Scratch:
+    ranks = (rank + LANES - 1) // LANES * LANES
+    return _Scratch(
+        np.empty((ROWS_AT_ONCE, 7), np.int64),
+        np.zeros(LANES, np.float32),
+        lined_up(ROWS_AT_ONCE * ranks).reshape((ROWS_AT_ONCE, ranks)),
+        lined_up(STRIP_ROWS * COLUMNS),
+    )
+
+
+@inner
+def _addresses(layer: Layer, added: Added, scratch: _Scratch) -> _Addresses:
+    length, width = layer.x.shape[1], layer.y.shape[1]
+    return _Addresses(
+        address_of(layer.x, 0),
+        length * _HALF_BYTES,
+        address_of(layer.y, 0),
+        width * _HALF_BYTES,
+        address_of(layer.weight, 0),
+        address_of(layer.bias, 0),
+        address_of(added.up, 0),
+        added.up.shape[2] * _HALF_BYTES,
+        added.up.shape[1],
+        address_of(scratch.hidden, 0),
+        scratch.hidden.shape[1] * _PAIR_BYTES,
+        address_of(scratch.starts, 0),
+        length // 2,
+    )
 
 
 @inner
@@ -93,67 +140,58 @@ def _divide(spans: Indices, added: Added, start: int, after: int, parts: Indices
 
 
 @inner
-def _new_scratch(length: int, rank: int) -> _Scratch:
-    blocks = (rank + COLUMNS - 1) // COLUMNS
-    ranks = blocks * COLUMNS
-    packed = lined_up(ranks * length // 2).reshape((blocks, length // 2, COLUMNS))
-    packed[:] = np.uint32(0)
-    return _Scratch(
-        np.empty((ROWS_AT_ONCE, 4), np.int64),
-        packed,
-        np.zeros(ranks, np.float32),
-        lined_up(ROWS_AT_ONCE * ranks).reshape((ROWS_AT_ONCE, ranks)),
-        lined_up(ranks * COLUMNS).reshape((1, ranks, COLUMNS)),
-    )
+def _shrink(at: _Addresses, added: Added, scratch: _Scratch, part: int, scale: Any) -> None:
+    """Write hidden = scale · scales · x @ Aᵀ for the rows of a part: 16 ranks at a time, of some inputs."""
+    parts, factors = scratch.parts, scratch.factors
+    slot, rank, start, first, stop = parts[part, 0], parts[part, 1], parts[0, 2], parts[part, 2], parts[part, 3]
+    scratch.hidden[first - start : stop - start] = np.uint32(0)
+    for low in range(0, rank, LANES):
+        ranks, given = min(LANES, rank - low), address_of(factors, 0)
+        for r in range(ranks):
+            factors[r] = added.scales[slot, low + r] * scale
+        down, hidden = address_of(added.down, (slot * at.ranks + low) * at.steps), at.hidden + low * _PAIR_BYTES
+        for step in range(0, at.steps // LANES, STEPS_AT_ONCE):
+            along, steps = step * LINE_BYTES, min(STEPS_AT_ONCE, at.steps // LANES - step)
+            for row in range(first, stop):
+                x, totals = at.x + row * at.x_row + along, hidden + (row - start) * at.hidden_row
+                add_totals(ranks, x, (down + along, at.x_row), steps, totals)
+        for row in range(first - start, stop - start):
+            split_totals(hidden + row * at.hidden_row, given)
 
 
 @inner
-def _strips(begin: int, end: int) -> int:
-    """Into how many strips rows are divided."""
-    return (end - begin + STRIP_ROWS - 1) // STRIP_ROWS
+def _use(at: _Addresses, blocks: Indices, parts: Indices, count: int, block: int) -> None:
+    """Write which ranks of each part change 32 columns."""
+    for p in range(count):
+        low, high = used_ranks(blocks, parts[p, 0], parts[p, 1], block)
+        parts[p, 4], parts[p, 5] = low * _PAIR_BYTES, high - low
+        parts[p, 6] = at.up + (parts[p, 0] * at.ranks + low) * at.up_row + block * COLUMNS * _HALF_BYTES
 
 
 @inner
-def _strip(begin: int, end: int, strip: int) -> Any:
-    """The first row of a strip, and its rows: as many in each as there may be, or one less."""
-    strips = _strips(begin, end)
-    first = begin + (end - begin) * strip // strips
-    return first, begin + (end - begin) * (strip + 1) // strips - first
-
-
-@inner
-def _shrink(layer: Layer, begin: int, end: int, at: int, rank: int, scratch: _Scratch) -> None:
-    """hidden[r - begin + at] = factors · x[r] @ Aᵀ."""
-    length, ranks = layer.x.shape[1], scratch.hidden.shape[1]
-    for block in range((rank + COLUMNS - 1) // COLUMNS):
-        first = block * COLUMNS
-        packed, factors = (scratch.packed, first * length // 2), (scratch.factors, first)
-        for s in range(_strips(begin, end)):
-            row, count = _strip(begin, end, s)
-            x, hidden = (layer.x, row * length, length), (scratch.hidden, (row - begin + at) * ranks + first, ranks)
-            if rank - first <= LANES:
-                put_half_of_hidden(count, x, packed, length // 2, factors, hidden)
-            else:
-                put_hidden(count, x, packed, length // 2, factors, hidden)
-
-
-@inner
-def _columns(layer: Layer, added: Added, parts: Indices, strips: int, block: int, scratch: _Scratch) -> None:
-    """32 columns of a block of rows, which has so many strips."""
-    length, width, between = layer.x.shape[1], layer.y.shape[1], scratch.hidden.shape[1]
-    column = block * COLUMNS
-    weight, bias = (layer.weight, column * length), (layer.bias, column)
+def _columns(at: _Addresses, scratch: _Scratch, count: int, block: int) -> None:
+    """32 columns of a block of rows, which has so many parts: strip by strip, as even as they may be."""
+    parts, column = scratch.parts, block * COLUMNS
+    start, rows = parts[0, 2], parts[count - 1, 3] - parts[0, 2]
+    strips = (rows + STRIP_ROWS - 1) // STRIP_ROWS
+    weight, bias, row_bytes = at.weight + column * at.x_row, at.bias + column * _FLOAT_BYTES, COLUMNS * _FLOAT_BYTES
     # Of the columns after these, each step of each strip fetches as much as brings all of them.
-    fetched = (2 * COLUMNS + strips - 1) // strips
-    ahead = (column + COLUMNS) * length
-    for p in range(parts.shape[0]):
-        slot, rank, begin, end = parts[p]
-        low, high = used_ranks(added, slot, rank, block)
-        expand(added, slot, rank, block, (low, high), scratch.expanded, 0)
-        for s in range(_strips(begin, end)):
-            row, count = _strip(begin, end, s)
-            x, y = (layer.x, row * length, length), (layer.y, row * width + column, width)
-            hidden = (scratch.hidden, (row - parts[0, 2]) * between + low, between)
-            up, fetch = (scratch.expanded, low * COLUMNS), (layer.weight, ahead, fetched)
-            put_strip(count, x, weight, length // 2, fetch, hidden, up, high - low, bias, y)
-            ahead += length // 2 * fetched
+    fetched = (COLUMNS * _PAIR_BYTES + strips - 1) // strips
+    part, ahead = 0, weight + COLUMNS * at.x_row
+    for s in range(strips):
+        row, end = start + rows * s // strips, start + rows * (s + 1) // strips
+        while parts[part, 3] <= row:
+            part += 1
+        starts = (bias, 0)
+        if parts[part, 1] > 0 or parts[part, 3] < end:
+            first, p, starts = row, part, (at.starts, row_bytes)
+            # No function of its own: its arrays would be counted.
+            while first < end:
+                until = min(end, parts[p, 3])
+                hidden = (at.hidden + (first - start) * at.hidden_row + parts[p, 4], at.hidden_row)
+                sums = (at.starts + (first - row) * row_bytes, row_bytes)
+                put_added(until - first, hidden, (parts[p, 6], at.up_row), parts[p, 5], bias, sums)
+                first, p = until, p + 1
+        x, y = at.x + row * at.x_row, at.y + row * at.y_row + column * _HALF_BYTES
+        put_strip(end - row, (x, at.x_row), weight, at.steps, (ahead, fetched), starts, (y, at.y_row))
+        ahead += at.steps * fetched

@@ -21,7 +21,7 @@ from amalgam.engine.cpu.processor import OnePass
 from amalgam.engine.cpu.sources import PlaceholderStack, bits_of
 from amalgam.engine.cpu.vectors import COLUMNS
 
-LEAST_ROWS: Final[dict[OnePass, int]] = {"tiles": 128, "vectors": 16}
+LEAST_ROWS: Final[dict[OnePass, int]] = {"tiles": 128, "vectors": 1}
 """From so many neighbouring rows of an adapter on, one pass is quicker than the library and LoRA after it."""
 
 LONGEST_INPUT: Final[dict[OnePass, int]] = {"tiles": 3072, "vectors": 8192}

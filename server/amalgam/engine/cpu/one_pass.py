@@ -109,13 +109,13 @@ def pack(added: Added, slot: int, rank: int, rank_before: int, scale: Any, facto
 
 
 @inner
-def used_ranks(added: Added, slot: int, rank: int, block: int) -> Any:
+def used_ranks(blocks: Indices, slot: int, rank: int, block: int) -> Any:
     """Give the first rank that changes 32 columns and the one after the last; none is as many of 0."""
     left, right = block * COLUMNS, (block + 1) * COLUMNS
     low, high = rank, 0
-    for p in range(added.blocks.shape[1] if rank > 0 else 0):
-        first, stop, column, end = added.blocks[slot, p]
-        if first < stop and column < right and left < end:
+    for p in range(blocks.shape[1] if rank > 0 else 0):
+        first, stop = blocks[slot, p, 0], blocks[slot, p, 1]
+        if first < stop and blocks[slot, p, 2] < right and left < blocks[slot, p, 3]:
             low, high = min(low, first), max(high, stop)
     return (low, high) if low < high else (0, 0)
 

@@ -122,7 +122,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         f"{_LINEAR}._apply_sync", "layers", f"{_CPU}.fused:fusing",
-        "LoRA added after a layer's product reads and writes all of it once more; in tiles both are one pass",
+        "LoRA added after a layer's product reads and writes all of it once more; here both are one pass",
         f"{_UNIT}/cpu/test_fused.py::test_a_layer_multiplies_in_one_pass",
     ),
     Patch(

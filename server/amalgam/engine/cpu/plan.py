@@ -127,38 +127,42 @@ def plan_rows(
         slot_of_row: [rows], int64; -1 where the row has no adapter.
         compiled: Whether all rows go into `Groups`.
         has_units: Whether `TALL_ROWS` and more do not, where all others do.
-        span_rows: So many neighbouring rows of a slot make a span; without, none do.
+        span_rows: So many neighbouring rows of a slot, or more, make a span; without, none do.
     """
     slots = slot_of_row.numpy()
     if not compiled:
         return _plan_products(slots)
     tall = _runs(slots, TALL_ROWS) if has_units else ()
-    long = _runs(slots, span_rows) if span_rows is not None else ()
     groups = _groups(_without(slots, tall))
-    if not long:
+    spans = _spans(slots, span_rows) if span_rows is not None else None
+    if spans is None:
         return RowPlan(tall=tall, groups=groups)
-    beside = groups if long == tall else _groups(_without(slots, long))
-    return RowPlan(tall=tall, groups=groups, spans=_spans(long, len(slots)), beside=beside)
+    in_spans = np.repeat(spans[:, 0], spans[:, 2] - spans[:, 1]) >= 0
+    return RowPlan(tall=tall, groups=groups, spans=spans, beside=_groups(np.where(in_spans, -1, slots)))
 
 
-def _spans(runs: tuple[Run, ...], rows: int) -> Indices:
-    """The runs, and with slot -1 what is between them."""
-    spans, before = [], 0
-    for run in runs:
-        if before < run.start:
-            spans.append((-1, before, run.start))
-        spans.append((run.slot, run.start, run.stop))
-        before = run.stop
-    if before < rows:
-        spans.append((-1, before, rows))
-    return np.array(spans, np.int64)
+def _spans(slots: Indices, least: int) -> Indices | None:
+    """All rows in order: runs of so many rows or more of a slot, and with slot -1 what is between them."""
+    starts, stops = _edges(slots)
+    slot = np.where(stops - starts >= least, slots[starts], -1)
+    if not (slot >= 0).any():
+        return None
+    is_first = np.concatenate(([True], slot[1:] != slot[:-1]))
+    begins = starts[is_first]
+    return np.stack((slot[is_first], begins, np.append(begins[1:], len(slots))), axis=1)
+
+
+def _edges(slots: Indices) -> tuple[Indices, Indices]:
+    """The first row of each run of one slot or of none, and the row after its last."""
+    edges = np.flatnonzero(slots[1:] != slots[:-1]) + 1
+    starts = np.concatenate(([0], edges)) if len(slots) else edges
+    stops = np.concatenate((edges, [len(slots)])) if len(slots) else edges
+    return starts, stops
 
 
 def _runs(slots: Indices, least: int) -> tuple[Run, ...]:
     """All runs of so many rows or more with an adapter."""
-    edges = np.flatnonzero(slots[1:] != slots[:-1]) + 1
-    starts = np.concatenate(([0], edges)) if len(slots) else edges
-    stops = np.concatenate((edges, [len(slots)])) if len(slots) else edges
+    starts, stops = _edges(slots)
     found = (slots[starts] >= 0) & (stops - starts >= least)
     return tuple(
         Run(int(slots[start]), int(start), int(stop)) for start, stop in zip(starts[found], stops[found], strict=True)

@@ -20,8 +20,8 @@ from amalgam.engine.cpu.fused import WeightCopies
 from amalgam.engine.cpu.loops import add_low_rank, add_low_rank_together
 from amalgam.engine.cpu.plan import Batch, Groups, RowPlan, Run, Scatter, plan_rows
 from amalgam.engine.cpu.processor import multiplies_bfloat16, one_pass_units
+from amalgam.engine.cpu.room import room_for_copies
 from amalgam.engine.cpu.sources import bits_of
-from amalgam.engine.environment import free_memory
 from amalgam.settings import Settings
 
 BLOCK_ROWS: Final = 64
@@ -32,9 +32,6 @@ TOGETHER_ROWS: Final = 4
 
 FEW_RANKS: Final = 32
 """Up to so many ranks of all slices together, loops multiply A with long runs of rows, as a rule faster than units."""
-
-COPIES_SHARE: Final = 16
-"""Second copies of weights take one part in so many of the memory that is free, unless a setting says otherwise."""
 
 CHUNK_ROWS: Final = 512
 """So many rows are taken at a time where a product needs a buffer as wide as the output, so that it stays in the cache.
@@ -233,7 +230,7 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
             "in torch" if not compiled else "in compiled loops" + ", long runs in bfloat16 units" * has_units,
             ", in one pass with the layer's own" * (units is not None),
         )
-        self._copies = WeightCopies(_room_for_copies(), units)
+        self._copies = WeightCopies(room_for_copies(Settings().engine.cpu_copies_gib), units)
         span_rows = fused.LEAST_ROWS[units] if units is not None else None
         self._plan = partial(plan_rows, compiled=compiled, has_units=has_units, span_rows=span_rows)
         self._factors = FactorCache()
@@ -348,12 +345,6 @@ class GroupedPunicaWrapper(PunicaWrapperBase):  # type: ignore[misc]
             return self.sample_plan
         first = x.storage_offset() // x.shape[1]
         return self._plan(self.token_lora_indices[first : first + len(x)])
-
-
-def _room_for_copies() -> int:
-    """Bytes that second copies of weights may take, when the weights themselves are loaded."""
-    gib = Settings().engine.cpu_copies_gib
-    return free_memory() // COPIES_SHARE if gib is None else int(gib * (1 << 30))
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -96,6 +96,15 @@ def in_two(builder: Any, value: Any) -> Any:
     return builder.or_(builder.lshr(near, ir.Constant(WORDS, [16] * LANES)), left)
 
 
+def twice(builder: Any, address: Any) -> list[Any]:
+    """Give 32 bfloat16 numbers as two vectors, each number in both halves of 32 bits."""
+    narrow, pairs = ir.VectorType(ir.IntType(16), LANES), []
+    for part in range(2):
+        given = builder.zext(read(builder, narrow, moved(builder, address, part * LINE_BYTES // 2), align=2), WORDS)
+        pairs.append(builder.or_(given, builder.shl(given, ir.Constant(WORDS, [16] * LANES))))
+    return pairs
+
+
 def _upper_half(builder: Any, value: Any) -> Any:
     """Bits of the bfloat16 numbers next to a vector's, of two as near the even one, with zeros below."""
 
@@ -112,15 +121,26 @@ def put_twice(_typing: Any, halves: Any, halves_at: Any, pairs: Any, pairs_at: A
     """Put each of 32 bfloat16 numbers into both halves of 32 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        narrow, bits = ir.VectorType(ir.IntType(16), COLUMNS), ir.VectorType(WORD, COLUMNS)
-        address = place(context, builder, signature.args[0], *operands[:2])
-        given = builder.zext(read(builder, narrow, address, align=2), bits)
-        both = builder.or_(given, builder.shl(given, ir.Constant(bits, [16] * COLUMNS)))
-        write(builder, both, place(context, builder, signature.args[2], *operands[2:]))
+        target = place(context, builder, signature.args[2], *operands[2:])
+        for part, both in enumerate(twice(builder, place(context, builder, signature.args[0], *operands[:2]))):
+            write(builder, both, moved(builder, target, part * LINE_BYTES))
         return context.get_dummy_value()
 
     index = types.int64
     return types.void(halves, index, pairs, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def address_of(_typing: Any, values: Any, at: Any) -> Any:
+    """Give the address of an item, counted through all axes: unlike an array, a number is given to others for nothing.
+
+    An array is counted for each function that is given it, and threads that count the same ones wait for each other.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
+        return builder.ptrtoint(place(context, builder, signature.args[0], *operands), LONG)
+
+    return types.int64(values, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -45,12 +45,12 @@ def lora_layer(wrapper: Any, **more: Any) -> Any:
     return SimpleNamespace(base_layer=base_layer(), punica_wrapper=wrapper, **stacks | more)
 
 
-def wrapper_of(slots: list[int], room: int) -> Any:
+def wrapper_of(slots: list[int], room: int, span_rows: int = ROWS) -> Any:
     """Ours in the middle of a step with rows of these slots."""
     made = GroupedPunicaWrapper.__new__(GroupedPunicaWrapper)
     made.__dict__.update(
         {
-            "token_plan": plan_rows(torch.tensor(slots), compiled=True, has_units=True, span_rows=ROWS),
+            "token_plan": plan_rows(torch.tensor(slots), compiled=True, has_units=True, span_rows=span_rows),
             "_copies": WeightCopies(room, UNITS), "_factors": FactorCache(), "_slot_ids": list(range(SLOTS)),
         }
     )  # fmt: skip
@@ -78,11 +78,11 @@ def untouched(*_: Any) -> Tensor:
 
 
 @needs_units
-@pytest.mark.parametrize("is_batched", [False, True])
-def test_a_layer_multiplies_in_one_pass(is_batched: bool) -> None:
+@pytest.mark.parametrize(("is_batched", "span_rows"), [(False, ROWS), (True, ROWS), (False, 20)])
+def test_a_layer_multiplies_in_one_pass(is_batched: bool, span_rows: int) -> None:
     """Short runs beside the long ones have their adapters, and rows of none have none."""
-    slots = [2, 2, -1] + [0] * ROWS + [1] * 5 + [2] * (ROWS + 7) + [-1]
-    layer = lora_layer(wrapper_of(slots, 1 << 20))
+    slots = [2, 2, -1] + [0] * span_rows + [1] * 5 + [2] * (span_rows + 7) + [-1]
+    layer = lora_layer(wrapper_of(slots, 1 << 20, span_rows))
     deltas = [give(layer, slot, seed=slot) for slot in range(SLOTS)]
     x = torch.randn(len(slots), LENGTH, generator=torch.Generator().manual_seed(9)).bfloat16()
     bias = torch.arange(sum(WIDTHS)).bfloat16() / 16
