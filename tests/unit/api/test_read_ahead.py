@@ -90,10 +90,14 @@ async def test_what_is_taken_in_has_a_bound_and_nothing_is_lost_behind_it() -> N
     assert harness.whole()
 
 
-@pytest.mark.parametrize("stuck", [False, True])
-async def test_a_stream_that_is_given_up_ends_its_source_however_fast_that_is(stuck: bool) -> None:
-    """Also under anyio's cancellation, by which Starlette ends the streams of clients that have left."""
-    harness = Harness(1 << 60)
+@pytest.mark.parametrize(("stuck", "size"), [(False, 10), (True, 10), (True, MAX_BYTES)])
+async def test_a_stream_that_is_given_up_ends_its_source_however_fast_that_is(stuck: bool, size: int) -> None:
+    """Also under anyio's cancellation, by which Starlette ends the streams of clients that have left.
+
+    Whether a stuck source of small pieces has filled what is kept of it by then depends on the machine; that of large
+    ones has.
+    """
+    harness = Harness(1 << 60, size)
     if stuck:
         harness.open.clear()
     async with asyncio.timeout(10), anyio.create_task_group() as group:

@@ -111,9 +111,13 @@ class ReadAhead:
 
     async def close(self) -> None:
         """End the source, wherever it is."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
-        close = getattr(self._source, "aclose", None)
-        if close is not None:
-            await close()
+        try:
+            if self._reader is not None:
+                self._reader.cancel()
+                await asyncio.gather(self._reader, return_exceptions=True)
+        finally:
+            # Whoever is cancelled by anyio is so at each wait. The reader is done by then, and a source that it had
+            # left between two pieces, for want of room, still waits for its end.
+            close = getattr(self._source, "aclose", None)
+            if close is not None:
+                await close()
