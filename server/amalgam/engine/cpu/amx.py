@@ -24,11 +24,13 @@ from amalgam.engine.cpu.vectors import (
     LONG,
     NOTHING,
     call,
+    fetch,
     in_two,
     moved,
     place,
     read,
     rounded,
+    twice,
     write,
 )
 
@@ -190,3 +192,37 @@ def put_in_two(
 
     index = types.int64
     return types.void(sums, index, factors, index, halves, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def put_twice(_typing: Any, halves: Any, halves_at: Any, pairs: Any, pairs_at: Any) -> Any:
+    """Put each of 32 bfloat16 numbers into both halves of 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
+        target = place(context, builder, signature.args[2], *operands[2:])
+        for part, both in enumerate(twice(builder, place(context, builder, signature.args[0], *operands[:2]))):
+            write(builder, both, moved(builder, target, part * LINE_BYTES))
+        return context.get_dummy_value()
+
+    index = types.int64
+    return types.void(halves, index, pairs, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch_to_read(_typing: Any, values: Any, at: Any) -> Any:
+    """Have the line of an item, which may be past the array's end, brought into the second cache."""
+    return types.void(values, types.int64), _fetching(to_write=False)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch_to_write(_typing: Any, values: Any, at: Any) -> Any:
+    """The same of a line that is about to be written."""
+    return types.void(values, types.int64), _fetching(to_write=True)
+
+
+def _fetching(*, to_write: bool) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
+        fetch(builder, place(context, builder, signature.args[0], *operands), to_write=to_write)
+        return context.get_dummy_value()
+
+    return generate

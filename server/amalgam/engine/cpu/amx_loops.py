@@ -20,30 +20,24 @@ from amalgam.engine.cpu.amx import (
     begin_square,
     configure,
     end_square,
+    fetch_to_read,
+    fetch_to_write,
     put_in_two,
     put_rounded,
+    put_twice,
     release,
     settings,
 )
 from amalgam.engine.cpu.compiler import Floats, Halves, Indices, Words, compiled_together, inner
-from amalgam.engine.cpu.one_pass import (
-    ROWS_AT_ONCE,
-    Added,
-    Layer,
-    expand,
-    lined_up,
-    pack,
-    row_groups,
-    share,
-    used_ranks,
-)
-from amalgam.engine.cpu.vectors import fetch_to_read, fetch_to_write
+from amalgam.engine.cpu.one_pass import ROWS_AT_ONCE, Added, Layer, lined_up, row_groups, share, used_ranks
 
 SQUARES_AT_ONCE: Final = 4
 """For each 32 rows, which stay in the first cache, so many times 32 columns are taken before the next rows."""
 
 _LINE: Final = 32
 """A line of the cache holds so many values of bfloat16."""
+_NONE: Final = np.uint32(0)
+_ZERO: Final = np.float32(0)
 
 
 class _Scratch(NamedTuple):
@@ -102,7 +96,7 @@ def _multiply_rows(
         slot, begin, end = spans[g, 0], max(first, spans[g, 1]), min(stop, spans[g, 2])
         rank = added.blocks[slot, added.blocks.shape[1] - 1, 1] if slot >= 0 else 0
         if rank > 0 and slot != known and begin < end:
-            pack(added, slot, rank, known_rank, scale, scratch.factors, scratch.packed)
+            _pack(added, slot, rank, known_rank, scale, scratch)
             known, known_rank = slot, rank
         for start in range(begin, end, ROWS_AT_ONCE):
             after = min(end, start + ROWS_AT_ONCE)
@@ -121,7 +115,7 @@ def _multiply_rows(
 def _new_scratch(length: int, rank: int) -> _Scratch:
     ranks = (rank + SQUARE - 1) // SQUARE * SQUARE
     packed = lined_up(ranks * length // 2).reshape((ranks // SQUARE, length // 2, SQUARE))
-    packed[:] = np.uint32(0)
+    packed[:] = _NONE
     return _Scratch(
         packed,
         np.zeros(ranks, np.float32),
@@ -132,6 +126,25 @@ def _new_scratch(length: int, rank: int) -> _Scratch:
         lined_up(2 * SQUARE * SQUARE).view(np.float32).reshape((2, SQUARE, SQUARE)),
         np.zeros(4, np.int64),
     )
+
+
+@inner
+def _pack(added: Added, slot: int, rank: int, rank_before: int, scale: Any, scratch: _Scratch) -> None:
+    """A of a slot as a packed right factor, with zeros where the slot before had more ranks."""
+    factors, packed = scratch.factors, scratch.packed
+    down, most = added.down[slot], max(rank, rank_before)
+    factors[rank:most] = _ZERO
+    for r in range(rank):
+        factors[r] = added.scales[slot, r] * scale
+    for square in range((most + SQUARE - 1) // SQUARE):
+        first = square * SQUARE
+        own, used = max(min(rank - first, SQUARE), 0), min(most - first, SQUARE)
+        for k in range(down.shape[1]):
+            columns = packed[square, k]
+            for r in range(own):
+                columns[r] = down[first + r, k]
+            for r in range(own, used):
+                columns[r] = _NONE
 
 
 @inner
@@ -168,11 +181,16 @@ def _shrink(layer: Layer, start: int, after: int, rank: int, scratch: _Scratch) 
 
 @inner
 def _expand(added: Added, slot: int, rank: int, square: int, at: int, scratch: _Scratch) -> None:
-    """B of 32 columns, in whole tiles of the ranks that change them."""
+    """B of 32 columns as a packed right factor, each value twice, in whole tiles of the ranks that change them."""
     low, high = used_ranks(added.blocks, slot, rank, square)
-    ranks = low // TILE * TILE, (high + TILE - 1) // TILE * TILE
-    scratch.ranks[at, 0], scratch.ranks[at, 1] = ranks
-    expand(added, slot, rank, square, ranks, scratch.expanded, at)
+    low, high = low // TILE * TILE, (high + TILE - 1) // TILE * TILE
+    scratch.ranks[at, 0], scratch.ranks[at, 1] = low, high
+    for r in range(low, high):
+        if r < rank:
+            row = (slot * added.up.shape[1] + r) * added.up.shape[2]
+            put_twice(added.up, row + square * SQUARE, scratch.expanded, (at * scratch.expanded.shape[1] + r) * SQUARE)
+        else:
+            scratch.expanded[at, r] = _NONE
 
 
 @inner

@@ -1,7 +1,7 @@
 """How our loops are compiled by numba, and what they take; compiled code is kept where that can be written.
 
 numba keeps a function's code until the function's own file changes, so loops stand in one file with what they call, all
-but the functions of `halves` and `amx`.
+but the functions of `halves`, `one_pass`, `vectors`, `amx` and `dots`.
 """
 
 from collections.abc import Callable

@@ -14,11 +14,7 @@ import numpy as np
 from amalgam.engine.cpu.compiler import Floats, Indices, Words, compiled_together, inner
 from amalgam.engine.cpu.dots import STRIP_ROWS, add_totals, put_added, put_strip, split_totals
 from amalgam.engine.cpu.one_pass import ROWS_AT_ONCE, Added, Layer, lined_up, row_groups, share, used_ranks
-from amalgam.engine.cpu.vectors import COLUMNS, LANES, LINE_BYTES, address_of
-
-_HALF_BYTES: Final = 2
-_FLOAT_BYTES: Final = 4
-_PAIR_BYTES: Final = 4
+from amalgam.engine.cpu.vectors import COLUMNS, FLOAT_BYTES, HALF_BYTES, LANES, LINE_BYTES, PAIR_BYTES, address_of
 
 STEPS_AT_ONCE: Final = 32
 """So many times 32 inputs of 16 ranks of A stay in the first cache while rows go past them."""
@@ -111,16 +107,16 @@ def _addresses(layer: Layer, added: Added, scratch: _Scratch) -> _Addresses:
     length, width = layer.x.shape[1], layer.y.shape[1]
     return _Addresses(
         address_of(layer.x, 0),
-        length * _HALF_BYTES,
+        length * HALF_BYTES,
         address_of(layer.y, 0),
-        width * _HALF_BYTES,
+        width * HALF_BYTES,
         address_of(layer.weight, 0),
         address_of(layer.bias, 0),
         address_of(added.up, 0),
-        added.up.shape[2] * _HALF_BYTES,
+        added.up.shape[2] * HALF_BYTES,
         added.up.shape[1],
         address_of(scratch.hidden, 0),
-        scratch.hidden.shape[1] * _PAIR_BYTES,
+        scratch.hidden.shape[1] * PAIR_BYTES,
         address_of(scratch.starts, 0),
         length // 2,
     )
@@ -149,7 +145,7 @@ def _shrink(at: _Addresses, added: Added, scratch: _Scratch, part: int, scale: A
         ranks, given = min(LANES, rank - low), address_of(factors, 0)
         for r in range(ranks):
             factors[r] = added.scales[slot, low + r] * scale
-        down, hidden = address_of(added.down, (slot * at.ranks + low) * at.steps), at.hidden + low * _PAIR_BYTES
+        down, hidden = address_of(added.down, (slot * at.ranks + low) * at.steps), at.hidden + low * PAIR_BYTES
         for step in range(0, at.steps // LANES, STEPS_AT_ONCE):
             along, steps = step * LINE_BYTES, min(STEPS_AT_ONCE, at.steps // LANES - step)
             for row in range(first, stop):
@@ -164,8 +160,8 @@ def _use(at: _Addresses, blocks: Indices, parts: Indices, count: int, block: int
     """Write which ranks of each part change 32 columns."""
     for p in range(count):
         low, high = used_ranks(blocks, parts[p, 0], parts[p, 1], block)
-        parts[p, 4], parts[p, 5] = low * _PAIR_BYTES, high - low
-        parts[p, 6] = at.up + (parts[p, 0] * at.ranks + low) * at.up_row + block * COLUMNS * _HALF_BYTES
+        parts[p, 4], parts[p, 5] = low * PAIR_BYTES, high - low
+        parts[p, 6] = at.up + (parts[p, 0] * at.ranks + low) * at.up_row + block * COLUMNS * HALF_BYTES
 
 
 @inner
@@ -174,9 +170,9 @@ def _columns(at: _Addresses, scratch: _Scratch, count: int, block: int) -> None:
     parts, column = scratch.parts, block * COLUMNS
     start, rows = parts[0, 2], parts[count - 1, 3] - parts[0, 2]
     strips = (rows + STRIP_ROWS - 1) // STRIP_ROWS
-    weight, bias, row_bytes = at.weight + column * at.x_row, at.bias + column * _FLOAT_BYTES, COLUMNS * _FLOAT_BYTES
+    weight, bias, row_bytes = at.weight + column * at.x_row, at.bias + column * FLOAT_BYTES, COLUMNS * FLOAT_BYTES
     # Of the columns after these, each step of each strip fetches as much as brings all of them.
-    fetched = (COLUMNS * _PAIR_BYTES + strips - 1) // strips
+    fetched = (COLUMNS * PAIR_BYTES + strips - 1) // strips
     part, ahead = 0, weight + COLUMNS * at.x_row
     for s in range(strips):
         row, end = start + rows * s // strips, start + rows * (s + 1) // strips
@@ -192,6 +188,6 @@ def _columns(at: _Addresses, scratch: _Scratch, count: int, block: int) -> None:
                 sums = (at.starts + (first - row) * row_bytes, row_bytes)
                 put_added(until - first, hidden, (parts[p, 6], at.up_row), parts[p, 5], bias, sums)
                 first, p = until, p + 1
-        x, y = at.x + row * at.x_row, at.y + row * at.y_row + column * _HALF_BYTES
+        x, y = at.x + row * at.x_row, at.y + row * at.y_row + column * HALF_BYTES
         put_strip(end - row, (x, at.x_row), weight, at.steps, (ahead, fetched), starts, (y, at.y_row))
         ahead += at.steps * fetched

@@ -26,6 +26,7 @@ from amalgam.engine.cpu.vectors import (
     LINE_BYTES,
     LONG,
     NOTHING,
+    PAIR_BYTES,
     WORD,
     WORDS,
     call,
@@ -40,7 +41,6 @@ from amalgam.engine.cpu.vectors import (
 
 STRIP_ROWS: Final = 14
 """So many rows by 32 columns are 28 of the 32 registers; two take the columns, and one a row's pair of values."""
-_PAIR_BYTES: Final = 4
 _NUMBER: Final = types.int64
 _ROWS: Final = types.UniTuple(types.int64, 2)
 
@@ -132,13 +132,13 @@ def put_strip(_typing: Any, count: Any, x: Any, weight: Any, steps: Any, ahead: 
     Args:
         count: Rows, 1 to `STRIP_ROWS`.
         x: Rows. weight: 32 packed columns. steps: Pairs of both.
-        ahead: Rows, as many as there are steps, whose beginnings are brought into the second cache.
+        ahead: Rows, as many as there are steps, whose first two lines are brought into the second cache.
         starts: Rows of 32 float32; they may all be the same. y: Rows of 32 items.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, operands: Any) -> Any:
         left, fetched, begun, target = (_rows(builder, operands[i]) for i in (1, 4, 5, 6))
-        right = _Rows(_start(builder, operands[2]), ir.Constant(LONG, COLUMNS * _PAIR_BYTES))
+        right = _Rows(_start(builder, operands[2]), ir.Constant(LONG, COLUMNS * PAIR_BYTES))
 
         def strip(rows: int) -> None:
             sums = _Sums.of(builder, [_parts(builder, FLOATS, begun.at(builder, row)) for row in range(rows)])
@@ -146,7 +146,7 @@ def put_strip(_typing: Any, count: Any, x: Any, weight: Any, steps: Any, ahead: 
                 for line in range(2):
                     fetch(builder, fetched.at(builder, step, line * LINE_BYTES))
                 columns = _parts(builder, WORDS, right.at(builder, step))
-                along = builder.mul(step, ir.Constant(LONG, _PAIR_BYTES))
+                along = builder.mul(step, ir.Constant(LONG, PAIR_BYTES))
                 for row in range(rows):
                     sums.add(builder, row, _each(builder, read(builder, WORD, left.at(builder, row, along))), columns)
             for row, vectors in enumerate(sums.come_to(builder)):
@@ -177,7 +177,7 @@ def put_added(_typing: Any, count: Any, hidden: Any, up: Any, ranks: Any, bias: 
             with _counted(builder, operands[3]) as rank:
                 fetch(builder, right.at(builder, rank, LINE_BYTES))
                 columns = twice(builder, right.at(builder, rank))
-                along = builder.mul(rank, ir.Constant(LONG, _PAIR_BYTES))
+                along = builder.mul(rank, ir.Constant(LONG, PAIR_BYTES))
                 for row in range(rows):
                     sums.add(builder, row, _each(builder, read(builder, WORD, left.at(builder, row, along))), columns)
             for row, vectors in enumerate(sums.come_to(builder)):

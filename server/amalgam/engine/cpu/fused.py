@@ -2,7 +2,7 @@
 
 The library that the engine multiplies with packs a layer's weight in an order of its own, and lets nothing be added
 before a result is written. So a second copy of the weight is kept, in the order of `vectors`, as long as there is room
-for it. Steps without long runs of one adapter's rows are multiplied by the library as before.
+for it. Steps without an adapter are multiplied by the library as before, and with AMX those without long runs of one.
 """
 
 import functools
@@ -25,7 +25,7 @@ LEAST_ROWS: Final[dict[OnePass, int]] = {"tiles": 128, "vectors": 1}
 """From so many neighbouring rows of an adapter on, one pass is quicker than the library and LoRA after it."""
 
 LONGEST_INPUT: Final[dict[OnePass, int]] = {"tiles": 3072, "vectors": 8192}
-"""Layers with more inputs gain little: a row's own products take longer then, and a block of rows leaves the cache."""
+"""Layers with more inputs gain little in tiles, as a block of rows leaves the cache; in vectors none was measured."""
 
 _MULTIPLY: Final[dict[OnePass, Multiply]] = {"tiles": amx_loops.multiply, "vectors": dot_loops.multiply}
 

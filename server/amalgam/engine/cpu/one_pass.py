@@ -8,13 +8,10 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from amalgam.engine.cpu.compiler import Floats, Halves, Indices, Words, inner
-from amalgam.engine.cpu.vectors import COLUMNS, LANES, first_of_line, put_twice
+from amalgam.engine.cpu.vectors import COLUMNS, LANES, first_of_line
 
 ROWS_AT_ONCE: Final = 256
 """A block of so many rows stays in a core's second cache while the weight goes past it."""
-
-_NONE: Final = np.uint32(0)
-_ZERO: Final = np.float32(0)
 
 
 class Layer(NamedTuple):
@@ -86,29 +83,6 @@ def lined_up(count: int) -> Words:
 
 
 @inner
-def pack(added: Added, slot: int, rank: int, rank_before: int, scale: Any, factors: Floats, packed: Words) -> None:
-    """Write A of a slot as a packed right factor, with zeros where the slot before had more ranks.
-
-    Args:
-        factors: [≥ rank], what the products are multiplied with.
-        packed: [blocks of ranks, in / 2, 32].
-    """
-    down, most = added.down[slot], max(rank, rank_before)
-    factors[rank:most] = _ZERO
-    for r in range(rank):
-        factors[r] = added.scales[slot, r] * scale
-    for block in range((most + COLUMNS - 1) // COLUMNS):
-        first = block * COLUMNS
-        own, used = max(min(rank - first, COLUMNS), 0), min(most - first, COLUMNS)
-        for k in range(down.shape[1]):
-            columns = packed[block, k]
-            for r in range(own):
-                columns[r] = down[first + r, k]
-            for r in range(own, used):
-                columns[r] = _NONE
-
-
-@inner
 def used_ranks(blocks: Indices, slot: int, rank: int, block: int) -> Any:
     """Give the first rank that changes 32 columns and the one after the last; none is as many of 0."""
     left, right = block * COLUMNS, (block + 1) * COLUMNS
@@ -118,19 +92,3 @@ def used_ranks(blocks: Indices, slot: int, rank: int, block: int) -> Any:
         if first < stop and blocks[slot, p, 2] < right and left < blocks[slot, p, 3]:
             low, high = min(low, first), max(high, stop)
     return (low, high) if low < high else (0, 0)
-
-
-@inner
-def expand(added: Added, slot: int, rank: int, block: int, ranks: Any, expanded: Words, at: int) -> None:
-    """Write B of 32 columns as a packed right factor, each value twice, and zeros from the slot's ranks on.
-
-    Args:
-        ranks: The first, and the one after the last.
-        expanded: [blocks, ≥ ranks, 32], of which block ``at`` is written.
-    """
-    for r in range(ranks[0], ranks[1]):
-        if r < rank:
-            row = (slot * added.up.shape[1] + r) * added.up.shape[2]
-            put_twice(added.up, row + block * COLUMNS, expanded, (at * expanded.shape[1] + r) * COLUMNS)
-        else:
-            expanded[at, r] = _NONE

@@ -27,8 +27,9 @@ LONG: Final = ir.IntType(64)
 NOTHING: Final = ir.VoidType()
 FLOATS: Final = ir.VectorType(ir.FloatType(), LANES)
 WORDS: Final = ir.VectorType(WORD, LANES)
-_READ: Final = 0
-_WRITE: Final = 1
+HALF_BYTES: Final = 2
+FLOAT_BYTES: Final = 4
+PAIR_BYTES: Final = 2 * HALF_BYTES
 _SECOND_CACHE: Final = 2
 _DATA: Final = 1
 
@@ -76,9 +77,9 @@ def write(builder: Any, value: Any, address: Any, align: int = 4) -> None:
     builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=align)
 
 
-def fetch(builder: Any, address: Any, purpose: int = _READ) -> None:
+def fetch(builder: Any, address: Any, *, to_write: bool = False) -> None:
     """Have the line of an address, which may be anywhere, brought into the second cache."""
-    hints = (ir.Constant(WORD, hint) for hint in (purpose, _SECOND_CACHE, _DATA))
+    hints = (ir.Constant(WORD, hint) for hint in (int(to_write), _SECOND_CACHE, _DATA))
     call(builder, "llvm.prefetch.p0", NOTHING, address, *hints)
 
 
@@ -117,20 +118,6 @@ def _upper_half(builder: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def put_twice(_typing: Any, halves: Any, halves_at: Any, pairs: Any, pairs_at: Any) -> Any:
-    """Put each of 32 bfloat16 numbers into both halves of 32 bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        target = place(context, builder, signature.args[2], *operands[2:])
-        for part, both in enumerate(twice(builder, place(context, builder, signature.args[0], *operands[:2]))):
-            write(builder, both, moved(builder, target, part * LINE_BYTES))
-        return context.get_dummy_value()
-
-    index = types.int64
-    return types.void(halves, index, pairs, index), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def address_of(_typing: Any, values: Any, at: Any) -> Any:
     """Give the address of an item, counted through all axes: unlike an array, a number is given to others for nothing.
 
@@ -153,23 +140,3 @@ def first_of_line(_typing: Any, values: Any) -> Any:
         return builder.udiv(rest, ir.Constant(LONG, signature.args[0].dtype.bitwidth // 8))
 
     return types.int64(values), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def fetch_to_read(_typing: Any, values: Any, at: Any) -> Any:
-    """Have the line of an item, which may be past the array's end, brought into the second cache."""
-    return types.void(values, types.int64), _fetching(_READ)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def fetch_to_write(_typing: Any, values: Any, at: Any) -> Any:
-    """The same of a line that is about to be written."""
-    return types.void(values, types.int64), _fetching(_WRITE)
-
-
-def _fetching(purpose: int) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        fetch(builder, place(context, builder, signature.args[0], *operands), purpose)
-        return context.get_dummy_value()
-
-    return generate
