@@ -93,15 +93,25 @@ def test_eigenvectors_of_many_matrices(rows: int) -> None:
     assert float((overlap * real.unsqueeze(1) * real.unsqueeze(2)).max()) < 1e-10
 
 
-@pytest.mark.parametrize("k", [1, 400_000, 2_048_999])
+@pytest.mark.parametrize("k", [1, 20, 400_000, 2_000_000, 2_048_999])
 @pytest.mark.parametrize("rule", [TileRule("none", "sum"), TileRule("drop", "sum", density=0.5)])
-def test_order_statistics_of_a_batch_are_those_of_each_module(k: int, rule: Any) -> None:
-    from amalgam.kernels.triton_backend import ModuleBatch, largest_of_batch, merge_batch
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_order_statistics_of_a_batch_are_those_of_each_module(dtype: torch.dtype, k: int, rule: Any) -> None:
+    """On tensor cores and on others; with brackets of two passes, of three, and with a module of zeros."""
+    from amalgam.kernels.module_batch import ModuleBatch
+    from amalgam.kernels.triton_backend import merge_batch
+    from amalgam.kernels.triton_selection import largest_of_batch, largest_of_inputs
 
     generator = torch.Generator().manual_seed(k)
-    B, A = torch.randn(3, 1000, 16, generator=generator).cuda(), torch.randn(3, 16, 2049, generator=generator).cuda()
-    batch = ModuleBatch(B, A, (0, 16), torch.ones(3, 1).cuda(), torch.tensor([2, 3, 4]).cuda(), (1,), 7).checked()
-    everything = torch.zeros(3, 1).cuda(), torch.full((3, 1), float("inf")).cuda()
-    merged = merge_batch(batch, rule, *everything, range(1000))
-    expected = merged.abs().flatten(1).sort(dim=1, descending=True).values[:, k - 1]
-    assert torch.equal(largest_of_batch(batch, rule, 0, k), expected)
+    B = torch.randn(3, 1000, 36, generator=generator).to(dtype).float().cuda()
+    A = torch.randn(3, 36, 2049, generator=generator).to(dtype).float().cuda()
+    B[2, :, :16] = 0
+    batch = ModuleBatch(B, A, (0, 16, 36), torch.ones(3, 2).cuda(), torch.tensor([2, 3, 4]).cuda(), (1, 5), 7).checked()
+    assert batch.B.dtype == dtype
+    found = largest_of_inputs(batch, rule, k)
+    for t in range(2):
+        unlike = torch.tensor([[float("inf"), 0.0][:: 1 if t else -1]] * 3).cuda()
+        merged = merge_batch(batch, rule, unlike, None, range(1000))
+        expected = merged.abs().flatten(1).sort(dim=1, descending=True).values[:, k - 1]
+        assert torch.equal(found[:, t], expected)
+        assert torch.equal(largest_of_batch(batch, rule, t, k), expected)

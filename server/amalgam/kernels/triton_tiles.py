@@ -11,8 +11,8 @@ import triton.language as tl
 
 BLOCK_ROWS: Final = 32
 BLOCK_COLUMNS: Final = 64
-"""Both kernels have it, since a threshold is compared with values that must be the same to the last bit. Larger tiles
-leave too few programs on a multiprocessor: an election holds five sums an entry in registers."""
+"""All kernels have it, since a threshold is compared with values that must be the same to the last bit. Larger tiles
+leave too few programs on a multiprocessor: an election holds four sums an entry in registers."""
 
 
 @triton.jit
@@ -61,16 +61,29 @@ def _kept(rows, columns, K, adapter, tensor, key0, key1, bound):  # type: ignore
     return drawn.to(tl.int64) < bound
 
 
+@triton.jit
+def _elected(ballot, total, positive, mass_positive, mass_negative, scale):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """The disjoint mean of an election by its ballot, from the sum of all, that of the positive, and both masses."""
+    won = ballot >= 0
+    mass = tl.where(won, mass_positive, mass_negative)
+    # A sum less its positive part is its negative part, and needs no sum of its own, which would be registers.
+    total = tl.where(won, positive, total - positive) * scale
+    # The plain division is an approximation, a last bit off where the reference is right.
+    return tl.where(mass > 0, tl.div_rn(total, tl.where(mass > 0, mass, 1.0)), 0.0)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def merge_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
     B, A, begins, weights, lows, highs, ids, keys, tensors, gate, out,  # noqa: ANN001
     M, K, R, first, last, bound, inverse_density, scale,  # noqa: ANN001
     T: tl.constexpr, RP: tl.constexpr, BF16_INPUTS: tl.constexpr, DROP: tl.constexpr, ELECT: tl.constexpr,
-    FREQUENCY: tl.constexpr, GATED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    FREQUENCY: tl.constexpr, GATED: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Out [n, last - first, K] = the merged rows first .. last - 1; one program a tile of BM x BN of one module.
 
-    B [n, M, R], A [n, R, K], weights, lows and highs [n, T], tensors [n], gate like out.
+    B [n, M, R], A [n, R, K], float32 or bfloat16; weights, lows and highs [n, T], of which LOW and HIGH say whether
+    they are there; tensors [n], gate like out.
     """
     module = tl.program_id(2).to(tl.int64)
     B, A = B + module * M * R, A + module * R * K
@@ -79,9 +92,9 @@ def merge_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
     inside = (rows < last)[:, None] & (columns < K)[None, :]
     place = (module * (last - first) + (rows - first))[:, None] * K + columns[None, :]
     key0, key1, tensor = tl.load(keys), tl.load(keys + 1), tl.load(tensors + module)
-    ballot = tl.zeros((BM, BN), dtype=tl.float32)
+    total = tl.zeros((BM, BN), dtype=tl.float32)
+    heads = tl.zeros((BM, BN), dtype=tl.float32)
     positive = tl.zeros((BM, BN), dtype=tl.float32)
-    negative = tl.zeros((BM, BN), dtype=tl.float32)
     mass_positive = tl.zeros((BM, BN), dtype=tl.float32)
     mass_negative = tl.zeros((BM, BN), dtype=tl.float32)
     if GATED:
@@ -92,57 +105,84 @@ def merge_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
         if DROP:
             keep = _kept(rows, columns, K, tl.load(ids + t), tensor, key0, key1, bound)
             x = tl.where(keep, x * inverse_density, 0.0)
-        low, high = tl.load(lows + module * T + t), tl.load(highs + module * T + t)
-        x = tl.where((tl.abs(x) >= low) & (tl.abs(x) <= high), x, 0.0)
-        if GATED:
-            x = tl.where(open_gate, x, 0.0)
         weight = tl.load(weights + module * T + t)
         u = x * weight
+        if LOW:
+            u = tl.where(tl.abs(x) >= tl.load(lows + module * T + t), u, 0.0)
+        if HIGH:
+            u = tl.where(tl.abs(x) <= tl.load(highs + module * T + t), u, 0.0)
+        if GATED:
+            u = tl.where(open_gate, u, 0.0)
+        total += u
         if ELECT:
             up, down = u > 0, u < 0
-            ballot += tl.where(up, 1.0, tl.where(down, -1.0, 0.0)) if FREQUENCY else u
-            positive += tl.where(up, u, 0.0)
-            negative += tl.where(down, u, 0.0)
+            if FREQUENCY:
+                heads += tl.where(up, 1.0, tl.where(down, -1.0, 0.0))
+            positive += tl.maximum(u, 0.0)
             mass_positive += tl.where(up, tl.abs(weight), 0.0)
             mass_negative += tl.where(down, tl.abs(weight), 0.0)
-        else:
-            ballot += u
     if ELECT:
-        mass, total = tl.where(ballot >= 0, mass_positive, mass_negative), tl.where(ballot >= 0, positive, negative)
-        # The plain division is an approximation, a last bit off where the reference is right.
-        ballot = tl.where(mass > 0, tl.div_rn(total * scale, tl.where(mass > 0, mass, 1.0)), 0.0)
-    tl.store(out + place, ballot, mask=inside)
+        total = _elected(heads if FREQUENCY else total, total, positive, mass_positive, mass_negative, scale)
+    tl.store(out + place, total, mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def bracket_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
-    B, A, ids, keys, tensors, lows, highs, above, cursors, found,  # noqa: ANN001
-    M, K, R, begin, rank, bound, inverse_density, capacity,  # noqa: ANN001
-    RP: tl.constexpr, BF16: tl.constexpr, DROP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+def count_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
+    B, A, ids, keys, tensors, lows, spans, shifts, above, counts,  # noqa: ANN001
+    M, K, R, begin, rank, bound, inverse_density,  # noqa: ANN001
+    RP: tl.constexpr, BF16: tl.constexpr, DROP: tl.constexpr, FIRST: tl.constexpr, BINS: tl.constexpr,
+    STEPS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """For one input of n modules, count |x| > highs and append lows <= |x| <= highs to found; cursors count them.
+    """For one input of n modules, count magnitudes by their bits: those from lows to lows + spans in BINS parts.
+
+    A part is ``1 << shifts`` wide; ``above`` counts what lies beyond, in a FIRST pass alone. ``lows`` are above 0, so
+    that nothing outside of the matrix is counted. A program takes STEPS tiles that lie side by side.
 
     B [n, M, R], A [n, R, K], of which columns and rows begin .. begin + rank - 1 are the input's and ids[0] its id;
-    tensors, lows, highs, above and cursors [n], found [n, capacity].
+    tensors, lows, spans and shifts [n]; above [n] and counts [n, BINS] int64.
     """
     module = tl.program_id(2).to(tl.int64)
     B += module * M * R
     A += module * R * K
-    rows = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM).to(tl.int64)
-    columns = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN).to(tl.int64)
-    x = _delta(B, A, rows, columns, begin, rank, M, K, R, BF16, RP)
-    if DROP:
-        keep = _kept(rows, columns, K, tl.load(ids), tl.load(tensors + module), tl.load(keys), tl.load(keys + 1), bound)
-        x = tl.where(keep, x * inverse_density, 0.0)
-    magnitude = tl.abs(x)
-    low, high = tl.load(lows + module), tl.load(highs + module)
-    inside = (rows < M)[:, None] & (columns < K)[None, :]
-    larger = (inside & (magnitude > high)).to(tl.int32)
-    tl.atomic_add(above + module, tl.sum(tl.sum(larger, axis=1), axis=0).to(tl.int64), sem="relaxed")
-    chosen = (inside & (magnitude >= low) & (magnitude <= high)).to(tl.int32)
-    by_row = tl.sum(chosen, axis=1)
-    # One counter a tile: places one by one from a counter take three times as long.
-    base = tl.atomic_add(cursors + module, tl.sum(by_row, axis=0).to(tl.int64), sem="relaxed")
-    before = tl.cumsum(by_row, axis=0) - by_row
-    place = base + (before[:, None] + tl.cumsum(chosen, axis=1) - 1)
-    tl.store(found + module * capacity + place, magnitude, mask=(chosen != 0) & (place < capacity))
+    counts += module * BINS
+    rows = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    low, span, shift = tl.load(lows + module), tl.load(spans + module), tl.load(shifts + module)
+    beyond = tl.zeros((BM, BN), dtype=tl.int32)
+    for step in range(STEPS):
+        columns = (tl.program_id(1).to(tl.int64) * STEPS + step) * BN + tl.arange(0, BN)
+        x = _delta(B, A, rows, columns, begin, rank, M, K, R, BF16, RP)
+        if DROP:
+            key0, key1 = tl.load(keys), tl.load(keys + 1)
+            keep = _kept(rows, columns, K, tl.load(ids), tl.load(tensors + module), key0, key1, bound)
+            x = tl.where(keep, x * inverse_density, 0.0)
+        over = (x.to(tl.int32, bitcast=True) & 0x7FFFFFFF) - low
+        if FIRST:
+            beyond += (over > span).to(tl.int32)
+        # Below the span a difference is negative, which is a large number without a sign.
+        unsigned = over.to(tl.uint32, bitcast=True)
+        # In a later pass hardly a tile has any.
+        if FIRST or tl.min(tl.min(unsigned, axis=1), axis=0) <= span.to(tl.uint32, bitcast=True):
+            inside = unsigned <= span.to(tl.uint32, bitcast=True)
+            tl.atomic_add(counts + (over >> shift), 1, mask=inside, sem="relaxed")
+    if FIRST:
+        tl.atomic_add(above + module, tl.sum(tl.sum(beyond, axis=1), axis=0).to(tl.int64), sem="relaxed")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def sample_kernel(  # type: ignore[no-untyped-def] # noqa: ANN201
+    B, A, out, entries, step, M, K, R, begin, rank, RP: tl.constexpr, BLOCK: tl.constexpr,  # noqa: ANN001
+):  # fmt: skip
+    """Magnitudes of one input of n modules at the places 0, step, 2·step … modulo ``entries`` = M·K: out [n, samples].
+
+    B [n, M, R], A [n, R, K] as in ``count_kernel``; BLOCK divides the number of samples.
+    """
+    module = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    place = at * step % entries
+    inner = tl.arange(0, RP)
+    known = (inner < rank)[None, :]
+    b = tl.load(B + module * M * R + (place // K)[:, None] * R + (begin + inner)[None, :], mask=known, other=0.0)
+    a = tl.load(A + module * R * K + (begin + inner)[None, :] * K + (place % K)[:, None], mask=known, other=0.0)
+    tl.store(
+        out + module * tl.num_programs(0) * BLOCK + at, tl.abs(tl.sum(b.to(tl.float32) * a.to(tl.float32), axis=1))
+    )

@@ -42,8 +42,8 @@ _NEARLY_ALL: Final = 0.75
 
 _SKETCH_SEED: Final = 0x5EED
 
-_SORTED_WHOLE: Final = 1 << 18
-"""Up to so many entries, a GPU chooses thresholds from whole matrices; see ``kernels.triton_backend.bracket``."""
+_CHOSEN_BYTES: Final = 1 << 18
+"""A GPU takes so much for a module's thresholds, its sample and its counters; see ``kernels.triton_selection``."""
 
 _TILE_CONSENSUS: Final[dict[Consensus, Literal["elect", "elect_plain"]]] = {
     Consensus.ELECT: "elect",
@@ -214,12 +214,8 @@ def buffered_bytes(out_features: int, in_features: int) -> int:
 
 
 def bytes_together(out_features: int, in_features: int) -> int:
-    """What a module takes where many are merged at once: its matrix, and what its thresholds are chosen from.
-
-    Of small matrices that is all entries, with their places and in the order of their size; of larger ones a bracket.
-    """
-    entries = out_features * in_features
-    return (28 if entries <= _SORTED_WHOLE else 6) * entries
+    """What a module takes where many are merged at once: its matrix, bases of its range, and its thresholds."""
+    return 5 * out_features * in_features + _CHOSEN_BYTES
 
 
 def _held(computed: Tiles, buffer: Tensor) -> Tiles:

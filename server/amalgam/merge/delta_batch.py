@@ -12,7 +12,9 @@ from torch import Tensor
 
 from amalgam.errors.merging import NonFinite
 from amalgam.kernels.eigen import semidefinite_eigh
-from amalgam.kernels.triton_backend import ModuleBatch, largest_of_batch, merge_batch
+from amalgam.kernels.module_batch import ModuleBatch
+from amalgam.kernels.triton_backend import merge_batch
+from amalgam.kernels.triton_selection import largest_of_inputs
 from amalgam.merge.delta import DeltaMerge, bytes_together, sketch_of
 from amalgam.merge.lowrank import Factors, choose_ranks, inverse_where_safe
 from amalgam.merge.rules import Randomness
@@ -58,20 +60,17 @@ def batch_of(stack: Stack, randomness: Randomness) -> ModuleBatch:
     ).checked()
 
 
-def _band(batch: ModuleBatch, work: DeltaMerge, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The magnitudes between which an entry stays: lows and highs, [n, T]."""
-    lows = torch.zeros_like(batch.weights)
-    highs = torch.full_like(lows, float("inf"))
+def _band(batch: ModuleBatch, work: DeltaMerge, positions: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
+    """The magnitudes between which an entry stays: lows and highs, [n, T]; None where there is no such edge."""
     if work.thresholds is not None:
-        lows[:] = torch.tensor([work.thresholds[at] for at in positions], device=lows.device)
-        return lows, highs
+        lows = torch.tensor([work.thresholds[at] for at in positions], device=batch.B.device)
+        return lows.expand(batch.shape[0], -1).contiguous(), None
     wanted = work.selection(batch.shape[1] * batch.shape[2])
-    if wanted is not None:
-        rule, ks = wanted
-        for edge, k in zip((lows, highs), ks, strict=False):
-            for t in range(len(batch.adapters)):
-                edge[:, t] = largest_of_batch(batch, rule, t, k)
-    return lows, highs
+    if wanted is None:
+        return None, None
+    rule, ks = wanted
+    edges = [largest_of_inputs(batch, rule, k) for k in ks]
+    return edges[0], edges[1] if len(edges) > 1 else None
 
 
 def truncate_held(matrices: Tensor, limit: int, energy: float | None) -> Factors:

@@ -14,3 +14,10 @@ def triton_tiles() -> Any:
     """The module of Triton kernels, interpreted: the same code, on a processor."""
     pytest.importorskip("triton")
     return importlib.import_module("amalgam.kernels.triton_backend")
+
+
+@pytest.fixture(scope="session")
+def selection() -> Any:
+    """The module that counts with Triton kernels, interpreted likewise."""
+    pytest.importorskip("triton")
+    return importlib.import_module("amalgam.kernels.triton_selection")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amalgam.kernels.philox import stable_id
-from amalgam.kernels.tiles import ReferenceTiles, TileRule
+from amalgam.kernels.tiles import ReferenceTiles
 from amalgam.merge import delta
 from amalgam.merge.plan import plan
 from amalgam.merge.run import RunOptions, stacks
@@ -15,7 +15,7 @@ from amalgam.merge.spaces import Circumstances
 from tests.merge_factory import make_adapter, make_recipe, relative
 
 SHAPES = {f"model.layers.{layer}.q_proj": (70, 67) for layer in range(3)}
-AMPLE, FOR_ONE = 1 << 30, 2 * 28 * 70 * 67
+AMPLE, FOR_ONE = 1 << 30, 2 * delta.bytes_together(70, 67)
 """Workspaces: for all modules together, and for one at a time."""
 
 SAME = 2e-5
@@ -60,20 +60,3 @@ def test_together_is_one_by_one(triton_tiles: Any, method: str, parameters: dict
         assert relative(found[row], (one.B @ one.A)[0]) < SAME
         kept = torch.cat([batch.kept for batch in batches])[row]
         assert float(kept) == pytest.approx(float(one.kept[0]), rel=1e-5)
-
-
-def test_samples_bracket_each_module_of_its_own(triton_tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_tiles, "SAMPLES", 256)
-    together = importlib.import_module("amalgam.merge.delta_batch")
-    _, stack, randomness = stack_of("ties", {"density": 0.2}, {})
-    batch = together.batch_of(stack, randomness)
-    rule = TileRule("none", "sum")
-    for t, (begin, end) in enumerate(zip(batch.begins[:-1], batch.begins[1:], strict=True)):
-        exact = (batch.B[:, :, begin:end] @ batch.A[:, begin:end]).abs().flatten(1).sort(dim=1, descending=True).values
-        for k in (1, 40, 900, 4600):
-            lows, highs, capacity = triton_tiles.bracket(batch, rule, t, k)
-            assert capacity <= 70 * 67
-            inside = (lows <= exact[:, k - 1]) & (exact[:, k - 1] <= highs)
-            assert bool(inside.all())
-            found = triton_tiles.largest_of_batch(batch, rule, t, k)
-            torch.testing.assert_close(found, exact[:, k - 1], rtol=1e-5, atol=0)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from amalgam.kernels import reference
 from amalgam.kernels.philox import Stream
 from amalgam.kernels.tiles import ReferenceTiles, TileInput, TileRule, order_statistics_by_rows
 
@@ -107,20 +106,3 @@ def test_order_statistics_are_exact(triton_tiles: Any, rule: Any, shape: tuple[i
     ks = sorted({1, max(1, entries // 5), entries})
     expected = order_statistics_by_rows(part, rule, shape, ks, torch.empty(shape))
     assert triton_tiles.TritonTiles().order_statistics(part, rule, shape, ks, torch.empty(shape)) == expected
-
-
-@pytest.mark.parametrize("density", [0.001, 0.2, 0.999])
-def test_bracket_holds_the_statistic_and_a_miss_is_survived(
-    triton_tiles: Any, monkeypatch: pytest.MonkeyPatch, density: float
-) -> None:
-    shape = (100, 90)
-    monkeypatch.setattr(triton_tiles, "SAMPLES", 128)
-    part = make_inputs(shape, ranks=(8,), weights=(1.0,))[0]
-    part = TileInput(part.B + torch.linspace(0, 0.1, 100)[:, None], part.A, 1.0, part.stream)
-    k = reference.kept_count(density, shape[0] * shape[1])
-    tiles, rule = triton_tiles.TritonTiles(), TileRule("none", "sum")
-    exact = float((part.B @ part.A).abs().flatten().sort(descending=True).values[k - 1])
-    assert tiles.order_statistics(part, rule, shape, (k,), None)[0] == pytest.approx(exact, rel=1e-6)
-    beside = torch.full((1,), exact * 2)
-    monkeypatch.setattr(triton_tiles, "bracket", lambda *_: (beside, beside, 16))
-    assert tiles.order_statistics(part, rule, shape, (k,), None)[0] == pytest.approx(exact, rel=1e-6)
