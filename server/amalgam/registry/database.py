@@ -78,6 +78,7 @@ class Database:
             self._reader = engine.execution_options(isolation_level="REPEATABLE READ")
             self._writer = engine
         self._time: tuple[datetime, float] | None = None
+        self._is_closed = False
         # SQLite lets waiting writers in by chance and not by turn; inside one process they queue here instead.
         self._turn = asyncio.Lock()
 
@@ -105,11 +106,12 @@ class Database:
             SchemaTooNew: a later release wrote it.
         """
         engine = create_engine(url, busy_timeout_s, answer_timeout_s)
+        database = cls(engine, busy_timeout_s, answer_timeout_s, failpoints)
         try:
-            database = cls(engine, busy_timeout_s, answer_timeout_s, failpoints)
             await database._prepare()
             yield database
         finally:
+            database._is_closed = True
             await engine.dispose()
 
     def clock(self) -> datetime:
@@ -249,6 +251,7 @@ class Database:
                 async with AsyncExitStack() as attempt:
                     async with asyncio.timeout_at(None if self._is_sqlite else deadline):
                         connection = await attempt.enter_async_context(engine.connect())
+                    attempt.push_async_callback(self._leave, connection)
                     limit_s = self._busy_timeout_s + connect_s if self._is_sqlite else max(deadline - now(), 0.0)
                     progress.watch = await attempt.enter_async_context(silence.watched(connection, limit_s))
                     await attempt.enter_async_context(connection.begin())
@@ -258,6 +261,12 @@ class Database:
             except DBAPIError as error:
                 if progress.watch.has_cut or not error.connection_invalidated or now() >= deadline:
                     raise
+
+
+    async def _leave(self, connection: AsyncConnection) -> None:
+        # A task may outlive the database; the pool that it would give its connection back to is gone.
+        if self._is_closed:
+            await connection.invalidate()
 
 
 async def _ended(connection: AsyncConnection) -> None:

@@ -35,6 +35,24 @@ class TestTransactions:
             await asyncio.gather(*(add_one((database, other)[i % 2]) for i in range(24)))
         assert await revision(database) == 24
 
+    async def test_what_outlives_the_database_leaves_no_connection(self, database_url: str) -> None:
+        """A task of a request may end after the server has closed its registry."""
+        ending, kept = asyncio.Event(), []
+
+        async def late(database: Database) -> None:
+            async with database.read() as connection:
+                kept.append((await connection.get_raw_connection()).driver_connection)
+                await ending.wait()
+
+        async with Database.open(database_url) as database:
+            task = asyncio.create_task(late(database))
+            while not kept:
+                await asyncio.sleep(0)
+        ending.set()
+        await task
+        driver = kept[0]
+        assert driver.closed if database.is_shared else not driver._running
+
     async def test_a_block_that_raises_changes_nothing(self, database: Database) -> None:
         async def fail() -> None:
             async with database.write() as connection:
