@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from amalgam.kernels.triton_selection import BINS
-from amalgam.kernels.triton_tiles import BLOCK_COLUMNS, BLOCK_ROWS, count_kernel, merge_kernel
+from amalgam.kernels.triton_tiles import BLOCK_COLUMNS, BLOCK_ROWS, count_kernel, merge_kernel, sample_kernel
 
 WARPS, STEPS = 4, 8
 ENTRIES_A_THREAD = BLOCK_ROWS * BLOCK_COLUMNS // (32 * WARPS)
@@ -58,7 +58,7 @@ def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], capa
     """A kernel as Triton compiles it for a capability, four adapters of rank 16 and sizes that are multiples of 16."""
     names = list(kernel.arg_names)
     signature = {name: "constexpr" if name in constants else {**TYPES, **types}[name] for name in names}
-    aligned = [name for name in names if signature[name].startswith("*") or name in MULTIPLES_OF_16]
+    aligned = [name for name in names if signature[name][0] == "*" or name in MULTIPLES_OF_16 - constants.keys()]
     source = ASTSource(
         fn=kernel, signature=signature, constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
@@ -67,25 +67,30 @@ def compiled(kernel: Any, constants: dict[str, Any], types: dict[str, str], capa
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def counting(is_first: bool, factors: str, capability: int = 90) -> Any:
-    """The kernel that counts, for factors of type ``*bf16`` or ``*fp32``."""
-    constants = {
-        "RP": 16, "BF16": int(factors == "*bf16"), "DROP": False, "FIRST": is_first, "BINS": BINS, "STEPS": STEPS,
-        "BM": BLOCK_ROWS, "BN": BLOCK_COLUMNS,
+def cases(factors: str) -> list[tuple[str, Any, dict[str, Any], dict[str, str]]]:
+    """Each kernel by name, with its constants and types, for an election of four trimmed inputs.
+
+    Args:
+        factors: Their type, ``*bf16`` or ``*fp32``.
+    """
+    is_short = factors == "*bf16"
+    tile = {"RP": 16, "DROP": False, "BM": BLOCK_ROWS, "BN": BLOCK_COLUMNS}
+    count = {**tile, "BF16": int(is_short), "BINS": BINS, "STEPS": STEPS}
+    merge = {
+        **tile, "T": 4, "BF16_INPUTS": 15 if is_short else 0, "ELECT": True, "FREQUENCY": False, "GATED": False,
+        "LOW": True, "HIGH": False,
     }  # fmt: skip
-    return compiled(count_kernel, constants, {"A": factors, "B": factors, "lows": "*i32"}, capability)
+    types = {"A": factors, "B": factors}
+    sample_types = {**types, "out": "*fp32", "entries": "i64", "step": "i64"}
+    return [
+        ("count, first pass", count_kernel, {**count, "FIRST": True}, {**types, "lows": "*i32"}),
+        ("count, later pass", count_kernel, {**count, "FIRST": False}, {**types, "lows": "*i32"}),
+        ("merge four inputs", merge_kernel, merge, types),
+        ("sample", sample_kernel, {"RP": 16, "BLOCK": 128}, sample_types),
+    ]
 
 
-def merging(factors: str, capability: int = 90) -> Any:
-    """The kernel that merges, for an election of four trimmed inputs."""
-    constants = {
-        "T": 4, "RP": 16, "BF16_INPUTS": 15 if factors == "*bf16" else 0, "DROP": False, "ELECT": True,
-        "FREQUENCY": False, "GATED": False, "LOW": True, "HIGH": False, "BM": BLOCK_ROWS, "BN": BLOCK_COLUMNS,
-    }  # fmt: skip
-    return compiled(merge_kernel, constants, {"A": factors, "B": factors}, capability)
-
-
-def code_of(name: str, factors: str, kernel: Any) -> Code:
+def code_of(name: str, kernel: Any) -> Code:
     """What a compiled kernel is made of, by NVIDIA's own tools, which Triton brings."""
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -117,13 +122,12 @@ def _longest_loop(listed: str) -> int:
 
 
 def rows() -> list[Code]:
-    """Every kernel of a merge by ``ties``, for factors that bfloat16 holds and for others."""
-    found = []
-    for factors in ("*bf16", "*fp32"):
-        found.append(code_of("count, first pass", factors, counting(True, factors)))
-        found.append(code_of("count, later pass", factors, counting(False, factors)))
-        found.append(code_of("merge four inputs", factors, merging(factors)))
-    return found
+    """Every kernel of a merge by ``ties`` that sees all entries, for factors that bfloat16 holds and for others."""
+    return [
+        code_of(name, compiled(kernel, constants, types))
+        for factors in ("*bf16", "*fp32")
+        for name, kernel, constants, types in cases(factors)[:3]
+    ]
 
 
 def markdown(found: list[Code]) -> str:

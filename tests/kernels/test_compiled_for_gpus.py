@@ -31,22 +31,31 @@ def test_kernels_multiply_alike_and_keep_to_registers(capability: int) -> None:
     from loadtests import gpu_instructions as code
 
     kernels = [
-        code.counting(True, "*bf16", capability),
-        code.counting(False, "*bf16", capability),
-        code.merging("*bf16", capability),
+        code.compiled(kernel, constants, types, capability) for _, kernel, constants, types in code.cases("*bf16")[:3]
     ]
     assert products(kernels[0]), "no tensor cores"
     assert all(products(kernel) == products(kernels[0]) for kernel in kernels)
     for kernel in kernels:
-        assert code.code_of("", "*bf16", kernel).spilled_bytes <= FEW_BYTES
+        assert code.code_of("", kernel).spilled_bytes <= FEW_BYTES
 
 
 def test_factors_that_are_not_bfloat16_are_multiplied_in_float32() -> None:
     from loadtests import gpu_instructions as code
 
-    for kernel in (code.counting(True, "*fp32"), code.counting(False, "*fp32"), code.merging("*fp32")):
-        assert not products(kernel)
-        assert "tf32" not in kernel.asm["ptx"]
+    for name, kernel, constants, types in code.cases("*fp32"):
+        made = code.compiled(kernel, constants, types)
+        assert not products(made), name
+        assert "tf32" not in made.asm["ptx"], name
+
+
+@pytest.mark.parametrize("ones", [("rank",), ("M", "begin"), ("K", "rank")])
+def test_sizes_of_one_compile(ones: tuple[str, ...]) -> None:
+    """Triton takes an argument that is 1 for a constant, which has not all that a number has."""
+    from loadtests import gpu_instructions as code
+
+    for name, kernel, constants, types in code.cases("*bf16"):
+        some = {one: 1 for one in ones if one in kernel.arg_names}
+        assert code.compiled(kernel, {**constants, **some}, types).asm["cubin"], name
 
 
 @pytest.mark.parametrize("rows", [16, 64, 128])

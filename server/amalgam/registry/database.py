@@ -262,7 +262,6 @@ class Database:
                 if progress.watch.has_cut or not error.connection_invalidated or now() >= deadline:
                     raise
 
-
     async def _leave(self, connection: AsyncConnection) -> None:
         # A task may outlive the database; the pool that it would give its connection back to is gone.
         if self._is_closed:
