@@ -20,10 +20,10 @@ from amalgam.engine.sound_rates import resampling_package
 from amalgam.errors.adapters import BaseModelUnreadable
 from amalgam.settings import Settings
 from amalgam.store.base_model import base_spec
-from amalgam.store.checkpoint_tensors import CONFIG, is_quantised, quantization_of, read_json
+from amalgam.store.checkpoint_tensors import CONFIG, is_quantised, needs_sixteen_bits, quantization_of, read_json
 from amalgam.store.peft_folder import read_peft_folder
 
-_PROBE: Final = ("-m", "amalgam.engine.installed_vllm", "architectures")
+_PROBE: Final = ("-m", "amalgam.engine.installed_vllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Served:
     """It names which of embedding and output layer the engine can put it on, by the last part of their names."""
     memory: int = 0
     """It is the device's memory in bytes; 0 where that is not known."""
+    why: str | None = None
+    """VLLM cannot start with the model as it is for this reason, without a full stop."""
 
 
 def check_model(model: Path | None) -> Iterator[Finding]:
@@ -69,7 +71,7 @@ def check_fit(settings: Settings, model: Path | None, adapters: Sequence[Path]) 
         return
     try:
         base = base_spec(model, model.name, settings.engine.max_lora_rank, settings.adapters.max_delta_ratio)
-        served = ask_vllm(read_json(model / CONFIG).get("architectures"))
+        served = ask_vllm(model)
     except BaseModelUnreadable as error:
         yield Finding("error", "model", f"{model} cannot be read: {error.reason}. Fetch the model's whole repository.")
         return
@@ -84,15 +86,22 @@ def check_fit(settings: Settings, model: Path | None, adapters: Sequence[Path]) 
         yield _judge_adapter(folder, base)
 
 
-def ask_vllm(architectures: object) -> Served | None:
-    """What vLLM says, in a process of its own; None where it does not import, which has a finding of its own."""
+def ask_vllm(model: Path) -> Served | None:
+    """What vLLM says, in a process of its own; None where it does not import, which has a finding of its own.
+
+    It reads the configuration as it does when the server starts, unless something is missing, which is said already.
+    """
+    architectures = read_json(model / CONFIG).get("architectures")
     names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
-    command = [sys.executable, *_PROBE, *names]
+    asked = ["architectures"]
+    if why_no_base(model) is None:
+        asked = ["base", str(model.resolve()), "16" if needs_sixteen_bits(model) else "any"]
+    command = [sys.executable, *_PROBE, *asked, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
     if done.returncode != 0:
         return None
-    device, known, adapted, ends, memory = json.loads(done.stdout.splitlines()[-1])
-    return Served(device, known, adapted, frozenset(ends), memory)
+    device, known, adapted, ends, memory, *why = json.loads(done.stdout.splitlines()[-1])
+    return Served(device, known, adapted, frozenset(ends), memory, *why)
 
 
 def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iterator[Finding]:
@@ -120,6 +129,8 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
         yield Finding("error", "model", "vLLM has no class for its architecture, so it cannot be served.")
     elif not served.adapted:
         yield Finding("error", "model", "vLLM's class for its architecture takes no LoRA, so it cannot be served here.")
+    elif served.why is not None:
+        yield Finding("error", "model", f"It cannot be served here: {served.why}.")
     elif routed and served.device == "cpu":
         yield Finding("warning", "model", "on CPU, adapters of its experts and of what routes to them are refused")
     else:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from amalgam.engine.cpu.processor import multiplies_words
 from amalgam.engine.finite_answers import PROBE_TOKENS
+from amalgam.engine.start_reason import start_reason
 from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 
 _NOT_ON_CPU: Final = frozenset({"bitsandbytes", "fp8", "fbgemm_fp8", "modelopt", "modelopt_fp4", "mxfp4", "torchao"})
@@ -25,8 +26,8 @@ def require_servable(config: Any) -> None:
 
     Raises:
         BaseTakesNoLora: the model's class cannot carry adapters.
-        BaseNotServable: its weights are packed in a way that this platform has no kernels for; it sees, and torchvision
-            is not installed.
+        BaseNotServable: its weights are packed in a way that this platform has no kernels for, or its heads have a size
+            that these do not take; it sees, and torchvision is not installed.
     """
     from vllm.model_executor.model_loader.utils import get_model_cls
     from vllm.model_executor.models.interfaces import supports_lora
@@ -44,11 +45,40 @@ def require_servable(config: Any) -> None:
             f"a context of {config.model_config.max_model_len} tokens leaves no room for an answer. "
             f"Give --max-model-len at least {shortest}"
         )
+    if current_platform.is_cpu():
+        _require_heads(config.model_config)
     packed, words = _quantization(config.model_config.hf_config), multiplies_words()
     if current_platform.is_cpu() and (why := unserved_on_cpu(packed, words=words)) is not None:
         others = "with GPTQ, AWQ or compressed-tensors" if words else "to integers of eight bits (W8A8)"
         raise BaseNotServable(
             f"{why}. Serve it on a GPU, or take a model that is quantised {others}, or is not quantised"
+        )
+
+
+def require_tokenizer(model_config: Any) -> None:
+    """Raise BaseNotServable where the tokenizer cannot be loaded: vLLM's own error does not say what it is about."""
+    if model_config.skip_tokenizer_init:
+        return
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    try:
+        cached_tokenizer_from_config(model_config)
+    except Exception as error:
+        raise BaseNotServable(
+            f"its tokenizer cannot be read: {start_reason(error)}. Fetch the model's whole repository, or name another "
+            "tokenizer with --tokenizer"
+        ) from error
+
+
+def _require_heads(model_config: Any) -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size, served = model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+    # Without attention there are no heads, and of heads in one compressed part the size is that of no matrix.
+    if size and not model_config.use_mla and size not in served:
+        sizes = f"{', '.join(map(str, served[:-1]))} or {served[-1]}"
+        raise BaseNotServable(
+            f"its attention has {size} entries a head, and vLLM's kernels for CPUs take {sizes}. Serve it on a GPU"
         )
 
 

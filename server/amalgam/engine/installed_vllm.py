@@ -1,7 +1,8 @@
 """What the vLLM that is installed says of itself; a program, because a broken installation may do worse than raise.
 
-python -m amalgam.engine.installed_vllm                       its versions and its platform
-python -m amalgam.engine.installed_vllm architectures NAME…   whether it serves a model of one of the architectures
+python -m amalgam.engine.installed_vllm                           its versions and its platform
+python -m amalgam.engine.installed_vllm architectures NAME…       whether it serves a model of one of the architectures
+python -m amalgam.engine.installed_vllm base FOLDER any|16 NAME…  that, and what it makes of such a model's folder
 """
 
 import json
@@ -37,6 +38,36 @@ def served(architectures: Sequence[str]) -> str:
     return json.dumps([current_platform.device_type, bool(found), adapted, ends, memory(current_platform.is_cpu())])
 
 
+def judged(model: str, architectures: Sequence[str], *, in_sixteen_bits: bool) -> str:
+    """What `served` says, and last why vLLM cannot start with the folder as it is, or null; no weight is read.
+
+    Args:
+        model: the base model's folder.
+        architectures: its own, of its config.
+        in_sixteen_bits: whether it is served in 16 bits alone.
+    """
+    said = json.loads(served(architectures))
+    _, known, adapted, *_ = said
+    return json.dumps([*said, _why_not_started(model, in_sixteen_bits=in_sixteen_bits) if known and adapted else None])
+
+
+def _why_not_started(model: str, *, in_sixteen_bits: bool) -> str | None:
+    from amalgam.engine.start_reason import start_reason
+    from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
+    from amalgam.engine.vllm_client import engine_config
+    from amalgam.errors.engine import BaseNotServable
+    from amalgam.settings import Settings
+
+    try:
+        flags = our_flags(Settings(), model, "base", in_sixteen_bits=lambda: in_sixteen_bits, is_demo=False)
+        engine_config(parsed(serve_parser(), flags))
+    except BaseNotServable as error:
+        return error.why
+    except Exception as error:
+        return start_reason(error)
+    return None
+
+
 def memory(is_cpu: bool) -> int:
     """Bytes of the machine's memory, or of all GPUs that torch sees."""
     if is_cpu:
@@ -47,5 +78,12 @@ def memory(is_cpu: bool) -> int:
     return sum(int(torch.cuda.get_device_properties(number).total_memory) for number in devices)
 
 
+def main(words: Sequence[str]) -> str:
+    """What the arguments of the program ask for."""
+    if words[:1] == ["base"]:
+        return judged(words[1], words[3:], in_sixteen_bits=words[2] == "16")
+    return served(words[1:]) if words[:1] == ["architectures"] else versions()
+
+
 if __name__ == "__main__":
-    sys.stdout.write((served(sys.argv[2:]) if sys.argv[1:2] == ["architectures"] else versions()) + "\n")
+    sys.stdout.write(main(sys.argv[1:]) + "\n")

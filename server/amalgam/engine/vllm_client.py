@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any
 from uuid import uuid4
 
-from amalgam.engine.base_class import require_servable, without_torchvision
+from amalgam.engine.base_class import require_servable, require_tokenizer, without_torchvision
 from amalgam.engine.cpu import patches
 from amalgam.engine.cpu.fork_server import ForkServer
 from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
@@ -23,9 +23,27 @@ def import_vllm() -> None:
     unpack_sounds_as_they_are()
 
 
+def engine_config(args: Namespace) -> tuple[Any, Any]:
+    """VLLM's arguments of an engine, and what it makes of them and of the base model's files; no weight is read.
+
+    Raises:
+        BaseTakesNoLora, BaseNotServable: it cannot be served here. Besides, whatever vLLM raises of its own.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    try:
+        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    except ValueError as error:
+        raise without_torchvision(args.model, error) or error from None
+    require_servable(config)
+    require_tokenizer(config.model_config)
+    return engine_args, config
+
+
 def build_client(args: Namespace, processes: ForkServer | SpawnedCore) -> Any:
     """Start the core process and connect to it; blocks until the model is loaded."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -33,12 +51,7 @@ def build_client(args: Namespace, processes: ForkServer | SpawnedCore) -> Any:
         # Also when a core is started again: the fork server may have died with it.
         processes.start()
     processes.adopt_core()
-    engine_args = AsyncEngineArgs.from_cli_args(args)
-    try:
-        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    except ValueError as error:
-        raise without_torchvision(args.model, error) or error from None
-    require_servable(config)
+    engine_args, config = engine_config(args)
     return AsyncLLM.from_vllm_config(
         vllm_config=config,
         usage_context=UsageContext.OPENAI_API_SERVER,

@@ -72,9 +72,10 @@ class BaseTakesNoLora(EngineStartFailed):
 
 
 class BaseNotServable(EngineStartFailed):
-    """The platform has no kernels for how the base model's weights are stored."""
+    """The platform has no kernels for the base model, or its folder lacks something that vLLM needs."""
 
     def __init__(self, why: str) -> None:
+        self.why = why
         AmalgamError.__init__(self, f"this base model cannot be served here: {why}")
 
 

@@ -1,7 +1,9 @@
 """`amalgam doctor MODEL ADAPTER…`: what fits is told from what does not before anything is started."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ from amalgam.cli import doctor_model
 from amalgam.cli.doctor_model import Served, ask_vllm, check_fit
 from amalgam.settings import Settings
 from tests.models.packings import quantise
+from tests.models.pictures import demo_tokenizer_files
 from tests.models.tiny_models import build, write_adapter, write_model
 
 
@@ -130,12 +133,54 @@ def test_a_base_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_vllm_itself_says_which_architectures_take_lora() -> None:
-    llama, gpt2, unknown = (ask_vllm([name]) for name in ("LlamaForCausalLM", "GPT2LMHeadModel", "NoSuchModel"))
-    assert llama is not None
-    assert gpt2 is not None
-    assert unknown is not None
+def test_vllm_itself_says_which_architectures_take_lora(tmp_path: Path) -> None:
+    def of(name: str) -> Served:
+        (tmp_path / "config.json").write_text(json.dumps({"architectures": [name]}))
+        found = ask_vllm(tmp_path)
+        assert found is not None
+        return found
+
+    llama, gpt2, unknown = of("LlamaForCausalLM"), of("GPT2LMHeadModel"), of("NoSuchModel")
     assert (llama.known, llama.adapted) == (True, True)
     assert "lm_head" in llama.ends
     assert (gpt2.known, gpt2.adapted) == (True, False)
     assert unknown.known is False
+
+
+def changed(**fields: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return change
+
+
+def spoilt_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (changed(), None),
+        (changed(model_type="foo"), "model type `foo`"),
+        (changed(num_attention_heads=3), "not a multiple"),
+        (changed(head_dim=24), "24 entries a head"),
+        (changed(max_position_embeddings=0), "max_model_len"),
+        (changed(quantization_config={"quant_method": "foo"}), "Unknown quantization method: foo"),
+        (spoilt_tokenizer, "its tokenizer cannot be read"),
+    ],
+)
+def test_vllm_reads_the_configuration_as_when_it_starts(
+    tmp_path: Path, harm: Callable[[Path], None], words: str | None
+) -> None:
+    write_model("llama", tmp_path)
+    demo_tokenizer_files(tmp_path)
+    # Its own heads have 16 entries.
+    changed(head_dim=32)(tmp_path)
+    harm(tmp_path)
+    found = said(tmp_path)
+    errors = [text for verdict, text in found if verdict == "error"]
+    assert len(errors) == (0 if words is None else 1), errors
+    assert words is None or (errors[0].startswith("It cannot be served here: ") and words in errors[0])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from amalgam.engine.base_class import require_servable, unserved_on_cpu
+from amalgam.engine.base_class import require_servable, require_tokenizer, unserved_on_cpu
 from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 from tests.models.packings import CONFIGS
 
@@ -34,7 +34,7 @@ def test_floats_of_eight_bits_are_told_whoever_packed_them() -> None:
         assert unserved_on_cpu(nothing, words=False) is None
 
 
-def of_class(name: str, quantization: Any = None, context: int = 256) -> Any:
+def of_class(name: str, quantization: Any = None, context: int = 256, head: int = 64) -> Any:
     """What of vLLM's config is asked."""
     from vllm.model_executor.models.registry import ModelRegistry
 
@@ -46,6 +46,10 @@ def of_class(name: str, quantization: Any = None, context: int = 256) -> Any:
         hf_config = SimpleNamespace(architectures=[name], quantization_config=quantization)
         architectures = (name,)
         max_model_len = context
+        use_mla = False
+
+        def get_head_size(self) -> int:
+            return head
 
     return SimpleNamespace(model_config=Config(), lora_config=object())
 
@@ -65,6 +69,22 @@ def test_vllms_registry_says_which_classes_take_lora(monkeypatch: pytest.MonkeyP
     require_servable(of_class("LlamaForCausalLM", context=3))
     with pytest.raises(BaseNotServable, match="--max-model-len at least 3"):
         require_servable(of_class("LlamaForCausalLM", context=2))
+    # A model without attention has no heads.
+    require_servable(of_class("LlamaForCausalLM", head=0))
+    with pytest.raises(BaseNotServable, match="120 entries a head, and vLLM's kernels for CPUs take 32, 64, "):
+        require_servable(of_class("LlamaForCausalLM", head=120))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm.tokenizers
+
+    def fail(config: Any) -> None:
+        raise ValueError("Expecting value: line 1")
+
+    monkeypatch.setattr(vllm.tokenizers, "cached_tokenizer_from_config", fail)
+    require_tokenizer(SimpleNamespace(skip_tokenizer_init=True))
+    with pytest.raises(BaseNotServable, match="tokenizer cannot be read: Expecting value: line 1"):
+        require_tokenizer(SimpleNamespace(skip_tokenizer_init=False))
 
 
 def test_a_model_that_sees_is_refused_without_torchvision_whatever_vllm_remembers(
