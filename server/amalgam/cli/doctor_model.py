@@ -48,7 +48,7 @@ class Served:
     memory: int = 0
     """It is the device's memory in bytes; 0 where that is not known."""
     why: str | None = None
-    """VLLM cannot start with the model as it is for this reason, without a full stop."""
+    """It holds why vLLM cannot start with the model as it is, without a full stop."""
 
 
 def check_model(model: Path | None) -> Iterator[Finding]:
