@@ -27,7 +27,7 @@ def require_servable(config: Any) -> None:
     Raises:
         BaseTakesNoLora: the model's class cannot carry adapters.
         BaseNotServable: its weights are packed in a way that this platform has no kernels for, or its heads have a size
-            that these do not take; it sees, and torchvision is not installed.
+            that these do not take; its tokenizer cannot be read; it sees, and torchvision is not installed.
     """
     from vllm.model_executor.model_loader.utils import get_model_cls
     from vllm.model_executor.models.interfaces import supports_lora
@@ -53,10 +53,11 @@ def require_servable(config: Any) -> None:
         raise BaseNotServable(
             f"{why}. Serve it on a GPU, or take a model that is quantised {others}, or is not quantised"
         )
+    _require_tokenizer(config.model_config)
 
 
-def require_tokenizer(model_config: Any) -> None:
-    """Raise BaseNotServable where the tokenizer cannot be loaded: vLLM's own error does not say what it is about."""
+def _require_tokenizer(model_config: Any) -> None:
+    """Load the tokenizer, which vLLM keeps then: its own error does not say what it is about."""
     if model_config.skip_tokenizer_init:
         return
     from vllm.tokenizers import cached_tokenizer_from_config

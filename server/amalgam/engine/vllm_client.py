@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import Any
 from uuid import uuid4
 
-from amalgam.engine.base_class import require_servable, require_tokenizer, without_torchvision
+from amalgam.engine.base_class import require_servable, without_torchvision
 from amalgam.engine.cpu import patches
 from amalgam.engine.cpu.fork_server import ForkServer
 from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
@@ -38,7 +38,6 @@ def engine_config(args: Namespace) -> tuple[Any, Any]:
     except ValueError as error:
         raise without_torchvision(args.model, error) or error from None
     require_servable(config)
-    require_tokenizer(config.model_config)
     return engine_args, config
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from amalgam.engine.base_class import require_servable, require_tokenizer, unserved_on_cpu
+from amalgam.engine.base_class import require_servable, unserved_on_cpu
 from amalgam.errors.engine import BaseNotServable, BaseTakesNoLora
 from tests.models.packings import CONFIGS
 
@@ -47,6 +47,7 @@ def of_class(name: str, quantization: Any = None, context: int = 256, head: int 
         architectures = (name,)
         max_model_len = context
         use_mla = False
+        skip_tokenizer_init = True
 
         def get_head_size(self) -> int:
             return head
@@ -54,13 +55,19 @@ def of_class(name: str, quantization: Any = None, context: int = 256, head: int 
     return SimpleNamespace(model_config=Config(), lora_config=object())
 
 
-def test_vllms_registry_says_which_classes_take_lora(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes are found by their names alone."""
     from vllm.model_executor.model_loader import utils
 
     def of(config: Any) -> Any:
         return config.registry._try_load_model_cls(config.architectures[0])
 
     monkeypatch.setattr(utils, "get_model_cls", of)
+
+
+@pytest.mark.usefixtures("by_name")
+def test_vllms_registry_says_which_classes_take_lora() -> None:
     require_servable(of_class("LlamaForCausalLM"))
     with pytest.raises(BaseTakesNoLora, match="GPT2LMHeadModel"):
         require_servable(of_class("GPT2LMHeadModel"))
@@ -75,6 +82,7 @@ def test_vllms_registry_says_which_classes_take_lora(monkeypatch: pytest.MonkeyP
         require_servable(of_class("LlamaForCausalLM", head=120))
 
 
+@pytest.mark.usefixtures("by_name")
 def test_a_tokenizer_that_cannot_be_read_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     import vllm.tokenizers
 
@@ -82,9 +90,11 @@ def test_a_tokenizer_that_cannot_be_read_is_told_as_that(monkeypatch: pytest.Mon
         raise ValueError("Expecting value: line 1")
 
     monkeypatch.setattr(vllm.tokenizers, "cached_tokenizer_from_config", fail)
-    require_tokenizer(SimpleNamespace(skip_tokenizer_init=True))
+    config = of_class("LlamaForCausalLM")
+    require_servable(config)
+    config.model_config.skip_tokenizer_init = False
     with pytest.raises(BaseNotServable, match="tokenizer cannot be read: Expecting value: line 1"):
-        require_tokenizer(SimpleNamespace(skip_tokenizer_init=False))
+        require_servable(config)
 
 
 def test_a_model_that_sees_is_refused_without_torchvision_whatever_vllm_remembers(
