@@ -21,10 +21,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from amalgam.kernels.triton_selection import BINS
+from amalgam.kernels.triton_selection import BINS, STEPS
 from amalgam.kernels.triton_tiles import BLOCK_COLUMNS, BLOCK_ROWS, count_kernel, merge_kernel, sample_kernel
 
-WARPS, STEPS = 4, 8
+WARPS = 4
 ENTRIES_A_THREAD = BLOCK_ROWS * BLOCK_COLUMNS // (32 * WARPS)
 H200_LANES = 132 * 128 * 1.755e9
 """Instructions of single threads that one H200 issues in a second."""

@@ -35,7 +35,7 @@ factor of 1.3, where their number falls no slower than 1/x, and is told apart in
 
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
-_STEPS: Final = 8
+STEPS: Final = 8
 """A program counts in so many tiles, one beside the other."""
 
 _LEAST: Final = 1
@@ -152,12 +152,12 @@ def _counted(
     count, height, width = batch.shape
     above = torch.zeros(count, dtype=torch.int64, device=batch.B.device)
     counts = torch.zeros((count, BINS), dtype=torch.int64, device=batch.B.device)
-    grid = (triton.cdiv(height, BLOCK_ROWS), triton.cdiv(width, BLOCK_COLUMNS * _STEPS), count)
+    grid = (triton.cdiv(height, BLOCK_ROWS), triton.cdiv(width, BLOCK_COLUMNS * STEPS), count)
     count_kernel[grid](
         batch.B, batch.A, batch.ids()[t:], batch.keys(), batch.tensors, low, span, shift, above, counts,
         height, width, batch.begins[-1], batch.begins[t], batch.begins[t + 1] - batch.begins[t],
         keep_threshold(rule.density), 1.0 / rule.density,
         RP=batch.padded, BF16=batch.exact >> t & 1, DROP=rule.sparsify == "drop", FIRST=is_first, BINS=BINS,
-        STEPS=_STEPS, BM=BLOCK_ROWS, BN=BLOCK_COLUMNS, num_warps=4, enable_fp_fusion=False,
+        STEPS=STEPS, BM=BLOCK_ROWS, BN=BLOCK_COLUMNS, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return above, counts
