@@ -28,11 +28,24 @@ def incomplete_weights(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | sizes | {"max_position_embeddings": 128}))
 
 
-@pytest.mark.parametrize("harm", [unknown_architecture, incomplete_weights])
-def test_the_process_ends_with_the_reason(tmp_path: Path, harm: Any) -> None:
+def no_harm(folder: Path) -> None:
+    """What is wrong is a flag."""
+
+
+@pytest.mark.parametrize(
+    ("harm", "flags", "is_found_by_vllms_processes"),
+    [(unknown_architecture, (), False), (incomplete_weights, (), True), (no_harm, ("--max-loras", "0"), False)],
+)
+def test_the_process_ends_with_the_reason(
+    tmp_path: Path, harm: Any, flags: tuple[str, ...], is_found_by_vllms_processes: bool
+) -> None:
     base = write_base(tmp_path / "base")
+    path = base / "config.json"
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes | {"max_position_embeddings": 128, "head_dim": 32}))
     harm(base)
-    command = [sys.executable, "-m", "amalgam", "serve", str(base), "--port", "0", "--", "--skip-tokenizer-init"]
+    given = ("--", "--skip-tokenizer-init", *flags)
+    command = [sys.executable, "-m", "amalgam", "serve", str(base), "--port", "0", *given]
     environment = os.environ | {"AMALGAM_STORE": str(tmp_path / "store"), "NO_COLOR": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.returncode == 1, ended.stderr[-4000:]
@@ -42,6 +55,8 @@ def test_the_process_ends_with_the_reason(tmp_path: Path, harm: Any) -> None:
     assert end, said
     assert len(said) < 600
     assert "Traceback" not in said
+    assert ("Traceback" in ended.stderr) == is_found_by_vllms_processes, ended.stderr[-4000:]
+    assert "loop_failed" not in ended.stderr
 
 
 def test_an_adapter_of_the_command_line_that_is_refused_is_one_sentence(tmp_path: Path) -> None:

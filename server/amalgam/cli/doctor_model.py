@@ -49,6 +49,8 @@ class Served:
     """It is the device's memory in bytes; 0 where that is not known."""
     why: str | None = None
     """It holds why vLLM cannot start with the model as it is, without a full stop."""
+    why_no_conversations: str | None = None
+    """It holds why nothing makes prompts of conversations, without a full stop."""
 
 
 def check_model(model: Path | None) -> Iterator[Finding]:
@@ -135,6 +137,10 @@ def _judge_base(model: Path, base: BaseModelSpec, served: Served | None) -> Iter
         yield Finding("warning", "model", "on CPU, adapters of its experts and of what routes to them are refused")
     else:
         yield Finding("ok", "model", f"vLLM's class for it takes LoRA on {served.device}")
+    if served.why_no_conversations is not None:
+        step = "Start the server with --chat-template FILE, or give adapters serving profiles with one."
+        text = f"conversations will be refused: {served.why_no_conversations}. {step}"
+        yield Finding("warning", "model", text)
 
 
 def _judge_copies(model: Path, base: BaseModelSpec, settings: Settings) -> Iterator[Finding]:

@@ -245,6 +245,9 @@ def _run_until_stopped(server: "HttpServer", listener: socket.socket, failures: 
     except SystemExit:
         # So uvicorn ends where the application does not start.
         has_started = False
+    finally:
+        # What is kept from the collector until the end is counted as leaked, aloud, by libraries written in C++.
+        gc.unfreeze()
     if failures:
         first = failures[0]
         # Those below it say what is wrong with one thing, and not that the engine did not start.

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def versions() -> str:
@@ -39,7 +40,9 @@ def served(architectures: Sequence[str]) -> str:
 
 
 def judged(model: str, architectures: Sequence[str], *, in_sixteen_bits: bool) -> str:
-    """What `served` says, and last why vLLM cannot start with the folder as it is, or null; no weight is read.
+    """What `served` says, and then two reasons or nulls; no weight is read.
+
+    The one is why vLLM cannot start with the folder as it is, the other why nothing makes prompts of conversations.
 
     Args:
         model: the base model's folder.
@@ -48,10 +51,11 @@ def judged(model: str, architectures: Sequence[str], *, in_sixteen_bits: bool) -
     """
     said = json.loads(served(architectures))
     _, known, adapted, *_ = said
-    return json.dumps([*said, _why_not_started(model, in_sixteen_bits=in_sixteen_bits) if known and adapted else None])
+    reasons = _reasons(model, in_sixteen_bits=in_sixteen_bits) if known and adapted else (None, None)
+    return json.dumps([*said, *reasons])
 
 
-def _why_not_started(model: str, *, in_sixteen_bits: bool) -> str | None:
+def _reasons(model: str, *, in_sixteen_bits: bool) -> tuple[str | None, str | None]:
     from amalgam.engine.start_reason import start_reason
     from amalgam.engine.vllm_arguments import our_flags, parsed, serve_parser
     from amalgam.engine.vllm_client import engine_config
@@ -60,12 +64,21 @@ def _why_not_started(model: str, *, in_sixteen_bits: bool) -> str | None:
 
     try:
         flags = our_flags(Settings(), model, "base", in_sixteen_bits=lambda: in_sixteen_bits, is_demo=False)
-        engine_config(parsed(serve_parser(), flags))
+        _, config = engine_config(parsed(serve_parser(), flags))
     except BaseNotServable as error:
-        return error.why
+        return error.why, None
     except Exception as error:
-        return start_reason(error)
-    return None
+        return start_reason(error), None
+    return None, _why_no_conversations(config.model_config)
+
+
+def _why_no_conversations(model_config: Any) -> str | None:
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    from amalgam.engine.base_template import has_templates, why_no_conversations
+
+    tokenizer = cached_tokenizer_from_config(model_config)
+    return why_no_conversations(model_config, tokenizer) if has_templates(model_config, tokenizer) else None
 
 
 def memory(is_cpu: bool) -> int:

@@ -1,10 +1,11 @@
-"""Chat templates of single versions, inside vLLM's renderer.
+"""Chat templates of single versions, inside vLLM's renderer, and base models that have none.
 
 Every dialect of vLLM's handlers makes its prompt through one method of one renderer, with the base model's template.
 There a request's own template takes its place, and is rendered by the template process: in this one it could stop every
 other request. A context variable carries it through vLLM's tasks.
 """
 
+import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -16,10 +17,13 @@ from vllm.renderers.hf import (
     _detect_developer_role_support,
 )
 
+from amalgam.engine.base_template import UNUSABLE, has_templates, why_no_conversations, why_unusable
 from amalgam.engine.cpu import patches
 from amalgam.engine.protocol import CallProfile, OwnTemplate
 from amalgam.errors import AmalgamError
-from amalgam.errors.profiles import ChatTemplateUnsupported
+from amalgam.errors.profiles import ChatTemplateMissing, ChatTemplateUnsupported
+
+logger = logging.getLogger(__name__)
 
 _RENDER: Final = "vllm.renderers.hf:HfRenderer.render_messages_async"
 _CONVERT: Final = "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.to_chat_completion_request"
@@ -34,9 +38,9 @@ _RENDERERS_OWN: Final = frozenset(
 
 @dataclass
 class Asked:
-    """One call with a profile, from vLLM's handler down to its renderer."""
+    """One call, from vLLM's handler down to its renderer."""
 
-    profile: CallProfile
+    profile: CallProfile | None
     failure: AmalgamError | None = field(default=None)
     """The template came to this; vLLM's handlers may turn it into an answer of their own."""
 
@@ -44,9 +48,9 @@ class Asked:
 _asked: ContextVar[Asked | None] = ContextVar("amalgam_profile", default=None)
 
 
-def begin(profile: CallProfile | None) -> Asked | None:
+def begin(profile: CallProfile | None) -> Asked:
     """Have the handler that this task calls next answer with ``profile``."""
-    asked = None if profile is None else Asked(profile)
+    asked = Asked(profile)
     _asked.set(asked)
     return asked
 
@@ -55,6 +59,7 @@ def let_in(app_state: Any) -> None:
     """Let vLLM's handlers, as they were built, answer with profiles."""
     online = getattr(app_state, "online_renderer", None)
     if online is not None and isinstance(online.renderer, HfRenderer):
+        _warn_of_none(online)
         _hook_renderer(online.renderer)
     elif online is not None:
         _refuse_templates(online.renderer)
@@ -63,9 +68,22 @@ def let_in(app_state: Any) -> None:
         _hook_messages(messages)
 
 
-def _template() -> OwnTemplate | None:
+def _profile() -> CallProfile | None:
     asked = _asked.get()
-    return None if asked is None else asked.profile.template
+    return None if asked is None else asked.profile
+
+
+def _template() -> OwnTemplate | None:
+    profile = _profile()
+    return None if profile is None else profile.template
+
+
+def _warn_of_none(online: Any) -> None:
+    model_config, tokenizer = online.renderer.model_config, online.renderer.tokenizer
+    if has_templates(model_config, tokenizer):
+        why = why_no_conversations(model_config, tokenizer, online.chat_template)
+        if why is not None:
+            logger.warning("no_conversations reason=%s", why)
 
 
 def _hook_renderer(renderer: Any) -> None:
@@ -81,7 +99,10 @@ def _hook_renderer(renderer: Any) -> None:
     async def apply(model_config: Any, tokenizer: Any, conversation: Any, **given: Any) -> Any:
         template = _template()
         if template is None:
-            return await plain_apply(model_config, tokenizer, conversation, **given)
+            try:
+                return await plain_apply(model_config, tokenizer, conversation, **given)
+            except UNUSABLE as error:
+                return await _noted(_missing(why_unusable(error)))
         tools = given.pop("tools", None)
         values = {**tokenizer.special_tokens_map, **{k: v for k, v in given.items() if k not in _RENDERERS_OWN}}
         spoken = _without_developers(template.text, conversation)
@@ -110,12 +131,16 @@ def _hook_messages(handler: Any) -> None:
 
     def to_chat_completion_request(request: Any, **given: Any) -> Any:
         chat = plain(request, **given)
-        asked = _asked.get()
-        for name, value in ({} if asked is None else asked.profile.unsaid).items():
+        profile = _profile()
+        for name, value in ({} if profile is None else profile.unsaid).items():
             setattr(chat, name, value)
         return chat
 
     patches.put(_CONVERT, to_chat_completion_request, on=handler)
+
+
+async def _missing(reason: str) -> None:
+    raise ChatTemplateMissing(reason)
 
 
 async def _unsupported(template: OwnTemplate) -> None:

@@ -166,6 +166,7 @@ class Engine(Protocol):
 
         Raises:
             EngineNotReady: not within ``timeout_s`` seconds, or it stopped.
+            EngineStartFailed: it did not start, and nothing more is tried.
         """
 
     def hold(self, version: LoadableVersion | None) -> AbstractAsyncContextManager[None]:

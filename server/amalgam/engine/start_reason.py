@@ -8,11 +8,18 @@ from multiprocessing.connection import Connection
 from pathlib import PurePath
 from typing import Any, Final
 
+from amalgam.errors import AmalgamError
+
 _LONGEST: Final = 400
 _ELSEWHERE: Final = re.compile(r"see (root cause|stack trace)|core proc\(s\)", re.IGNORECASE)
 """Errors of the core's parent have it, which only say that a child had one."""
-_PYDANTIC: Final = re.compile(r"(?:Value|Assertion) error, (.*?)(?: \[type=|$)")
-"""It finds the sentence inside a report of pydantic's, after a line that counts errors and one that names a class."""
+_REPORT: Final = re.compile(r"\d+ validation errors? for \S+\n(.*)", re.DOTALL)
+"""It finds the errors in a report of pydantic's, behind the line that counts them and what may stand before it."""
+_BEFORE: Final = re.compile(r"^(?:Error: |Class validation error for validator '\w+': (?:\w+: )?)")
+"""It finds words that only say that an error is one, of vLLM and of transformers' configs."""
+_BETWEEN: Final = re.compile(r"\n    For further information visit \S+\n?")
+_FAULT: Final = re.compile(r"(?:(\S.*)\n)?  ((?s:.*?))(?: \[type=(?s:.*))?")
+"""It is one of the errors: the field, if one is named, and the sentence."""
 
 
 class CauseTeller:
@@ -65,15 +72,41 @@ def start_reason(error: BaseException, cause: str | None = None) -> str:
     Args:
         cause: what a child process told, where the error only says that it has one.
     """
-    text = " ".join(str(error).split())
-    inner = _PYDANTIC.search(text)
-    if inner is not None:
-        text = inner[1]
+    # The text of a missing key is how Python would write it.
+    is_key = isinstance(error, KeyError) and len(error.args) == 1
+    text = told_by(str(error.args[0] if is_key else error))
     if not text:
         text = type(error).__name__ + _place(error)
     if _ELSEWHERE.search(text):
         text = cause or "a process of it ended, for the reason that its log lines above name"
     return _shortened(text).rstrip(". ")
+
+
+def is_of_configuration(error: BaseException) -> bool:
+    """Whether it is about what the engine was started with: its sentence helps, and where it was found does not."""
+    from huggingface_hub.errors import StrictDataclassError
+    from vllm.exceptions import VLLMClientError
+
+    told = (AmalgamError, OSError, ValueError, StrictDataclassError, VLLMClientError)
+    return isinstance(error, told)
+
+
+def told_by(text: str) -> str:
+    """The same on one line, without a final stop; of a report of pydantic's, each field with what is wrong with it."""
+    report = _REPORT.search(text)
+    if report is not None:
+        text = text[: report.start()] + "; ".join(_faults(report[1]))
+    return _BEFORE.sub("", " ".join(text.split())).rstrip(". ")
+
+
+def _faults(report: str) -> list[str]:
+    """One for each field: where a type is one of several, each of them has an entry of its own."""
+    found: dict[str, str] = {}
+    for fault in filter(None, map(_FAULT.fullmatch, _BETWEEN.split(report))):
+        text = re.sub(r"^(Value error|Assertion error|Assertion failed), ", "", fault[2])
+        name = (fault[1] or "").partition(".")[0]
+        found.setdefault(name, (f"{name}: " if name else "") + text.replace("Input should ", "must ").rstrip(". \n"))
+    return list(found.values())
 
 
 def _place(error: BaseException) -> str:

@@ -2,10 +2,13 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from amalgam.engine.adaptable import ASKED
 from amalgam.engine.cpu.preload import EXTENSION
 from amalgam.engine.cpu.processor import multiplies_bfloat16
+from amalgam.engine.start_reason import start_reason, told_by
+from amalgam.errors.serving import FlagInvalid
 from amalgam.settings import Settings
 
 
@@ -63,17 +66,31 @@ def serve_parser() -> ArgumentParser:
         from vllm.entrypoints.common.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser: ArgumentParser = make_arg_parser(FlexibleArgumentParser())
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM's classes have no types here
+        """It raises in the place of ending the process below the whole list of flags."""
+
+        def error(self, message: str) -> NoReturn:
+            raise FlagInvalid(told_by(message.removeprefix("argument ")))
+
+    parser: ArgumentParser = make_arg_parser(Parser())
     return parser
 
 
 def parsed(parser: ArgumentParser, flags: Sequence[str]) -> Namespace:
-    """The arguments that the flags come to, checked as vLLM's server checks them; of two the later wins."""
+    """The arguments that the flags come to, checked as vLLM's server checks them; of two the later wins.
+
+    Raises:
+        FlagInvalid: vLLM cannot take them.
+    """
     try:
         from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
     except ModuleNotFoundError:
         from vllm.entrypoints.common.cli_args import validate_parsed_serve_args
+    from vllm.exceptions import VLLMError
 
     args: Namespace = parser.parse_args(list(flags))
-    validate_parsed_serve_args(args)
+    try:
+        validate_parsed_serve_args(args)
+    except (ValueError, TypeError, VLLMError) as error:
+        raise FlagInvalid(start_reason(error)) from error
     return args

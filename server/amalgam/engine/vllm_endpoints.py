@@ -113,7 +113,7 @@ async def answer(
         raise
     except ANSWERED as error:
         raise _refused(create_error_response(error).error) from None
-    if asked is not None and asked.failure is not None:
+    if asked.failure is not None:
         raise asked.failure
     if response is not None and response.status_code >= 400:
         raise _refused_body(response.status_code, response.body)

@@ -32,7 +32,7 @@ from amalgam.engine.protocol import (
 from amalgam.engine.residency import Residency
 from amalgam.engine.spawned import SpawnedCore
 from amalgam.engine.start_proof import Proof, no_proof, prove_adapter, prove_base
-from amalgam.engine.start_reason import start_reason
+from amalgam.engine.start_reason import is_of_configuration, start_reason
 from amalgam.engine.token_usage import count_tokens
 from amalgam.engine.vllm_adapters import VllmAdapters
 from amalgam.engine.vllm_client import build_client, facts, import_vllm, listened_to, lora_request, refuse_all
@@ -151,13 +151,14 @@ class VllmEngine:
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Return when ready; raises EngineNotReady otherwise, and the start's own error where the start failed."""
+        """Return when ready; raises EngineNotReady otherwise, and EngineStartFailed where the start failed."""
         try:
             await asyncio.wait_for(self._ready.wait(), timeout_s)
         except TimeoutError:
             raise EngineNotReady(self._state) from None
         if self._start_error is not None:
-            raise self._start_error
+            # One error for all who wait, which would gather all their traces.
+            raise self._start_error.with_traceback(None)
 
     async def _supervise(self) -> None:
         pinned: tuple[LoadableVersion, ...] = ()
@@ -166,10 +167,9 @@ class VllmEngine:
             try:
                 await self._boot()
             except Exception as error:
-                # What is at fault in a configuration is told in a sentence; where it was found helps nobody.
-                is_told = isinstance(error, AmalgamError | OSError | ValueError)
                 reason = start_reason(error, self._processes.cause())
-                logger.error("engine_start_failed reason=%s", reason, exc_info=None if is_told else error)
+                shown = None if is_of_configuration(error) else error
+                logger.error("engine_start_failed reason=%s", reason, exc_info=shown)
                 failures += 1
                 # A first start that fails is a fault of the configuration; trying again would hide it.
                 if self._restarts == 0 or failures >= _MAX_FAILED_STARTS:
@@ -202,7 +202,8 @@ class VllmEngine:
 
     def _give_up(self, error: BaseException) -> None:
         """Nothing more is tried: whoever started this process knows by its end, or by `/livez`."""
-        self._state, self._start_error = "down", error
+        is_told = isinstance(error, AmalgamError)
+        self._state, self._start_error = "down", error if is_told else EngineStartFailed(start_reason(error))
         self._ready.set()
         if self._restarts == 0:
             self._on_failed(error)

@@ -1,7 +1,7 @@
 """Errors of serving profiles: what a version has of them, and chat templates that fail.
 
 - keeping: ProfileNotFound, ChatTemplateInvalid
-- answering: ChatTemplateRefused, ChatTemplateFailed, ChatTemplateUnsupported, TemplatesUnavailable
+- answering: ChatTemplateMissing, ChatTemplateRefused, ChatTemplateFailed, ChatTemplateUnsupported, TemplatesUnavailable
 """
 
 from amalgam.errors import AmalgamError, InvalidRequest, NotFound, Unavailable
@@ -32,6 +32,22 @@ class ChatTemplateInvalid(InvalidRequest):
         super().__init__(
             f"The chat template renders no conversation: {reason}. Mend it until transformers' apply_chat_template "
             "takes it."
+        )
+
+
+class ChatTemplateMissing(InvalidRequest):
+    """A conversation, where neither the base model nor the version has a chat template that can be read.
+
+    Next step: send a prompt; an administrator gives one of the two a template.
+    """
+
+    code = "chat_template_missing"
+    param = "messages"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"Conversations cannot be answered: {reason}. Send a prompt to /v1/completions. An administrator can start "
+            "the server with --chat-template FILE, or give the adapter a serving profile with a chat template."
         )
 
 

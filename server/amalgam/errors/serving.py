@@ -15,6 +15,18 @@ class FlagRefused(AmalgamError):
         super().__init__(f"{flag} after -- has no effect here: {instead}.")
 
 
+class FlagInvalid(AmalgamError):
+    """What is given behind ``--`` cannot be read, or vLLM cannot take it together with the rest.
+
+    Next step: mend what the message names; the help of `vllm serve` lists all flags with their values.
+    """
+
+    code = "flag_invalid"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"vLLM cannot take what is after --: {reason}. 'vllm serve --help=all' lists its flags.")
+
+
 class LoraModuleUnusable(AmalgamError):
     """An adapter of ``--lora-modules`` cannot be registered.
 

@@ -1,7 +1,8 @@
 """Work that runs alongside requests for as long as the server does. None of it ends unseen.
 
 A loop that raises or returns is logged with its traceback, counted, and started again after a pause that doubles from
-failure to failure. From its failure until it has run for a while again it is *down*, which readiness tells.
+failure to failure. From its failure until it has run for a while again it is *down*, which readiness tells. One that
+waits for an engine that does not start ends with it.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from amalgam.errors.engine import EngineStartFailed
 from amalgam.errors.internal import LoopReturned
 from amalgam.telemetry.metrics import Metrics
 
@@ -114,6 +116,9 @@ class BackgroundLoops:
                     raise
                 # Something that it waited for was cancelled, not the loop: it has failed like any other.
                 failure: BaseException = LoopReturned(f"what the loop {entry.name} waited for was cancelled")
+            except EngineStartFailed:
+                # The engine's own log has the reason, and this process ends over it, or `/livez` says that it should.
+                return
             except Exception as error:
                 failure = error
             finally:

@@ -33,7 +33,8 @@ class EngineLine:
         self._batch = batch
         bounds, places = self._bounds()
         # An adapter's turn may begin as many requests as are its slot's share of a full batch.
-        quantum = -(-batch // slots)
+        # No slots are an argument that vLLM refuses, with a sentence of its own.
+        quantum = -(-batch // max(slots, 1))
         self._slots = slots if settings.queue.fair_queue else math.inf
         self.queue = FairQueue(self._slots, quantum, settings.queue.fair_queue_wait_s, metrics=metrics, places=places)
         self.admission = Admission(bounds, metrics=metrics)

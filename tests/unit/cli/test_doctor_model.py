@@ -159,6 +159,14 @@ def spoilt_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
 
 
+def without_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def spoilt_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "words"),
@@ -184,3 +192,17 @@ def test_vllm_reads_the_configuration_as_when_it_starts(
     errors = [text for verdict, text in found if verdict == "error"]
     assert len(errors) == (0 if words is None else 1), errors
     assert words is None or (errors[0].startswith("It cannot be served here: ") and words in errors[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("harm", "words"), [(without_template, "has no chat template"), (spoilt_template, "cannot be read: unexpected")]
+)
+def test_a_base_that_takes_no_conversations_is_told(tmp_path: Path, harm: Callable[[Path], None], words: str) -> None:
+    write_model("llama", tmp_path)
+    demo_tokenizer_files(tmp_path)
+    changed(head_dim=32)(tmp_path)
+    harm(tmp_path)
+    [text] = [text for verdict, text in said(tmp_path) if verdict == "warning"]
+    assert words in text
+    assert "--chat-template FILE" in text

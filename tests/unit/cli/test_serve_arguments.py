@@ -11,6 +11,7 @@ from amalgam.engine.adaptable import ASKED
 from amalgam.engine.cpu.preload import EXTENSION
 from amalgam.engine.cpu.processor import CpuUnits
 from amalgam.engine.vllm_arguments import adapter_places
+from amalgam.errors.serving import FlagInvalid
 from amalgam.settings import Settings
 
 CONFIG = '{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}'
@@ -88,3 +89,25 @@ def test_the_users_flags_win(model: str) -> None:
     assert (args.dtype, args.max_loras, args.max_model_len) == ("bfloat16", 7, 77)
     assert args.served_model_name == ["base"]
     assert args.enable_lora is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["--dtype", "nope"], "--dtype: invalid choice: 'nope' (choose from"),
+        (["--seed", "abc"], "--seed: invalid int value: 'abc'"),
+        (["--served-model-name"], "--served-model-name: expected at least one argument"),
+        (["--structured-outputs-config.backend", "nope"], "--structured-outputs-config: backend: must be 'auto', "),
+        (["--compilation-config", "{bad"], "Invalid JSON: key must be a string"),
+        (["--enable-auto-tool-choice"], "--enable-auto-tool-choice requires --tool-call-parser"),
+        (["--chat-template", "/nowhere/a.jinja"], "(/nowhere/a.jinja) appears path-like, but doesn't exist"),
+        (["--sse-keep-alive-interval", "-1"], "must be a non-negative integer"),
+    ],
+)
+def test_what_vllm_cannot_take_is_one_sentence(model: str, flags: list[str], words: str) -> None:
+    with pytest.raises(FlagInvalid) as caught:
+        serve.command_line(Settings(), model, "base", flags, is_demo=False)
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "pydantic" not in caught.value.message

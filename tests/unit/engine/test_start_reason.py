@@ -15,9 +15,31 @@ PYDANTIC = """1 validation error for ModelConfig
     For further information visit https://errors.pydantic.dev/2.12/v/value_error"""
 
 
+LINK = "    For further information visit https://errors.pydantic.dev/2.12/v/less_than"
+SEVERAL = f"""3 validation errors for Config
+slots
+  Input should be less than 5 [type=less_than, input_value=7, input_type=int]
+{LINK}
+overrides.dict[str,any]
+  Input should be a valid dictionary [type=dict_type, input_value='[type=x', input_type=str]
+{LINK}
+overrides.callable
+  Input should be callable [type=callable_type, input_value='[type=x', input_type=str]
+{LINK}"""
+OVER_LINES = (
+    f"1 validation error for Config\n  Assertion failed, it is\ntoo much. Take 6. [type=assertion_error]\n{LINK}"
+)
+OF_A_CONFIG = "Class validation error for validator 'validate_heads':\n    ValueError: Heads do not divide."
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
+        (ValueError(SEVERAL), "slots: must be less than 5; overrides: must be a valid dictionary"),
+        (ValueError(f"--config: {OVER_LINES}"), "--config: it is too much. Take 6"),
+        (ValueError(OF_A_CONFIG), "Heads do not divide"),
+        (KeyError("Parser 'x' not found."), "Parser 'x' not found"),
+        (TypeError("Error: --a requires --b"), "--a requires --b"),
         (ValueError(PYDANTIC), "Model architectures ['Foo'] are not supported for now"),
         (ValueError("max_model_len is too large.\nDecrease it."), "max_model_len is too large. Decrease it"),
         (TimeoutError(), "TimeoutError"),

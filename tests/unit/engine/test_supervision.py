@@ -15,7 +15,7 @@ from amalgam.engine import vllm_engine
 from amalgam.engine.cpu.preload import EXTENSION
 from amalgam.engine.vllm_engine import VllmEngine
 from amalgam.errors.adapters import ArtifactDamaged
-from amalgam.errors.engine import BaseNotFinite, EngineLoadFailed, EngineNotReady, NonFiniteOutput
+from amalgam.errors.engine import BaseNotFinite, EngineLoadFailed, EngineNotReady, EngineStartFailed, NonFiniteOutput
 from amalgam.telemetry.metrics import Metrics
 from amalgam.telemetry.server_state import ServerState
 from tests.unit.engine.fake_core import (
@@ -149,7 +149,7 @@ async def test_the_core_is_asked_where_the_worker_does_not_read_beside_it(
 async def test_a_first_start_that_fails_is_told_and_not_tried_again(cores: Cores) -> None:
     told: list[BaseException] = []
     cores.failing = {1}
-    with pytest.raises(ValueError, match="no such model"):
+    with pytest.raises(EngineStartFailed, match="did not start: no such model"):
         async with running(on_failed=told.append):
             pytest.fail("it never started")
     assert [str(error) for error in told] == ["no such model"]

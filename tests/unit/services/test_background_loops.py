@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from amalgam.errors.engine import EngineStartFailed
 from amalgam.services.background_loops import BackgroundLoops, end
 from amalgam.telemetry import metric_table as table
 from amalgam.telemetry.metrics import Metrics
@@ -56,6 +57,21 @@ async def waits_for_something_cancelled() -> None:
     other = asyncio.get_running_loop().create_future()
     other.cancel()
     await other
+
+
+async def waits_for_an_engine() -> None:
+    raise EngineStartFailed("no such model")
+
+
+async def test_a_loop_ends_with_an_engine_that_does_not_start(caplog: pytest.LogCaptureFixture) -> None:
+    loop, starts = failing(2, waits_for_an_engine)
+    async with group() as (loops, metrics):
+        await loops.start("counting", loop)
+        assert loops.down == ()
+        assert not metrics.values(table.LOOP_FAILURES).get(("counting",))
+    assert len(starts) == 1
+    # The engine's own supervisor says why.
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("failure", [raises, returns, waits_for_something_cancelled])
