@@ -4,8 +4,7 @@ from typing import Any, Final
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
-from vllm.renderers.chat_utils import ChatTemplateResolutionError
-from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_kwargs
+from vllm.renderers.hf import ChatTemplateResolutionError, resolve_chat_template, resolve_chat_template_kwargs
 
 UNUSABLE: Final = (ChatTemplateResolutionError, TemplateError)
 """Vllm's renderer raises these where there is no template, or none that can be read; what one that can be read comes to
