@@ -78,6 +78,8 @@ def test_pictures_are_seen_with_adapters_of_both_generations_of_names(name: str,
         for image, plain, changed in zip(images, base, tuned, strict=True):
             part = shown(data_url(image))
             assert difference(chatted(server, "base", part, QUESTION), plain) < EXACT
+            as_a_text = {"type": "image_url", "image_url": data_url(image)}
+            assert difference(chatted(server, "base", as_a_text, QUESTION), plain) < EXACT
             for model_name in ("today", "older"):
                 assert difference(chatted(server, model_name, part, QUESTION), changed) < EXACT
         _other_dialects_see_too(server, data_url(images[0]))
@@ -111,6 +113,7 @@ def _what_is_too_much_is_refused(server: RunningServer, url: str) -> None:
         "media_too_large": [[shown(bomb())], [shown(url)] * 9],
         "media_unsupported": [
             [shown("http://127.0.0.1:9/x.png")], [shown("file:///etc/hostname")], [shown("data:image/png;base64,AAAA")],
+            [shown(url[:-40])],
             [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}],
         ],
         "invalid_value": [

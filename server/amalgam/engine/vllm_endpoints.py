@@ -22,10 +22,12 @@ from vllm.exceptions import VLLMError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from amalgam.engine.constraint_failures import constraint_of, explained_stream
+from amalgam.engine.media_failures import media_failure
 from amalgam.engine.object_arguments import bind_to_objects
 from amalgam.engine.own_templates import begin, let_in
 from amalgam.engine.plain_usage import with_plain_usage
 from amalgam.engine.protocol import CallProfile, Endpoint
+from amalgam.engine.start_reason import told_by
 from amalgam.engine.stripped_request import stripped_request
 from amalgam.engine.whole_messages import tell_whatever_was_said
 from amalgam.engine.written_answers import AnswerThreads, let_write
@@ -112,11 +114,11 @@ async def answer(
     except AmalgamError:
         raise
     except ANSWERED as error:
-        raise _refused(create_error_response(error).error) from None
+        raise _refused_error(error, body) from None
     if asked.failure is not None:
         raise asked.failure
     if response is not None and response.status_code >= 400:
-        raise _refused_body(response.status_code, response.body)
+        raise _refused_body(response.status_code, response.body, body)
     if isinstance(response, StreamingResponse) and (constraint := constraint_of(body)) is not None:
         pieces = explained_stream(response.body_iterator, constraint)
         response = StreamingResponse(pieces, response.status_code, response.headers, background=response.background)
@@ -127,9 +129,22 @@ def _refused(info: Any) -> EngineRefused:
     return EngineRefused(int(info.code), info.message, info.param)
 
 
-def _refused_body(status: int, body: bytes) -> EngineRefused:
+def _refused_error(error: Exception, asked: Mapping[str, Any]) -> AmalgamError:
+    info = create_error_response(error).error
+    told = media_failure(_media_field(asked), info.message, error.__cause__)
+    if isinstance(error, ValidationError):
+        info.message = told_by(str(error))
+    return told or _refused(info)
+
+
+def _refused_body(status: int, body: bytes, asked: Mapping[str, Any]) -> AmalgamError:
     error = json.loads(body).get("error") or {}
-    return EngineRefused(status, str(error.get("message", "The request was refused.")), error.get("param"))
+    message = str(error.get("message", "The request was refused."))
+    return media_failure(_media_field(asked), message) or EngineRefused(status, message, error.get("param"))
+
+
+def _media_field(asked: Mapping[str, Any]) -> str:
+    return "messages" if "messages" in asked else "input"
 
 
 def _refused_field(error: ValidationError) -> EngineRefused:

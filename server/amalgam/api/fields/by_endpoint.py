@@ -43,6 +43,7 @@ from amalgam.api.fields.contents import (
 from amalgam.api.fields.elsewhere import NOT_HONOURED, ONE_ENDPOINT
 from amalgam.api.fields.media import TEXT_ONLY, MediaBounds, check_media
 from amalgam.api.fields.past_turns import plain_turns
+from amalgam.api.fields.plain_media import with_plain_media
 from amalgam.api.fields.request_budget import check_together
 from amalgam.api.fields.rewrites import rewrite
 from amalgam.api.fields.table import FieldSpec, honoured, shown_name
@@ -269,7 +270,7 @@ def check_fields(
         MediaUnsupported, MediaTooLarge: see `check_media`.
     """
     table, kept = FIELDS[endpoint], {}
-    body, ignored = plain_turns(endpoint, body, refuse_unknown=refuse_unknown)
+    body, ignored = plain_turns(endpoint, with_plain_media(endpoint, body), refuse_unknown=refuse_unknown)
     for name, value in body.items():
         spec = table.get(name)
         if spec is None:
