@@ -41,7 +41,8 @@ def apart(one: LogProbs, other: LogProbs) -> float:
 def serving(folder: Path, adapters: Mapping[str, Path], *flags: str) -> Iterator[RunningServer]:
     """A server on the base model in ``folder/base``, with adapters, which ends well."""
     modules = [f"{name}={path}" for name, path in adapters.items()]
-    server = start_server(folder, str(folder / "base"), "--", *flags, "--lora-modules", *modules)
+    given = ["--lora-modules", *modules] if modules else []
+    server = start_server(folder, str(folder / "base"), "--", *flags, *given)
     try:
         yield server
     finally:

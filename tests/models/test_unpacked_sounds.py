@@ -2,9 +2,12 @@
 
 import base64
 import io
+import math
+import socket
 import struct
 import wave
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ from vllm.multimodal.media import audio
 from vllm.multimodal.media.audio import AudioMediaIO, load_audio
 
 from amalgam.engine.sound_samples import samples, unpack_sounds_as_they_are
+from amalgam.engine.sound_values import MOST_RATE, hear_numbers_alone
+from amalgam.errors.internal import SoundUnusable
 
 RATE = 8_000
 ROUNDED = {1: 2**-7, 2: 2**-15, 3: 2**-23, 4: 2**-23}
@@ -25,13 +30,14 @@ ROUNDED = {1: 2**-7, 2: 2**-15, 3: 2**-23, 4: 2**-23}
 @pytest.fixture(autouse=True)
 def replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a server, where vLLM has neither soundfile nor torchcodec; put back afterwards."""
-    originals = audio.load_audio_pyav, audio._AUDIO_LOADERS
+    originals = audio.load_audio_pyav, audio._AUDIO_LOADERS, AudioMediaIO.load_bytes
     for name in ("load_audio_soundfile", "load_audio_torchcodec"):
         monkeypatch.setattr(audio, name, _missing)
     unpack_sounds_as_they_are()
     unpack_sounds_as_they_are()
+    hear_numbers_alone()
     yield
-    audio.load_audio_pyav, audio._AUDIO_LOADERS = originals
+    audio.load_audio_pyav, audio._AUDIO_LOADERS, AudioMediaIO.load_bytes = originals
 
 
 def _missing(*_: Any, **__: Any) -> Any:
@@ -85,9 +91,49 @@ def test_another_rate_has_all_of_the_sound() -> None:
 def test_what_is_too_long_or_no_sound_is_refused_with_what_to_send() -> None:
     data = file_of(waves(1))
     for bounds, words in (({"max_duration_s": 1.5}, "longer than 2 s"), ({"max_decode_bytes": 999}, "more than 999")):
-        with pytest.raises(ValueError, match=f"{words}.*Send a part"):
+        with pytest.raises(SoundUnusable, match=f"{words}.*Send a part"):
             samples(io.BytesIO(data), sr=None, **bounds)
     head = data[:40] + struct.pack("<I", 0)
     for broken in (b"", b"RIFF", b"no sound at all" * 20, head):
-        with pytest.raises(ValueError, match="Send a"):
+        with pytest.raises(SoundUnusable, match="Send a"):
             samples(io.BytesIO(broken), sr=None)
+
+
+@pytest.mark.parametrize("rate", [MOST_RATE + 1, 0xFFFFFFF, 0x7FFFFFFF])
+def test_a_rate_that_no_device_has_is_refused_before_a_filter_is_made_for_it(rate: int) -> None:
+    data = file_of(waves(1))
+    with pytest.raises(SoundUnusable, match=f"says that it has {rate} samples a second"):
+        AudioMediaIO().load_bytes(data[:24] + struct.pack("<I", rate) + data[28:])
+
+
+@pytest.mark.parametrize("of", ["file", "http"])
+@pytest.mark.parametrize("playlist", [
+    "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n",
+    "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{}\n", "ffconcat version 1.0\nfile '{}'\n",
+    '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT2S">'
+    '<Period><AdaptationSet mimeType="audio/mp4"><Representation id="1" bandwidth="1"><BaseURL>{}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>",
+], ids=["segments", "streams", "concat", "dash"])  # fmt: skip
+def test_a_list_of_other_places_is_no_sound_and_nothing_is_fetched(playlist: str, of: str, tmp_path: Path) -> None:
+    """FFmpeg reads such lists, of files of this machine and of addresses that only it can reach."""
+    (tmp_path / "secret.wav").write_bytes(file_of(waves(1)))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        places = {
+            "file": f"file://{tmp_path}/secret.wav",
+            "http": f"http://127.0.0.1:{listener.getsockname()[1]}/a.wav",
+        }
+        with pytest.raises(SoundUnusable):
+            samples(io.BytesIO(playlist.format(places[of]).encode()), sr=None)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+@pytest.mark.parametrize("sample", [math.nan, math.inf, -math.inf, 1e38])
+def test_a_sample_that_is_no_number_is_refused(sample: float) -> None:
+    data = struct.pack("<400f", *[0.5] * 200, sample, *[0.5] * 199)
+    form = struct.pack("<HHIIHH", 3, 1, RATE, 4 * RATE, 4, 32)
+    file = b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    file += b"data" + struct.pack("<I", len(data)) + data
+    with pytest.raises(SoundUnusable, match="no numbers, or far too large"):
+        AudioMediaIO().load_bytes(file)

@@ -7,6 +7,7 @@ import ssl
 import uvicorn
 from starlette.applications import Starlette
 
+from amalgam.api.transport.answered_failures import AnsweredFailures
 from amalgam.cli.connection_limits import (
     LISTEN_QUEUE,
     ConnectionLimits,
@@ -34,7 +35,7 @@ def http_server(app: Starlette, settings: Settings) -> "HttpServer":
     connections = settings.http.max_connections or connections_within(descriptors)
     limits = ConnectionLimits(settings.http.head_timeout_s, settings.http.stall_timeout_s, connections)
     protocol = bounded_http(limits, count_cut)
-    kept = StartFailureKept(app)
+    kept = StartFailureKept(AnsweredFailures(app))
     config = uvicorn.Config(
         kept,
         http=protocol,

@@ -10,6 +10,7 @@ from amalgam.errors.requests import MediaUnsupported
 
 _NOT_UNPACKED: Final = "Failed to load image: "
 _NOT_PREPARED: Final = re.compile(r"Failed to apply \w+ on data=")
+_TOO_SHORT: Final = "Audio is too short"
 _OBJECT: Final = re.compile(r"\s*<[^>]*>")
 """It finds how Python shows an object, which says nothing."""
 
@@ -25,6 +26,8 @@ def media_failure(field: str, message: str, cause: BaseException | None = None) 
     if message.startswith(_NOT_UNPACKED):
         why = _OBJECT.sub("", message.removeprefix(_NOT_UNPACKED))
         return MediaUnsupported(field, f"a picture cannot be unpacked ({why})", "Send a whole file")
+    if message.startswith(_TOO_SHORT):
+        return MediaUnsupported(field, "a sound is too short for the model", "Send a longer one")
     if _NOT_PREPARED.match(message):
         why = _OBJECT.sub("", " ".join(str(cause or "").split())).rstrip(". ")
         said = f" ({why})" if why else ""

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from amalgam.engine.cpu import patches
+from amalgam.errors.internal import SoundUnusable
 
 _LIBRARIES: Final[Mapping[str, str]] = {"torchaudio": "torchaudio", "pyav": "av", "soxr": "soxr", "scipy": "scipy"}
 """It maps what vLLM calls a way to the package that it takes; the first that is there is used."""
@@ -37,7 +38,12 @@ def resample_with_what_there_is() -> None:
     def resample(resampler: Any, audio: Any, *, orig_sr: float) -> Any:
         if find_spec(_LIBRARIES[resampler.method]) is None:
             resampler = _another(resampler, orig_sr)
-        return original(resampler, audio, orig_sr=orig_sr)
+        try:
+            return original(resampler, audio, orig_sr=orig_sr)
+        except (ValueError, MemoryError):
+            # The filter gave nothing, or would be larger than the memory.
+            rates = f"from {orig_sr:.0f} to the {resampler.target_sr} samples a second of this model"
+            raise SoundUnusable(f"the sound cannot be brought {rates}", "Send a longer one, at that rate") from None
 
     patches.put("vllm.multimodal.audio:AudioResampler.resample", resample)
 
@@ -49,8 +55,8 @@ def _another(resampler: Any, rate: float) -> Any:
     for way, package in _LIBRARIES.items():
         if find_spec(package) is not None:
             return type(resampler)(resampler.target_sr, method=way)
-    # vLLM answers it as a fault of the request.
-    raise ValueError(
+    raise SoundUnusable(
         f"a sound of {rate:.0f} samples a second has to be brought to the {resampler.target_sr:.0f} of this model, for "
-        "which this server has no library. Send it so, or install av on the server"
+        "which this server has no library",
+        "Send it so, or install av on the server",
     )

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from amalgam.engine.cpu import patches
+from amalgam.errors.internal import SoundUnusable
 
-_BROKEN: Final = "the sound cannot be unpacked. Send a whole file, such as WAV, MP3 or FLAC"
-_EMPTY: Final = "the sound has no samples. Send a file that has"
-_LONG: Final = "the sound is longer than {:.0f} s once it is unpacked (VLLM_MAX_AUDIO_DECODE_DURATION_S). Send a part"
-_LARGE: Final = "the sound has more than {} bytes once it is unpacked (VLLM_MAX_AUDIO_DECODE_BYTES). Send a part"
+_BROKEN: Final = "the sound cannot be unpacked"
+_EMPTY: Final = "the sound has no samples"
+_LONG: Final = "the sound is longer than {:.0f} s once it is unpacked (VLLM_MAX_AUDIO_DECODE_DURATION_S)"
+_LARGE: Final = "the sound has more than {} bytes once it is unpacked (VLLM_MAX_AUDIO_DECODE_BYTES)"
+_WHOLE: Final = "Send a whole file, such as WAV, MP3 or FLAC"
+_PART: Final = "Send a part"
 
 
 def unpack_sounds_as_they_are() -> None:
@@ -48,7 +51,7 @@ def samples(
     Returns: float32, [samples] or [channels, samples]; and samples a second.
 
     Raises:
-        ValueError: it is none, is broken, or is too long; vLLM answers it as a fault of the request.
+        SoundUnusable: it is none, is broken, or is too long; vLLM answers it as a fault of the request.
         ImportError: av is not installed.
     """
     import av
@@ -57,21 +60,21 @@ def samples(
     try:
         with av.open(path) as container:
             if not container.streams.audio:
-                raise ValueError(_EMPTY)
+                raise SoundUnusable(_EMPTY, _WHOLE)
             stream = container.streams.audio[0]
             rate = sr or stream.rate
             pieces, count, size = [], 0, 0
             for piece in _pieces(av, container, stream, rate):
                 count, size = count + piece.shape[-1], size + piece.nbytes
                 if max_duration_s is not None and count > int(rate * max_duration_s):
-                    raise ValueError(_LONG.format(max_duration_s))
+                    raise SoundUnusable(_LONG.format(max_duration_s), _PART)
                 if max_decode_bytes is not None and size > max_decode_bytes:
-                    raise ValueError(_LARGE.format(max_decode_bytes))
+                    raise SoundUnusable(_LARGE.format(max_decode_bytes), _PART)
                 pieces.append(piece)
     except av.error.FFmpegError:
-        raise ValueError(_BROKEN) from None
+        raise SoundUnusable(_BROKEN, _WHOLE) from None
     if not count:
-        raise ValueError(_EMPTY)
+        raise SoundUnusable(_EMPTY, _WHOLE)
     sound = np.concatenate(pieces, axis=-1)
     return (sound.mean(axis=0, dtype=np.float32) if mono else sound), rate
 

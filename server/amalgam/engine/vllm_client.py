@@ -11,6 +11,7 @@ from amalgam.engine.cpu.preload import EXTENSION, PreloadLink
 from amalgam.engine.protocol import LoadableVersion
 from amalgam.engine.sound_rates import resample_with_what_there_is
 from amalgam.engine.sound_samples import unpack_sounds_as_they_are
+from amalgam.engine.sound_values import hear_numbers_alone
 from amalgam.engine.spawned import SpawnedCore
 
 
@@ -21,6 +22,7 @@ def import_vllm() -> None:
 
     resample_with_what_there_is()
     unpack_sounds_as_they_are()
+    hear_numbers_alone()
 
 
 def engine_config(args: Namespace) -> tuple[Any, Any]:

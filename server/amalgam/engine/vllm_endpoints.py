@@ -33,6 +33,8 @@ from amalgam.engine.whole_messages import tell_whatever_was_said
 from amalgam.engine.written_answers import AnswerThreads, let_write
 from amalgam.errors import AmalgamError
 from amalgam.errors.engine import EngineNotReady, EngineRefused
+from amalgam.errors.internal import SoundUnusable
+from amalgam.errors.requests import MediaUnsupported
 from amalgam.errors.type_words import told
 
 # What vLLM's own exception handlers turn into answers; anything else is a fault of the server and stays one.
@@ -130,11 +132,12 @@ def _refused(info: Any) -> EngineRefused:
 
 
 def _refused_error(error: Exception, asked: Mapping[str, Any]) -> AmalgamError:
+    if isinstance(error, SoundUnusable):
+        return MediaUnsupported(_media_field(asked), error.why, error.step)
     info = create_error_response(error).error
-    told = media_failure(_media_field(asked), info.message, error.__cause__)
     if isinstance(error, ValidationError):
-        info.message = told_by(str(error))
-    return told or _refused(info)
+        return EngineRefused(int(info.code), told_by(str(error)), info.param)
+    return media_failure(_media_field(asked), info.message, error.__cause__) or _refused(info)
 
 
 def _refused_body(status: int, body: bytes, asked: Mapping[str, Any]) -> AmalgamError:

@@ -37,6 +37,19 @@ class RenderedTooLong(Exception):
     """The text that a chat template renders is longer than the limit."""
 
 
+class SoundUnusable(ValueError):
+    """A sound of a request that cannot be unpacked, or not be brought to the model's rate.
+
+    Attributes:
+        why: a clause, without a full stop.
+        step: what to send, without one.
+    """
+
+    def __init__(self, why: str, step: str) -> None:
+        super().__init__(f"{why}. {step}")
+        self.why, self.step = why, step
+
+
 class ProcessLost(Exception):
     """A process was lost over an order, by itself or because it was silent for too long; says how."""
 

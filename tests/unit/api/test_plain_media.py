@@ -83,7 +83,7 @@ def test_blocks_of_anthropics_dialect_too() -> None:
 
 
 def test_sounds_too() -> None:
-    given = {"type": "input_audio", "input_audio": {"data": WRAPPED, "format": "wav"}}
+    given = {"type": "input_audio", "input_audio": {"data": WRAPPED, "format": "WAV"}}
     kept = check_fields("chat_completions", chat(given), media=HEARS).body
     assert kept["messages"][0]["content"][1]["input_audio"] == {"data": DATA, "format": "wav"}
     kept = check_fields("chat_completions", chat({"type": "audio_url", "audio_url": PICTURE}), media=HEARS).body

@@ -26,6 +26,7 @@ UNPACKED = "messages: a picture cannot be unpacked"
             APPLIED, ValueError("absolute aspect ratio must be\nsmaller than 200."),
             f"{TAKEN} (absolute aspect ratio must be smaller than 200). Send another one.",
         ),
+        ("Audio is too short", None, "messages: a sound is too short for the model. Send a longer one."),
         (APPLIED, None, f"{TAKEN}. Send another one."),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from vllm.multimodal.audio import AudioResampler
 
 from amalgam.engine import sound_rates
 from amalgam.engine.sound_rates import resample_with_what_there_is, resampling_package
+from amalgam.errors.internal import SoundUnusable
 
 SOUND = np.zeros(24_000, np.float32)
 
@@ -49,9 +50,22 @@ def test_a_sound_of_another_rate_is_resampled_by_what_is_installed(
     assert asked == [(way, 24_000, 24_000, 16_000)]
 
 
+@pytest.mark.parametrize("failure", [ValueError("need at least one array"), MemoryError()])
+def test_what_a_library_cannot_resample_is_the_requests_fault(
+    failure: Exception, installed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise failure
+
+    installed.add("av")
+    monkeypatch.setattr(audio, "resample_audio_pyav", fails)
+    with pytest.raises(SoundUnusable, match="from 192000 to the 16000 samples a second of this model"):
+        AudioResampler(16_000).resample(SOUND, orig_sr=192_000)
+
+
 def test_without_a_library_the_request_is_told_the_rate_that_the_model_reads(installed: set[str]) -> None:
     assert resampling_package() is None
-    with pytest.raises(ValueError, match=r"24000 samples a second .* the 16000 of this model.* install av"):
+    with pytest.raises(SoundUnusable, match=r"24000 samples a second .* the 16000 of this model.* install av"):
         AudioResampler(16_000).resample(SOUND, orig_sr=24_000)
     assert AudioResampler(16_000).resample(SOUND, orig_sr=16_000) is SOUND
     installed.add("scipy")

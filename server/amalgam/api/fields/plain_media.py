@@ -74,7 +74,7 @@ def _plain_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
         given, url = part.get(kind), plain_url(_address(part, kind))
         return part if given == {"url": url} else {**_without(part, "detail"), kind: {"url": url}}
     if kind == "input_audio":
-        return _with_plain(part, "input_audio", "data", plain_base64)
+        return _with_plain(_with_plain(part, kind, "data", plain_base64), kind, "format", _in_small_letters)
     if kind == "image":
         source = part.get("source")
         is_url = isinstance(source, Mapping) and source.get("type") == "url"
@@ -103,6 +103,10 @@ def _with_plain(part: Mapping[str, Any], key: str, inner: str, plain: Callable[[
         return part
     made = plain(given.get(inner))
     return part if made is given.get(inner) else {**part, key: {**given, inner: made}}
+
+
+def _in_small_letters(word: Any) -> Any:
+    return word.lower() if isinstance(word, str) and not word.islower() else word
 
 
 def _without(part: Mapping[str, Any], key: str) -> dict[str, Any]:
