@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from amalgam.api.fields.by_endpoint import check_fields
 from amalgam.api.fields.plain_media import plain_base64, plain_url, with_plain_media
+from amalgam.errors.requests import FieldRefused
 from tests.unit.api.test_media_fields import HEARS, SEES, chat, encoded, url
 
 PICTURE: Final = url(encoded())
@@ -97,6 +98,17 @@ def test_what_is_plain_is_not_copied_and_what_is_no_part_stays() -> None:
     assert with_plain_media("responses", body) is body
     for address in ("https://a.example/b_c-d.png?x=%20", "data:text/plain,a", "a", 5, None):
         assert plain_url(address) is address
+
+
+@pytest.mark.parametrize("endpoint", ["chat_completions", "messages", "responses"])
+def test_what_is_nested_without_end_is_left_to_the_checks(endpoint: Any) -> None:
+    nested: Any = [{"type": "text", "text": "a"}]
+    for _ in range(400):
+        nested = [{"type": "tool_result", "content": nested}]
+    body = {"input" if endpoint == "responses" else "messages": [{"role": "user", "content": nested}]}
+    assert with_plain_media(endpoint, body) is body
+    with pytest.raises(FieldRefused):
+        check_fields(endpoint, body, media=SEES)
 
 
 @given(st.binary(max_size=200), st.integers(1, 80), st.booleans(), st.booleans(), st.sampled_from(["", "\n", " \r\n"]))

@@ -14,6 +14,8 @@ from amalgam.engine.protocol import Endpoint
 
 _HOLDERS: Final = ("content", "output")
 """Parts are in these fields of a message, of an item, or of a block."""
+_DEPTH: Final = 3
+"""A message holds blocks, and a block parts; what lies deeper is read by nobody, and is left to the checks."""
 _FIELDS: Final = ("messages", "input", "system")
 _DATA_URL: Final = re.compile(
     r"data:([a-z]+/[a-z0-9.+-]{1,64})?(?:;[\w.+-]{1,64}=[^;,]{0,64}){0,4};base64,", re.I | re.A
@@ -49,15 +51,18 @@ def plain_base64(text: Any) -> Any:
     return letters + "=" * (-len(letters) % 4)
 
 
-def _plain_list(entries: list[Any], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> list[Any]:
-    made = [_plain_entry(entry, plain) if isinstance(entry, Mapping) else entry for entry in entries]
+def _plain_list(
+    entries: list[Any], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]], depth: int = _DEPTH
+) -> list[Any]:
+    made = [_plain_entry(entry, plain, depth) if isinstance(entry, Mapping) else entry for entry in entries]
     is_same = all(one is other for one, other in zip(made, entries, strict=True))
     return entries if is_same else made
 
 
-def _plain_entry(entry: Mapping[str, Any], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+def _plain_entry(entry: Mapping[str, Any], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]], depth: int) -> Any:
     entry = plain(entry)
-    held = {key: _plain_list(entry[key], plain) for key in _HOLDERS if isinstance(entry.get(key), list)}
+    holders = _HOLDERS if depth else ()
+    held = {key: _plain_list(entry[key], plain, depth - 1) for key in holders if isinstance(entry.get(key), list)}
     return {**entry, **held} if any(held[key] is not entry[key] for key in held) else entry
 
 
