@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import NoReturn
 
 from amalgam.engine.adaptable import ASKED
@@ -93,4 +94,17 @@ def parsed(parser: ArgumentParser, flags: Sequence[str]) -> Namespace:
         validate_parsed_serve_args(args)
     except (ValueError, TypeError, VLLMError) as error:
         raise FlagInvalid(start_reason(error)) from error
+    _require_parsers(args)
     return args
+
+
+def _require_parsers(args: Namespace) -> None:
+    """Look up the names of parsers: vLLM finds a wrong one out once the weights are loaded."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for field, known in (("tool_call_parser", ToolParserManager), ("reasoning_parser", ReasoningParserManager)):
+        name, names = getattr(args, field, None), known.list_registered()
+        if name and name not in names:
+            near = "".join(f"; did you mean {one!r}?" for one in get_close_matches(name, names, 1))
+            raise FlagInvalid(f"--{field.replace('_', '-')}: vLLM has no parser {name!r}{near}")

@@ -103,6 +103,8 @@ def test_the_users_flags_win(model: str) -> None:
         (["--enable-auto-tool-choice"], "--enable-auto-tool-choice requires --tool-call-parser"),
         (["--chat-template", "/nowhere/a.jinja"], "(/nowhere/a.jinja) appears path-like, but doesn't exist"),
         (["--sse-keep-alive-interval", "-1"], "must be a non-negative integer"),
+        (["--tool-call-parser", "herms"], "--tool-call-parser: vLLM has no parser 'herms'; did you mean 'hermes'?"),
+        (["--reasoning-parser", "qwen33"], "--reasoning-parser: vLLM has no parser 'qwen33'; did you mean 'qwen3'?"),
     ],
 )
 def test_what_vllm_cannot_take_is_one_sentence(model: str, flags: list[str], words: str) -> None:
