@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import API_KEY, RunningServer, start_server, stop_server
+from tests.e2e.conftest import API_KEY, start_server, stop_server
 from tests.e2e.engine_core import core_pid
 
 pytestmark = pytest.mark.slow
@@ -44,24 +44,20 @@ async def test_sigterm_lets_streams_finish_and_cuts_the_endless_one(tmp_path: Pa
     try:
         base_url = f"{server.url}/v1"
         async with openai.AsyncOpenAI(base_url=base_url, api_key=API_KEY, max_retries=0, timeout=120) as client:
-            await _stop(server, client)
+            begun = asyncio.Semaphore(0)
+            core = core_pid(server)
+            short = [asyncio.create_task(stream(client, 24, begun)) for _ in range(20)]
+            endless = asyncio.create_task(stream(client, 1900, begun))
+            for _ in range(21):
+                await asyncio.wait_for(begun.acquire(), 120)
+            sent = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert await asyncio.gather(*short) == ["length"] * 20
+            assert await endless == "server_stopping"
+        code = await asyncio.to_thread(server.process.wait, 90)
     finally:
         if server.process.poll() is None:
             await asyncio.to_thread(stop_server, server.process)
-
-
-async def _stop(server: RunningServer, async_client: openai.AsyncOpenAI) -> None:
-    begun = asyncio.Semaphore(0)
-    core = core_pid(server)
-    short = [asyncio.create_task(stream(async_client, 24, begun)) for _ in range(20)]
-    endless = asyncio.create_task(stream(async_client, 1900, begun))
-    for _ in range(21):
-        await asyncio.wait_for(begun.acquire(), 120)
-    sent = time.monotonic()
-    server.process.send_signal(signal.SIGTERM)
-    assert await asyncio.gather(*short) == ["length"] * 20
-    assert await endless == "server_stopping"
-    code = await asyncio.to_thread(server.process.wait, 90)
     assert code == 0, "".join(server.log[-40:])
     assert time.monotonic() - sent < DRAIN_S + 30
     assert not _exists(core), "the engine's core outlived its server"

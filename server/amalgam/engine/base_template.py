@@ -11,19 +11,18 @@ UNUSABLE: Final = (ChatTemplateResolutionError, TemplateError)
 is told as another kind of error."""
 
 
-def has_templates(model_config: Any, tokenizer: Any) -> bool:
-    """Whether a model answers, and has a tokenizer of the kind that templates come with."""
-    return model_config.runner_type == "generate" and isinstance(tokenizer, PreTrainedTokenizerBase)
-
-
 def why_no_conversations(model_config: Any, tokenizer: Any, given: str | None = None) -> str | None:
-    """Why conversations without tools have no template, without a full stop; None where they have one.
+    """Why conversations without tools have no template, without a full stop; None where they have one, or need none.
+
+    A model that answers nothing needs none, and so does a tokenizer of a kind that makes prompts by itself.
 
     Args:
         model_config: vLLM's of the base model.
-        tokenizer: of transformers, as vLLM has it.
+        tokenizer: as vLLM has it, or None.
         given: a template that stands in the place of the model's own.
     """
+    if model_config.runner_type != "generate" or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
     try:
         template = resolve_chat_template(tokenizer, given, None, model_config=model_config)
         if template is None:

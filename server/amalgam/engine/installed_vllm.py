@@ -75,10 +75,9 @@ def _reasons(model: str, *, in_sixteen_bits: bool) -> tuple[str | None, str | No
 def _why_no_conversations(model_config: Any) -> str | None:
     from vllm.tokenizers import cached_tokenizer_from_config
 
-    from amalgam.engine.base_template import has_templates, why_no_conversations
+    from amalgam.engine.base_template import why_no_conversations
 
-    tokenizer = cached_tokenizer_from_config(model_config)
-    return why_no_conversations(model_config, tokenizer) if has_templates(model_config, tokenizer) else None
+    return why_no_conversations(model_config, cached_tokenizer_from_config(model_config))
 
 
 def memory(is_cpu: bool) -> int:

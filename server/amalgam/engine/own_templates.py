@@ -17,7 +17,7 @@ from vllm.renderers.hf import (
     _detect_developer_role_support,
 )
 
-from amalgam.engine.base_template import UNUSABLE, has_templates, why_no_conversations, why_unusable
+from amalgam.engine.base_template import UNUSABLE, why_no_conversations, why_unusable
 from amalgam.engine.cpu import patches
 from amalgam.engine.protocol import CallProfile, OwnTemplate
 from amalgam.errors import AmalgamError
@@ -79,11 +79,9 @@ def _template() -> OwnTemplate | None:
 
 
 def _warn_of_none(online: Any) -> None:
-    model_config, tokenizer = online.renderer.model_config, online.renderer.tokenizer
-    if has_templates(model_config, tokenizer):
-        why = why_no_conversations(model_config, tokenizer, online.chat_template)
-        if why is not None:
-            logger.warning("no_conversations reason=%s", why)
+    why = why_no_conversations(online.renderer.model_config, online.renderer.tokenizer, online.chat_template)
+    if why is not None:
+        logger.warning("no_conversations reason=%s", why)
 
 
 def _hook_renderer(renderer: Any) -> None:
@@ -102,7 +100,7 @@ def _hook_renderer(renderer: Any) -> None:
             try:
                 return await plain_apply(model_config, tokenizer, conversation, **given)
             except UNUSABLE as error:
-                return await _noted(_missing(why_unusable(error)))
+                raise _kept(ChatTemplateMissing(why_unusable(error))) from None
         tools = given.pop("tools", None)
         values = {**tokenizer.special_tokens_map, **{k: v for k, v in given.items() if k not in _RENDERERS_OWN}}
         spoken = _without_developers(template.text, conversation)
@@ -119,7 +117,7 @@ def _refuse_templates(renderer: Any) -> None:
     async def render_messages(messages: Any, params: Any) -> Any:
         template = _template()
         if template is not None:
-            return await _noted(_unsupported(template))
+            raise _kept(ChatTemplateUnsupported(template.model))
         return await plain(messages, params)
 
     patches.put(_RENDER, render_messages, on=renderer)
@@ -139,22 +137,19 @@ def _hook_messages(handler: Any) -> None:
     patches.put(_CONVERT, to_chat_completion_request, on=handler)
 
 
-async def _missing(reason: str) -> None:
-    raise ChatTemplateMissing(reason)
-
-
-async def _unsupported(template: OwnTemplate) -> None:
-    raise ChatTemplateUnsupported(template.model)
-
-
 async def _noted(work: Any) -> Any:
     try:
         return await work
     except AmalgamError as error:
-        asked = _asked.get()
-        if asked is not None:
-            asked.failure = error
-        raise
+        raise _kept(error) from None
+
+
+def _kept(error: AmalgamError) -> AmalgamError:
+    """``error``, which whoever called vLLM's handler is told of, whatever is made of it on the way."""
+    asked = _asked.get()
+    if asked is not None:
+        asked.failure = error
+    return error
 
 
 def _without_developers(template: str, conversation: Any) -> Any:

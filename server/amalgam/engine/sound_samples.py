@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from amalgam.engine.cpu import patches
+from amalgam.engine.sound_values import NO_SAMPLES, WHOLE_FILE
 from amalgam.errors.internal import SoundUnusable
 
 _BROKEN: Final = "the sound cannot be unpacked"
-_EMPTY: Final = "the sound has no samples"
 _LONG: Final = "the sound is longer than {:.0f} s once it is unpacked (VLLM_MAX_AUDIO_DECODE_DURATION_S)"
 _LARGE: Final = "the sound has more than {} bytes once it is unpacked (VLLM_MAX_AUDIO_DECODE_BYTES)"
-_WHOLE: Final = "Send a whole file, such as WAV, MP3 or FLAC"
 _PART: Final = "Send a part"
 
 
@@ -60,7 +59,7 @@ def samples(
     try:
         with av.open(path) as container:
             if not container.streams.audio:
-                raise SoundUnusable(_EMPTY, _WHOLE)
+                raise SoundUnusable(NO_SAMPLES, WHOLE_FILE)
             stream = container.streams.audio[0]
             rate = sr or stream.rate
             pieces, count, size = [], 0, 0
@@ -72,9 +71,9 @@ def samples(
                     raise SoundUnusable(_LARGE.format(max_decode_bytes), _PART)
                 pieces.append(piece)
     except av.error.FFmpegError:
-        raise SoundUnusable(_BROKEN, _WHOLE) from None
+        raise SoundUnusable(_BROKEN, WHOLE_FILE) from None
     if not count:
-        raise SoundUnusable(_EMPTY, _WHOLE)
+        raise SoundUnusable(NO_SAMPLES, WHOLE_FILE)
     sound = np.concatenate(pieces, axis=-1)
     return (sound.mean(axis=0, dtype=np.float32) if mono else sound), rate
 

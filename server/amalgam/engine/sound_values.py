@@ -14,7 +14,8 @@ MOST_RATE: Final = 768_000
 LOUDEST: Final = float(1 << 16)
 """It is far above a full sound, which lies between -1 and 1, and above whole numbers of 16 bits as floats;
 squares of much larger numbers have no place in a float."""
-_STEP: Final = "Send a whole file, such as WAV, MP3 or FLAC"
+WHOLE_FILE: Final = "Send a whole file, such as WAV, MP3 or FLAC"
+NO_SAMPLES: Final = "the sound has no samples"
 
 
 def hear_numbers_alone() -> None:
@@ -45,9 +46,9 @@ def require_heard(sound: Any, rate: float) -> None:
     """
     if rate > MOST_RATE:
         why = f"the sound says that it has {rate:.0f} samples a second, and at most {MOST_RATE} are read"
-        raise SoundUnusable(why, _STEP)
+        raise SoundUnusable(why, WHOLE_FILE)
     if sound.size == 0:
-        raise SoundUnusable("the sound has no samples", _STEP)
+        raise SoundUnusable(NO_SAMPLES, WHOLE_FILE)
     # What is no number is neither more nor less than another.
     if not (sound.min() >= -LOUDEST and sound.max() <= LOUDEST):
         raise SoundUnusable("the sound has samples that are no numbers, or far too large", "Send some between -1 and 1")

@@ -27,7 +27,6 @@ from amalgam.engine.object_arguments import bind_to_objects
 from amalgam.engine.own_templates import begin, let_in
 from amalgam.engine.plain_usage import with_plain_usage
 from amalgam.engine.protocol import CallProfile, Endpoint
-from amalgam.engine.start_reason import told_by
 from amalgam.engine.stripped_request import stripped_request
 from amalgam.engine.whole_messages import tell_whatever_was_said
 from amalgam.engine.written_answers import AnswerThreads, let_write
@@ -134,9 +133,9 @@ def _refused(info: Any) -> EngineRefused:
 def _refused_error(error: Exception, asked: Mapping[str, Any]) -> AmalgamError:
     if isinstance(error, SoundUnusable):
         return MediaUnsupported(_media_field(asked), error.why, error.step)
-    info = create_error_response(error).error
     if isinstance(error, ValidationError):
-        return EngineRefused(int(info.code), told_by(str(error)), info.param)
+        return _refused_field(error)
+    info = create_error_response(error).error
     return media_failure(_media_field(asked), info.message, error.__cause__) or _refused(info)
 
 

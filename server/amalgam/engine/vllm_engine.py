@@ -173,7 +173,8 @@ class VllmEngine:
                 failures += 1
                 # A first start that fails is a fault of the configuration; trying again would hide it.
                 if self._restarts == 0 or failures >= _MAX_FAILED_STARTS:
-                    self._give_up(error if start_reason(error) == reason else EngineStartFailed(reason))
+                    is_told = isinstance(error, AmalgamError) and start_reason(error) == reason
+                    self._give_up(error if is_told else EngineStartFailed(reason))
                     return
                 await asyncio.sleep(_pause_s(failures))
                 continue
@@ -202,8 +203,7 @@ class VllmEngine:
 
     def _give_up(self, error: BaseException) -> None:
         """Nothing more is tried: whoever started this process knows by its end, or by `/livez`."""
-        is_told = isinstance(error, AmalgamError)
-        self._state, self._start_error = "down", error if is_told else EngineStartFailed(start_reason(error))
+        self._state, self._start_error = "down", error
         self._ready.set()
         if self._restarts == 0:
             self._on_failed(error)

@@ -11,7 +11,7 @@ from vllm.renderers.hf import HfRenderer
 from vllm.renderers.params import ChatParams
 from vllm.tokenizers import cached_tokenizer_from_config
 
-from amalgam.engine.base_template import has_templates, why_no_conversations
+from amalgam.engine.base_template import why_no_conversations
 from amalgam.engine.own_templates import begin, let_in
 from amalgam.engine.protocol import CallProfile
 from amalgam.errors.profiles import ChatTemplateMissing
@@ -113,8 +113,7 @@ async def test_what_a_readable_template_refuses_stays_its_own_words(base: Path, 
         await rendered(renderer)
 
 
-def test_a_model_that_answers_nothing_needs_none(base: Path) -> None:
-    tokenizer = cached_tokenizer_from_config(ModelConfig(str(base), max_model_len=64))
-    assert has_templates(SimpleNamespace(runner_type="generate"), tokenizer)
-    assert not has_templates(SimpleNamespace(runner_type="pooling"), tokenizer)
-    assert not has_templates(SimpleNamespace(runner_type="generate"), None)
+def test_a_model_that_answers_nothing_needs_none(base: Path, tmp_path: Path) -> None:
+    tokenizer = renderer_of(base, tmp_path, None).tokenizer
+    assert why_no_conversations(SimpleNamespace(runner_type="pooling"), tokenizer) is None
+    assert why_no_conversations(SimpleNamespace(runner_type="generate"), None) is None

@@ -152,7 +152,7 @@ async def test_a_first_start_that_fails_is_told_and_not_tried_again(cores: Cores
     with pytest.raises(EngineStartFailed, match="did not start: no such model"):
         async with running(on_failed=told.append):
             pytest.fail("it never started")
-    assert [str(error) for error in told] == ["no such model"]
+    assert [str(error) for error in told] == [EngineStartFailed("no such model").message]
     assert len(cores.starts) == 1
 
 

@@ -296,16 +296,12 @@ def _with_own_parts(item: Any, key: str) -> Any:
 
 
 def _own_part(part: Any) -> Any:
-    """A part as this dialect has it, where it came as a chat's."""
+    """A text as this dialect has it, where it came as a chat's; of pictures see `plain_media`."""
     if isinstance(part, str):
         return {"type": "input_text", "text": part}
     kind = kind_of(part)
     if kind in ("text", "output_text"):
         return {**part, "type": "input_text"}
-    if kind == "image_url":
-        url = part.get("image_url")
-        url = url.get("url") if isinstance(url, Mapping) else url
-        return {"detail": "auto", **part, "type": "input_image", "image_url": url}
     return part
 
 
